@@ -1,0 +1,7 @@
+#include "bindings.h"
+
+namespace dpslice {
+
+void register_density_ratio(py::module_&) {}
+
+}  // namespace dpslice

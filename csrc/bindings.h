@@ -1,0 +1,49 @@
+// What every bind_*.cpp uses. Bindings translate: arrays in, pointers and sizes out, the interpreter
+// lock released around the kernel. Arguments were checked in python/dpslice/_arrays.py; here are only
+// guards against reading out of bounds.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+namespace dpslice {
+
+namespace py = pybind11;
+
+// A C-contiguous array of exactly this dtype: arguments are declared noconvert, so that an overload is
+// never chosen by converting.
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <class T>
+Array<T> empty(std::initializer_list<int64_t> shape) {
+  return Array<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+}
+
+inline void require_shape(const char* name, const py::array& array,
+                          std::initializer_list<int64_t> shape) {
+  bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  py::ssize_t axis = 0;
+  for (int64_t size : shape) same = same && array.shape(axis++) == size;
+  if (!same) throw std::invalid_argument(std::string(name) + " does not have the shape that the other arguments imply");
+}
+
+inline void require_rank(const char* name, const py::array& array, py::ssize_t rank) {
+  if (array.ndim() != rank)
+    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) + " axes");
+}
+
+void register_kernel_sum(py::module_& m);
+void register_density_ratio(py::module_& m);
+void register_sliced_wasserstein(py::module_& m);
+void register_median_distance(py::module_& m);
+void register_project(py::module_& m);
+
+}  // namespace dpslice

@@ -1,0 +1,81 @@
+// Loops over independent tasks, and scratch memory for each thread. For kernel sources: everything
+// here lives in the namespace of the instruction set.
+#pragma once
+
+#include <omp.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <new>
+
+#include "threads.h"
+
+namespace dpslice::DPSLICE_ISA {
+
+// Memory on a cache-line boundary, freed at the end of scope. Holds plain numbers, not initialised.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t size) { resize(size); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  // Contents are lost.
+  void resize(int64_t size) {
+    if (size <= size_) return;
+    std::free(data_);
+    size_ = 0;
+    const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
+    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+    size_ = size;
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// Runs body(task, scratch) for each task in [0, tasks). `Scratch` is default-constructed once in each
+// thread. Tasks go to threads as these become free, so a task must write only what is its own; then
+// results do not depend on the number of threads. The first exception stops the loop and is rethrown.
+template <class Scratch, class Body>
+void parallel_for(int64_t tasks, Body&& body) {
+  if (tasks <= 0) return;
+  const int threads = static_cast<int>(tasks < num_threads() ? tasks : num_threads());
+  if (threads == 1) {
+    Scratch scratch;
+    for (int64_t task = 0; task < tasks; ++task) body(task, scratch);
+    return;
+  }
+  std::exception_ptr error;
+  std::atomic<int64_t> next{0};
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+#pragma omp parallel num_threads(threads)
+  {
+    try {
+      Scratch scratch;
+      for (;;) {
+        const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= tasks) break;
+        body(task, scratch);
+      }
+    } catch (...) {
+      next.store(tasks, std::memory_order_relaxed);  // the other threads finish what they hold
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+struct NoScratch {};
+
+}  // namespace dpslice::DPSLICE_ISA

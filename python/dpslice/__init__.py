@@ -1,0 +1,1 @@
+"""dpslice: train generative models on private data."""

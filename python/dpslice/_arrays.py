@@ -1,0 +1,179 @@
+"""The one place where arguments are checked and arrays are turned into what the kernels take.
+
+Checks run in the order type, rank and shape, dtype, device, value. Every message names the
+argument, states the rule, and shows what came. `TypeError` is raised for the wrong kind of object
+or dtype, `ValueError` for shape and range.
+
+Arrays of three libraries are understood: NumPy, torch and CuPy. `Batch` remembers which one came
+in, on which device and stream, so that results go back as the same kind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import numbers
+import operator
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "choice",
+    "describe",
+    "finite_real",
+    "finite_values",
+    "integer",
+    "nonnegative_real",
+    "open_unit",
+    "positive_integer",
+    "positive_real",
+    "require",
+]
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+# ---------------------------------------------------------------------------- optional packages
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra of dpslice brings it.
+
+    Parameters
+    ----------
+    package : str
+        Module to import.
+    extra : str
+        The extra of dpslice that installs it.
+
+    Returns
+    -------
+    module
+        The imported module.
+
+    Raises
+    ------
+    ImportError
+        If the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != package.split(".")[0]:
+            raise  # the package is there, but something inside it is broken: show that instead
+        raise ImportError(
+            f"{package} is needed here and is not installed: pip install 'dpslice[{extra}]'"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------- scalars
+
+
+def describe(value: object) -> str:
+    """Show a value in an error message: short, and with its shape where it is an array."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and len(shape) > 0:
+        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {getattr(value, 'dtype', '?')}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _real(name: str, value: object, rule: str) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
+        raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
+    return float(value)
+
+
+def finite_real(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is a finite real number."""
+    number = _real(name, value, "a finite number")
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number; got {describe(value)}")
+    return number
+
+
+def positive_real(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is finite and > 0."""
+    number = _real(name, value, "a finite number > 0")
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a finite number > 0; got {describe(value)}")
+    return number
+
+
+def nonnegative_real(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is finite and >= 0."""
+    number = _real(name, value, "a finite number >= 0")
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} must be a finite number >= 0; got {describe(value)}")
+    return number
+
+
+def open_unit(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless 0 < value < 1."""
+    number = _real(name, value, "a number strictly between 0 and 1")
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must be strictly between 0 and 1; got {describe(value)}")
+    return number
+
+
+def integer(name: str, value: object, *, minimum: int) -> int:
+    """Return `value` as an int, or raise unless it is an integer >= `minimum`."""
+    rule = f"an integer >= {minimum}"
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
+    number = operator.index(value)
+    if number < minimum:
+        raise ValueError(f"{name} must be {rule}; got {number}")
+    return number
+
+
+def positive_integer(name: str, value: object) -> int:
+    """Return `value` as an int, or raise unless it is an integer >= 1."""
+    return integer(name, value, minimum=1)
+
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value`, or raise unless it is one of the allowed words."""
+    words = tuple(allowed)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(words)}; got {describe(value)}")
+    if value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}; got {value!r}")
+    return value
+
+
+def finite_values(name: str, values: FloatArray) -> FloatArray:
+    """Return the array, or raise if it holds NaN or infinity (the first place is named)."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name} must hold finite numbers; got {values[where]} at index {where}"
+            f" ({int((~finite).sum())} such value(s))"
+        )
+    return values
+
+
+# -------------------------------------------------------------------------------------- arrays
+
+
+def library_of(name: str, value: object) -> str:
+    """Tell which array library `value` belongs to: ``numpy``, ``torch`` or ``cupy``.
+
+    torch and CuPy are looked up among the modules already imported: an array of theirs can only
+    exist if they are, and dpslice must not import them by itself.
+    """
+    if isinstance(value, np.ndarray):
+        return "numpy"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return "torch"
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        return "cupy"
+    raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
