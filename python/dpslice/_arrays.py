@@ -23,16 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "boolean",
     "choice",
     "describe",
     "finite_real",
     "finite_values",
     "integer",
+    "negative_real",
+    "nonnegative_or_infinite",
     "nonnegative_real",
     "open_unit",
     "positive_integer",
     "positive_real",
+    "real_above_one",
     "require",
+    "text",
 ]
 
 FloatArray = NDArray[np.floating[Any]]
@@ -113,6 +118,30 @@ def nonnegative_real(name: str, value: object) -> float:
     return number
 
 
+def nonnegative_or_infinite(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is >= 0 (infinity is allowed, NaN is not)."""
+    number = _real(name, value, "a number >= 0")
+    if not number >= 0:
+        raise ValueError(f"{name} must be a number >= 0; got {describe(value)}")
+    return number
+
+
+def real_above_one(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is finite and > 1."""
+    number = _real(name, value, "a finite number > 1")
+    if not (math.isfinite(number) and number > 1):
+        raise ValueError(f"{name} must be a finite number > 1; got {describe(value)}")
+    return number
+
+
+def negative_real(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is finite and < 0."""
+    number = _real(name, value, "a finite number < 0")
+    if not (math.isfinite(number) and number < 0):
+        raise ValueError(f"{name} must be a finite number < 0; got {describe(value)}")
+    return number
+
+
 def open_unit(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless 0 < value < 1."""
     number = _real(name, value, "a number strictly between 0 and 1")
@@ -145,6 +174,22 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> str:
     if value not in words:
         raise ValueError(f"{name} must be one of {', '.join(words)}; got {value!r}")
     return value
+
+
+def text(name: str, value: object) -> str:
+    """Return `value`, or raise unless it is a string with something in it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string; got {type(value).__name__} {describe(value)}")
+    if not value.strip():
+        raise ValueError(f"{name} must not be empty; got {value!r}")
+    return value
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return `value` as a bool, or raise unless it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False; got {describe(value)}")
+    return bool(value)
 
 
 def finite_values(name: str, values: FloatArray) -> FloatArray:
