@@ -1,0 +1,62 @@
+"""Tables: public schemas, the encoding of rows as vectors, and private schema inference.
+
+Needs the extra ``tabular``. Names that also need torch (`Synthesizer`, `TabularGenerator`) are
+imported when they are first asked for, so that schemas and encodings work without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dpslice._arrays import require
+
+require("pandas", extra="tabular")  # before the modules below import it: says which extra is needed
+
+from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
+from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
+from dpslice.tabular.schema import (  # noqa: E402
+    Boolean,
+    Categorical,
+    Column,
+    Datetime,
+    Number,
+    Schema,
+    sdv_types,
+)
+
+if TYPE_CHECKING:
+    from dpslice.tabular.generator import TabularGenerator
+    from dpslice.tabular.report import write_report
+    from dpslice.tabular.synthesizer import Synthesizer
+
+__all__ = [
+    "Block",
+    "Boolean",
+    "Categorical",
+    "Column",
+    "Datetime",
+    "Encoding",
+    "Number",
+    "Schema",
+    "Synthesizer",
+    "TabularGenerator",
+    "iter_csv",
+    "read_csv",
+    "sdv_types",
+    "write_csv",
+    "write_report",
+]
+
+_LAZY = {
+    "Synthesizer": "dpslice.tabular.synthesizer",
+    "TabularGenerator": "dpslice.tabular.generator",
+    "write_report": "dpslice.tabular.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,91 @@
+"""A small TOML writer for what a schema file holds (the standard library only reads TOML)."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Mapping
+
+__all__ = ["dumps"]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_ESCAPES = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+
+
+def _string(text: str) -> str:
+    """Write a basic string: everything TOML forbids in one is escaped (also U+007F)."""
+    pieces = []
+    for character in text:
+        code = ord(character)
+        if character in _ESCAPES:
+            pieces.append(_ESCAPES[character])
+        elif code < 0x20 or code == 0x7F:
+            pieces.append(f"\\u{code:04X}")
+        elif 0xD800 <= code <= 0xDFFF:
+            raise ValueError(f"text must be valid Unicode; got a lone surrogate in {text!r}")
+        else:
+            pieces.append(character)
+    return '"' + "".join(pieces) + '"'
+
+
+def _key(text: str) -> str:
+    return text if _BARE_KEY.fullmatch(text) else _string(text)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):  # before int: a bool is one
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"a schema holds finite numbers only; got {value}")
+        return repr(value)  # shortest text that reads back to the same double
+    if isinstance(value, datetime.datetime):  # before date: a datetime is one
+        return value.isoformat()
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    raise TypeError(f"cannot write {type(value).__name__} as a TOML value")
+
+
+def dumps(document: Mapping[str, object]) -> str:
+    """Write a mapping of tables (mappings inside mappings, values at the leaves) as TOML text.
+
+    Parameters
+    ----------
+    document : mapping
+        Strings, booleans, integers, finite floats, dates, local datetimes, lists of those, and
+        mappings of them to any depth.
+
+    Returns
+    -------
+    str
+        TOML text; `tomllib.loads` gives back an equal mapping, in the same order.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another kind.
+    ValueError
+        If a number is not finite or a text is not valid Unicode.
+    """
+    lines: list[str] = []
+
+    def write(table: Mapping[str, object], path: tuple[str, ...]) -> None:
+        values = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+        if path and (values or not table):
+            lines.append("[" + ".".join(_key(part) for part in path) + "]")
+        lines.extend(f"{_key(k)} = {_value(v)}" for k, v in values.items())
+        if path and (values or not table):
+            lines.append("")
+        for k, v in table.items():
+            if isinstance(v, Mapping):
+                write(v, (*path, k))
+
+    write(document, ())
+    return "\n".join(lines)

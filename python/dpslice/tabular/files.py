@@ -1,0 +1,362 @@
+"""Tables as CSV files: read with the types a schema declares, written whole or not at all.
+
+pandas' own reader guesses types from the values, turns strings such as "NA" into missing values
+and fills short rows up. Here types come from the public schema, only an empty cell is missing,
+and a ragged row is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import gzip
+import io
+import math
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dpslice import _arrays
+
+if TYPE_CHECKING:
+    from dpslice.tabular.schema import Schema
+
+__all__ = ["iter_csv", "read_csv", "replacing", "write_csv"]
+
+
+# -------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears at `path` only once it is complete.
+
+    The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed.
+    After an error or an interrupt the old file, if any, is still there and nothing else is.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to replace or create.
+
+    Yields
+    ------
+    file
+        Binary file open for writing.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C too must leave no half-written file behind
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(df: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as a UTF-8 CSV file, whole or not at all.
+
+    Parameters
+    ----------
+    df : pandas.DataFrame
+        The table; the index is not written, a missing value becomes an empty cell.
+    path : str or Path
+        The file, replaced if it exists; compressed if the name ends in ``.gz``. Equal tables
+        give equal bytes.
+
+    Raises
+    ------
+    TypeError
+        If `df` is no DataFrame.
+    """
+    if not isinstance(df, pd.DataFrame):
+        raise TypeError(f"df must be a pandas DataFrame; got {_arrays.describe(df)}")
+    with replacing(path) as raw:
+        if str(path).endswith(".gz"):
+            # No file name and no time of writing in the header, so that bytes are reproducible.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                _write_text(df, packed)
+        else:
+            _write_text(df, raw)
+
+
+def _write_text(df: pd.DataFrame, handle: Any) -> None:
+    text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
+    df.to_csv(text, index=False, lineterminator="\n")
+    text.detach()
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def read_csv(
+    path: str | Path,
+    schema: Schema | Mapping[str, str],
+    *,
+    missing: Collection[str] = ("",),
+) -> pd.DataFrame:
+    """Read a CSV file into columns of the schema's types.
+
+    Parameters
+    ----------
+    path : str or Path
+        A UTF-8 file with a header line and comma-separated cells; compressed if its name ends
+        in ``.gz``.
+    schema : Schema, or mapping of str to str
+        Types of the columns. A mapping gives types alone, as `Schema.infer` takes them.
+    missing : collection of str
+        Cells that mean a missing value. A text that is a category of its column stays one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns in the schema's order. Values are not yet held against bounds and categories:
+        `Schema.validate` and `Encoding` do that.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not UTF-8, not the gzip file its name says, empty, or a header alone; if
+        its columns are not the schema's; if a row is ragged; or if a cell is not of its
+        column's type.
+    """
+    blocks = list(iter_csv(path, schema, missing=missing))
+    if len(blocks) == 1:
+        return blocks[0]
+    return pd.concat(blocks, ignore_index=True)
+
+
+def iter_csv(
+    path: str | Path,
+    schema: Schema | Mapping[str, str],
+    *,
+    block_rows: int = 65_536,
+    missing: Collection[str] = ("",),
+) -> Iterator[pd.DataFrame]:
+    """Read a CSV file block by block, in memory for one block.
+
+    Parameters
+    ----------
+    path, schema, missing
+        As in `read_csv`.
+    block_rows : int
+        Rows per block; the last may be shorter.
+
+    Yields
+    ------
+    pandas.DataFrame
+        At most `block_rows` rows, as `read_csv` returns them.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in `read_csv`.
+    """
+    _arrays.positive_integer("block_rows", block_rows)
+    readers = _cell_readers(schema, frozenset(missing))
+    opened: IO[bytes] = (
+        gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[assignment]  # noqa: SIM115
+    )
+    with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
+        lines = csv.reader(text, strict=True)
+        try:
+            header = next(lines, None)
+            if not header:
+                raise ValueError(f"{path}: the file is empty; a header line is needed")
+            order = _column_order(path, header, list(readers))
+            any_rows = False
+            for first_line, rows in _row_blocks(path, lines, len(header), block_rows):
+                any_rows = True
+                columns = list(zip(*rows, strict=True))
+                yield pd.DataFrame(
+                    {
+                        name: _read_cells(path, name, read, columns[where], first_line)
+                        for (name, read), where in zip(readers.items(), order, strict=True)
+                    }
+                )
+            if not any_rows:
+                raise ValueError(f"{path}: the table has no rows, only a header")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}: the file must be UTF-8 text ({error.reason} near line "
+                f"{lines.line_num + 1}); convert it, for example with iconv"
+            ) from None
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise ValueError(f"{path}: not a complete gzip file ({error})") from None
+
+
+def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Position in the file of each column of the schema."""
+    for i, name in enumerate(header):
+        if name in header[:i]:
+            raise ValueError(f"{path}: column {name!r} occurs twice in the header")
+    absent = [name for name in names if name not in header]
+    if absent:
+        raise ValueError(
+            f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}"
+        )
+    extra = [name for name in header if name not in names]
+    if extra:
+        raise ValueError(
+            f"{path}: column(s) not in the schema: {', '.join(map(repr, extra))} (remove them "
+            "from the file, or add them to the schema)"
+        )
+    return [list(header).index(name) for name in names]
+
+
+def _row_blocks(
+    path: object, lines: Any, width: int, block_rows: int
+) -> Iterator[tuple[int, list[list[str]]]]:
+    """Rows in blocks, with the line number of each block's first row."""
+    rows: list[list[str]] = []
+    first = 0
+    for row in lines:
+        if not row:
+            continue  # a blank line holds no row
+        if len(row) != width:
+            raise ValueError(
+                f"{path}: line {lines.line_num}: {len(row)} cell(s), but the header has {width}"
+            )
+        if not rows:
+            first = lines.line_num
+        rows.append(row)
+        if len(rows) == block_rows:
+            yield first, rows
+            rows = []
+    if rows:
+        yield first, rows
+
+
+# Reads the cells of one column; raises _BadCell at one that does not fit.
+_CellReader = Callable[[Sequence[str]], "pd.Series[Any]"]
+
+
+class _BadCell(Exception):
+    def __init__(self, cell: str, rule: str) -> None:
+        self.cell, self.rule = cell, rule
+
+
+def _read_cells(
+    path: object, name: str, read: _CellReader, cells: Sequence[str], first_line: int
+) -> pd.Series[Any]:
+    try:
+        return read(cells)
+    except _BadCell as bad:
+        # Exact unless a quoted cell before it spans lines.
+        line = first_line + list(cells).index(bad.cell)
+        raise ValueError(
+            f"{path}: column {name!r}, about line {line}: {bad.rule}; got {bad.cell!r}"
+        ) from None
+
+
+def _cell_readers(
+    schema: Schema | Mapping[str, str], missing: frozenset[str]
+) -> dict[str, _CellReader]:
+    """One reader per column, in the schema's order."""
+    if isinstance(schema, Mapping):
+        return {name: _reader_of(name, kind, missing) for name, kind in schema.items()}
+    readers: dict[str, _CellReader] = {}
+    for column in schema:
+        kind, absent = column.type, missing
+        if column.type == "categorical":
+            if isinstance(column.categories[0], str):
+                absent = missing - frozenset(column.categories)  # type: ignore[arg-type]
+            else:
+                kind = "categorical_integer"
+        readers[column.name] = _reader_of(column.name, kind, absent)
+    return readers
+
+
+def _reader_of(name: str, kind: str, missing: frozenset[str]) -> _CellReader:
+    def text(cells: Sequence[str]) -> pd.Series[Any]:
+        return pd.Series([None if c in missing else c for c in cells], dtype=object)
+
+    def real(cells: Sequence[str]) -> pd.Series[Any]:
+        return pd.Series([_real(c) if c not in missing else np.nan for c in cells], dtype="float64")
+
+    def integer(cells: Sequence[str]) -> pd.Series[Any]:
+        present = [c not in missing for c in cells]
+        values = np.array([_integer(c) if p else 0 for c, p in zip(cells, present, strict=True)])
+        if values.dtype != np.int64:  # beyond int64: far outside any schema's bounds
+            values = values.astype(np.float64)
+        series = pd.Series(values)
+        if all(present):
+            return series
+        # Whether a cell is missing must not change the dtype from block to block.
+        return series.astype("Int64").mask(~np.array(present))
+
+    def boolean(cells: Sequence[str]) -> pd.Series[Any]:
+        flags = [None if c in missing else _boolean(c) for c in cells]
+        return pd.Series(flags, dtype="boolean")
+
+    def moment(cells: Sequence[str]) -> pd.Series[Any]:
+        stamps = [None if c in missing else _moment(c) for c in cells]
+        return pd.Series(np.array(stamps, dtype="datetime64[us]"))
+
+    readers: dict[str, _CellReader] = {
+        "categorical": text,
+        "categorical_integer": integer,
+        "integer": integer,
+        "real": real,
+        "boolean": boolean,
+        "datetime": moment,
+        "date": moment,
+    }
+    return readers[_arrays.choice(f"type of column {name!r}", kind, readers)]
+
+
+def _real(cell: str) -> float:
+    try:
+        # Python also reads "1_000" and "nan"; in a file the one is a slip, the other no number.
+        if "_" not in cell and not math.isnan(number := float(cell)):
+            return number
+    except ValueError:
+        pass
+    raise _BadCell(cell, "must be a number (an empty cell is a missing value)")
+
+
+def _integer(cell: str) -> int:
+    try:
+        if "_" not in cell:
+            return int(cell)
+    except ValueError:
+        pass
+    number = _real(cell)
+    if not number.is_integer():  # infinity is none either
+        raise _BadCell(cell, "must be a whole number (an empty cell is a missing value)")
+    return int(number)
+
+
+_TRUTH = {"true": True, "t": True, "yes": True, "1": True, "1.0": True}
+_TRUTH |= {"false": False, "f": False, "no": False, "0": False, "0.0": False}
+
+
+def _boolean(cell: str) -> bool:
+    value = _TRUTH.get(cell.strip().lower())
+    if value is None:
+        raise _BadCell(cell, "must be true or false (an empty cell is a missing value)")
+    return value
+
+
+def _moment(cell: str) -> datetime.datetime:
+    try:
+        value = datetime.datetime.fromisoformat(cell.strip())
+    except ValueError:
+        raise _BadCell(cell, "must be an ISO 8601 date or time, such as 2019-01-31") from None
+    if value.tzinfo is not None:
+        raise _BadCell(cell, "must be a time without zone")
+    return value
