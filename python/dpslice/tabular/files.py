@@ -206,9 +206,7 @@ def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> 
             raise ValueError(f"{path}: column {name!r} occurs twice in the header")
     absent = [name for name in names if name not in header]
     if absent:
-        raise ValueError(
-            f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}"
-        )
+        raise ValueError(f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}")
     extra = [name for name in header if name not in names]
     if extra:
         raise ValueError(
@@ -269,14 +267,14 @@ def _cell_readers(
     """One reader per column, in the schema's order."""
     if isinstance(schema, Mapping):
         return {name: _reader_of(name, kind, missing) for name, kind in schema.items()}
+    from dpslice.tabular.schema import Categorical  # which itself imports this module
+
     readers: dict[str, _CellReader] = {}
     for column in schema:
         kind, absent = column.type, missing
-        if column.type == "categorical":
-            if isinstance(column.categories[0], str):
-                absent = missing - frozenset(column.categories)  # type: ignore[arg-type]
-            else:
-                kind = "categorical_integer"
+        if isinstance(column, Categorical):
+            absent = missing - {c for c in column.categories if isinstance(c, str)}
+            kind = "categorical" if column.is_text else "categorical_integer"
         readers[column.name] = _reader_of(column.name, kind, absent)
     return readers
 

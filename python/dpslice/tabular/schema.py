@@ -223,37 +223,43 @@ class Categorical:
                     f"({int(unknown.sum())} such value(s)); add it, or declare the level that "
                     "unknown values map to (other = ...)"
                 )
-            index = np.where(unknown, self.categories.index(self.other), index)  # type: ignore[arg-type]
+            index = np.where(unknown, self.categories.index(self.other), index)
         return np.where(missing, np.nan, index.astype(np.float64))
 
     def _lookup(self, series: pd.Series[Any]) -> NDArray[np.intp]:
         """Category index of each value; -1 where unknown, -2 where missing."""
-        missing = series.isna().to_numpy(dtype=bool)
+        kind = None
         if self.is_text:
-            kind = _inferred(series)
-            if kind not in {"string", "empty"}:
-                raise TypeError(
-                    f"column {self.name!r}: its categories are strings, but the column holds "
-                    f"{kind} values; convert it with astype(str), or declare integer categories"
-                )
-            index = pd.Index(self.categories, dtype=object).get_indexer(
-                pd.Index(series.to_numpy(dtype=object, na_value=None))
-            )
+            values = np.asarray(series, dtype=object)
+            known = pd.Index(self.categories, dtype=object)
+        elif pd.api.types.is_bool_dtype(series.dtype):
+            kind, values, known = "boolean", np.empty(0), pd.Index([])
         else:
-            if not (
-                pd.api.types.is_numeric_dtype(series.dtype)
-                or _inferred(series) in {"integer", "floating", "mixed-integer-float", "empty"}
-            ) or pd.api.types.is_bool_dtype(series.dtype):
-                raise TypeError(
-                    f"column {self.name!r}: its categories are integers, but the column holds "
-                    f"{_inferred(series)} values"
-                )
-            values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-            # Exact in float64: the categories lie within ±2**53. NaN and fractions find nothing.
-            index = pd.Index(np.asarray(self.categories, dtype=np.float64)).get_indexer(
-                pd.Index(values)
+            kind = _inferred(series)
+            if kind in {"integer", "floating", "mixed-integer-float", "empty"}:
+                # Exact in float64: the categories lie within ±2**53.
+                values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+                known = pd.Index(np.asarray(self.categories, dtype=np.float64))
+                kind = None
+        if kind is not None:
+            raise TypeError(
+                f"column {self.name!r}: its categories are integers, but the column holds "
+                f"{kind} values"
             )
-        return np.where(missing, -2, index)
+        index = known.get_indexer(pd.Index(values, dtype=values.dtype, tupleize_cols=False))
+        # The few values without category: missing ones, wrong kinds, unknown categories.
+        where = np.flatnonzero(index < 0)
+        rest = values[where]
+        missing = np.asarray(pd.isna(rest), dtype=bool)
+        if self.is_text and not all(isinstance(v, str) for v in rest[~missing]):
+            raise TypeError(
+                f"column {self.name!r}: its categories are strings, but the column holds "
+                f"{_inferred(series)} values; convert it with astype(str), or declare integer "
+                "categories"
+            )
+        result = index.astype(np.intp)
+        result[where[missing]] = -2
+        return result
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
         """Return the categories at the given indices (NaN: missing) as a column.
@@ -346,7 +352,7 @@ class Boolean:
         missing = np.isnan(values)
         _check_missing(self.name, self.nullable, missing)
         if not np.isin(values[~missing], (0.0, 1.0)).all():
-            raise ValueError(f"column {self.name!r}: a boolean column may hold no number but 0 and 1")
+            raise ValueError(f"column {self.name!r}: numbers in a boolean column must be 0 or 1")
         return cast(Numbers, values)
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
@@ -846,9 +852,7 @@ class Schema:
             the schema.
         """
         self.check_columns(df)
-        return pd.DataFrame(
-            {column.name: column.from_numbers(column.to_numbers(df[column.name])) for column in self}
-        )
+        return pd.DataFrame({c.name: c.from_numbers(c.to_numbers(df[c.name])) for c in self})
 
     def check_columns(self, df: pd.DataFrame) -> None:
         """Check the shape of a table, not its values.
