@@ -293,9 +293,11 @@ class Encoding:
         pieces: Iterable[pd.DataFrame] = [df] if isinstance(df, pd.DataFrame) else df
         empty = True
         for piece in pieces:
-            if not empty and isinstance(piece, pd.DataFrame) and len(piece) == 0:
+            if empty or not isinstance(piece, pd.DataFrame) or len(piece) > 0:
+                self.schema.check_columns(piece)
+            else:
                 continue  # a later piece may well be empty; the first one shows the columns
-            for first in range(0, max(len(piece), 1), block_rows):
+            for first in range(0, len(piece), block_rows):
                 yield self.encode(piece.iloc[first : first + block_rows])
                 empty = False
         if empty:

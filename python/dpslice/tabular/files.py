@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpslice import _arrays
 
@@ -91,9 +92,29 @@ def write_csv(df: pd.DataFrame, path: str | Path) -> None:
 
 
 def _write_text(df: pd.DataFrame, handle: Any) -> None:
+    df = df.copy(deep=False)
+    for i, dtype in enumerate(df.dtypes):
+        if isinstance(dtype, np.dtype) and dtype.kind == "M":
+            df.isetitem(i, _iso_text(df.iloc[:, i].to_numpy()))
+    # The writer quotes a carriage return only where it is part of the line's end.
+    texts = [
+        pd.Series(df.columns),
+        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if t == object),
+    ]
+    returns = any("\r" in str(value) for column in texts for value in column.unique())
     text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
-    df.to_csv(text, index=False, lineterminator="\n")
+    df.to_csv(text, index=False, lineterminator="\r\n" if returns else "\n")
     text.detach()
+
+
+def _iso_text(stamps: NDArray[np.datetime64]) -> NDArray[np.object_]:
+    """Dates, or times if any has one; pandas would write the year 999 with three digits."""
+    seconds = stamps.astype("datetime64[s]")
+    missing = np.isnat(seconds)
+    whole_days = (missing | (seconds == seconds.astype("datetime64[D]"))).all()
+    text = np.datetime_as_string(seconds, unit="D" if whole_days else "s").astype(object)
+    text[missing] = None
+    return text
 
 
 # -------------------------------------------------------------------------------------- reading
