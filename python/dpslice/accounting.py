@@ -35,6 +35,7 @@ __all__ = [
     "Subsample",
     "calibrate_shuffled_mu",
     "calibrate_sigma",
+    "calibrate_slicing",
     "calibrate_subsampled_sigma",
     "composed_delta",
     "composed_epsilon",
@@ -50,6 +51,7 @@ __all__ = [
     "rdp_epsilon",
     "shuffled_delta",
     "shuffled_epsilon",
+    "slicing_guarantee",
     "subsampled_delta",
     "subsampled_epsilon",
 ]
@@ -1572,7 +1574,7 @@ class Guarantee:
     parts : tuple of Guarantee
         What was composed, if anything.
     composition : str, optional
-        How: ``"basic"`` (epsilon and delta add up) or ``"exact"`` (`composed_epsilon`).
+        How: ``"basic"`` (epsilon and delta add up) or ``"joint"`` (`composed_epsilon`).
     notes : tuple of str
         Further conditions of the promise, one sentence each; printed on the certificate.
     """
@@ -1759,7 +1761,9 @@ class Guarantee:
     def compose(*guarantees: Guarantee) -> Guarantee:
         """Add up several guarantees about the same records.
 
-        Epsilon and delta add up. (See the notes for the case in which epsilon grows less.)
+        Epsilon and delta add up, however the mechanisms depend on one another's outputs. If all
+        of them are slicing releases, whose parameters then must not depend on the data or on other
+        outputs, `composed_epsilon` at the sum of the deltas is taken where it is smaller.
 
         Parameters
         ----------
@@ -1797,17 +1801,288 @@ class Guarantee:
                 "guarantees to compose must be about the same rows; got n = "
                 + " and ".join(map(str, counts))
             )
-        replaced = [g.epsilon_replace_one for g in guarantees if g.epsilon_replace_one is not None]
+        total_delta = min(1.0, math.fsum(g.delta for g in guarantees))
+        basic = math.fsum(g.epsilon for g in guarantees)
+        total = min(basic, _joint_epsilon(guarantees, adjacencies[0]))
+        replaced: float | None = None
+        known = [g.epsilon_replace_one for g in guarantees if g.epsilon_replace_one is not None]
+        if len(known) == len(guarantees):
+            replaced = min(math.fsum(known), _joint_epsilon(guarantees, "replace_one"))
         return Guarantee(
-            epsilon=math.fsum(g.epsilon for g in guarantees),
-            delta=min(1.0, math.fsum(g.delta for g in guarantees)),
+            epsilon=total,
+            delta=total_delta,
             adjacency=adjacencies[0],
             mechanism="composition",
             n=counts[0] if counts else None,
             epsilon_numerical=math.fsum(g.epsilon_numerical for g in guarantees),
             delta_numerical=math.fsum(g.delta_numerical for g in guarantees),
-            epsilon_replace_one=math.fsum(replaced) if len(replaced) == len(guarantees) else None,
+            epsilon_replace_one=replaced,
             private=all(g.private for g in guarantees),
             parts=guarantees,
-            composition="basic",
+            composition="joint" if total < basic else "basic",
         )
+
+
+def _leaves(guarantees: Sequence[Guarantee]) -> list[Guarantee]:
+    return [leaf for g in guarantees for leaf in (_leaves(g.parts) if g.parts else [g])]
+
+
+def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
+    """Describe one computed release for `composed_epsilon`, if the certificate says enough."""
+    if leaf.sigma is None or leaf.frame is None or leaf.d is None or leaf.p is None:
+        return None
+    norm, distance = leaf.max_norm, leaf.sensitivity
+    if norm is None or distance is None or not norm > 0.0:
+        return None
+    if adjacency != leaf.adjacency:
+        wide = 2.0 * norm
+        distance = wide if leaf.diameter is None else min(wide, leaf.diameter)
+    if not (leaf.sigma > 0.0 and distance > 0.0):
+        return None
+    # A column of a Gaussian frame is longer than this once in 10^15 tables of a million columns.
+    longest = 1.0 if leaf.frame == "orthonormal" else 1.0 + 10.0 / math.sqrt(leaf.d)
+    exact = _rounded_sensitivity(distance, leaf.d, leaf.p, norm * longest)
+    return Slicing(sigma=leaf.sigma, d=leaf.d, p=leaf.p, frame=leaf.frame, sensitivity=exact)
+
+
+def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
+    """Epsilon of slicing releases by `composed_epsilon`; infinite where that does not apply."""
+    leaves = _leaves(guarantees)
+    parts = []
+    for leaf in leaves:
+        part = _slicing_of(leaf, adjacency) if leaf.mechanism == "slicing" else None
+        if part is None:
+            return math.inf
+        parts.append(part)
+    rest = math.fsum(leaf.delta - leaf.delta_numerical for leaf in leaves)
+    if not 0.0 < rest < 1.0:
+        return math.inf
+    rounding = math.fsum(leaf.epsilon_numerical for leaf in leaves)
+    return composed_epsilon(rest, parts) + rounding
+
+
+# ---------------------------------------------------------------------- what one release promises
+
+
+def _rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
+    # 1e-9 covers the rounding of the frame, and that of XU while d sqrt(p) <= 4e6 distance/norm.
+    return distance + max(1e-9 * distance, 2.25 * norm * d * math.sqrt(p) * 2.0**-53)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Checked arguments that `slicing_guarantee` and `calibrate_slicing` share."""
+
+    d: int
+    p: int
+    frame: str
+    adjacency: str
+    max_norm: float
+    diameter: float
+    column_norm: float
+
+    def __post_init__(self) -> None:
+        _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
+
+    def ratio(self, sigma: float, adjacency: str) -> _Ratio:
+        distance = self.distance(adjacency)
+        norm = self.max_norm * self.column_norm
+        exact = _rounded_sensitivity(distance, self.d, self.p, norm)
+        return _ratio(sigma=sigma, d=self.d, p=self.p, frame=self.frame, sensitivity=exact)
+
+    def distance(self, adjacency: str) -> float:
+        if adjacency == "zero_out":
+            return self.max_norm
+        return min(self.diameter, 2.0 * self.max_norm)  # rows are clipped to max_norm
+
+    def numerical(self, sigma: float) -> tuple[float, float]:
+        return numerical_loss(p=self.p, sigma=sigma, max_norm=self.max_norm * self.column_norm)
+
+    def target(self, delta: object) -> tuple[float, float]:
+        """Delta asked for, and the log of what is left of it after rounding."""
+        dlt = _arrays.open_unit("delta", delta)
+        rounding = self.numerical(1.0)[1]
+        if not dlt > rounding:
+            raise ValueError(
+                f"delta must exceed what rounding needs at p = {self.p}, {rounding}; got {dlt}"
+            )
+        return dlt, math.log(dlt - rounding)
+
+
+def _setting(
+    *,
+    d: object,
+    p: object,
+    frame: object,
+    adjacency: object,
+    max_norm: object,
+    diameter: object,
+    column_norm: object,
+) -> _Setting:
+    norm = _arrays.positive_real("max_norm", max_norm)
+    return _Setting(
+        d=_arrays.positive_integer("d", d),
+        p=_arrays.positive_integer("p", p),
+        frame=_arrays.choice("frame", frame, FRAMES),
+        adjacency=_arrays.choice("adjacency", adjacency, ADJACENCIES),
+        max_norm=norm,
+        diameter=2.0 * norm if diameter is None else _arrays.positive_real("diameter", diameter),
+        column_norm=_arrays.positive_real("column_norm", column_norm),
+    )
+
+
+def slicing_guarantee(
+    *,
+    sigma: float,
+    delta: float,
+    d: int,
+    p: int,
+    n: int | None = None,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    column_norm: float = 1.0,
+    private: bool = True,
+    notes: Sequence[str] = (),
+) -> Guarantee:
+    """Guarantee of one computed release, with everything that rounding costs.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise, in the unit of the data.
+    delta : float
+        Total delta to state, 0 < delta < 1.
+    d, p, n : int
+        Features, released columns, rows (public).
+    frame : {"orthonormal", "gaussian"}
+        Law of the random projection.
+    adjacency : {"zero_out", "replace_one"}
+        Neighbouring tables.
+    max_norm : float, default 1.0
+        Bound on the norm of a row.
+    diameter : float, optional
+        Public bound on the distance of two rows. Default, and at most: ``2 * max_norm``.
+    column_norm : float, default 1.0
+        Largest norm of a column of the frame: 1 for orthonormal frames.
+    private : bool, default True
+        False for noise that is not fit for privacy.
+    notes : sequence of str
+        Further conditions, for the certificate.
+
+    Returns
+    -------
+    Guarantee
+        With ``mechanism="slicing"`` and, for ``zero_out``, the ``replace_one`` epsilon beside it.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or delta does not exceed what rounding needs.
+    """
+    noise = _arrays.positive_real("sigma", sigma)
+    setting = _setting(
+        d=d,
+        p=p,
+        frame=frame,
+        adjacency=adjacency,
+        max_norm=max_norm,
+        diameter=diameter,
+        column_norm=column_norm,
+    )
+    total, target = setting.target(delta)
+    epsilon_numerical, delta_numerical = setting.numerical(noise)
+
+    def stated(kind: str) -> float:
+        return _epsilon(target, setting.ratio(noise, kind)) + epsilon_numerical
+
+    return Guarantee(
+        epsilon=stated(setting.adjacency),
+        delta=total,
+        adjacency=setting.adjacency,
+        mechanism="slicing",
+        sensitivity=setting.distance(setting.adjacency),
+        sigma=noise,
+        frame=setting.frame,
+        d=setting.d,
+        p=setting.p,
+        n=n,
+        max_norm=setting.max_norm,
+        diameter=setting.diameter,
+        epsilon_numerical=epsilon_numerical,
+        delta_numerical=delta_numerical,
+        epsilon_replace_one=stated("replace_one") if setting.adjacency == "zero_out" else None,
+        private=private,
+        notes=tuple(notes),
+    )
+
+
+def calibrate_slicing(
+    epsilon: float,
+    delta: float,
+    *,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    column_norm: float = 1.0,
+) -> float:
+    """Noise of one computed release, so that its total stays within a given epsilon and delta.
+
+    Parameters
+    ----------
+    epsilon : float
+        Total epsilon allowed, > 0.
+    delta : float
+        Total delta allowed, 0 < delta < 1.
+    d, p, frame, adjacency, max_norm, diameter, column_norm
+        As in `slicing_guarantee`.
+
+    Returns
+    -------
+    float
+        Sigma, in the unit of the data: ``slicing_guarantee(sigma=sigma, delta=delta, ...)`` states
+        an epsilon that is at most the given one.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or rounding alone needs more than epsilon or delta.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    setting = _setting(
+        d=d,
+        p=p,
+        frame=frame,
+        adjacency=adjacency,
+        max_norm=max_norm,
+        diameter=diameter,
+        column_norm=column_norm,
+    )
+    _, target = setting.target(delta)
+
+    def least(budget: float) -> float:
+        guess = setting.ratio(1.0, setting.adjacency).typical() / _gaussian_mu(budget, target)
+
+        def log_f(sigma: float) -> float:
+            return _scalar(budget, setting.ratio(sigma, setting.adjacency))
+
+        return _least_sigma(log_f, target, guess)
+
+    # Rounding costs less when sigma is larger, so one correction of the budget is enough.
+    rounding = setting.numerical(least(eps))[0]
+    if not eps > rounding:
+        raise ValueError(
+            f"epsilon must exceed what rounding needs at p = {setting.p}, {rounding}; got {eps}"
+        )
+    sigma = least(eps - rounding)
+    while _epsilon(target, setting.ratio(sigma, setting.adjacency)) + rounding > eps:
+        sigma *= _SAFE_SIGMA
+    return sigma
