@@ -11,6 +11,7 @@ The page compares with real rows. That is not private, and the page says so in r
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
@@ -279,7 +280,10 @@ def _linear_ticks(low: float, high: float) -> list[tuple[float, str]]:
     step = _nice_step(high - low, 5)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [(i * step, _tick_text(i * step, step)) for i in range(first, last + 1)]
+    places: dict[str, float] = {}  # far from zero on a short axis, labels may coincide: keep one
+    for i in range(first, last + 1):
+        places.setdefault(_tick_text(i * step, step), min(max(i * step, low), high))
+    return [(at, text) for text, at in places.items()]
 
 
 def _log_ticks(
@@ -304,15 +308,16 @@ def _log_ticks(
 
 
 def _date_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Starts of years over long spans, else four dates at even distances."""
+    """Choose starts of years over long spans, else four dates at even distances."""
     first, last = (np.datetime64(int(v), "s") for v in (low, high))
     first_year, last_year = (int(str(v.astype("datetime64[Y]"))) for v in (first, last))
     if last_year - first_year >= 5:
         step = max(1, int(_nice_step(last_year - first_year, 5)))
-        return [
-            (float(np.datetime64(f"{year:04d}", "s").astype(np.int64)), str(year))
-            for year in range(-(-(first_year + 1) // step) * step, last_year + 1, step)
-        ]
+        starts = {
+            str(year): float(np.datetime64(f"{year:04d}", "s").astype(np.int64))
+            for year in range(-(-first_year // step) * step, last_year + 1, step)
+        }
+        return [(at, year) for year, at in starts.items() if at >= low]
     unit = "D" if high - low >= 3 * 86_400 else "m"
     places = np.linspace(low, high, 4)
     return [
@@ -432,7 +437,7 @@ def _value_text(schema: Number | Datetime, value: float) -> str:
 
 
 def _summary(column: TableColumn, regular: Sequence[Floats]) -> list[dict[str, str]]:
-    """A few statistics of the values that are neither missing nor special."""
+    """Describe the values that are neither missing nor special by a few statistics."""
     schema = column.schema
     assert isinstance(schema, Number | Datetime)
 
@@ -619,7 +624,7 @@ def _similarity_map(
             by_name[pair[end]].append(pair["contingency_similarity"])
     shown = names
     if len(names) > HEAT_COLUMNS:
-        means = [np.mean(by_name[name]) if by_name[name] else 1.0 for name in names]
+        means = np.array([np.mean(by_name[name]) if by_name[name] else 1.0 for name in names])
         worst = sorted(np.argsort(means, kind="stable")[:HEAT_COLUMNS])
         shown = [names[i] for i in worst]
     index = {name: i for i, name in enumerate(shown)}
@@ -806,16 +811,24 @@ _TILES = (
 )
 
 
+def _tile(
+    name: str, text: str, value: float | None, beside: float | None, what: str
+) -> dict[str, Any]:
+    """Score, what it means, and the score of real rows to hold it against, if there is one."""
+    return {
+        "name": name,
+        "text": text,
+        "value": _score(value),
+        "beside": "" if beside is None else f"{_score(beside)} {what}",
+        "width": round(100 * (value or 0.0), 1),
+        "mark": None if beside is None else round(100 * beside, 1),
+    }
+
+
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    fresh = results["reference"] or {}
     tiles = [
-        {
-            "name": name,
-            "text": text,
-            "value": _score(results[key]),
-            "beside": "",
-            "width": round(100 * (results[key] or 0.0), 1),
-            "mark": None,
-        }
+        _tile(name, text, results[key], fresh.get(key), "for held-out real rows")
         for key, name, text in _TILES
     ]
     for key, name, text in (
@@ -826,19 +839,11 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "BinaryLogisticRegression, trained on synthetic rows, tested on real ones.",
         ),
     ):
-        value, real = results[f"{key}_synthetic"], results[f"{key}_real"]
-        if value is None:
-            continue
-        tiles.append(
-            {
-                "name": name,
-                "text": text,
-                "value": _score(value),
-                "beside": f"{_score(real)} if trained on real rows",
-                "width": round(100 * value, 1),
-                "mark": None if real is None else round(100 * real, 1),
-            }
-        )
+        value = results[f"{key}_synthetic"]
+        if value is not None:
+            tiles.append(
+                _tile(name, text, value, results[f"{key}_real"], "if trained on real rows")
+            )
     return tiles
 
 
@@ -905,7 +910,7 @@ def render_report(
 
 
 def write_report(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     real: pd.DataFrame,
     synthetic: pd.DataFrame,
@@ -924,7 +929,7 @@ def write_report(
 
     Parameters
     ----------
-    path : str or Path
+    path : str or os.PathLike
         The page; an existing one is replaced once the new one is complete, not before.
     real, synthetic : DataFrame
         The tables to compare; any number of rows each.
