@@ -15,7 +15,7 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -35,8 +35,11 @@ __all__ = [
     "open_unit",
     "positive_integer",
     "positive_real",
+    "positive_reals",
     "real_above_one",
+    "real_at_least_one",
     "require",
+    "synthetic_rows",
     "text",
 ]
 
@@ -134,6 +137,23 @@ def real_above_one(name: str, value: object) -> float:
     return number
 
 
+def real_at_least_one(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is finite and >= 1."""
+    number = _real(name, value, "a finite number >= 1")
+    if not (math.isfinite(number) and number >= 1):
+        raise ValueError(f"{name} must be a finite number >= 1; got {describe(value)}")
+    return number
+
+
+def positive_reals(name: str, values: object) -> tuple[float, ...]:
+    """Return one number or a sequence of them as floats, or raise unless all are finite and > 0."""
+    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
+        return (positive_real(name, values),)
+    if len(values) == 0:
+        raise ValueError(f"{name} must hold at least one number; got {describe(values)}")
+    return tuple(positive_real(name, value) for value in values)
+
+
 def negative_real(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and < 0."""
     number = _real(name, value, "a finite number < 0")
@@ -222,3 +242,144 @@ def library_of(name: str, value: object) -> str:
     if cupy is not None and isinstance(value, cupy.ndarray):
         return "cupy"
     raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+
+
+def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
+    """Return a torch tensor (c, d) of float32 or float64, or raise; half types only under autocast.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    x : Tensor, shape (c, d)
+        Synthetic rows.
+    d : int
+        Features of the release that they are compared with.
+
+    Returns
+    -------
+    Tensor, shape (c, d)
+        The rows; in float32 if they came in a half type.
+    """
+    torch = require("torch", extra="torch")
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}")
+    if x.ndim != 2 or x.shape[1] != d or x.shape[0] < 1:
+        raise ValueError(
+            f"{name} must have shape (c, {d}) with c >= 1 to match the release; "
+            f"got {tuple(x.shape)}"
+        )
+    if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(x.device.type):
+        x = x.float()
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must have dtype float32 or float64; got {x.dtype}")
+    finite = torch.isfinite(x.detach())
+    if not bool(finite.all()):
+        i, j = (int(index) for index in (~finite).nonzero()[0])
+        raise ValueError(f"{name} must hold finite numbers; got {float(x[i, j])} at ({i}, {j})")
+    return x
+
+
+# ----------------------------------------------------------------- private rows, block by block
+
+
+def random_generator(name: str, value: object) -> np.random.Generator:
+    """Return `value`, or raise unless it is a NumPy random generator."""
+    if not isinstance(value, np.random.Generator):
+        raise TypeError(
+            f"{name} must be a numpy.random.Generator (numpy.random.default_rng(seed)); "
+            f"got {describe(value)}"
+        )
+    return value
+
+
+def row_matrix(name: str, value: object) -> tuple[int, int]:
+    """Return the shape of a matrix of rows, or raise; its values are not looked at.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    value : array, shape (rows, d), float32 or float64
+        NumPy, torch or CuPy; any byte order and strides.
+
+    Returns
+    -------
+    rows, d : int
+        The shape; ``rows`` may be 0, ``d`` may not.
+
+    Raises
+    ------
+    TypeError
+        If it is no such array, is masked, or has another dtype.
+    ValueError
+        If it has not two axes, or no column.
+    """
+    library = library_of(name, value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array; got a masked one: fill or drop its rows")
+    shape = tuple(int(size) for size in value.shape)  # type: ignore[attr-defined]
+    if len(shape) != 2:
+        raise ValueError(f"{name} must have shape (n, d); got shape {shape}")
+    dtype = value.dtype  # type: ignore[attr-defined]
+    if library == "torch":
+        known = str(dtype) in ("torch.float32", "torch.float64")
+    else:
+        known = dtype.kind == "f" and dtype.itemsize in (4, 8)
+    if not known:
+        raise TypeError(f"{name} must have dtype float32 or float64; got {dtype}")
+    if shape[1] < 1:
+        raise ValueError(f"{name} must have at least one column; got shape {shape}")
+    return shape[0], shape[1]
+
+
+def row_block(name: str, value: object, *, first_row: int, d: int) -> FloatArray:
+    """Bring a block of rows to host memory, C-contiguous, in native byte order, and check it.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    value : array, shape (rows, d), float32 or float64
+        NumPy, torch or CuPy.
+    first_row : int
+        Number of the block's first row in the table, for messages.
+    d : int
+        Columns that the block must have.
+
+    Returns
+    -------
+    array, shape (rows, d), float32 or float64
+        The block itself if nothing had to be changed, else a copy.
+
+    Raises
+    ------
+    TypeError
+        As in `row_matrix`.
+    ValueError
+        As in `row_matrix`, if the block has not d columns, or holds NaN or infinity: the message
+        names the row.
+    """
+    rows, columns = row_matrix(name, value)
+    if columns != d:
+        raise ValueError(
+            f"{name} must have {d} columns in every block; got shape ({rows}, {columns}) "
+            f"for the block that starts at row {first_row}"
+        )
+    library = library_of(name, value)
+    if library == "torch":
+        value = value.detach().cpu().numpy()  # type: ignore[attr-defined]
+    elif library == "cupy":
+        value = value.get()  # type: ignore[attr-defined]
+    values: FloatArray = np.asarray(value)
+    native = np.float32 if values.dtype.itemsize == 4 else np.float64
+    block: FloatArray = np.require(values, dtype=native, requirements=["C", "A"])
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        column = int(np.argmin(np.isfinite(block[row])))
+        raise ValueError(
+            f"{name} must hold finite numbers; got {block[row, column]} "
+            f"in row {first_row + row}, column {column}"
+        )
+    return block

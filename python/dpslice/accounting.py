@@ -16,22 +16,1476 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any, Final
 
-from dpslice import _arrays
+import numpy as np
+from numpy.typing import NDArray
+
+from dpslice import _arrays, _special
 
 __all__ = [
     "ADJACENCIES",
     "FRAMES",
     "Guarantee",
+    "Slicing",
+    "Subsample",
+    "calibrate_shuffled_mu",
+    "calibrate_sigma",
+    "calibrate_slicing",
+    "calibrate_subsampled_sigma",
+    "composed_delta",
+    "composed_epsilon",
+    "delta",
+    "epsilon",
+    "lemma1_not_a_guarantee",
+    "log_delta",
     "numerical_loss",
+    "paper_alpha",
+    "paper_epsilon",
+    "paper_sigma",
+    "rdp",
+    "rdp_epsilon",
+    "shuffled_delta",
+    "shuffled_epsilon",
+    "slicing_guarantee",
+    "subsampled_delta",
+    "subsampled_epsilon",
 ]
 
 FRAMES: Final = ("orthonormal", "gaussian")
 ADJACENCIES: Final = ("zero_out", "replace_one")
+
+Array = NDArray[np.float64]
+
+# Error of ln delta allowed for, at a value of size |ln delta|: several times what was measured
+# against 50-digit arithmetic. It is added, so that a reported delta is never below the true one.
+_ERROR_ABSOLUTE: Final = 1.5e-13
+_ERROR_RELATIVE: Final = 2e-14
+_SAFE_SIGMA: Final = 1.0 + 1e-10
+_CHUNK: Final = 512  # rows of a batch of quadratures: bounds the memory at some ten MiB
+
+
+# ------------------------------------------------------------- the law of sensitivity over noise
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """Law of mu = sqrt(fixed^2 + scale^2 T), T ~ chi2(p), Beta(r/2, (d-r)/2), or absent.
+
+    `shape` is (p,) or (r, d), or empty when mu is a fixed number.
+    """
+
+    fixed: float
+    scale: float = 0.0
+    shape: tuple[int, ...] = ()
+
+    def typical(self) -> float:
+        """Root mean square of mu."""
+        mean = 0.0
+        if len(self.shape) == 1:
+            mean = float(self.shape[0])
+        elif self.shape:
+            mean = self.shape[0] / self.shape[1]
+        return math.hypot(self.fixed, self.scale * math.sqrt(mean))
+
+    def rdp(self, excess: Array) -> Array:
+        """Renyi divergence at the orders 1 + excess: exact, of the mixture over mu."""
+        total = 0.5 * (1.0 + excess) * self.fixed**2
+        exponent = 0.5 * (1.0 + excess) * excess * self.scale**2
+        if len(self.shape) == 1:
+            inside = np.minimum(2.0 * exponent, 1.0)
+            with np.errstate(divide="ignore"):
+                total = total - 0.5 * self.shape[0] / excess * np.log1p(-inside)
+        elif self.shape:
+            r, d = self.shape
+            logs = [_special.log_1f1(0.5 * r, 0.5 * d, float(z)) for z in exponent]
+            total = total + np.array(logs) / excess
+        return np.asarray(total)
+
+    def highest_order(self) -> float:
+        """Order below which the Renyi divergence is finite."""
+        if len(self.shape) == 1:
+            return 0.5 * (1.0 + math.sqrt(1.0 + 4.0 / self.scale**2))
+        return math.inf
+
+
+def _ratio(*, sigma: float, d: int, p: int, frame: str, sensitivity: float) -> _Ratio:
+    noise = sensitivity / sigma
+    if frame == "gaussian":
+        return _Ratio(0.0, noise / math.sqrt(d), (p,))
+    q, r = divmod(p, d)
+    return _Ratio(noise * math.sqrt(q), noise, (r, d)) if r else _Ratio(noise * math.sqrt(q))
+
+
+def _average(
+    log_f: Callable[[Array, Array], Array], epsilon: Array, ratio: _Ratio, *, deep: bool
+) -> Array:
+    # ln E exp(log_f(epsilon, mu)); deep: the integrand may sit where mu is tiny, not only large.
+    c = ratio.scale
+    column = epsilon[:, None]
+    log_c = math.log(c)
+    if len(ratio.shape) == 1:
+        (p,) = ratio.shape
+        half = 0.5 * math.log(p)
+
+        def log_chi(y: Array) -> Array:
+            mu = np.hypot(ratio.fixed, c * np.exp(y + half))
+            return _special.chi_log_density(y, p) + log_f(column, mu)
+
+        # A large loss pits a normal tail in eps/mu against the chi tail: sqrt(S) near sqrt(eps/c).
+        # Downwards the density falls as e^(py), and the profile falls as well.
+        with np.errstate(divide="ignore"):
+            high = np.maximum(0.0, 0.5 * (np.log(epsilon) - log_c) - half) + 3.0
+        low = min(0.0, -log_c - half) if deep else 0.0
+        start = np.full_like(epsilon, low - 3.0 - 45.0 / p)
+        return _special.log_integral(log_chi, start, high)
+    r, d = ratio.shape
+    odds = math.log(r / (d - r))
+
+    def log_beta(y: Array) -> Array:
+        density, value = _special.beta_log_density(y, 0.5 * r, 0.5 * (d - r))
+        return density + log_f(column, np.hypot(ratio.fixed, c * np.sqrt(value)))
+
+    low = (min(0.0, -2.0 * log_c - odds) if deep else 0.0) - 3.0 - 120.0 / r
+    high = np.full_like(epsilon, max(odds, 0.0) - odds + 120.0 / (d - r) + 40.0)
+    return _special.log_integral(log_beta, np.full_like(epsilon, low), high)
+
+
+def _log_profile(epsilon: Array, ratio: _Ratio) -> Array:
+    """Upper bound of ln delta at each epsilon >= 0, above the truth by rounding only."""
+    if ratio.scale == 0.0 or not ratio.shape:
+        value = _special.log_gaussian_profile(epsilon, ratio.fixed)
+    elif not math.isfinite(ratio.scale):
+        value = np.zeros_like(epsilon)
+    else:
+        value = np.full_like(epsilon, -np.inf)
+        finite = np.flatnonzero(np.isfinite(epsilon))
+        for start in range(0, finite.size, _CHUNK):
+            some = finite[start : start + _CHUNK]
+            value[some] = _average(_special.log_gaussian_profile, epsilon[some], ratio, deep=False)
+        near_one = np.flatnonzero(value > -0.1)
+        if near_one.size:
+            # 1 - delta is small there, and ln delta would keep only its absolute accuracy.
+            rest = _average(_special.log_gaussian_complement, epsilon[near_one], ratio, deep=True)
+            value[near_one] = np.log1p(-np.exp(np.minimum(rest, 0.0)))
+    size = np.abs(np.where(np.isfinite(value), value, 0.0))
+    slack = np.minimum(_ERROR_ABSOLUTE, 1e-9 * size) + _ERROR_RELATIVE * size
+    return np.asarray(np.minimum(value + slack, 0.0))
+
+
+def _log_profile_signed(epsilon: Array, ratio: _Ratio) -> Array:
+    """Extend `_log_profile` to any real epsilon: delta(eps) = 1 - e^eps + e^eps delta(-eps)."""
+    flat = np.ravel(epsilon)
+    value = _log_profile(np.abs(flat), ratio)
+    below = flat < 0.0
+    with np.errstate(divide="ignore"):
+        value[below] = np.log(-np.expm1(flat[below]) + np.exp(flat[below] + value[below]))
+    return np.asarray(np.minimum(value, 0.0).reshape(np.shape(epsilon)))
+
+
+# --------------------------------------------------------------------------- inverse problems
+
+
+def _least_epsilon(log_f: Callable[[float], float], target: float, guess: float) -> float:
+    """Least epsilon >= 0 with log_f(epsilon) <= target, log_f falling; never below it."""
+
+    def f(x: float) -> float:
+        return log_f(x) - target
+
+    low, f_low = 0.0, f(0.0)
+    if f_low <= 0.0:
+        return 0.0
+    high = max(guess, 1e-12)
+    f_high = f(high)
+    # Close in on the root from the guess, by ever longer steps.
+    factor = 1.01
+    while f_high > 0.0:
+        low, f_low = high, f_high
+        high, factor = high * factor, factor**2
+        f_high = f(high)
+    factor = 1.01
+    while low == 0.0 and factor < 1e6:
+        lower = high / factor
+        f_lower = f(lower)
+        if f_lower > 0.0:
+            low, f_low = lower, f_lower
+        else:
+            high, f_high, factor = lower, f_lower, factor**2
+    root = _special.brent(f, low, high, f_low, f_high)
+    step = 4.0 * sys.float_info.epsilon
+    while f(root) > 0.0:
+        root, step = root * (1.0 + step), 2.0 * step
+    return root
+
+
+def _least_sigma(log_f: Callable[[float], float], target: float, guess: float) -> float:
+    """Least sigma with log_f(sigma) <= target, log_f falling; times 1 + 1e-10 and verified."""
+
+    def f(x: float) -> float:
+        return log_f(math.exp(x)) - target
+
+    low = high = math.log(guess)
+    f_low = f_high = f(low)
+    step = 1e-2
+    while f_high > 0.0:
+        low, f_low = high, f_high
+        high, step = high + step, 2.0 * step
+        f_high = f(high)
+    step = 1e-2
+    while f_low <= 0.0:
+        high, f_high = low, f_low
+        low, step = low - step, 2.0 * step
+        f_low = f(low)
+    sigma = math.exp(_special.brent(f, low, high, f_low, f_high)) * _SAFE_SIGMA
+    while log_f(sigma) > target:
+        sigma *= _SAFE_SIGMA
+    return sigma
+
+
+def _gaussian_epsilon(target: float, mu: float) -> float:
+    """Epsilon of the Gaussian mechanism with a fixed ratio: where the other laws start."""
+    ratio = _Ratio(mu)
+    return _least_epsilon(
+        lambda x: _scalar(x, ratio), target, 0.5 * mu * mu + mu * math.sqrt(-2.0 * target)
+    )
+
+
+def _gaussian_mu(epsilon: float, target: float) -> float:
+    """Ratio at which the Gaussian mechanism has this epsilon and delta."""
+    # mu^2/2 + mu s = epsilon, the tail bound of the profile, solved without cancellation
+    s = math.sqrt(-2.0 * target)
+    guess = (s + math.sqrt(s * s + 2.0 * epsilon)) / (2.0 * epsilon)
+    return 1.0 / _least_sigma(lambda x: _scalar(epsilon, _Ratio(1.0 / x)), target, guess)
+
+
+def _scalar(epsilon: float, ratio: _Ratio) -> float:
+    return float(_log_profile(np.array([epsilon]), ratio)[0])
+
+
+def _log_target(delta: float | None, log_delta: float | None) -> float:
+    if (delta is None) == (log_delta is None):
+        raise ValueError("exactly one of delta and log_delta must be given")
+    if delta is not None:
+        return math.log(_arrays.open_unit("delta", delta))
+    return _arrays.negative_real("log_delta", log_delta)
+
+
+def _checked(sigma: object, d: object, p: object, frame: object, sensitivity: object) -> _Ratio:
+    return _ratio(
+        sigma=_arrays.positive_real("sigma", sigma),
+        d=_arrays.positive_integer("d", d),
+        p=_arrays.positive_integer("p", p),
+        frame=_arrays.choice("frame", frame, FRAMES),
+        sensitivity=_arrays.positive_real("sensitivity", sensitivity),
+    )
+
+
+# ------------------------------------------------------------------- exact epsilon, delta, sigma
+
+
+def log_delta(
+    epsilon: float,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    sensitivity: float = 1.0,
+) -> float:
+    r"""Natural logarithm of the exact delta of one release.
+
+    With :math:`\delta_G(\epsilon; \mu)` the profile of the Gaussian mechanism,
+
+    .. math:: \delta(\epsilon) = E\,\delta_G(\epsilon; (\Delta/\sigma) \sqrt{T}),
+
+    where T = S/d, S ~ chi2(p), for Gaussian frames; for orthonormal ones, with p = q d + r,
+    T = q + B, B ~ Beta(r/2, (d-r)/2), and T = q if r = 0. Every pair of rows at distance Delta
+    attains it.
+
+    Parameters
+    ----------
+    epsilon : float
+        Privacy parameter, >= 0.
+    sigma : float
+        Standard deviation of the noise, in the unit of the data.
+    d : int
+        Features.
+    p : int
+        Released columns.
+    frame : {"orthonormal", "gaussian"}
+        Law of the random projection.
+    sensitivity : float, default 1.0
+        L2 distance Delta of two neighbouring rows, in the unit of the data.
+
+    Returns
+    -------
+    float
+        ln delta; ``-inf`` if even that is below the range of floats. At most about 1e-12 above
+        the truth, and never below it.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range.
+    """
+    ratio = _checked(sigma, d, p, frame, sensitivity)
+    return _scalar(_arrays.nonnegative_real("epsilon", epsilon), ratio)
+
+
+def delta(
+    epsilon: float,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    sensitivity: float = 1.0,
+) -> float:
+    """Exact delta of one release at a given epsilon.
+
+    Parameters
+    ----------
+    epsilon : float
+        Privacy parameter, >= 0.
+    sigma, d, p, frame, sensitivity
+        As in `log_delta`.
+
+    Returns
+    -------
+    float
+        delta, in [0, 1]. Where it underflows to 0, `log_delta` still tells.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `log_delta`.
+
+    Examples
+    --------
+    >>> f"{delta(3.0, sigma=2.0, d=30, p=60):.6e}"
+    '7.099143e-06'
+    """
+    value = log_delta(epsilon, sigma=sigma, d=d, p=p, frame=frame, sensitivity=sensitivity)
+    return math.exp(value)
+
+
+def epsilon(
+    delta: float | None = None,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    sensitivity: float = 1.0,
+    log_delta: float | None = None,
+) -> float:
+    """Exact epsilon of one release at a given delta.
+
+    Parameters
+    ----------
+    delta : float
+        Privacy parameter, 0 < delta < 1.
+    sigma, d, p, frame, sensitivity
+        As in `log_delta`.
+    log_delta : float, optional
+        ln delta, instead of `delta`.
+
+    Returns
+    -------
+    float
+        The least epsilon >= 0 with delta(epsilon) <= delta, rounded up; exactly 0 if 0 will do.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `log_delta`; and if not exactly one of `delta` and `log_delta` is given.
+    """
+    target = _log_target(delta, log_delta)
+    ratio = _checked(sigma, d, p, frame, sensitivity)
+    return _epsilon(target, ratio)
+
+
+def _epsilon(target: float, ratio: _Ratio) -> float:
+    guess = _gaussian_epsilon(target, ratio.typical())
+    if not ratio.shape:
+        return guess
+    return _least_epsilon(lambda x: _scalar(x, ratio), target, guess)
+
+
+def calibrate_sigma(
+    epsilon: float,
+    delta: float | None = None,
+    *,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    sensitivity: float = 1.0,
+    log_delta: float | None = None,
+) -> float:
+    """Noise that one release needs for a given epsilon and delta.
+
+    Parameters
+    ----------
+    epsilon : float
+        Privacy parameter, > 0.
+    delta : float
+        Privacy parameter, 0 < delta < 1.
+    d, p, frame, sensitivity
+        As in `log_delta`.
+    log_delta : float, optional
+        ln delta, instead of `delta`.
+
+    Returns
+    -------
+    float
+        The least sufficient sigma, in the unit of the data, times 1 + 1e-10, with
+        ``delta(epsilon, sigma) <= delta`` verified.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `log_delta`; and if not exactly one of `delta` and `log_delta` is given.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    target = _log_target(delta, log_delta)
+    unit = _checked(1.0, d, p, frame, sensitivity)  # mu at sigma = 1; it falls as 1/sigma
+
+    def log_f(sigma: float) -> float:
+        scaled = _Ratio(unit.fixed / sigma, unit.scale / sigma, unit.shape)
+        return _scalar(eps, scaled)
+
+    return _least_sigma(log_f, target, unit.typical() / _gaussian_mu(eps, target))
+
+
+# ------------------------------------------------------------- Renyi divergence, reference bounds
+
+
+def rdp(
+    alpha: float,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    sensitivity: float = 1.0,
+) -> float:
+    r"""Exact Renyi differential privacy of one release.
+
+    Gaussian frames, with :math:`x = \alpha(\alpha-1)\Delta^2/(d\sigma^2)`:
+    :math:`-\frac{p}{2(\alpha-1)} \ln(1-x)`, infinite for x >= 1. Orthonormal frames:
+
+    .. math:: \frac{\alpha\Delta^2 q}{2\sigma^2} + \frac{1}{\alpha-1}
+              \ln {}_1F_1\Big(\frac r2; \frac d2; \frac{\alpha(\alpha-1)\Delta^2}{2\sigma^2}\Big)
+
+    Parameters
+    ----------
+    alpha : float
+        Order, > 1.
+    sigma, d, p, frame, sensitivity
+        As in `log_delta`.
+
+    Returns
+    -------
+    float
+        Renyi divergence of order alpha; may be infinite.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `log_delta`.
+
+    References
+    ----------
+    Mironov, "Renyi differential privacy", arXiv:1702.07476.
+    """
+    order = _arrays.real_above_one("alpha", alpha)
+    ratio = _checked(sigma, d, p, frame, sensitivity)
+    return float(_rdp(np.array([order - 1.0]), [ratio])[0])
+
+
+def _rdp(excess: Array, ratios: Sequence[_Ratio]) -> Array:
+    return np.asarray(sum(ratio.rdp(excess) for ratio in ratios) * (1.0 + 1e-12))
+
+
+def _orders(highest: float, centre: float) -> tuple[Callable[[Array], Array], float, float]:
+    # Orders as a function of an unbounded variable, so that both ends are resolved.
+    if math.isfinite(highest):
+        span = highest - 1.0
+        return (lambda u: span / (1.0 + np.exp(-u))), -40.0, 36.0
+    return (lambda u: np.exp(u)), centre - 30.0, centre + 30.0
+
+
+def _least_over_orders(
+    bound: Callable[[Array], Array], ratios: Sequence[_Ratio], scale: float
+) -> float:
+    """Least bound(alpha - 1) over the orders at which the divergence is finite."""
+    highest = min(ratio.highest_order() for ratio in ratios)
+    mu = math.sqrt(sum(ratio.typical() ** 2 for ratio in ratios))
+    excess, low, high = _orders(highest, 0.5 * math.log(max(scale, 1e-300)) - math.log(mu))
+    _, value = _special.minimise(
+        lambda u: bound(excess(u[0]))[None, :], np.array([low]), np.array([high]), tol=1e-6
+    )
+    return float(value[0])
+
+
+def _rdp_epsilon(target: float, ratios: Sequence[_Ratio]) -> float:
+    def bound(excess: Array) -> Array:
+        alpha = 1.0 + excess
+        value = _rdp(excess, ratios) - np.log1p(1.0 / excess) - (target + np.log(alpha)) / excess
+        return np.asarray(np.where(np.isnan(value), np.inf, value))
+
+    return max(0.0, _least_over_orders(bound, ratios, -2.0 * target))
+
+
+def _rdp_log_delta(eps: float, ratios: Sequence[_Ratio]) -> float:
+    def bound(excess: Array) -> Array:
+        alpha = 1.0 + excess
+        value = excess * (_rdp(excess, ratios) - np.log1p(1.0 / excess) - eps) - np.log(alpha)
+        return np.asarray(np.where(np.isnan(value), np.inf, value))
+
+    return min(0.0, _least_over_orders(bound, ratios, max(2.0 * eps, 1e-6)))
+
+
+def rdp_epsilon(
+    delta: float | None = None,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    sensitivity: float = 1.0,
+    log_delta: float | None = None,
+) -> float:
+    r"""Epsilon by way of Renyi privacy: an upper bound of `epsilon`, for comparison.
+
+    .. math:: \min_\alpha\; RDP(\alpha) + \ln(1 - 1/\alpha) - (\ln\delta + \ln\alpha)/(\alpha - 1)
+
+    Parameters
+    ----------
+    delta, sigma, d, p, frame, sensitivity, log_delta
+        As in `epsilon`.
+
+    Returns
+    -------
+    float
+        Upper bound of epsilon, >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `epsilon`.
+
+    References
+    ----------
+    Canonne, Kamath, Steinke, "The discrete Gaussian for differential privacy", arXiv:2004.00010,
+    Proposition 12.
+    """
+    target = _log_target(delta, log_delta)
+    return _rdp_epsilon(target, [_checked(sigma, d, p, frame, sensitivity)])
+
+
+def _paper(target: float, sigma: float, d: int, p: int, sensitivity: float) -> tuple[float, float]:
+    # Theorem 1 at its best order: alpha - 1 and epsilon. With H the highest order, d s^2 - a^2 + a
+    # is (H - a)(a + H - 1), a product without cancellation.
+    s = sigma / sensitivity
+    span = 2.0 * d * s * s / (1.0 + math.sqrt(1.0 + 4.0 * d * s * s))  # H - 1
+
+    def bound(u: Array) -> Array:
+        excess, rest = span / (1.0 + np.exp(-u)), span / (1.0 + np.exp(u))
+        return np.asarray(
+            0.5 * p * (1.0 + excess) / (rest * (1.0 + excess + span)) - target / excess
+        )
+
+    u, value = _special.minimise(bound, np.array([-60.0]), np.array([60.0]), tol=1e-9)
+    return span / (1.0 + math.exp(-u[0])), float(value[0])
+
+
+def _paper_arguments(d: object, p: object, sensitivity: object) -> tuple[int, int, float]:
+    return (
+        _arrays.positive_integer("d", d),
+        _arrays.positive_integer("p", p),
+        _arrays.positive_real("sensitivity", sensitivity),
+    )
+
+
+def paper_epsilon(
+    delta: float | None = None,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    sensitivity: float = 1.0,
+    log_delta: float | None = None,
+) -> float:
+    r"""Epsilon that Theorem 1 of the paper states: a valid but loose bound for Gaussian frames.
+
+    .. math:: \min_\alpha\; \frac{p\,\alpha}{2 s^2 (d - g)} + \frac{\ln(1/\delta)}{\alpha - 1},
+              \quad s = \sigma/\Delta,\; g = (\alpha^2 - \alpha)/s^2
+
+    over 1 < alpha < (1 + sqrt(1 + 4 d s^2))/2.
+
+    Parameters
+    ----------
+    delta, sigma, d, p, sensitivity, log_delta
+        As in `epsilon`.
+
+    Returns
+    -------
+    float
+        Epsilon at the best alpha (`paper_alpha`); never below `rdp_epsilon` of a Gaussian frame.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `epsilon`.
+    """
+    target = _log_target(delta, log_delta)
+    noise = _arrays.positive_real("sigma", sigma)
+    return _paper(target, noise, *_paper_arguments(d, p, sensitivity))[1]
+
+
+def paper_alpha(
+    delta: float | None = None,
+    *,
+    sigma: float,
+    d: int,
+    p: int,
+    sensitivity: float = 1.0,
+    log_delta: float | None = None,
+) -> float:
+    """Order at which Theorem 1 of the paper gives its least epsilon.
+
+    Parameters
+    ----------
+    delta, sigma, d, p, sensitivity, log_delta
+        As in `epsilon`.
+
+    Returns
+    -------
+    float
+        Best alpha, > 1, to about 1e-8 (the least value is flat).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `epsilon`.
+    """
+    target = _log_target(delta, log_delta)
+    noise = _arrays.positive_real("sigma", sigma)
+    return 1.0 + _paper(target, noise, *_paper_arguments(d, p, sensitivity))[0]
+
+
+def paper_sigma(
+    epsilon: float,
+    delta: float | None = None,
+    *,
+    d: int,
+    p: int,
+    sensitivity: float = 1.0,
+    log_delta: float | None = None,
+) -> float:
+    """Noise that Theorem 1 of the paper asks for: a valid but loose bound for Gaussian frames.
+
+    Parameters
+    ----------
+    epsilon, delta, d, p, sensitivity, log_delta
+        As in `calibrate_sigma`.
+
+    Returns
+    -------
+    float
+        Sigma with ``paper_epsilon(delta, sigma=sigma, ...) <= epsilon``, rounded up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `calibrate_sigma`.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    target = _log_target(delta, log_delta)
+    size = _paper_arguments(d, p, sensitivity)
+    guess = size[2] * math.sqrt(size[1] / size[0] * -2.0 * target) / eps
+    return _least_sigma(lambda x: math.log(_paper(target, x, *size)[1]), math.log(eps), guess)
+
+
+# ---------------------------------------------------------------------------------- composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slicing:
+    """One release among several of the same rows, for `composed_delta` and `composed_epsilon`.
+
+    Attributes
+    ----------
+    sigma : float
+        Standard deviation of the noise, in the unit of the data.
+    d, p : int
+        Features and released columns.
+    frame : {"orthonormal", "gaussian"}
+        Law of the random projection. Every release draws its own frame.
+    sensitivity : float, default 1.0
+        L2 distance of two neighbouring rows, in the unit of the data.
+    """
+
+    sigma: float
+    d: int
+    p: int
+    frame: str = "orthonormal"
+    sensitivity: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._ratio()
+
+    def _ratio(self) -> _Ratio:
+        return _checked(self.sigma, self.d, self.p, self.frame, self.sensitivity)
+
+
+def _merged(parts: Sequence[Slicing]) -> tuple[float, list[_Ratio]]:
+    """Sum of the squared ratios: the fixed part's root, and the random parts, as few as can be."""
+    fixed, random = 0.0, []
+    columns: dict[float, int] = {}
+    for part in parts:
+        ratio = part._ratio()
+        fixed = math.hypot(fixed, ratio.fixed)
+        if len(ratio.shape) == 1:
+            columns[ratio.scale] = columns.get(ratio.scale, 0) + ratio.shape[0]
+        elif ratio.shape:
+            random.append(_Ratio(0.0, ratio.scale, ratio.shape))
+    random.extend(_Ratio(0.0, scale, (p,)) for scale, p in columns.items())
+    return fixed, random
+
+
+def _dominating(fixed: float, random: Sequence[_Ratio]) -> _Ratio:
+    """One law of mu that is above the sum of several: delta rises with mu, so it is a bound."""
+    if not random:
+        return _Ratio(fixed)
+    chi = [ratio for ratio in random if len(ratio.shape) == 1]
+    beta = sorted((ratio for ratio in random if len(ratio.shape) == 2), key=lambda x: x.scale)
+    if chi:
+        keep = _Ratio(0.0, max(x.scale for x in chi), (sum(x.shape[0] for x in chi),))
+    else:
+        keep = beta.pop()
+    # A Beta variable is at most 1.
+    fixed = math.hypot(fixed, *(x.scale for x in beta))
+    return _Ratio(fixed, keep.scale, keep.shape)
+
+
+def _checked_parts(parts: Sequence[Slicing]) -> tuple[Slicing, ...]:
+    if isinstance(parts, Slicing):
+        raise TypeError("parts must be a sequence of Slicing; got one Slicing")
+    parts = tuple(parts)
+    if not parts:
+        raise ValueError("parts must hold at least one Slicing; got none")
+    for part in parts:
+        if not isinstance(part, Slicing):
+            raise TypeError(f"parts must hold Slicing objects; got {type(part).__name__}")
+    return parts
+
+
+def _checked_others(others: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    checked = []
+    for pair in others:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise TypeError(
+                f"others must hold pairs (epsilon, delta); got {_arrays.describe(pair)}"
+            )
+        eps = _arrays.nonnegative_real("epsilon of a pair in others", pair[0])
+        dlt = _arrays.nonnegative_real("delta of a pair in others", pair[1])
+        if dlt >= 1.0:
+            raise ValueError(f"delta of a pair in others must be below 1; got {dlt}")
+        checked.append((eps, dlt))
+    return checked
+
+
+_MOST_OTHERS: Final = 12  # 2^12 patterns of signs at most
+
+
+def _composed(
+    parts: Sequence[Slicing], others: Sequence[tuple[float, float]]
+) -> tuple[Callable[[float], float], float]:
+    """Log-delta of everything together, as a function of epsilon, and a typical mu."""
+    fixed, random = _merged(parts)
+    law = _dominating(fixed, random)
+    mu = law.typical()
+    exact = len(random) <= 1
+
+    # An (e, d)-DP mechanism is dominated by one that fails with probability d and otherwise
+    # answers at random, with a loss of +e or -e, at odds e^e to 1 (Kairouz, Oh, Viswanath 2015).
+    # The smallest of too many are just added up, which is what their losses are at most.
+    pairs = sorted(others)
+    few = max(0, len(pairs) - (_MOST_OTHERS if exact else _MOST_OTHERS // 3))
+    losses, log_weights = np.array([math.fsum(e for e, _ in pairs[:few])]), np.zeros(1)
+    for e, _ in pairs[few:]:
+        log_up, log_down = -math.log1p(math.exp(-e)), -e - math.log1p(math.exp(-e))
+        losses = np.concatenate([losses + e, losses - e])
+        log_weights = np.concatenate([log_weights + log_up, log_weights + log_down])
+    log_survival = math.fsum(math.log1p(-dlt) for _, dlt in pairs)
+
+    def log_base(eps: Array) -> Array:
+        value = _log_profile_signed(eps, law)
+        if not exact:
+            every = [_Ratio(fixed), *random] if fixed > 0.0 else random
+            for i in np.flatnonzero(eps > 0.0):
+                value[i] = min(value[i], _rdp_log_delta(float(eps[i]), every))
+        return value
+
+    def log_f(eps: float) -> float:
+        total = float(np.logaddexp.reduce(log_base(eps - losses) + log_weights))
+        if not pairs:
+            return total
+        # 1 - (1 - failures)(1 - delta), never above 1
+        failure = -math.expm1(log_survival)
+        whole = failure + math.exp(log_survival + total)
+        return min(0.0, math.log(whole) + _ERROR_ABSOLUTE) if whole > 0.0 else -math.inf
+
+    return log_f, mu
+
+
+def composed_delta(
+    epsilon: float,
+    parts: Sequence[Slicing],
+    *,
+    others: Sequence[tuple[float, float]] = (),
+) -> float:
+    """Delta of several releases of the same rows, and of other mechanisms, together.
+
+    Given the frames, the squared ratios of the releases add up. Exact if at most one random term
+    is left after merging: full orthonormal blocks are fixed numbers, Gaussian frames with equal
+    ``sensitivity / (sigma sqrt d)`` are one chi-squared variable with the columns of all, and one
+    partial block is one Beta variable. Otherwise an upper bound: the smaller of two, a law that
+    is above the sum (chi-squared terms at the largest scale, Beta terms at 1), and Renyi
+    composition of the exact divergences.
+
+    Parameters
+    ----------
+    epsilon : float
+        Privacy parameter, >= 0.
+    parts : sequence of Slicing
+        The releases; their parameters must not depend on the data or on other outputs.
+    others : sequence of (epsilon, delta), optional
+        Other differentially private mechanisms on the same records under the same adjacency.
+        The bound is the best that holds for every mechanism with these parameters.
+
+    Returns
+    -------
+    float
+        Delta of the whole.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or there is nothing to compose.
+    """
+    eps = _arrays.nonnegative_real("epsilon", epsilon)
+    parts, pairs = _checked_parts(parts), _checked_others(others)
+    return math.exp(_composed(parts, pairs)[0](eps))
+
+
+def composed_epsilon(
+    delta: float | None,
+    parts: Sequence[Slicing],
+    *,
+    others: Sequence[tuple[float, float]] = (),
+    log_delta: float | None = None,
+) -> float:
+    """Epsilon of several releases of the same rows, and of other mechanisms, together.
+
+    Parameters
+    ----------
+    delta : float
+        Privacy parameter of the whole, 0 < delta < 1; above the deltas of `others` together.
+    parts, others
+        As in `composed_delta`, with the same statement of when the answer is exact.
+    log_delta : float, optional
+        ln delta, instead of `delta`.
+
+    Returns
+    -------
+    float
+        Epsilon of the whole, rounded up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `composed_delta`; and if the deltas of `others` already exceed `delta`.
+    """
+    target = _log_target(delta, log_delta)
+    parts, pairs = _checked_parts(parts), _checked_others(others)
+    failure = -math.expm1(math.fsum(math.log1p(-dlt) for _, dlt in pairs))
+    if failure > 0.0 and math.log(failure) + 2.0 * _ERROR_ABSOLUTE >= target:
+        raise ValueError(
+            "delta must exceed what the other mechanisms need together;"
+            f" got {math.exp(target)} and {failure}"
+        )
+    log_f, mu = _composed(parts, pairs)
+    guess = _gaussian_epsilon(target, mu) + math.fsum(e for e, _ in pairs)
+    return _least_epsilon(log_f, target, guess)
+
+
+# ----------------------------------------------------------------------------------- subsampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subsample:
+    """How rows are drawn before a release; the number of rows of the table is public.
+
+    Attributes
+    ----------
+    n : int
+        Rows of the table. For ``add_remove`` adjacency: a public lower bound of it.
+    size : int, optional
+        Rows drawn uniformly without replacement; fixed in advance. Exactly one of `size` and
+        `rate` must be given.
+    rate : float, optional
+        Probability with which each row is drawn by itself (Poisson); the count is then revealed.
+    order : {"permuted", "kept"}
+        Whether the rows drawn are permuted uniformly at random before they are released, and the
+        indices and the permutation forgotten. If not, only delta shrinks.
+    """
+
+    n: int
+    size: int | None = None
+    rate: float | None = None
+    order: str = "permuted"
+
+    def __post_init__(self) -> None:
+        _arrays.positive_integer("n", self.n)
+        if (self.size is None) == (self.rate is None):
+            raise ValueError("exactly one of size and rate must be given")
+        if self.size is not None and _arrays.positive_integer("size", self.size) > self.n:
+            raise ValueError(f"size must be at most n = {self.n}; got {self.size}")
+        if self.rate is not None and _arrays.positive_real("rate", self.rate) > 1.0:
+            raise ValueError(f"rate must be at most 1; got {self.rate}")
+        _arrays.choice("order", self.order, ("permuted", "kept"))
+
+    @property
+    def fraction(self) -> float:
+        """Expected share of the rows that is drawn."""
+        return self.size / self.n if self.size is not None else float(self.rate or 0.0)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Release of the rows drawn: the laws of mu for replacement at D and for a move by C."""
+
+    far: _Ratio
+    near: _Ratio
+    adjacency: str
+    sample: Subsample
+
+    def at(self, sigma: float) -> _Base:
+        def scaled(x: _Ratio) -> _Ratio:
+            return _Ratio(x.fixed / sigma, x.scale / sigma, x.shape)
+
+        return dataclasses.replace(self, far=scaled(self.far), near=scaled(self.near))
+
+    def log_delta(self, eps: float) -> float:
+        sample = self.sample
+        if sample.order == "kept":
+            law = self.near if self.adjacency == "zero_out" else self.far
+            return min(0.0, math.log(sample.fraction) + _scalar(eps, law))
+        if sample.size is not None or sample.rate == 1.0:
+            return float(self._fixed(eps, np.array([sample.fraction]))[0])
+        return self._poisson(eps)
+
+    def _fixed(self, eps: float, t: Array) -> Array:
+        """Log-delta when a fixed share t of the rows is drawn, for several t at once."""
+        if self.adjacency == "zero_out":
+            return self._fixed_zero_out(eps, t)
+        return np.log(t) + _log_profile(_base_epsilon(eps, t), self.far)
+
+    def _fixed_zero_out(self, eps: float, t: Array) -> Array:
+        # Advanced joint convexity (Balle, Barthe, Gaboardi 2018, Theorem 2); convex in w.
+        with np.errstate(divide="ignore"):
+            log_gain = eps + np.log(-np.expm1(-np.float64(eps)))  # ln(e^eps - 1)
+            offset = (np.log1p(-t) - np.log(t) + log_gain)[:, None]
+
+        def objective(u: Array) -> Array:
+            log_w, log_rest = -np.logaddexp(0.0, -u), -np.logaddexp(0.0, u)
+            # One law in two places: the record was drawn and replaced (D), or moved (C).
+            replaced = log_rest + _log_profile_signed(offset - log_rest, self.far)
+            moved = log_w + _log_profile_signed(eps - log_w, self.near)
+            return np.asarray(np.logaddexp(replaced, moved))
+
+        with np.errstate(invalid="ignore"):
+            low, high = np.full(t.size, -30.0), np.full(t.size, 30.0)
+            _, value = _special.minimise(objective, low, high, tol=1e-6)
+        always = _log_profile(np.full(t.size, eps), self.near)  # w = 1
+        return np.asarray(np.log(t) + np.minimum(value, always))
+
+    def _poisson(self, eps: float) -> float:
+        counts, log_weights, log_omitted = _binomial(self.sample.n, self.sample.fraction)
+        drawn = counts > 0
+        counts, log_weights = counts[drawn], log_weights[drawn]
+        values = _interpolated(lambda t: self._fixed(eps, t), counts / self.sample.n)
+        total = float(np.logaddexp.reduce(log_weights + values))
+        return min(0.0, float(np.logaddexp(total, log_omitted)) + _ERROR_ABSOLUTE)
+
+
+def _base_epsilon(eps: float, t: Array) -> Array:
+    """Solve eps = ln(1 + t (e^x - 1)) for x; no overflow for large eps, no cancellation near 0."""
+    if eps < 1.0:
+        return np.asarray(np.log1p(math.expm1(eps) / t))
+    return np.asarray(eps + np.log1p(-(1.0 - t) * math.exp(-eps)) - np.log(t))
+
+
+def _binomial(n: int, t: float) -> tuple[Array, Array, float]:
+    """List counts k, ln Pr[Bin(n, t) = k] where it matters, and the log of what is left out."""
+    if t <= 0.0:
+        return np.zeros(1), np.zeros(1), -math.inf
+    mode = min(n, int((n + 1) * t))
+    half = 64 + int(12.0 * math.sqrt(n * t * (1.0 - t)))
+    while True:
+        k = np.arange(max(0, mode - half), min(n, mode + half) + 1, dtype=np.float64)
+        steps = np.log((n - k[:-1]) / (k[:-1] + 1.0)) + (math.log(t) - math.log1p(-t))
+        log_weights = np.concatenate([[0.0], np.cumsum(steps)])
+        log_weights -= np.logaddexp.reduce(log_weights)
+        # Beyond an end the weights fall faster than geometrically, at the last ratio.
+        omitted = [-math.inf]
+        if k[0] > 0:
+            omitted.append(log_weights[0] - math.log(-math.expm1(-steps[0])))
+        if k[-1] < n:
+            omitted.append(log_weights[-1] - math.log(-math.expm1(steps[-1])))
+        if max(omitted) < -70.0:  # 4e-31
+            return k, log_weights, float(np.logaddexp.reduce(omitted))
+        half *= 2
+
+
+def _interpolated(f: Callable[[Array], Array], t: Array) -> Array:
+    """Evaluate f, smooth in ln t, at many t: by Chebyshev interpolation where that is exact.
+
+    The result is raised by the error seen. Where it does not converge (the best w of the zero_out
+    rule may change its kind), f is evaluated point by point.
+    """
+    if t.size <= 128:
+        return f(t)
+    low, high = math.log(t[0]), math.log(t[-1])
+    x = np.clip((2.0 * np.log(t) - low - high) / (high - low), -1.0, 1.0)
+    previous = None
+    for degree in (16, 32, 64):
+        nodes = np.cos(math.pi * np.arange(degree + 1) / degree)
+        at = np.exp(0.5 * (low + high + (high - low) * nodes))
+        values = f(np.minimum(at, 1.0))
+        if not np.isfinite(values).all():
+            break
+        series = np.polynomial.chebyshev.Chebyshev(
+            np.polynomial.chebyshev.chebfit(nodes, values, degree)
+        )
+        current = np.asarray(series(x))
+        if previous is not None:
+            error = float(np.abs(current - previous).max())
+            if error <= 1e-10:
+                return np.asarray(np.minimum(current + error, 0.0))
+        previous = current
+    return np.concatenate([f(t[i : i + _CHUNK]) for i in range(0, t.size, _CHUNK)])
+
+
+def _subsampled(
+    sample: object,
+    adjacency: object,
+    sigma: object,
+    d: object,
+    p: object,
+    frame: object,
+    max_norm: object,
+    diameter: object,
+) -> _Base:
+    if not isinstance(sample, Subsample):
+        raise TypeError(f"sample must be a Subsample; got {type(sample).__name__}")
+    kind = _arrays.choice("adjacency", adjacency, (*ADJACENCIES, "add_remove"))
+    if kind == "add_remove" and sample.rate is not None:
+        raise ValueError(
+            "adjacency add_remove needs a fixed sample size: the number of rows that a rate"
+            " draws depends on the number of rows of the table; got rate"
+        )
+    if kind == "add_remove" and sample.order == "kept":
+        raise ValueError("adjacency add_remove needs order='permuted'; got 'kept'")
+    norm = _arrays.positive_real("max_norm", max_norm)
+    wide = 2.0 * norm if diameter is None else _arrays.positive_real("diameter", diameter)
+    return _Base(
+        far=_checked(sigma, d, p, frame, wide),
+        near=_checked(sigma, d, p, frame, norm),
+        adjacency=kind,
+        sample=sample,
+    )
+
+
+def subsampled_delta(
+    epsilon: float,
+    *,
+    sample: Subsample,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+) -> float:
+    r"""Delta of a release of a random subset of the rows.
+
+    Rows are released one by one, so a record that is not drawn is a missing row in whose place
+    another record stands: the release must be private for *replacement* at the distance
+    `diameter` = D before sampling can help. With t = size/n and :math:`\delta_D` the profile of
+    `delta` at sensitivity D,
+
+    .. math:: \text{replace\_one:}\quad \delta'(\epsilon') =
+              t\,\delta_D(\ln(1 + (e^{\epsilon'} - 1)/t))
+
+    .. math:: \text{zero\_out:}\quad \delta'(\epsilon') = t \min_{0 \le w \le 1} \Big\{ (1-w)\,
+              \delta_D\Big(\ln\frac{(1-t)(e^{\epsilon'} - 1)}{t(1-w)}\Big)
+              + w\,\delta_C(\epsilon' - \ln w) \Big\}
+
+    ``add_remove`` is the first line with t = size/n, n a public lower bound of the number of rows:
+    the only guarantee for added or removed records there is. At a rate, the fixed-size value is
+    averaged over the number of rows drawn. If the order of the rows is kept, only
+    :math:`t\,\delta(\epsilon')` may be claimed.
+
+    Everything computed from one subsample is one release: two amplified claims about the same
+    subsample must not be added. Preprocessing on all rows has its own budget.
+
+    Parameters
+    ----------
+    epsilon : float
+        Privacy parameter of the whole, >= 0.
+    sample : Subsample
+        How rows are drawn.
+    sigma, d, p, frame
+        As in `log_delta`.
+    adjacency : {"zero_out", "replace_one", "add_remove"}
+        Neighbouring tables.
+    max_norm : float, default 1.0
+        Bound C on the norm of a row.
+    diameter : float, optional
+        Bound D on the distance of two rows. Default: ``2 * max_norm``.
+
+    Returns
+    -------
+    float
+        Delta of the whole.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or `add_remove` is asked for with a rate or kept order.
+
+    References
+    ----------
+    Balle, Barthe, Gaboardi, "Privacy amplification by subsampling", arXiv:1807.01647, Theorems 2,
+    8 and 9.
+    """
+    eps = _arrays.nonnegative_real("epsilon", epsilon)
+    base = _subsampled(sample, adjacency, sigma, d, p, frame, max_norm, diameter)
+    return math.exp(base.log_delta(eps))
+
+
+def subsampled_epsilon(
+    delta: float | None = None,
+    *,
+    sample: Subsample,
+    sigma: float,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    log_delta: float | None = None,
+) -> float:
+    """Epsilon of a release of a random subset of the rows.
+
+    Parameters
+    ----------
+    delta, log_delta
+        As in `epsilon`.
+    sample, sigma, d, p, frame, adjacency, max_norm, diameter
+        As in `subsampled_delta`, whose conditions apply.
+
+    Returns
+    -------
+    float
+        Epsilon of the whole, rounded up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `subsampled_delta` and `epsilon`.
+    """
+    target = _log_target(delta, log_delta)
+    base = _subsampled(sample, adjacency, sigma, d, p, frame, max_norm, diameter)
+    mu = base.near.typical() if adjacency == "zero_out" else base.far.typical()
+    return _least_epsilon(base.log_delta, target, _gaussian_epsilon(target, mu))
+
+
+def calibrate_subsampled_sigma(
+    epsilon: float,
+    delta: float | None = None,
+    *,
+    sample: Subsample,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    log_delta: float | None = None,
+) -> float:
+    """Noise that the release of a random subset of the rows needs.
+
+    Parameters
+    ----------
+    epsilon, delta, log_delta
+        As in `calibrate_sigma`.
+    sample, d, p, frame, adjacency, max_norm, diameter
+        As in `subsampled_delta`, whose conditions apply.
+
+    Returns
+    -------
+    float
+        Sigma, in the unit of the data, times 1 + 1e-10 and verified.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or delta is at least the share of the rows drawn: then
+        even a release without noise would do, which is no privacy.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    target = _log_target(delta, log_delta)
+    base = _subsampled(sample, adjacency, 1.0, d, p, frame, max_norm, diameter)
+    if target >= math.log(base.sample.fraction):
+        raise ValueError(
+            f"delta must be below the share of the rows drawn, {base.sample.fraction}: a release"
+            f" without any noise would meet it; got {math.exp(target)}"
+        )
+    mu = base.near.typical() if adjacency == "zero_out" else base.far.typical()
+    guess = mu / _gaussian_mu(eps, target)
+    return _least_sigma(lambda x: base.at(x).log_delta(eps), target, guess)
+
+
+def lemma1_not_a_guarantee(epsilon: float, delta: float, *, rate: float) -> tuple[float, float]:
+    """Amplified (epsilon, delta) as the paper's Lemma 1 has it: NOT a guarantee for this mechanism.
+
+    Lemma 1 needs a base that is private when a record is *removed*. A release of rows is not:
+    its output shows how many rows there are, and another record stands in the place of one that is
+    not drawn. For every n there are counterexamples. Use `subsampled_epsilon`. This number is for
+    comparison with published figures only.
+
+    Parameters
+    ----------
+    epsilon, delta : float
+        Of the release without sampling, at sensitivity 1 as the paper takes it.
+    rate : float
+        Share of the rows drawn, 0 < rate <= 1.
+
+    Returns
+    -------
+    epsilon, delta : float
+        ``ln(1 + rate (e^epsilon - 1))`` and ``rate * delta``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of the stated kind or out of range.
+    """
+    eps = _arrays.nonnegative_real("epsilon", epsilon)
+    dlt = _arrays.open_unit("delta", delta)
+    t = _arrays.positive_real("rate", rate)
+    if t > 1.0:
+        raise ValueError(f"rate must be at most 1; got {rate}")
+    if eps < 1.0:
+        return math.log1p(t * math.expm1(eps)), t * dlt
+    return eps + math.log(t + (1.0 - t) * math.exp(-eps)), t * dlt
+
+
+# ---------------------------------------------------------------------- rows in a random order
+
+
+def shuffled_delta(epsilon: float, *, mu: float, n: int) -> float:
+    r"""Upper bound of delta when the released rows are in a secret random order.
+
+    For full orthonormal blocks and either adjacency, with mu = Delta' sqrt(p/d)/sigma and Delta'
+    the *diameter* of the domain: every other row may pass for the one that changed. For any
+    :math:`\epsilon_0 > \mu^2/2` with :math:`\eta = (n-1)\Phi(\mu/2 - \epsilon_0/\mu) < 1` and
+    :math:`\theta = (1-\eta)e^{-\epsilon_0}`,
+
+    .. math:: \delta(\epsilon) \le \sum_c Bin(n-1,\theta)(c)\,[\Pr(A \ge a_c - 1)
+              - e^\epsilon \Pr(A \ge a_c)] + (1 + e^\epsilon)\eta,\quad A \sim Bin(c, 1/2),
+
+    :math:`a_c = \lfloor e^\epsilon (c+1)/(1+e^\epsilon) \rfloor + 1`. The least value over
+    :math:`\epsilon_0`, over some smaller epsilon, and without shuffling is returned. The rows must
+    really be permuted, uniformly and with secret randomness; rounding is not accounted for here.
+
+    Parameters
+    ----------
+    epsilon : float
+        Privacy parameter, >= 0.
+    mu : float
+        ``diameter * sqrt(p/d) / sigma`` of a release with full orthonormal blocks (d divides p).
+    n : int
+        Number of rows, public.
+
+    Returns
+    -------
+    float
+        Upper bound of delta.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of the stated kind or out of range.
+
+    Notes
+    -----
+    Takes up to some seconds for n of a million; nothing is gained near epsilon = 5 and above.
+
+    References
+    ----------
+    Feldman, McMillan, Talwar, "Hiding among the clones", arXiv:2012.12803.
+    """
+    eps = _arrays.nonnegative_real("epsilon", epsilon)
+    ratio = _arrays.positive_real("mu", mu)
+    rows = _arrays.positive_integer("n", n)
+    # The bound need not fall in epsilon, but delta does.
+    smaller = (1.0, 0.99, 0.97, 0.94, 0.9) if eps > 0.0 else (1.0,)
+    return math.exp(min(_shuffled(eps * share, ratio, rows) for share in smaller))
+
+
+def _shuffled(eps: float, mu: float, n: int) -> float:
+    """Log of the bound at one epsilon, not above the unshuffled value."""
+    plain = _scalar(eps, _Ratio(mu))
+    if n < 2 or not math.isfinite(plain):
+        return plain
+
+    def at(eps0: float) -> float:
+        eta = (n - 1) * 0.5 * math.erfc((eps0 / mu - 0.5 * mu) * math.sqrt(0.5))
+        # The remainder alone may exceed the unshuffled value: do not look at the sum then.
+        rest = math.log1p(math.exp(eps)) if eps < 700.0 else eps
+        log_rest = (math.log(eta) + rest) if eta > 0.0 else -math.inf
+        if not eta < 1.0 or log_rest >= plain:
+            return math.inf
+        counts, log_weights, log_omitted = _binomial(n - 1, (1.0 - eta) * math.exp(-eps0))
+        terms = log_weights + _log_clones(counts, eps)
+        total = np.logaddexp.reduce(np.concatenate([terms, [log_omitted, log_rest]]))
+        return float(total) + 1e-9
+
+    # eps0 from where eta alone uses up delta to where it no longer matters.
+    tail = math.sqrt(2.0 * (math.log(n) + math.log1p(math.exp(min(eps, 700.0)))))
+    reach = math.sqrt(tail**2 - 2.0 * plain) + 8.0
+    low, high = 0.5 * mu * mu, 0.5 * mu * mu + mu * reach
+    best = plain
+    for _ in range(3):
+        grid = np.linspace(low, high, 13)
+        values = [at(float(x)) for x in grid[1:-1]]
+        i = int(np.argmin(values))
+        best = min(best, values[i])
+        low, high = float(grid[i]), float(grid[i + 2])
+    return best
+
+
+def _log_clones(counts: Array, eps: float) -> Array:
+    """ln(Pr(A >= a-1) - e^eps Pr(A >= a)), A ~ Bin(c, 1/2), a as in `shuffled_delta`."""
+    share = 1.0 / (1.0 + math.exp(-eps))
+    a = np.floor(share * (counts + 1.0)) + 1.0
+    # Pr(A >= a) = pmf(a) R; R = 1 + ((c-a)/(a+1)) (1 + ((c-a-1)/(a+2)) (1 + ...))
+    c = counts
+    tail = np.where(a <= c, 1.0, 0.0)
+    term, j = tail.copy(), 0.0
+    while True:
+        term = term * np.maximum(c - a - j, 0.0) / (a + 1.0 + j)
+        tail += term
+        j += 1.0
+        if not (term > 1e-17 * tail).any():
+            break
+    log_pmf_below = _special.log_fair_binomial(c, np.minimum(a - 1.0, c))
+    odds = (c - a + 1.0) / a  # pmf(a) / pmf(a - 1)
+    with np.errstate(divide="ignore"):
+        inner = np.maximum(1.0 - math.expm1(eps) * odds * tail, 0.0)
+        return np.asarray(np.where(a - 1.0 <= c, log_pmf_below + np.log(inner), -np.inf))
+
+
+def shuffled_epsilon(delta: float, *, mu: float, n: int) -> float:
+    """Upper bound of epsilon when the released rows are in a secret random order.
+
+    Parameters
+    ----------
+    delta : float
+        Privacy parameter, 0 < delta < 1.
+    mu, n
+        As in `shuffled_delta`, whose conditions apply.
+
+    Returns
+    -------
+    float
+        An epsilon at which the bound is at most delta, never above the unshuffled one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `shuffled_delta`.
+    """
+    target = math.log(_arrays.open_unit("delta", delta))
+    ratio = _arrays.positive_real("mu", mu)
+    rows = _arrays.positive_integer("n", n)
+    low, high = 0.0, _gaussian_epsilon(target, ratio)
+    if high == 0.0 or _shuffled(0.0, ratio, rows) <= target:
+        return 0.0
+    # The bound is not monotone: bisection keeps an upper end at which it holds.
+    while high - low > 1e-7 * high:
+        middle = 0.5 * (low + high)
+        if _shuffled(middle, ratio, rows) <= target:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def calibrate_shuffled_mu(epsilon: float, delta: float, *, n: int) -> float:
+    """Largest ratio mu that a release in secret random order may have.
+
+    Parameters
+    ----------
+    epsilon, delta : float
+        Privacy parameters, epsilon > 0 and 0 < delta < 1.
+    n : int
+        Number of rows, public.
+
+    Returns
+    -------
+    float
+        A mu at which `shuffled_delta` is at most delta; sigma = diameter * sqrt(p/d) / mu.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `shuffled_delta`.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    target = math.log(_arrays.open_unit("delta", delta))
+    rows = _arrays.positive_integer("n", n)
+    low = _gaussian_mu(eps, target)
+    high = 1.5 * low
+    while _shuffled(eps, high, rows) <= target:
+        low, high = high, 1.5 * high
+    while high - low > 1e-7 * high:
+        middle = 0.5 * (low + high)
+        if _shuffled(eps, middle, rows) <= target:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 # --------------------------------------------------------------------- noise in finite precision
@@ -120,7 +1574,7 @@ class Guarantee:
     parts : tuple of Guarantee
         What was composed, if anything.
     composition : str, optional
-        How: ``"basic"`` (epsilon and delta add up) or ``"exact"`` (`composed_epsilon`).
+        How: ``"basic"`` (epsilon and delta add up) or ``"joint"`` (`composed_epsilon`).
     notes : tuple of str
         Further conditions of the promise, one sentence each; printed on the certificate.
     """
@@ -307,7 +1761,9 @@ class Guarantee:
     def compose(*guarantees: Guarantee) -> Guarantee:
         """Add up several guarantees about the same records.
 
-        Epsilon and delta add up. (See the notes for the case in which epsilon grows less.)
+        Epsilon and delta add up, however the mechanisms depend on one another's outputs. If all
+        of them are slicing releases, whose parameters then must not depend on the data or on other
+        outputs, `composed_epsilon` at the sum of the deltas is taken where it is smaller.
 
         Parameters
         ----------
@@ -345,17 +1801,288 @@ class Guarantee:
                 "guarantees to compose must be about the same rows; got n = "
                 + " and ".join(map(str, counts))
             )
-        replaced = [g.epsilon_replace_one for g in guarantees if g.epsilon_replace_one is not None]
+        total_delta = min(1.0, math.fsum(g.delta for g in guarantees))
+        basic = math.fsum(g.epsilon for g in guarantees)
+        total = min(basic, _joint_epsilon(guarantees, adjacencies[0]))
+        replaced: float | None = None
+        known = [g.epsilon_replace_one for g in guarantees if g.epsilon_replace_one is not None]
+        if len(known) == len(guarantees):
+            replaced = min(math.fsum(known), _joint_epsilon(guarantees, "replace_one"))
         return Guarantee(
-            epsilon=math.fsum(g.epsilon for g in guarantees),
-            delta=min(1.0, math.fsum(g.delta for g in guarantees)),
+            epsilon=total,
+            delta=total_delta,
             adjacency=adjacencies[0],
             mechanism="composition",
             n=counts[0] if counts else None,
             epsilon_numerical=math.fsum(g.epsilon_numerical for g in guarantees),
             delta_numerical=math.fsum(g.delta_numerical for g in guarantees),
-            epsilon_replace_one=math.fsum(replaced) if len(replaced) == len(guarantees) else None,
+            epsilon_replace_one=replaced,
             private=all(g.private for g in guarantees),
             parts=guarantees,
-            composition="basic",
+            composition="joint" if total < basic else "basic",
         )
+
+
+def _leaves(guarantees: Sequence[Guarantee]) -> list[Guarantee]:
+    return [leaf for g in guarantees for leaf in (_leaves(g.parts) if g.parts else [g])]
+
+
+def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
+    """Describe one computed release for `composed_epsilon`, if the certificate says enough."""
+    if leaf.sigma is None or leaf.frame is None or leaf.d is None or leaf.p is None:
+        return None
+    norm, distance = leaf.max_norm, leaf.sensitivity
+    if norm is None or distance is None or not norm > 0.0:
+        return None
+    if adjacency != leaf.adjacency:
+        wide = 2.0 * norm
+        distance = wide if leaf.diameter is None else min(wide, leaf.diameter)
+    if not (leaf.sigma > 0.0 and distance > 0.0):
+        return None
+    # A column of a Gaussian frame is longer than this once in 10^15 tables of a million columns.
+    longest = 1.0 if leaf.frame == "orthonormal" else 1.0 + 10.0 / math.sqrt(leaf.d)
+    exact = _rounded_sensitivity(distance, leaf.d, leaf.p, norm * longest)
+    return Slicing(sigma=leaf.sigma, d=leaf.d, p=leaf.p, frame=leaf.frame, sensitivity=exact)
+
+
+def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
+    """Epsilon of slicing releases by `composed_epsilon`; infinite where that does not apply."""
+    leaves = _leaves(guarantees)
+    parts = []
+    for leaf in leaves:
+        part = _slicing_of(leaf, adjacency) if leaf.mechanism == "slicing" else None
+        if part is None:
+            return math.inf
+        parts.append(part)
+    rest = math.fsum(leaf.delta - leaf.delta_numerical for leaf in leaves)
+    if not 0.0 < rest < 1.0:
+        return math.inf
+    rounding = math.fsum(leaf.epsilon_numerical for leaf in leaves)
+    return composed_epsilon(rest, parts) + rounding
+
+
+# ---------------------------------------------------------------------- what one release promises
+
+
+def _rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
+    # 1e-9 covers the rounding of the frame, and that of XU while d sqrt(p) <= 4e6 distance/norm.
+    return distance + max(1e-9 * distance, 2.25 * norm * d * math.sqrt(p) * 2.0**-53)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Checked arguments that `slicing_guarantee` and `calibrate_slicing` share."""
+
+    d: int
+    p: int
+    frame: str
+    adjacency: str
+    max_norm: float
+    diameter: float
+    column_norm: float
+
+    def __post_init__(self) -> None:
+        _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
+
+    def ratio(self, sigma: float, adjacency: str) -> _Ratio:
+        distance = self.distance(adjacency)
+        norm = self.max_norm * self.column_norm
+        exact = _rounded_sensitivity(distance, self.d, self.p, norm)
+        return _ratio(sigma=sigma, d=self.d, p=self.p, frame=self.frame, sensitivity=exact)
+
+    def distance(self, adjacency: str) -> float:
+        if adjacency == "zero_out":
+            return self.max_norm
+        return min(self.diameter, 2.0 * self.max_norm)  # rows are clipped to max_norm
+
+    def numerical(self, sigma: float) -> tuple[float, float]:
+        return numerical_loss(p=self.p, sigma=sigma, max_norm=self.max_norm * self.column_norm)
+
+    def target(self, delta: object) -> tuple[float, float]:
+        """Delta asked for, and the log of what is left of it after rounding."""
+        dlt = _arrays.open_unit("delta", delta)
+        rounding = self.numerical(1.0)[1]
+        if not dlt > rounding:
+            raise ValueError(
+                f"delta must exceed what rounding needs at p = {self.p}, {rounding}; got {dlt}"
+            )
+        return dlt, math.log(dlt - rounding)
+
+
+def _setting(
+    *,
+    d: object,
+    p: object,
+    frame: object,
+    adjacency: object,
+    max_norm: object,
+    diameter: object,
+    column_norm: object,
+) -> _Setting:
+    norm = _arrays.positive_real("max_norm", max_norm)
+    return _Setting(
+        d=_arrays.positive_integer("d", d),
+        p=_arrays.positive_integer("p", p),
+        frame=_arrays.choice("frame", frame, FRAMES),
+        adjacency=_arrays.choice("adjacency", adjacency, ADJACENCIES),
+        max_norm=norm,
+        diameter=2.0 * norm if diameter is None else _arrays.positive_real("diameter", diameter),
+        column_norm=_arrays.positive_real("column_norm", column_norm),
+    )
+
+
+def slicing_guarantee(
+    *,
+    sigma: float,
+    delta: float,
+    d: int,
+    p: int,
+    n: int | None = None,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    column_norm: float = 1.0,
+    private: bool = True,
+    notes: Sequence[str] = (),
+) -> Guarantee:
+    """Guarantee of one computed release, with everything that rounding costs.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise, in the unit of the data.
+    delta : float
+        Total delta to state, 0 < delta < 1.
+    d, p, n : int
+        Features, released columns, rows (public).
+    frame : {"orthonormal", "gaussian"}
+        Law of the random projection.
+    adjacency : {"zero_out", "replace_one"}
+        Neighbouring tables.
+    max_norm : float, default 1.0
+        Bound on the norm of a row.
+    diameter : float, optional
+        Public bound on the distance of two rows. Default, and at most: ``2 * max_norm``.
+    column_norm : float, default 1.0
+        Largest norm of a column of the frame: 1 for orthonormal frames.
+    private : bool, default True
+        False for noise that is not fit for privacy.
+    notes : sequence of str
+        Further conditions, for the certificate.
+
+    Returns
+    -------
+    Guarantee
+        With ``mechanism="slicing"`` and, for ``zero_out``, the ``replace_one`` epsilon beside it.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or delta does not exceed what rounding needs.
+    """
+    noise = _arrays.positive_real("sigma", sigma)
+    setting = _setting(
+        d=d,
+        p=p,
+        frame=frame,
+        adjacency=adjacency,
+        max_norm=max_norm,
+        diameter=diameter,
+        column_norm=column_norm,
+    )
+    total, target = setting.target(delta)
+    epsilon_numerical, delta_numerical = setting.numerical(noise)
+
+    def stated(kind: str) -> float:
+        return _epsilon(target, setting.ratio(noise, kind)) + epsilon_numerical
+
+    return Guarantee(
+        epsilon=stated(setting.adjacency),
+        delta=total,
+        adjacency=setting.adjacency,
+        mechanism="slicing",
+        sensitivity=setting.distance(setting.adjacency),
+        sigma=noise,
+        frame=setting.frame,
+        d=setting.d,
+        p=setting.p,
+        n=n,
+        max_norm=setting.max_norm,
+        diameter=setting.diameter,
+        epsilon_numerical=epsilon_numerical,
+        delta_numerical=delta_numerical,
+        epsilon_replace_one=stated("replace_one") if setting.adjacency == "zero_out" else None,
+        private=private,
+        notes=tuple(notes),
+    )
+
+
+def calibrate_slicing(
+    epsilon: float,
+    delta: float,
+    *,
+    d: int,
+    p: int,
+    frame: str = "orthonormal",
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    column_norm: float = 1.0,
+) -> float:
+    """Noise of one computed release, so that its total stays within a given epsilon and delta.
+
+    Parameters
+    ----------
+    epsilon : float
+        Total epsilon allowed, > 0.
+    delta : float
+        Total delta allowed, 0 < delta < 1.
+    d, p, frame, adjacency, max_norm, diameter, column_norm
+        As in `slicing_guarantee`.
+
+    Returns
+    -------
+    float
+        Sigma, in the unit of the data: ``slicing_guarantee(sigma=sigma, delta=delta, ...)`` states
+        an epsilon that is at most the given one.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or rounding alone needs more than epsilon or delta.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    setting = _setting(
+        d=d,
+        p=p,
+        frame=frame,
+        adjacency=adjacency,
+        max_norm=max_norm,
+        diameter=diameter,
+        column_norm=column_norm,
+    )
+    _, target = setting.target(delta)
+
+    def least(budget: float) -> float:
+        guess = setting.ratio(1.0, setting.adjacency).typical() / _gaussian_mu(budget, target)
+
+        def log_f(sigma: float) -> float:
+            return _scalar(budget, setting.ratio(sigma, setting.adjacency))
+
+        return _least_sigma(log_f, target, guess)
+
+    # Rounding costs less when sigma is larger, so one correction of the budget is enough.
+    rounding = setting.numerical(least(eps))[0]
+    if not eps > rounding:
+        raise ValueError(
+            f"epsilon must exceed what rounding needs at p = {setting.p}, {rounding}; got {eps}"
+        )
+    sigma = least(eps - rounding)
+    while _epsilon(target, setting.ratio(sigma, setting.adjacency)) + rounding > eps:
+        sigma *= _SAFE_SIGMA
+    return sigma

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpslice import _arrays
 
@@ -34,7 +35,7 @@ __all__ = ["iter_csv", "read_csv", "replacing", "write_csv"]
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` only once it is complete.
 
     The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed.
@@ -42,7 +43,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
         The file to replace or create.
 
     Yields
@@ -63,14 +64,14 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_csv(df: pd.DataFrame, path: str | Path) -> None:
+def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a table as a UTF-8 CSV file, whole or not at all.
 
     Parameters
     ----------
     df : pandas.DataFrame
         The table; the index is not written, a missing value becomes an empty cell.
-    path : str or Path
+    path : str or path-like
         The file, replaced if it exists; compressed if the name ends in ``.gz``. Equal tables
         give equal bytes.
 
@@ -91,16 +92,36 @@ def write_csv(df: pd.DataFrame, path: str | Path) -> None:
 
 
 def _write_text(df: pd.DataFrame, handle: Any) -> None:
+    df = df.copy(deep=False)
+    for i, dtype in enumerate(df.dtypes):
+        if isinstance(dtype, np.dtype) and dtype.kind == "M":
+            df.isetitem(i, _iso_text(df.iloc[:, i].to_numpy()))
+    # The writer quotes a carriage return only where it is part of the line's end.
+    texts = [
+        pd.Series(df.columns),
+        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if pd.api.types.is_object_dtype(t)),
+    ]
+    returns = any("\r" in str(value) for column in texts for value in column.unique())
     text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
-    df.to_csv(text, index=False, lineterminator="\n")
+    df.to_csv(text, index=False, lineterminator="\r\n" if returns else "\n")
     text.detach()
+
+
+def _iso_text(stamps: NDArray[np.datetime64]) -> NDArray[np.object_]:
+    """Dates, or times if any has one; pandas would write the year 999 with three digits."""
+    seconds = stamps.astype("datetime64[s]")
+    missing = np.isnat(seconds)
+    whole_days = (missing | (seconds == seconds.astype("datetime64[D]"))).all()
+    text = np.datetime_as_string(seconds, unit="D" if whole_days else "s").astype(object)
+    text[missing] = None
+    return text
 
 
 # -------------------------------------------------------------------------------------- reading
 
 
 def read_csv(
-    path: str | Path,
+    path: str | os.PathLike[str],
     schema: Schema | Mapping[str, str],
     *,
     missing: Collection[str] = ("",),
@@ -109,7 +130,7 @@ def read_csv(
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
         A UTF-8 file with a header line and comma-separated cells; compressed if its name ends
         in ``.gz``.
     schema : Schema, or mapping of str to str
@@ -139,7 +160,7 @@ def read_csv(
 
 
 def iter_csv(
-    path: str | Path,
+    path: str | os.PathLike[str],
     schema: Schema | Mapping[str, str],
     *,
     block_rows: int = 65_536,

@@ -11,7 +11,8 @@ Mechanism
     variance :math:`\sigma^2` on every count, drawn exactly (`dpslice.tabular._noise`).
 
     * Categories are unknown, so only observed ones are counted, and one is published if its noisy
-      count reaches a threshold T.
+      count reaches a threshold T. The rest share a level (`OTHER`) if the noisy counts leave many
+      rows over, and else are mapped to the most frequent category: post-processing.
     * Numbers fall into bins fixed beforehand: eight per octave of their magnitude, for either
       sign, and one for zero; datetimes into the months of four centuries. Every bin gets noise.
       Bounds are then read from the noisy counts, and so are the decisions for a state of its own
@@ -60,7 +61,9 @@ from dpslice.tabular.schema import Boolean, Categorical, Column, Datetime, Numbe
 
 __all__ = ["OTHER", "infer_schema"]
 
-# Level of an inferred text column that stands for every category that was not published.
+# Level of an inferred text column that stands for every category that was not published. It is
+# made only where noticeably many rows need it; elsewhere a stray unpublished category is mapped to
+# the most frequent level.
 OTHER = "<other>"
 
 _TYPES = (
@@ -83,6 +86,8 @@ _FIRST_YEAR, _LAST_YEAR = 1800, 2199
 _FALSE_ALARM = 1e-3
 # Windows of up to 2**6 neighbouring bins are pooled in search of thin tails.
 _WIDEST_WINDOW = 64
+# Rows beyond the published categories are noticed if they exceed this many standard deviations.
+_NOTICEABLE = 3.0
 # Zero becomes a state of its own if this share of the rows is zero.
 _ZERO_INFLATED = 0.5
 # The scale is logarithmic if the range is this many times the distance from min to the median.
@@ -354,6 +359,7 @@ def _infer_categories(
                 f"column {name!r}: must hold strings (type 'categorical'); for codes use "
                 "'categorical_integer'"
             )
+    n_rows = len(series)
     levels, counts = np.unique(present, return_counts=True)
     noisy = noise.add(counts.astype(np.int64))
     passed = noisy >= noise.threshold
@@ -361,13 +367,15 @@ def _infer_categories(
     published = levels[passed].tolist()
     if not published:
         raise _nothing_found(name, "category")
-    if kind == "categorical_integer":
-        # No integer is free to mean "other": unknown codes go to the most frequent level.
-        other: str | int = published[int(np.argmax(noisy[passed]))]
-    else:
-        other = OTHER
+    # Rows that no published category accounts for, beyond what noise explains (n is public).
+    rest = n_rows - int(noisy[passed].sum())
+    if kind == "categorical" and rest > _NOTICEABLE * noise.sigma * math.sqrt(len(published)):
+        other: str | int = OTHER
         if OTHER not in published:
             published.append(OTHER)
+    else:
+        # Too few to deserve a level (and no integer is free to mean "other").
+        other = published[int(np.argmax(noisy[passed]))]
     return Categorical(name, tuple(published), other=other, nullable=nullable)
 
 

@@ -202,17 +202,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _column_scores(columns: Sequence[TableColumn]) -> list[dict[str, Any]]:
-    """Score each column: TVComplement for categories, KSComplement for numbers and dates.
+def _column_scores(columns: Sequence[TableColumn], table: int) -> list[dict[str, Any]]:
+    """Score each column of a table: TVComplement for categories, else KSComplement.
 
     Both compare the values that are present, as sdmetrics defines them; the shares of missing
     values stand beside the score.
     """
     single_column = _arrays.require("sdmetrics.single_column", extra="tabular")
-    table = []
+    entries = []
     for column in columns:
         metric = "TVComplement" if column.is_discrete else "KSComplement"
-        real, synthetic = column.present(0), column.present(1)
+        real, synthetic = column.present(0), column.present(table)
         score: float | None = None
         note = ""
         if len(real) == 0 or len(synthetic) == 0:
@@ -221,28 +221,28 @@ def _column_scores(columns: Sequence[TableColumn]) -> list[dict[str, Any]]:
         else:
             with _quiet():
                 score = _finite(getattr(single_column, metric).compute(real, synthetic))
-        table.append(
+        entries.append(
             {
                 "name": column.name,
                 "kind": column.kind,
                 "metric": metric,
                 "score": score,
                 "missing_real": float(column.missing(0).mean()),
-                "missing_synthetic": float(column.missing(1).mean()),
+                "missing_synthetic": float(column.missing(table).mean()),
                 "outside_real": column.outside[0],
                 "note": note,
             }
         )
-    return table
+    return entries
 
 
-def _discrete(column: TableColumn) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Codes of both tables for the contingency tables, missing values being a level of their own.
+def _discrete(column: TableColumn, table: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Codes of the real and of another table for two-way tables; missing is a level of its own.
 
     Numbers are cut as sdmetrics cuts them: ten equal bins between the least and the greatest real
     value, the outer ones open. Done once per column, not once per pair.
     """
-    real, synthetic = column.values[0], column.values[1]
+    real, synthetic = column.values[0], column.values[table]
     if column.is_discrete:
         return real, synthetic
     pandas = _arrays.require("pandas", extra="tabular")
@@ -254,14 +254,14 @@ def _discrete(column: TableColumn) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _pair_scores(
-    columns: Sequence[TableColumn], pairs: Sequence[tuple[int, int]]
+    columns: Sequence[TableColumn], pairs: Sequence[tuple[int, int]], table: int
 ) -> list[dict[str, Any]]:
     """Score pairs of columns: ContingencySimilarity, and correlations where both are numbers."""
     pandas = _arrays.require("pandas", extra="tabular")
     column_pairs = _arrays.require("sdmetrics.column_pairs", extra="tabular")
     with _quiet():
-        codes = [_discrete(column) for column in columns]
-    table = []
+        codes = [_discrete(column, table) for column in columns]
+    entries = []
     for first, second in pairs:
         a, b = columns[first], columns[second]
         entry: dict[str, Any] = {
@@ -276,24 +276,43 @@ def _pair_scores(
         # sdmetrics wants frames; the names are ours, because two columns of a table may well be
         # called what pandas uses for its own.
         real, synthetic = (
-            pandas.DataFrame({"a": codes[first][t], "b": codes[second][t]}) for t in (0, 1)
+            pandas.DataFrame({"a": codes[first][i], "b": codes[second][i]}) for i in (0, 1)
         )
         with _quiet():
             similarity = column_pairs.ContingencySimilarity.compute(real, synthetic)
         # 1 - (a sum of rounded shares) / 2 may leave [0, 1] by an ulp or two
         entry["contingency_similarity"] = _finite(min(max(similarity, 0.0), 1.0))
         if entry["both_numeric"]:
-            real_rho, synthetic_rho = (_correlation(a.values[t], b.values[t]) for t in (0, 1))
+            real_rho, synthetic_rho = (_correlation(a.values[t], b.values[t]) for t in (0, table))
             entry["correlation_real"], entry["correlation_synthetic"] = real_rho, synthetic_rho
             if real_rho is not None and synthetic_rho is not None:
                 real, synthetic = (
-                    pandas.DataFrame({"a": a.values[t], "b": b.values[t]}) for t in (0, 1)
+                    pandas.DataFrame({"a": a.values[t], "b": b.values[t]}) for t in (0, table)
                 )
                 with _quiet():
                     similarity = column_pairs.CorrelationSimilarity.compute(real, synthetic)
                 entry["correlation_similarity"] = _finite(similarity)
-        table.append(entry)
-    return table
+        entries.append(entry)
+    return entries
+
+
+def _fidelity(
+    column_table: Sequence[Mapping[str, Any]], pair_table: Sequence[Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """Headline means of the two tables of scores."""
+
+    def by_metric(metric: str) -> float | None:
+        return _mean([entry["score"] for entry in column_table if entry["metric"] == metric])
+
+    return {
+        "ks_complement": by_metric("KSComplement"),
+        "tv_complement": by_metric("TVComplement"),
+        "contingency_similarity": _mean(
+            [e["contingency_similarity"] for e in pair_table if e["both_discrete"]]
+        ),
+        "contingency_similarity_all": _mean([e["contingency_similarity"] for e in pair_table]),
+        "correlation_similarity": _mean([e["correlation_similarity"] for e in pair_table]),
+    }
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float | None:
@@ -621,6 +640,9 @@ def scores(
             F1 of sdmetrics' BinaryLogisticRegression, same rows and positive class.
         ``columns``, ``pairs``
             The tables behind the means: one dict for each column and for each pair.
+        ``reference``
+            The first five scores of `holdout` in place of the synthetic table: what other real
+            rows reach. None without `holdout`.
         ``classifier``
             Target, classes, row counts, and ``reason``: why there is none, if so.
         ``rows_real``, ``rows_synthetic``, ``pairs_total``, ``seed``
@@ -656,8 +678,13 @@ def scores(
     if pairs_total > max_pairs:
         kept = np.sort(rng.permutation(pairs_total)[:max_pairs])
         pairs = [pairs[i] for i in kept]
-    column_table = _column_scores(columns)
-    pair_table = _pair_scores(columns, pairs)
+    column_table = _column_scores(columns, 1)
+    pair_table = _pair_scores(columns, pairs, 1)
+    reference = (
+        None
+        if holdout is None
+        else _fidelity(_column_scores(columns, 2), _pair_scores(columns, pairs, 2))
+    )
     use: Mapping[str, Any] = (
         {"reason": "no target column was named"}
         if target is None
@@ -666,10 +693,6 @@ def scores(
         )
     )
 
-    def by_metric(metric: str) -> float | None:
-        return _mean([entry["score"] for entry in column_table if entry["metric"] == metric])
-
-    all_pairs = [entry["contingency_similarity"] for entry in pair_table]
     measured = (
         "f1_synthetic",
         "f1_real",
@@ -679,16 +702,11 @@ def scores(
         "binary_logistic_regression_real",
     )
     return {
-        "ks_complement": by_metric("KSComplement"),
-        "tv_complement": by_metric("TVComplement"),
-        "contingency_similarity": _mean(
-            [e["contingency_similarity"] for e in pair_table if e["both_discrete"]]
-        ),
-        "contingency_similarity_all": _mean(all_pairs),
-        "correlation_similarity": _mean([e["correlation_similarity"] for e in pair_table]),
+        **_fidelity(column_table, pair_table),
         **{key: use.get(key) for key in measured},
         "columns": column_table,
         "pairs": pair_table,
+        "reference": reference,
         "classifier": {
             "target": target,
             **{key: value for key, value in use.items() if key not in measured},

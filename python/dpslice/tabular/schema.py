@@ -16,6 +16,7 @@ import datetime
 import json
 import math
 import numbers
+import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -90,6 +91,16 @@ def _check_missing(name: str, nullable: bool, missing: NDArray[np.bool_]) -> Non
         )
 
 
+def _wholly_missing(name: str, nullable: bool, series: pd.Series[Any]) -> Numbers | None:
+    """NaN for every row if no value is there at all: such a column's dtype says nothing."""
+    if len(series) and pd.isna(series.iloc[0]):
+        missing = series.isna().to_numpy(dtype=bool)
+        if missing.all():
+            _check_missing(name, nullable, missing)
+            return np.full(len(series), np.nan)
+    return None
+
+
 def _inferred(series: pd.Series[Any]) -> str:
     """Kind of the values of an object column: pandas' word for it, missing values set aside."""
     return str(pd.api.types.infer_dtype(series, skipna=True))
@@ -102,7 +113,7 @@ def _float_column(name: str, series: pd.Series[Any], kind: str) -> Numbers:
     if pd.api.types.is_complex_dtype(dtype):
         numeric = False
     if not numeric and pd.api.types.is_object_dtype(dtype):
-        words = {"integer", "floating", "mixed-integer-float", "decimal", "empty"}
+        words = {"integer", "floating", "mixed-integer-float", "decimal"}
         numeric = _inferred(series) in words
     if not numeric:
         what = _inferred(series) if pd.api.types.is_object_dtype(dtype) else str(dtype)
@@ -200,6 +211,9 @@ class Categorical:
             If a value is missing in a column that is not nullable, or is not among the
             categories of a column that declares no `other`.
         """
+        gone = _wholly_missing(self.name, self.nullable, series)
+        if gone is not None:
+            return gone
         if isinstance(series.dtype, pd.CategoricalDtype):
             # Look the (few) levels up, not the (many) values; only levels in use are judged.
             used = series.cat.remove_unused_categories().cat
@@ -236,7 +250,7 @@ class Categorical:
             kind, values, known = "boolean", np.empty(0), pd.Index([])
         else:
             kind = _inferred(series)
-            if kind in {"integer", "floating", "mixed-integer-float", "empty"}:
+            if kind in {"integer", "floating", "mixed-integer-float"}:
                 # Exact in float64: the categories lie within ±2**53.
                 values = series.to_numpy(dtype=np.float64, na_value=np.nan)
                 known = pd.Index(np.asarray(self.categories, dtype=np.float64))
@@ -335,9 +349,12 @@ class Boolean:
         ValueError
             If a number is neither 0 nor 1, or a value is missing and the column not nullable.
         """
+        gone = _wholly_missing(self.name, self.nullable, series)
+        if gone is not None:
+            return gone
         dtype = series.dtype
         if pd.api.types.is_object_dtype(dtype):
-            words = {"boolean", "integer", "floating", "empty"}
+            words = {"boolean", "integer", "floating"}
             accepted = _inferred(series) in words
         else:
             accepted = pd.api.types.is_bool_dtype(dtype) or (
@@ -496,6 +513,9 @@ class Number:
             If a value is infinite, not whole in an integer column, or missing in a column that
             is not nullable.
         """
+        gone = _wholly_missing(self.name, self.nullable, series)
+        if gone is not None:
+            return gone
         values = _float_column(self.name, series, self.type)
         missing = np.isnan(values)
         _check_missing(self.name, self.nullable, missing)
@@ -646,20 +666,23 @@ class Datetime:
         ValueError
             If a value is missing and the column not nullable.
         """
+        gone = _wholly_missing(self.name, self.nullable, series)
+        if gone is not None:
+            return gone
         kind = _inferred(series)
         if isinstance(series.dtype, pd.DatetimeTZDtype):
             raise TypeError(
                 f"column {self.name!r}: datetimes must be without time zone; convert with "
                 ".dt.tz_convert('UTC').dt.tz_localize(None)"
             )
-        if kind not in {"datetime64", "datetime", "date", "empty"}:
+        if kind not in {"datetime64", "datetime", "date"}:
             raise TypeError(
                 f"column {self.name!r}: must hold datetimes (type = 'datetime'); got {kind} "
                 "values (pandas.to_datetime converts strings)"
             )
         missing = series.isna().to_numpy(dtype=bool)
         _check_missing(self.name, self.nullable, missing)
-        if pd.api.types.is_object_dtype(series.dtype) or kind == "empty":
+        if pd.api.types.is_object_dtype(series.dtype):
             filled = [_EPOCH if gone else v for v, gone in zip(series, missing, strict=True)]
             stamps = np.array(filled, dtype="datetime64[s]")
         else:
@@ -955,12 +978,12 @@ class Schema:
         except TypeError as error:
             raise ValueError(f"[table]: {error}") from error
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schema as a TOML file, whole or not at all.
 
         Parameters
         ----------
-        path : str or Path
+        path : str or path-like
             The file; an existing one is replaced.
         """
         document: dict[str, Any] = {}
@@ -976,13 +999,16 @@ class Schema:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, overrides: Mapping[str, Mapping[str, Any]] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Schema:
         """Read a schema file (TOML), or SDV metadata (JSON).
 
         Parameters
         ----------
-        path : str or Path
+        path : str or path-like
             The file. Its content decides, not its name: JSON starts with a brace.
         overrides : mapping of str to mapping, optional
             For SDV metadata: what it does not say, as in `from_sdv_metadata`.

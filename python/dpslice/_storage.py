@@ -1,0 +1,230 @@
+"""Directories that appear whole or not at all, and .npy files that are written row by row.
+
+Everything is written into a hidden directory beside the target, flushed to disk and renamed. An
+error, a full disk or Ctrl-C removes that directory; a killed process leaves at most the hidden
+directory (its name ends in ``.partial``), never a half-written target.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NpyWriter", "array_digest", "file_digest", "publishing", "write_npy"]
+
+FloatArray = NDArray[np.floating[Any]]
+
+_CHUNK_BYTES: Final = 1 << 24  # read, hashed and written at a time
+
+
+# --------------------------------------------------------------------------------- directories
+
+
+@contextmanager
+def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a directory to write into, and publish it under `target` if the block succeeds.
+
+    Parameters
+    ----------
+    target : Path
+        The directory to create. Its parent must exist.
+    overwrite : bool
+        Whether an existing directory is replaced; the two change places in one step where the
+        system can do that, and the old one is removed then.
+
+    Yields
+    ------
+    Path
+        An empty directory beside the target.
+
+    Raises
+    ------
+    FileExistsError
+        If the target exists and is not to be overwritten.
+    FileNotFoundError, NotADirectoryError
+        If there is no directory to put it into.
+    OSError
+        If the disk is full or cannot be written: nothing is published, and an existing target is
+        as it was.
+    """
+    target = Path(os.path.abspath(target))
+    refuse_existing(target, overwrite=overwrite)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {target.parent} to save {target.name} in")
+    with telling_of_full_disk(target):
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
+        try:
+            partial.mkdir()
+            yield partial
+            for file in partial.iterdir():
+                flush_to_disk(file)
+            flush_to_disk(partial)
+            refuse_existing(target, overwrite=overwrite)
+            if target.exists():
+                _exchange(partial, target)  # the old one is now called `partial`
+            else:
+                os.rename(partial, target)
+            flush_to_disk(target.parent)
+        finally:
+            # After success only an overwritten directory is left under this name, if any.
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError if something is there that must not be replaced."""
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{target} exists already; pass overwrite=True to replace it")
+    if not target.is_dir() or target.is_symlink():
+        raise FileExistsError(f"{target} exists and is no directory; it is not overwritten")
+
+
+@contextmanager
+def telling_of_full_disk(target: Path) -> Iterator[None]:
+    """Turn "disk full" from anywhere in the block into an error that says what it means here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"no space left on the device to write {target} ({os.strerror(error.errno)}); "
+            "nothing was published and no existing file was changed",
+        ) from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the system write a file or directory out before anything that follows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Make two directories change names."""
+    if sys.platform == "linux":
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if renameat2 is not None:
+            names = (os.fsencode(new), os.fsencode(old))
+            if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+                return
+            # Not every file system can: go on by hand.
+    aside = new.with_name(new.name + ".old")
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
+
+
+# -------------------------------------------------------------------------------------- arrays
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    buffer = io.BytesIO()
+    description = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    np.lib.format.write_array_header_1_0(buffer, description)
+    return buffer.getvalue()
+
+
+class NpyWriter:
+    """A .npy file of rows whose number is not known beforehand.
+
+    Rows are written with ordinary file calls, not through a memory map: on a full disk those give
+    an error, where storing into a map would kill the process.
+
+    Parameters
+    ----------
+    path : Path
+        The file to create.
+    columns : int
+        Length of a row.
+    dtype : dtype
+        Type of the entries.
+    """
+
+    def __init__(self, path: Path, columns: int, dtype: np.dtype[Any]) -> None:
+        self._columns = columns
+        self._dtype = dtype
+        self._file = open(path, "xb")  # noqa: SIM115 -- closed by close()
+        self.rows = 0
+        header = _header((0, columns), dtype)
+        self._header_bytes = len(header)
+        self._file.write(header)
+
+    def append(self, block: FloatArray) -> None:
+        """Write some more rows."""
+        self._file.write(block.data.cast("B"))
+        self.rows += block.shape[0]
+
+    def close(self) -> None:
+        """Write the number of rows into the header and close the file."""
+        header = _header((self.rows, self._columns), self._dtype)
+        # NumPy leaves room for the number of rows to grow; without it the rows would be shifted.
+        if len(header) != self._header_bytes:
+            raise RuntimeError("the .npy header of this version of NumPy has no fixed length")
+        self._file.seek(0)
+        self._file.write(header)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
+
+def write_npy(path: Path, array: FloatArray) -> None:
+    """Write an array as a .npy file, chunk by chunk."""
+    with open(path, "xb") as file:
+        file.write(_header(array.shape, array.dtype))
+        for chunk in _chunks(array):
+            file.write(chunk)
+
+
+def array_digest(array: FloatArray) -> str:
+    """Return the SHA-256, in hex digits, of the .npy file that `write_npy` makes of an array."""
+    digest = hashlib.sha256(_header(array.shape, array.dtype))
+    for chunk in _chunks(array):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex digits, reading it in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(array: FloatArray) -> Iterator[memoryview]:
+    rows = max(1, _CHUNK_BYTES // max(1, array.shape[1] * array.itemsize))
+    for start in range(0, array.shape[0], rows):
+        yield np.ascontiguousarray(array[start : start + rows]).data.cast("B")

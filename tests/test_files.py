@@ -1,0 +1,214 @@
+"""CSV files: typed reading, atomic writing, and one clear error for each way a file can be bad."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import gzip
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+
+from dpslice.tabular import (
+    Boolean,
+    Categorical,
+    Datetime,
+    Number,
+    Schema,
+    iter_csv,
+    read_csv,
+    write_csv,
+)
+from dpslice.tabular.files import replacing
+from table_strategies import schemas, tables
+
+SCHEMA = Schema(
+    [
+        Number("age", "integer", 0, 100, nullable=True),
+        Number("height", "real", 0, 3, nullable=True),
+        Categorical("job", ["NA", "?", "clerk, senior"], nullable=True),
+        Categorical("code", [1, 2]),
+        Boolean("smoker", nullable=True),
+        Datetime("seen", "2020-01-01", "2021-12-31", nullable=True),
+    ]
+)
+HEADER = "age,height,job,code,smoker,seen\n"
+
+
+def write(path, text):
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_types_come_from_the_schema(tmp_path):
+    path = write(
+        tmp_path / "t.csv",
+        "\ufeffseen,job,age,height,code,smoker\r\n"
+        '2020-05-06,"clerk, senior",30,1.5,1,True\r\n'
+        "2020-05-07T10:00:00,NA,,,2,\r\n"
+        "\r\n"
+        ",,41.0,2e0,1.0,0\r\n",
+    )
+    got = read_csv(path, SCHEMA)
+    assert tuple(got.columns) == SCHEMA.names
+    assert got["age"].tolist() == [30, pd.NA, 41]
+    assert got["height"].fillna(-1).tolist() == [1.5, -1, 2.0]
+    assert got["job"].tolist() == ["clerk, senior", "NA", None]
+    assert got["code"].tolist() == [1, 2, 1]
+    assert got["smoker"].tolist() == [True, pd.NA, False]
+    assert got["seen"].tolist()[:2] == [
+        pd.Timestamp("2020-05-06"),
+        pd.Timestamp("2020-05-07 10:00"),
+    ]
+    assert pd.isna(got["seen"][2])
+    SCHEMA.validate(got)
+
+
+def test_types_may_be_given_alone(tmp_path):
+    path = write(tmp_path / "t.csv", "a,b,c\n1,x,2020-01-02\n")
+    got = read_csv(path, {"b": "categorical", "a": "real", "c": "date"})
+    assert list(got.columns) == ["b", "a", "c"]
+    assert got["a"].dtype == np.float64
+    assert got["c"][0] == pd.Timestamp("2020-01-02")
+    with pytest.raises(ValueError, match="type of column 'a' must be one of"):
+        read_csv(path, {"a": "number"})
+
+
+def test_words_for_missing_are_the_caller_s(tmp_path):
+    path = write(tmp_path / "t.csv", HEADER + "NA,NA,NA,1,NA,NA\n")
+    got = read_csv(path, SCHEMA, missing=("", "NA"))
+    assert got["job"].tolist() == ["NA"]  # a category of its column stays one
+    assert got[["age", "height", "smoker", "seen"]].isna().to_numpy().all()
+
+
+def test_an_empty_text_may_be_a_category(tmp_path):
+    schema = Schema([Categorical("a", ["", "x"]), Boolean("b")])
+    path = write(tmp_path / "t.csv", "a,b\n,1\nx,0\n")
+    assert read_csv(path, schema)["a"].tolist() == ["", "x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        (HEADER, "the table has no rows, only a header"),
+        ("age,height\n1,2\n", "missing from the file: 'job', 'code', 'smoker', 'seen'"),
+        (HEADER.strip() + ",name\n", "not in the schema: 'name'"),
+        (HEADER.strip() + ",age\n", "column 'age' occurs twice in the header"),
+        (HEADER + "1,2,?,1,1,\n1,2,?,1,1\n", r"line 3: 5 cell\(s\), but the header has 6"),
+        (HEADER + "1,2,?,1,1,,7\n", r"line 2: 7 cell\(s\), but the header has 6"),
+        (HEADER + '1,2,"?,1,1,\n', "line 2: unexpected end of data"),
+        (HEADER + "1,2,?,1,1,\nold,2,?,1,1,\n", "column 'age', about line 3: .* got 'old'"),
+        (HEADER + "1.5,2,?,1,1,\n", "column 'age', about line 2: must be a whole number"),
+        (HEADER + "inf,2,?,1,1,\n", "column 'age', about line 2: must be a whole number"),
+        (HEADER + "1_0,2,?,1,1,\n", "column 'age', about line 2: must be a number"),
+        (HEADER + "1,nan,?,1,1,\n", "column 'height', about line 2: must be a number"),
+        (HEADER + "1,2,?,1,maybe,\n", "column 'smoker', about line 2: must be true or false"),
+        (HEADER + "1,2,?,1,1,06/05/2020\n", "column 'seen', about line 2: must be an ISO 8601"),
+        (HEADER + "1,2,?,1,1,2020-01-01T00:00Z\n", "column 'seen', .* time without zone"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    path = write(tmp_path / "t.csv", text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_csv(path, SCHEMA)
+    assert str(path) in str(caught.value)
+
+
+def test_other_encodings_and_files_are_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes((HEADER + "1,2,é,1,1,\n").encode("latin-1"))
+    with pytest.raises(ValueError, match="must be UTF-8 text"):
+        read_csv(path, SCHEMA)
+    with pytest.raises(ValueError, match="not a complete gzip file"):
+        read_csv(path.rename(tmp_path / "t.csv.gz"), SCHEMA)
+    packed = gzip.compress((HEADER + "1,2,?,1,1,\n" * 99).encode())
+    (tmp_path / "cut.csv.gz").write_bytes(packed[:-20])
+    with pytest.raises(ValueError, match="not a complete gzip file"):
+        read_csv(tmp_path / "cut.csv.gz", SCHEMA)
+    with pytest.raises(ValueError, match="must be UTF-8 text"):
+        read_csv(write_bytes(tmp_path / "picture.csv", b"\x89PNG\r\n\x1a\n"), SCHEMA)
+    with pytest.raises(FileNotFoundError):
+        read_csv(tmp_path / "none.csv", SCHEMA)
+
+
+def write_bytes(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_blocks_join_to_the_whole(tmp_path):
+    rows = "".join(f"{i},{i / 8},?,1,1,2020-01-0{i + 1}\n" for i in range(5))
+    path = write(tmp_path / "t.csv", HEADER + rows)
+    blocks = list(iter_csv(path, SCHEMA, block_rows=2))
+    assert [len(b) for b in blocks] == [2, 2, 1]
+    whole = read_csv(path, SCHEMA)
+    pd.testing.assert_frame_equal(pd.concat(blocks, ignore_index=True), whole)
+    with pytest.raises(ValueError, match="block_rows must be an integer >= 1"):
+        next(iter_csv(path, SCHEMA, block_rows=0))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_written_tables_are_read_back(tmp_path, name):
+    table = SCHEMA.validate(
+        pd.DataFrame(
+            {
+                "age": [1, None],
+                "height": [0.1, None],
+                "job": ["clerk, senior", None],
+                "code": [1, 2],
+                "smoker": [True, None],
+                "seen": [datetime.date(2020, 5, 6), None],
+            }
+        )
+    )
+    write_csv(table, tmp_path / name)
+    pd.testing.assert_frame_equal(SCHEMA.validate(read_csv(tmp_path / name, SCHEMA)), table)
+    before = (tmp_path / name).read_bytes()
+    write_csv(table, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert os.listdir(tmp_path) == [name]
+
+
+@given(schemas().flatmap(lambda s: tables(s).map(lambda t: (s, s.validate(t)))))
+@settings(deadline=None)
+def test_any_table_survives_a_file(tmp_path_factory, pair):
+    schema, table = pair
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    write_csv(table, path)
+    pd.testing.assert_frame_equal(schema.validate(read_csv(path, schema)), table)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write(tmp_path / "t.csv", "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_csv(pd.DataFrame({"a": [1]}), path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["t.csv"]
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path):
+    path = write(tmp_path / "t.csv", "old")
+
+    def interrupted():
+        with replacing(path) as handle:
+            handle.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["t.csv"]
+
+
+def test_only_frames_are_written(tmp_path):
+    with pytest.raises(TypeError, match="df must be a pandas DataFrame"):
+        write_csv([[1]], tmp_path / "t.csv")
