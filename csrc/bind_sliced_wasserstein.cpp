@@ -1,7 +1,74 @@
 #include "bindings.h"
+#include "sliced_wasserstein.h"
 
 namespace dpslice {
+namespace {
 
-void register_sliced_wasserstein(py::module_&) {}
+template <class Args, class T>
+Args sizes(const Array<T>& x, const Array<T>& y, double order) {
+  require_rank("x", x, 2);
+  require_rank("y", y, 2);
+  Args args{};
+  args.m = x.shape(0);
+  args.b = x.shape(1);
+  args.c = y.shape(1);
+  require_shape("y", y, {args.m, args.c});
+  if (args.b < 1 || args.c < 1) throw std::invalid_argument("x and y must have at least one value");
+  // Packed sort keys hold 32 bits of index, and quantiles are counted in units of 1 / (b c).
+  constexpr int64_t limit = int64_t{1} << 31;
+  if (args.b > limit || args.c > limit)
+    throw std::invalid_argument("x and y must have at most 2^31 values per slice");
+  args.x = x.data();
+  args.y = y.data();
+  args.order = order;
+  return args;
+}
+
+template <class T>
+Array<T> sliced_wasserstein_array(const Array<T>& x, const Array<T>& y, double order) {
+  auto args = sizes<SlicedWassersteinArgs<T>>(x, y, order);
+  Array<T> value = empty<T>({args.m});
+  args.value = value.mutable_data();
+  {
+    py::gil_scoped_release unlocked;
+    sliced_wasserstein(args);
+  }
+  return value;
+}
+
+template <class T>
+py::tuple sliced_wasserstein_vjp_arrays(const Array<T>& x, const Array<T>& y, double order,
+                                        const Array<T>& grad, bool need_x, bool need_y) {
+  auto args = sizes<SlicedWassersteinVjpArgs<T>>(x, y, order);
+  require_shape("grad", grad, {args.m});
+  std::optional<Array<T>> grad_x, grad_y;
+  if (need_x) grad_x = empty<T>({args.m, args.b});
+  if (need_y) grad_y = empty<T>({args.m, args.c});
+  args.grad = grad.data();
+  args.grad_x = grad_x ? grad_x->mutable_data() : nullptr;
+  args.grad_y = grad_y ? grad_y->mutable_data() : nullptr;
+  if (need_x || need_y) {
+    py::gil_scoped_release unlocked;
+    sliced_wasserstein_vjp(args);
+  }
+  return py::make_tuple(grad_x, grad_y);
+}
+
+template <class T>
+void register_for(py::module_& m) {
+  using py::arg;
+  m.def("sliced_wasserstein", &sliced_wasserstein_array<T>, arg("x").noconvert(), arg("y").noconvert(),
+        arg("order"), "W_q^q of each slice, [m].");
+  m.def("sliced_wasserstein_vjp", &sliced_wasserstein_vjp_arrays<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("order"), arg("grad").noconvert(), arg("need_x"), arg("need_y"),
+        "Gradients in x and y, None where not needed.");
+}
+
+}  // namespace
+
+void register_sliced_wasserstein(py::module_& m) {
+  register_for<float>(m);
+  register_for<double>(m);
+}
 
 }  // namespace dpslice

@@ -158,9 +158,10 @@ inline Vec<T> vexp(Vec<T> x) {
   const Vec<T> r = (clamped - n * C::kLn2High) - n * C::kLn2Low;
   Vec<T> p = splat(kTaylor.value[0]);
   for (int j = 1; j <= degree; ++j) p = p * r + kTaylor.value[j];
-  const VecInt<T> exponent = reinterpret_cast<const VecInt<T>&>(shifted) << C::kMantissa;
-  const VecInt<T> bits = reinterpret_cast<const VecInt<T>&>(p) + exponent;
-  const Vec<T> value = reinterpret_cast<const Vec<T>&>(bits);
+  // C-style casts between vectors of one size keep the bits.
+  const VecInt<T> exponent = (VecInt<T>)shifted << C::kMantissa;
+  const VecInt<T> bits = (VecInt<T>)p + exponent;
+  const Vec<T> value = (Vec<T>)bits;
   const Vec<T> result = x < C::kUnderflow ? Vec<T>{} : value;
   return x != x ? x : result;
 }

@@ -272,6 +272,9 @@ def test_composed_certificate_lists_its_parts(tables, results):
     assert "The totals above are of 2 steps: ε and δ add up." in page.words
     assert "schema inference zero_out 0.5 10⁻⁶" in page.words
     assert "slicing zero_out 5 10⁻⁵" in page.words
+    # what each step states on its own is not lost in the composition
+    assert "Mechanism schema inference Adjacency one row blanked (zero_out)" in page.words
+    assert "Noise σ on every released number 3.25" in page.words
     assert "Privacy loss ε, at most 5.5" in page.words
     assert "replace_one, same δ not stated" in page.words  # one part does not state it
 
@@ -537,6 +540,17 @@ def test_many_levels_are_folded_into_the_rest():
     widths = [state["real_width"] for state in card["states"]]
     assert max(widths) == 100
     assert card["states"][-1]["real"] == report._share(210 / 465)
+
+
+def test_share_of_missing_numbers_is_drawn_to_scale():
+    card = card_of(Number("x", "real", 0, 1, nullable=True), [0.5, None, 0.1, 0.2], [0.5] * 2)
+    (state,) = card["states"]
+    assert (state["real_width"], state["synthetic_width"]) == (25.0, 0.0)
+
+
+def test_log_axis_labels_are_short():
+    axis = report._axis(Number("x", "integer", 0, 99_999, scale="log"))
+    assert [text for _, text in axis.ticks] == ["0", "10", "100", "1,000", "10k", "100k"]
 
 
 def test_clipped_values_are_mentioned():

@@ -4,8 +4,9 @@ Checks run in the order type, rank and shape, dtype, device, value. Every messag
 argument, states the rule, and shows what came. `TypeError` is raised for the wrong kind of object
 or dtype, `ValueError` for shape and range.
 
-Arrays of three libraries are understood: NumPy, torch and CuPy. `Batch` remembers which one came
-in, on which device and stream, so that results go back as the same kind.
+Arrays of three libraries are understood: NumPy, torch and CuPy. An `Operand` remembers which one
+came in, on which device and stream (`Place`), so that results go back as the same kind, and
+`backend_for` picks the compiled module that works there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numbers
 import operator
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -23,22 +25,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Operand",
+    "Place",
+    "backend_for",
+    "bandwidths",
     "boolean",
+    "check_reach",
     "choice",
     "describe",
     "finite_real",
     "finite_values",
     "integer",
+    "library_of",
+    "log_weight_values",
     "negative_real",
     "nonnegative_or_infinite",
     "nonnegative_real",
     "open_unit",
+    "operand",
+    "place_of",
+    "point_pair",
     "positive_integer",
     "positive_real",
     "positive_reals",
     "real_above_one",
     "real_at_least_one",
     "require",
+    "same_kind",
     "synthetic_rows",
     "text",
 ]
@@ -86,7 +99,8 @@ def describe(value: object) -> str:
     """Show a value in an error message: short, and with its shape where it is an array."""
     shape = getattr(value, "shape", None)
     if shape is not None and len(shape) > 0:
-        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {getattr(value, 'dtype', '?')}"
+        dtype = getattr(value, "dtype", "?")
+        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -242,6 +256,285 @@ def library_of(name: str, value: object) -> str:
     if cupy is not None and isinstance(value, cupy.ndarray):
         return "cupy"
     raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+
+
+# What the compiled kernels compute in. Others are refused, never converted: half precision does not
+# carry squared distances, and integers are more often a mistake than points.
+_KERNEL_DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which library an array came from and where its memory lies.
+
+    Attributes
+    ----------
+    library : str
+        ``"numpy"``, ``"torch"`` or ``"cupy"``.
+    device : str
+        ``"cpu"``, or a CUDA device as ``"cuda:0"``.
+    stream : int or None
+        Address of the CUDA stream that was current when the array was read; None on the CPU.
+    """
+
+    library: str
+    device: str
+    stream: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.library} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One argument of a kernel, checked: an array that the kernel can read, and where it came from.
+
+    Attributes
+    ----------
+    array : ndarray
+        C-contiguous, aligned and in native byte order; the caller's own memory where that was so
+        already. Read it, never write to it.
+    place : Place
+        Library and device of the caller's array.
+    """
+
+    array: FloatArray
+    place: Place
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        """Float32 or float64."""
+        return self.array.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the caller's array."""
+        return self.array.shape
+
+
+def backend_for(place: Place) -> Any:
+    """Return the compiled module whose kernels work at `place`.
+
+    Raises
+    ------
+    NotImplementedError
+        If this build has no kernels for that device.
+    """
+    if place.device == "cpu":
+        try:
+            return importlib.import_module("dpslice._core")
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "the compiled kernels dpslice._core are missing: build them with 'pip install .'"
+            ) from error
+    raise NotImplementedError(
+        f"this build of dpslice has no CUDA kernels, and the arrays are on {place.device}; "
+        "move them to the CPU (torch: x.cpu(), CuPy: cupy.asnumpy(x))"
+    )
+
+
+def place_of(name: str, value: Any) -> Place:
+    """Tell where an array of any of the three libraries lies, without touching its values."""
+    library = library_of(name, value)
+    if library == "numpy":
+        return Place("numpy", "cpu")
+    if library == "torch":
+        device = value.device
+        if device.type == "cpu":
+            return Place("torch", "cpu")
+        if device.type != "cuda":
+            raise ValueError(f"{name} must be on the CPU or a CUDA device; got device {device}")
+        torch = sys.modules["torch"]
+        stream = int(torch.cuda.current_stream(device).cuda_stream)
+        return Place("torch", f"cuda:{device.index}", stream)
+    cupy = sys.modules["cupy"]
+    with value.device:
+        return Place("cupy", f"cuda:{value.device.id}", int(cupy.cuda.get_current_stream().ptr))
+
+
+def _dtype_name(name: str, value: Any, library: str) -> str:
+    """Return ``float32`` or ``float64``, or raise."""
+    if library == "torch":
+        found = str(value.dtype).removeprefix("torch.")
+    else:
+        found = value.dtype.newbyteorder("=").name if value.dtype.fields is None else "structured"
+    if found not in _KERNEL_DTYPES:
+        raise TypeError(f"{name} must have dtype float32 or float64; got {value.dtype}")
+    return found
+
+
+def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) -> None:
+    """Check rank and sizes. An axis is a size, or a letter that stands for any size >= 1."""
+    fits = len(shape) == len(axes) and all(
+        size >= 1 if isinstance(axis, str) else size == axis
+        for size, axis in zip(shape, axes, strict=True)
+    )
+    if fits:
+        return
+    inside = ", ".join(map(str, axes)) + ("," if len(axes) == 1 else "")
+    empty = len(shape) == len(axes) and 0 in shape
+    rule = f"shape ({inside})" + (" without an empty axis" if empty else "")
+    raise ValueError(f"{name} must have {rule}; got {shape}")
+
+
+def _host_array(name: str, value: Any, place: Place, dtype: str) -> FloatArray:
+    """View, or where that cannot be, copy an array on the CPU into the layout that kernels read."""
+    if place.library == "torch":
+        torch = sys.modules["torch"]
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor; got layout {value.layout}")
+        host = value.detach().resolve_neg().contiguous().numpy()
+    else:
+        host = np.asarray(value)
+    array: FloatArray = np.require(host, dtype=dtype, requirements=["C", "A"])
+    return array
+
+
+def operand(
+    name: str,
+    value: Any,
+    axes: Sequence[str | int],
+    *,
+    like: Operand | None = None,
+    finite: bool = True,
+) -> Operand:
+    """Check one array argument and make it readable for a kernel.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    value : array
+        NumPy, torch or CuPy array of float32 or float64. Any strides, alignment and byte order;
+        read-only arrays are fine.
+    axes : sequence of str or int
+        The expected shape: an int is that size, a letter any size of at least 1.
+    like : Operand, optional
+        An earlier argument whose library, dtype and device this one must share.
+    finite : bool
+        Refuse NaN and infinity.
+
+    Returns
+    -------
+    Operand
+        The array, contiguous and aligned, and its place.
+
+    Raises
+    ------
+    TypeError
+        If `value` is no array, of another library than `like`, masked, sparse, or of another dtype.
+    ValueError
+        If its shape is wrong, it requires a gradient, lies on another device, or is not finite.
+    NotImplementedError
+        If it lies on a device that this build has no kernels for.
+    """
+    library = library_of(name, value)
+    if like is not None and library != like.place.library:
+        raise TypeError(
+            f"{name} must be a {like.place.library} array like the others; got {library}"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: the kernels know no mask")
+    if library == "torch" and value.requires_grad:
+        raise ValueError(
+            f"{name} must not require a gradient: dpslice.kernels is not differentiable; "
+            "use the function of the same name in dpslice.torch.functional, or pass detach()ed"
+        )
+    _check_axes(name, tuple(value.shape), axes)
+    dtype = _dtype_name(name, value, library)
+    if like is not None and dtype != like.dtype.name:
+        raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
+    place = place_of(name, value)
+    if like is not None and place.device != like.place.device:
+        raise ValueError(
+            f"{name} must be on {like.place.device} like the others; got {place.device}"
+        )
+    backend_for(place)
+    array = _host_array(name, value, place, dtype)
+    if finite:
+        finite_values(name, array)
+    return Operand(array, place)
+
+
+def point_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[Operand, Operand]:
+    """Check the points ``(m, b, k)`` and ``(m, c, k)`` of a kernel over pairs."""
+    first = operand(x_name, x, ("m", "b", "k"))
+    m, _, k = first.shape
+    return first, operand(y_name, y, (m, "c", k), like=first)
+
+
+def bandwidths(name: str, value: Any, like: Operand) -> FloatArray:
+    """Return one bandwidth for each slice of `like`, in its dtype.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    value : float or array, shape (m,) or ()
+        Finite and positive. An array is of the library and device of `like`; its dtype may be
+        float32 or float64 whatever that of `like`.
+    like : Operand
+        Points (m, b, k) that the bandwidth belongs to.
+
+    Returns
+    -------
+    ndarray, shape (m,)
+        Bandwidths in the dtype of `like`.
+    """
+    slices = like.shape[0]
+    if isinstance(value, (numbers.Real, np.number)):
+        array: FloatArray = np.full(slices, positive_real(name, value))
+    else:
+        if library_of(name, value) != like.place.library:
+            raise TypeError(
+                f"{name} must be a number or a {like.place.library} array like the others; "
+                f"got {type(value).__name__}"
+            )
+        given = operand(name, value, () if value.ndim == 0 else (slices,), finite=False)
+        if given.place.device != like.place.device:
+            raise ValueError(
+                f"{name} must be on {like.place.device} like the others; got {given.place.device}"
+            )
+        array = np.broadcast_to(given.array, (slices,))
+    with np.errstate(over="ignore", under="ignore"):  # caught by the check that follows
+        array = np.ascontiguousarray(array, dtype=like.dtype)
+    # Subnormal bandwidths have no reciprocal.
+    good = np.isfinite(array) & (array >= np.finfo(like.dtype).tiny)
+    if not good.all():
+        first = int(np.argmin(good))
+        raise ValueError(
+            f"{name} must be finite and > 0 (in {like.dtype}); got {array[first]} for slice {first}"
+        )
+    return array
+
+
+def check_reach(name: str, points: Operand, bandwidth: FloatArray) -> None:
+    """Refuse points so far out that a squared distance in bandwidths leaves the number range."""
+    limit = 1e17 if points.dtype == np.float32 else 1e150
+    reach = np.abs(points.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
+    if not (reach <= limit).all():
+        first = int(np.argmax(reach))
+        raise ValueError(
+            f"{name} must lie within {limit:g} bandwidths of the origin; "
+            f"got {reach[first]:g} bandwidths in slice {first}"
+        )
+
+
+def log_weight_values(name: str, weights: Operand) -> None:
+    """Refuse log weights that are NaN or +inf; -inf is a weight of zero."""
+    bad = np.isnan(weights.array) | (weights.array == np.inf)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name} must hold finite numbers or -inf; got {weights.array[where]} at index {where}"
+        )
+
+
+def same_kind(result: FloatArray, place: Place) -> Any:
+    """Give a kernel's result back as the kind of array that came in; memory is shared."""
+    if place.library == "torch":
+        return sys.modules["torch"].from_numpy(result)
+    return result
 
 
 def synthetic_rows(name: str, x: Any, *, d: int) -> Any:

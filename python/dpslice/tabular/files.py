@@ -35,7 +35,7 @@ __all__ = ["iter_csv", "read_csv", "replacing", "write_csv"]
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` only once it is complete.
 
     The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed.
@@ -43,7 +43,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
         The file to replace or create.
 
     Yields
@@ -64,14 +64,14 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_csv(df: pd.DataFrame, path: str | Path) -> None:
+def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a table as a UTF-8 CSV file, whole or not at all.
 
     Parameters
     ----------
     df : pandas.DataFrame
         The table; the index is not written, a missing value becomes an empty cell.
-    path : str or Path
+    path : str or path-like
         The file, replaced if it exists; compressed if the name ends in ``.gz``. Equal tables
         give equal bytes.
 
@@ -99,7 +99,7 @@ def _write_text(df: pd.DataFrame, handle: Any) -> None:
     # The writer quotes a carriage return only where it is part of the line's end.
     texts = [
         pd.Series(df.columns),
-        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if t == object),
+        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if pd.api.types.is_object_dtype(t)),
     ]
     returns = any("\r" in str(value) for column in texts for value in column.unique())
     text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
@@ -121,7 +121,7 @@ def _iso_text(stamps: NDArray[np.datetime64]) -> NDArray[np.object_]:
 
 
 def read_csv(
-    path: str | Path,
+    path: str | os.PathLike[str],
     schema: Schema | Mapping[str, str],
     *,
     missing: Collection[str] = ("",),
@@ -130,7 +130,7 @@ def read_csv(
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
         A UTF-8 file with a header line and comma-separated cells; compressed if its name ends
         in ``.gz``.
     schema : Schema, or mapping of str to str
@@ -160,7 +160,7 @@ def read_csv(
 
 
 def iter_csv(
-    path: str | Path,
+    path: str | os.PathLike[str],
     schema: Schema | Mapping[str, str],
     *,
     block_rows: int = 65_536,

@@ -126,7 +126,7 @@ def infer_schema(
     epsilon = _arrays.positive_real("epsilon", epsilon)
     delta = _arrays.open_unit("delta", delta)
     _arrays.choice("adjacency", adjacency, ADJACENCIES)
-    kinds = _public_types(df, types)
+    kinds = _public_types(df, types, target)
     may_miss = _public_missingness(nullable, tuple(kinds))
 
     paid = [n for n, kind in kinds.items() if isinstance(kind, str) and kind != "boolean"]
@@ -164,7 +164,7 @@ def infer_schema(
 
 
 def _public_types(
-    df: pd.DataFrame, types: Mapping[str, str | Column] | str
+    df: pd.DataFrame, types: Mapping[str, str | Column] | str, target: str | None
 ) -> dict[str, str | Column]:
     """Type of every column of the frame, in the frame's order."""
     if isinstance(types, str):
@@ -181,8 +181,9 @@ def _public_types(
                 raise ValueError(f"types[{name!r}] must describe that column; got {kind.name!r}")
         else:
             _arrays.choice(f"types[{name!r}]", kind, _TYPES)
-    # Checks the frame's shape: any schema with these names will do.
-    Schema(tuple(Boolean(name) for name in types)).check_columns(df)
+    # Checks the target and the frame's shape before anything is spent: any schema with these
+    # names will do.
+    Schema(tuple(Boolean(name) for name in types), target=target).check_columns(df)
     return {name: types[name] for name in df.columns}
 
 

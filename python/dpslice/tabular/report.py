@@ -162,15 +162,11 @@ _ADJACENCY = {
 }
 
 
-def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
-    """Everything the certificate section says."""
-    if guarantee is None:
-        return {"given": False}
-    adjacency = _ADJACENCY[guarantee.adjacency]
-    epsilon, delta = guarantee.epsilon, guarantee.delta
+def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
+    """Everything that one step's certificate states, as label and text."""
     facts: list[tuple[str, str]] = [
         ("Mechanism", guarantee.mechanism),
-        ("Adjacency", adjacency["name"]),
+        ("Adjacency", _ADJACENCY[guarantee.adjacency]["name"]),
     ]
     for label, value in (
         ("Sensitivity Δ (distance of two neighbouring rows)", guarantee.sensitivity),
@@ -195,6 +191,22 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             f"δ {_upwards(guarantee.delta_numerical, 3)}"
         )
         facts.append(("Loss by rounding, already included", rounding))
+    return facts
+
+
+def _steps(guarantee: Guarantee) -> list[Guarantee]:
+    """List the steps that were composed, those inside other compositions included."""
+    if not guarantee.parts:
+        return [guarantee]
+    return [step for part in guarantee.parts for step in _steps(part)]
+
+
+def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
+    """Everything the certificate section says."""
+    if guarantee is None:
+        return {"given": False}
+    adjacency = _ADJACENCY[guarantee.adjacency]
+    epsilon, delta = guarantee.epsilon, guarantee.delta
     parts = [
         {
             "mechanism": part.mechanism,
@@ -202,7 +214,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             "epsilon": _upwards(part.epsilon),
             "delta": _upwards(part.delta, 3),
         }
-        for part in guarantee.parts
+        for part in (_steps(guarantee) if guarantee.parts else ())
     ]
     how = {
         "basic": "ε and δ add up",
@@ -230,7 +242,8 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             if guarantee.epsilon_replace_one is None
             else _upwards(guarantee.epsilon_replace_one)
         ),
-        "facts": facts,
+        "mechanism": guarantee.mechanism,
+        "steps": [_facts(step) for step in _steps(guarantee)],
         "parts": parts,
         "composition": how.get(guarantee.composition or "", guarantee.composition),
         "notes": list(guarantee.notes),
@@ -302,7 +315,10 @@ def _log_ticks(
         if low <= value <= high and all(
             abs(at - other) >= 0.18 * (ends[1] - ends[0]) for other, _ in taken
         ):
-            rough = 10.0 ** math.floor(math.log10(abs(value)) - 1) if value else 1.0
+            tiny = abs(value) < 1e-290  # as good as 0, and its power of ten may underflow
+            rough = 1.0 if tiny else 10.0 ** math.floor(math.log10(abs(value)) + 1e-9)
+            if abs(value / rough - round(value / rough)) > 1e-9:
+                rough /= 10  # a bound that is not round gets two digits
             taken.append((at, _tick_text(value, rough)))
     return sorted(taken)
 
@@ -456,9 +472,14 @@ def _summary(column: TableColumn, regular: Sequence[Floats]) -> list[dict[str, s
     ]
 
 
-def _state_rows(states: Sequence[tuple[str, str, float, float]]) -> list[dict[str, Any]]:
-    """Paired bars, one pair for each (label, css class, real share, synthetic share)."""
-    widest = max([0.0, *(max(real, synthetic) for _, _, real, synthetic in states)])
+def _state_rows(
+    states: Sequence[tuple[str, str, float, float]], *, full: bool
+) -> list[dict[str, Any]]:
+    """Paired bars, one pair for each (label, css class, real share, synthetic share).
+
+    The longest bar fills its track; with `full`, only a share of 100 % would.
+    """
+    widest = max([1.0 if full else 0.0, *(max(real, made) for _, _, real, made in states)])
     return [
         {
             "label": label,
@@ -538,7 +559,7 @@ def _column_card(column: TableColumn, entry: Mapping[str, Any]) -> dict[str, Any
         "kind": column.kind,
         "metric": entry["metric"],
         "score": _score(entry["score"]),
-        "states": _state_rows(states),
+        "states": _state_rows(states, full=not column.is_discrete),
         "chart": chart,
         "chart_is_partial": bool(states),
         "log_scale": isinstance(column.schema, Number) and column.schema.scale == "log",

@@ -16,6 +16,7 @@ import datetime
 import json
 import math
 import numbers
+import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -977,12 +978,12 @@ class Schema:
         except TypeError as error:
             raise ValueError(f"[table]: {error}") from error
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schema as a TOML file, whole or not at all.
 
         Parameters
         ----------
-        path : str or Path
+        path : str or path-like
             The file; an existing one is replaced.
         """
         document: dict[str, Any] = {}
@@ -998,13 +999,16 @@ class Schema:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, overrides: Mapping[str, Mapping[str, Any]] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Schema:
         """Read a schema file (TOML), or SDV metadata (JSON).
 
         Parameters
         ----------
-        path : str or Path
+        path : str or path-like
             The file. Its content decides, not its name: JSON starts with a brace.
         overrides : mapping of str to mapping, optional
             For SDV metadata: what it does not say, as in `from_sdv_metadata`.

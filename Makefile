@@ -1,0 +1,63 @@
+# Everything runs in the project's own virtual environment, made on first use.
+#   make demo       a private table to a synthetic one, with its report, in demo-output/
+#   make test       the tests
+#   make lint       formatters, linters, types, stubs
+#   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make bench      benchmarks
+#   make wheel      a wheel in dist/
+#   make clean      remove what the targets above made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Constraints hold for build environments too, so they go by environment variable.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
+  $(shell find csrc cuda python -type f -not -name '*.so' -not -name '*.pyc')
+
+.PHONY: demo test lint sanitize bench wheel stubs clean
+
+demo: $(VENV)/.demo
+	$(BIN)/dpslice demo --out demo-output
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --benchmark-disable $(PYTEST_ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+
+$(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) install --quiet '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) install --quiet '.[all,dev]'
+	touch $@ $(VENV)/.demo
+
+# ------------------------------------------------------------------------------------ checks
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check python tests bench
+	$(BIN)/ruff format --check python tests bench
+	$(BIN)/codespell README.md docs csrc python tests bench
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/python tests/tools/check_stubs.py
+
+stubs: $(VENV)/.dev
+	$(BIN)/python tests/tools/check_stubs.py --write
+
+sanitize: $(VENV)/.dev
+	bash tests/tools/sanitize.sh $(BIN)/python
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest bench --benchmark-only
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)

@@ -1,0 +1,93 @@
+// Sorting of (key, index) pairs by unsigned key, stable, by digits from the lowest. For kernel sources,
+// which must not use std::sort (see isa.h).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "parallel.h"
+
+namespace dpslice::DPSLICE_ISA {
+
+// Bits of a number such that unsigned order is the order of the numbers (-0 before +0).
+inline uint32_t ordered_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+}
+inline uint64_t ordered_bits(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits ^ ((bits >> 63) != 0 ? ~uint64_t{0} : uint64_t{1} << 63);
+}
+
+// A float32 key and its index share 64 bits; the index must fit in 32.
+struct PackedKey {
+  uint64_t bits;
+  static constexpr int kKeyBits = 32;
+  static PackedKey make(uint32_t key, uint64_t index) { return {static_cast<uint64_t>(key) << 32 | index}; }
+  uint64_t key() const { return bits >> 32; }
+  int64_t index() const { return static_cast<int64_t>(bits & 0xffffffffu); }
+};
+struct WideKey {
+  uint64_t bits, place;
+  static constexpr int kKeyBits = 64;
+  static WideKey make(uint64_t key, uint64_t index) { return {key, index}; }
+  uint64_t key() const { return bits; }
+  int64_t index() const { return static_cast<int64_t>(place); }
+};
+template <class T>
+struct SortKeyOf;
+template <>
+struct SortKeyOf<float> {
+  using Key = PackedKey;
+};
+template <>
+struct SortKeyOf<double> {
+  using Key = WideKey;
+};
+template <class T>
+using SortKey = typename SortKeyOf<T>::Key;
+
+// Digits of 8 bits for short arrays, where clearing the counters would dominate, of 11 for long ones, where
+// passes do.
+constexpr int kShortDigit = 8, kLongDigit = 11;
+constexpr int64_t kLongArray = 4096;
+
+template <class Key, int DigitBits>
+Key* radix_sort_digits(Key* from, Key* to, int64_t size, Buffer<int64_t>& counters) {
+  constexpr int64_t digits = int64_t{1} << DigitBits;
+  constexpr int passes = (Key::kKeyBits + DigitBits - 1) / DigitBits;
+  counters.resize(passes * digits);
+  int64_t* count = counters.data();
+  std::memset(count, 0, sizeof(int64_t) * passes * digits);
+  for (int64_t i = 0; i < size; ++i) {
+    const uint64_t key = from[i].key();
+    for (int pass = 0; pass < passes; ++pass)
+      ++count[pass * digits + static_cast<int64_t>(key >> (pass * DigitBits) & (digits - 1))];
+  }
+  for (int pass = 0; pass < passes; ++pass, count += digits) {
+    const int shift = pass * DigitBits;
+    if (count[from[0].key() >> shift & (digits - 1)] == size) continue;  // all keys share this digit
+    int64_t place = 0;
+    for (int64_t digit = 0; digit < digits; ++digit) {
+      const int64_t here = count[digit];
+      count[digit] = place;
+      place += here;
+    }
+    for (int64_t i = 0; i < size; ++i) to[count[from[i].key() >> shift & (digits - 1)]++] = from[i];
+    Key* sorted = to;
+    to = from;
+    from = sorted;
+  }
+  return from;
+}
+
+// Returns whichever of the two arrays holds the result; the other is scratch. size >= 1.
+template <class Key>
+Key* radix_sort(Key* keys, Key* scratch, int64_t size, Buffer<int64_t>& counters) {
+  if (size < kLongArray) return radix_sort_digits<Key, kShortDigit>(keys, scratch, size, counters);
+  return radix_sort_digits<Key, kLongDigit>(keys, scratch, size, counters);
+}
+
+}  // namespace dpslice::DPSLICE_ISA

@@ -1,0 +1,418 @@
+"""Schema inference: the noise's law, the accounting, what is found, what it refuses.
+
+Noise in production comes from the operating system and cannot be seeded; here a seeded source takes
+its place, so that every run sees the same draws.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import random
+
+import mpmath
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dpslice.tabular import Boolean, Categorical, Datetime, Number, Schema, _noise, inference
+from dpslice.tabular.inference import OTHER
+
+
+@pytest.fixture(autouse=True)
+def _seeded_noise(monkeypatch):
+    source = random.Random(7)
+    monkeypatch.setattr(
+        inference,
+        "discrete_gaussian",
+        lambda variance: _noise.discrete_gaussian(variance, below=source.randrange),
+    )
+
+
+# ------------------------------------------------------------------------------ the noise's law
+
+
+def exact_pmf(variance, reach):
+    """Probabilities of -reach..reach, by direct summation in 40 digits."""
+    with mpmath.workdps(40):
+        weights = [
+            mpmath.exp(-mpmath.mpf(y * y) / (2 * variance)) for y in range(-reach, reach + 1)
+        ]
+        total = mpmath.fsum(weights)
+        return np.array([float(w / total) for w in weights])
+
+
+@pytest.mark.parametrize("variance", [1, 7, 100])
+def test_sampler_has_the_discrete_gaussian_law(variance):
+    """Chi-square test on a fixed seed; fails at a chance of 1e-4 for a fresh one."""
+    source = random.Random(20 + variance)
+    draws = [_noise.discrete_gaussian(variance, below=source.randrange) for _ in range(20_000)]
+    reach = 12 * math.isqrt(variance) + 12
+    pmf = exact_pmf(variance, reach)
+    counts = np.bincount(np.array(draws) + reach, minlength=2 * reach + 1)
+    common = pmf * len(draws) >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    expected = np.append(pmf[common], pmf[~common].sum()) * len(draws)
+    assert stats.chisquare(observed, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator"), [(0, 1), (1, 3), (1, 1), (7, 2), (1, 10**30)]
+)
+def test_bernoulli_of_an_exponential(numerator, denominator):
+    """Exact binomial test at 1e-4."""
+    source = random.Random(3)
+    n = 20_000
+    hits = sum(_noise._bernoulli_exp(numerator, denominator, source.randrange) for _ in range(n))
+    p = math.exp(-numerator / denominator)
+    assert stats.binomtest(hits, n, p).pvalue > 1e-4
+
+
+def test_the_default_source_is_the_operating_system():
+    import secrets
+
+    assert _noise.discrete_gaussian.__kwdefaults__ == {"below": secrets.randbelow}
+    # Equal to itself with a chance below 1e-60: 20 draws of sigma 1000 twice.
+    draws = [[_noise.discrete_gaussian(10**6) for _ in range(20)] for _ in range(2)]
+    assert draws[0] != draws[1]
+
+
+@given(st.integers(1, 400), st.integers(0, 120))
+@settings(deadline=None)
+def test_tail_bound_is_above_the_truth_and_near_it(variance, t):
+    reach = t + 40 * (math.isqrt(variance) + 1)
+    with mpmath.workdps(60):
+        weight = [mpmath.exp(-mpmath.mpf(y * y) / (2 * variance)) for y in range(reach)]
+        truth = mpmath.fsum(weight[t:]) / (2 * mpmath.fsum(weight) - 1)
+        bound = mpmath.mpf(_noise.discrete_gaussian_tail(t, variance))
+        # The bound counts the first weight in full and the integral: less than one step too much.
+        step = weight[t] / (2 * mpmath.fsum(weight) - 1)
+        if bound > 1e-300:
+            assert truth <= bound <= truth + step + mpmath.mpf("1e-3") * truth
+
+
+# -------------------------------------------------------------------------------- the accounting
+
+
+def exact_delta(epsilon, variance, changes):
+    """Delta of noise on counts of which `changes` differ by 1, from its definition.
+
+    The privacy loss is (2 Z + k) / (2 variance), Z the sum of k independent draws, and under the
+    other table (2 Z - k) / (2 variance).
+    """
+    reach = 14 * (math.isqrt(variance) + 1)
+    one = exact_pmf(variance, reach)
+    law = np.ones(1)
+    for _ in range(changes):
+        law = np.convolve(law, one)
+    z = np.arange(len(law)) - (len(law) - 1) // 2
+    here = law[(2 * z + changes) / (2 * variance) > epsilon].sum()
+    there = law[(2 * z - changes) / (2 * variance) > epsilon].sum()
+    return here - math.exp(epsilon) * there
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize(("histograms", "opened"), [(1, 0), (1, 1), (5, 2)])
+@pytest.mark.parametrize("adjacency", ["zero_out", "replace_one"])
+def test_noise_and_threshold_meet_epsilon_and_delta(epsilon, histograms, opened, adjacency):
+    delta = 1e-5
+    noise = inference._Noise(
+        epsilon, delta, histograms=histograms, open_histograms=opened, adjacency=adjacency
+    )
+    assert noise.changes == histograms * (2 if adjacency == "replace_one" else 1)
+    # The threshold's part: a category of one record passes with probability Pr[1 + Y >= T].
+    pmf = exact_pmf(noise.variance, 14 * (math.isqrt(noise.variance) + 1))
+    y = np.arange(len(pmf)) - len(pmf) // 2
+    tau = pmf[1 + y >= noise.threshold].sum() if opened else 0.0
+    cost = -math.log1p(-opened * tau)
+    spent = exact_delta(epsilon - cost, noise.variance, noise.changes)
+    assert spent + opened * tau <= delta * (1 + 1e-9)
+    # And it is not wasteful: Renyi accounting is within 15 % of the exact sigma here.
+    tight = noise.variance / 1.33
+    assert tight < 1 or exact_delta(epsilon, int(tight), noise.changes) > delta / 2
+
+
+def test_conversion_from_renyi_is_proposition_12():
+    """Oracle: the proposition's delta at the epsilon that we report, at its best order."""
+    for changes, variance, delta in [(1, 4, 1e-5), (15, 300, 1e-7), (30, 40_000, 1e-12)]:
+        epsilon = inference._gaussian_epsilon(changes, variance, delta)
+
+        def log_delta(log_a1, epsilon=epsilon, rho=changes / (2 * variance)):
+            a1 = mpmath.exp(log_a1)
+            a = a1 + 1
+            return a1 * (a * rho - epsilon) - mpmath.log(a1) + a * mpmath.log(1 - 1 / a)
+
+        best = min(log_delta(x) for x in np.linspace(-5, 15, 2001))
+        assert math.isclose(best, math.log(delta), rel_tol=1e-4)
+
+
+def test_a_category_of_one_record_is_published_with_probability_at_most_delta():
+    """The exact probability, not a simulation: Pr[1 + Y >= T] for every budget."""
+    for epsilon in (0.1, 1.0, 8.0):
+        for delta in (1e-3, 1e-6):
+            noise = inference._Noise(
+                epsilon, delta, histograms=3, open_histograms=3, adjacency="zero_out"
+            )
+            pmf = exact_pmf(noise.variance, 12 * (math.isqrt(noise.variance) + 1))
+            y = np.arange(len(pmf)) - len(pmf) // 2
+            assert 3 * pmf[1 + y >= noise.threshold].sum() <= noise.delta_threshold <= delta / 2
+
+
+def test_a_unique_category_stays_hidden():
+    """400 tables at a threshold share of 0.005: more than 12 have a chance below 1e-6."""
+    table = pd.DataFrame({"c": ["common"] * 500 + ["rare"]})
+    seen = 0
+    for _ in range(400):
+        schema = Schema.infer(
+            table, epsilon=2.0, delta=0.01, types={"c": "categorical"}, nullable=False
+        )
+        seen += "rare" in schema["c"].categories
+    assert seen <= 12
+    assert stats.binom.sf(12, 400, 0.005) < 1e-6
+
+
+def test_the_guarantee_states_what_was_asked_for():
+    table = pd.DataFrame({"c": ["a", "b"] * 500, "x": np.arange(1000)})
+    schema = Schema.infer(
+        table, epsilon=1.0, delta=1e-6, types={"c": "categorical", "x": "integer"}, target="c"
+    )
+    cost = schema.guarantee
+    assert (cost.epsilon, cost.delta, cost.adjacency) == (1.0, 1e-6, "zero_out")
+    assert (cost.mechanism, cost.n, cost.private) == ("schema inference", 1000, True)
+    assert math.isclose(cost.sensitivity, math.sqrt(2.0))
+    assert 1.0 < cost.epsilon_replace_one < 2.0
+    assert schema.target == "c"
+    both = Schema.infer(
+        table,
+        epsilon=1.0,
+        delta=1e-6,
+        types={"c": "categorical", "x": "integer"},
+        adjacency="replace_one",
+    ).guarantee
+    assert both.sensitivity == 2.0
+    assert both.epsilon_replace_one == 1.0
+    assert both.sigma > cost.sigma
+
+
+def test_known_columns_cost_nothing():
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [True, False]})
+    known = Number("a", "real", 0, 5)
+    schema = Schema.infer(
+        table, epsilon=1.0, delta=1e-6, types={"b": "boolean", "a": known}, nullable=["b"]
+    )
+    assert schema.columns == (known, Boolean("b", nullable=True))
+    assert schema.guarantee is None
+
+
+# -------------------------------------------------------------------------------- what it finds
+
+
+def infer_one(values, kind, **options):
+    settings = {"epsilon": 1.0, "delta": 1e-6, "types": {"x": kind}, "nullable": False}
+    return Schema.infer(pd.DataFrame({"x": values}), **{**settings, **options})["x"]
+
+
+def test_categories_above_the_threshold_are_found():
+    values = ["b"] * 3000 + ["a"] * 2000 + [f"unique {i}" for i in range(1000)]
+    column = infer_one(values, "categorical")
+    assert column == Categorical("x", ("a", "b", OTHER), other=OTHER)
+    Schema([column]).validate(pd.DataFrame({"x": values}))
+
+
+def test_no_other_level_without_need():
+    column = infer_one(["b"] * 3000 + ["a"] * 2000 + ["rare"], "categorical")
+    assert column == Categorical("x", ("a", "b"), other="b")
+
+
+def test_integer_categories():
+    values = [7] * 3000 + [-1] * 2000 + list(range(100, 1100))
+    column = infer_one(values, "categorical_integer")
+    assert column == Categorical("x", (-1, 7), other=7)
+
+
+def test_missing_values_are_a_public_matter():
+    values = [None] * 1000 + ["a"] * 2000 + ["b"] * 2000
+    column = infer_one(values, "categorical", nullable=True)
+    assert column.nullable
+    assert set(column.categories) >= {"a", "b"}
+    for kind in ("categorical", "categorical_integer", "real", "date"):
+        with pytest.raises(ValueError, match=r"'x': .*missing value"):
+            infer_one([None] * 5, kind)
+
+
+def test_integer_bounds_are_near():
+    ages = np.arange(17, 91).repeat(300)
+    column = infer_one(ages, "integer")
+    # Bins of 2 at 16..31, of 8 at 64..127.
+    assert column == Number("x", "integer", 16, 95)
+
+
+def test_negative_and_real_bounds():
+    column = infer_one(np.linspace(-3.0, 5.0, 20_000), "real")
+    # The last bin [5, 5.5) holds the one value 5: too little to stand out.
+    assert (column.min, column.max, column.scale) == (-3.0, 5.0, "linear")
+
+
+def test_thin_tails_are_found_together():
+    """No bin above 100 holds enough by itself: their union does."""
+    tail = np.geomspace(101, 9000, 2500).astype(int)
+    column = infer_one(np.concatenate([np.full(20_000, 50), tail]), "integer", epsilon=0.3)
+    assert column.min <= 50
+    assert column.max > 1000
+
+
+def test_a_zero_inflated_heavy_tail():
+    rng = np.random.default_rng(0)
+    gains = np.where(rng.random(50_000) < 0.8, 0, np.exp(rng.normal(7.5, 1.2, 50_000)))
+    column = infer_one(np.rint(gains), "integer")
+    assert column.special == (0,)
+    assert column.scale == "log"
+    assert column.min == 0
+    assert 20_000 < column.max < 1_000_000
+
+
+def test_even_values_stay_linear():
+    column = infer_one(np.linspace(0, 1, 20_000), "real")
+    assert (column.scale, column.special) == ("linear", ())
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, Number("x", "integer", 0, 1)),
+        (1, Number("x", "integer", 1, 2)),
+        (-1, Number("x", "integer", -1, 0)),
+        (2**53, Number("x", "integer", 15 * 2**49, 2**53 - 1)),
+    ],
+)
+def test_constant_columns(value, expected):
+    assert infer_one([value] * 5000, "integer") == expected
+
+
+def test_constant_zero_real():
+    column = infer_one([0.0] * 5000, "real")
+    assert (column.min, column.max) == (0.0, 1.0)
+
+
+def test_values_beyond_the_bins_are_clipped():
+    column = infer_one([1e250, -1e250] * 5000, "real")
+    assert column.max == 2.0**60
+    assert column.min == -(2.0**60)
+
+
+def test_periods():
+    days = pd.date_range("2019-01-05", "2021-03-20", freq="h")
+    assert infer_one(days, "date") == Datetime(
+        "x", datetime.date(2019, 1, 1), datetime.date(2021, 3, 31)
+    )
+    assert infer_one(days, "datetime") == Datetime(
+        "x", datetime.datetime(2019, 1, 1), datetime.datetime(2021, 3, 31, 23, 59, 59)
+    )
+    old = infer_one([datetime.date(1492, 1, 1), datetime.date(2500, 1, 1)] * 5000, "date")
+    assert (old.min.year, old.max.year) == (1800, 2199)
+
+
+def test_dtypes_may_be_declared_public():
+    n = 4000
+    table = pd.DataFrame(
+        {
+            "i": np.arange(n) % 50,
+            "r": np.linspace(0, 1, n),
+            "b": np.arange(n) % 2 == 0,
+            "c": ["u", "v"] * (n // 2),
+            "s": pd.array(["u", "v"] * (n // 2), dtype="string"),
+            "k": pd.Categorical(["u", "v"] * (n // 2)),
+            "t": pd.date_range("2020-01-01", periods=n, freq="h"),
+        }
+    )
+    schema = Schema.infer(table, epsilon=5.0, delta=1e-6, types="dtypes", nullable=False)
+    assert [c.type for c in schema] == [
+        "integer",
+        "real",
+        "boolean",
+        "categorical",
+        "categorical",
+        "categorical",
+        "datetime",
+    ]
+    schema.validate(table)
+    with pytest.raises(TypeError, match="no column type corresponds to dtype"):
+        Schema.infer(
+            pd.DataFrame({"d": pd.to_timedelta([1, 2])}), epsilon=1, delta=1e-6, types="dtypes"
+        )
+
+
+def test_innermost_window_goes_first():
+    counts = np.zeros(64, dtype=np.int64)
+    counts[10:12] = 1000
+    counts[13:15] = 70  # each below 5.4 * 15 alone, above 5.4 * 15 * sqrt(2) together
+    assert inference._occupied(counts, 15.0) == (10, 14)
+    assert inference._occupied(counts[::-1], 15.0) == (49, 53)
+    assert inference._occupied(np.zeros(64, dtype=np.int64), 15.0) is None
+
+
+@given(
+    st.sampled_from(["integer", "real"]),
+    st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=5, unique=True),
+)
+@settings(deadline=None, max_examples=25)
+def test_bounds_hold_the_data_when_there_is_plenty(kind, values):
+    column = infer_one(np.repeat(values, 3000), kind, epsilon=3.0)
+    assert column.min <= min(values)
+    assert max(values) <= column.max
+    # An edge lies within an eighth of an octave of the outermost value.
+    low, high = min(0, min(values)) * 9 / 8 - 1, max(0, max(values)) * 9 / 8 + 1
+    assert low <= column.min
+    assert column.max <= high
+
+
+# ---------------------------------------------------------------------------------- what it refuses
+
+TABLE = pd.DataFrame({"c": ["a"] * 20, "x": range(20)})
+TYPES = {"c": "categorical", "x": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"epsilon": 0}, ValueError, "epsilon must be a finite number > 0; got 0"),
+        ({"epsilon": "1"}, TypeError, "epsilon must be a finite number > 0"),
+        ({"delta": 0}, ValueError, "delta must be strictly between 0 and 1"),
+        ({"delta": 1.0}, ValueError, "delta must be strictly between 0 and 1"),
+        ({"adjacency": "add_remove"}, ValueError, "adjacency must be one of zero_out"),
+        ({"types": "csv"}, ValueError, "types must be a mapping or 'dtypes'"),
+        ({"types": None}, TypeError, "types must be a mapping or 'dtypes'"),
+        ({"types": {"c": "categorical"}}, ValueError, "no column beyond the schema's; got 'x'"),
+        ({"types": {**TYPES, "y": "real"}}, ValueError, "missing: 'y'"),
+        ({"types": {**TYPES, "x": "number"}}, ValueError, r"types\['x'\] must be one of integer"),
+        ({"types": {**TYPES, "x": Boolean("y")}}, ValueError, r"types\['x'\] must describe that"),
+        ({"types": {**TYPES, "c": "integer"}}, TypeError, "'c': must hold numbers"),
+        ({"types": {**TYPES, "x": "categorical"}}, TypeError, "'x': must hold strings"),
+        ({"types": {**TYPES, "x": "date"}}, TypeError, "'x': must hold datetimes"),
+        ({"nullable": "c"}, TypeError, "nullable must be true, false or column names"),
+        ({"nullable": ["z"]}, ValueError, "nullable must name columns of df; got 'z'"),
+        ({"target": "z"}, ValueError, "target must name a column"),
+        ({"df": TABLE.iloc[:0]}, ValueError, "at least one row"),
+        ({"df": [1]}, TypeError, "df must be a pandas DataFrame"),
+        ({"df": [1], "types": "dtypes"}, TypeError, "df must be a pandas DataFrame"),
+        ({"epsilon": 0.01}, ValueError, "'c': no category stands out from the noise"),
+        (
+            {"epsilon": 0.01, "types": {**TYPES, "c": Categorical("c", ["a"])}},
+            ValueError,
+            "'x': no range of values stands out from the noise",
+        ),
+    ],
+)
+def test_bad_input(changes, error, message):
+    arguments = {"df": TABLE, "epsilon": 50.0, "delta": 1e-6, "types": TYPES, **changes}
+    df = arguments.pop("df")
+    with pytest.raises(error, match=message):
+        Schema.infer(df, **arguments)
+
+
+def test_a_tiny_budget_is_met_by_much_noise():
+    noise = inference._Noise(1e-4, 1e-9, histograms=2, open_histograms=1, adjacency="replace_one")
+    assert inference._gaussian_epsilon(4, noise.variance, noise.delta_noise) <= 1e-4
