@@ -52,11 +52,10 @@ py::bytes chacha20_block_bytes(const py::buffer& key_bytes, uint32_t counter,
   return py::bytes(block, sizeof block);
 }
 
-std::array<uint32_t, 4> philox4x32_words(const std::array<uint32_t, 4>& counter,
+std::array<uint32_t, 4> philox4x32_words(std::array<uint32_t, 4> counter,
                                          const std::array<uint32_t, 2>& key) {
-  std::array<uint32_t, 4> out;
-  philox4x32(counter.data(), key.data(), out.data());
-  return out;
+  philox4x32(counter[0], counter[1], counter[2], counter[3], key[0], key[1]);
+  return counter;
 }
 
 template <class T>

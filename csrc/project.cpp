@@ -279,6 +279,7 @@ template <class T>
 void fast_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows, int64_t columns,
                 T* noise) {
   constexpr int normals = kFastNormals<T>;
+  const uint32_t key0 = key[0], key1 = key[1];
   const uint32_t group = static_cast<uint32_t>(column / normals);
   const int groups = static_cast<int>(ceil_div(columns, normals));
   for (int64_t r = 0; r < rows; ++r) {
@@ -286,11 +287,10 @@ void fast_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows,
     T* to = noise + r * kColumnTile;
 #pragma omp simd
     for (int g = 0; g < groups; ++g) {
-      const uint32_t counter[4] = {group + static_cast<uint32_t>(g), static_cast<uint32_t>(number),
-                                   static_cast<uint32_t>(number >> 32), 0u};
-      uint32_t words[4];
-      philox4x32(counter, key, words);
-      fast_normals(words, to + g * normals);
+      uint32_t w0 = group + static_cast<uint32_t>(g), w1 = static_cast<uint32_t>(number);
+      uint32_t w2 = static_cast<uint32_t>(number >> 32), w3 = 0;
+      philox4x32(w0, w1, w2, w3, key0, key1);
+      fast_normals(w0, w1, w2, w3, to + g * normals);
     }
   }
 }

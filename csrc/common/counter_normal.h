@@ -140,37 +140,39 @@ DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2,
 template <class T>
 constexpr int kFastNormals = sizeof(T) == 8 ? 2 : 4;
 
-DPSLICE_HD inline void fast_normals(const uint32_t w[4], float out[4]) {
-  for (int pair = 0; pair < 2; ++pair) {
-    // (word + 1/2) / 2^32, so that 0 is left out; above 1 - 2^-25 it rounds to 1, and the radius to 0.
-    const float u = (static_cast<float>(w[2 * pair] >> 8) + 0.5f) * 5.9604645e-08f;
-    const float radius = sqrtf(fabsf(2.0f * log_positive(u)));
-    float cosine, sine;
-    turn(w[2 * pair + 1], &cosine, &sine);
-    out[2 * pair] = radius * cosine;
-    out[2 * pair + 1] = radius * sine;
-  }
+DPSLICE_HD inline void fast_normal_pair(uint32_t radius_word, uint32_t angle_word, float* out) {
+  // (word + 1/2) / 2^24, so that 0 is left out; the nearest to 1 rounds to 1, and its radius to 0.
+  const float u = (static_cast<float>(radius_word >> 8) + 0.5f) * 5.9604645e-08f;
+  const float radius = sqrtf(fabsf(2.0f * log_positive(u)));
+  float cosine, sine;
+  turn(angle_word, &cosine, &sine);
+  out[0] = radius * cosine;
+  out[1] = radius * sine;
 }
 
-DPSLICE_HD inline void fast_normals(const uint32_t w[4], double out[2]) {
-  const double bits = word_to_double(w[0]) * 4294967296.0 + word_to_double(w[1]);
+DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3, float* out) {
+  fast_normal_pair(w0, w1, out);
+  fast_normal_pair(w2, w3, out + 2);
+}
+
+DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
+                                    double* out) {
+  const double bits = word_to_double(w0) * 4294967296.0 + word_to_double(w1);
   const double u = (bits + 0.5) * 5.421010862427522e-20;  // 2^-64
   const double radius = sqrt(fabs(2.0 * log_positive(u)));
   double cosine, sine;
-  turn(w[2], w[3], &cosine, &sine);
+  turn(w2, w3, &cosine, &sine);
   out[0] = radius * cosine;
   out[1] = radius * sine;
 }
 
 // A key of Philox for the stream number `stream` of `seed`.
 DPSLICE_HD inline void fast_key(uint64_t seed, uint64_t stream, uint32_t key[2]) {
-  const uint32_t base[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  const uint32_t counter[4] = {static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32),
-                               0u, 0xffffffffu};
-  uint32_t words[4];
-  philox4x32(counter, base, words);
-  key[0] = words[0];
-  key[1] = words[1];
+  uint32_t c0 = static_cast<uint32_t>(stream), c1 = static_cast<uint32_t>(stream >> 32);
+  uint32_t c2 = 0, c3 = 0xffffffffu;
+  philox4x32(c0, c1, c2, c3, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  key[0] = c0;
+  key[1] = c1;
 }
 
 }  // namespace dpslice

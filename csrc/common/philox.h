@@ -12,12 +12,11 @@ namespace dpslice {
 
 constexpr int kPhiloxRounds = 10;
 
-DPSLICE_HD inline void philox4x32(const uint32_t counter[4], const uint32_t key[2],
-                                  uint32_t out[4]) {
+// Replaces the counter (c0, c1, c2, c3) by its random words. Scalars, not arrays: so loops vectorise.
+DPSLICE_HD inline void philox4x32(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3,
+                                  uint32_t k0, uint32_t k1) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
-  uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-  uint32_t k0 = key[0], k1 = key[1];
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * c0;
     const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * c2;
@@ -28,10 +27,6 @@ DPSLICE_HD inline void philox4x32(const uint32_t counter[4], const uint32_t key[
     k0 += kWeyl0;
     k1 += kWeyl1;
   }
-  out[0] = c0;
-  out[1] = c1;
-  out[2] = c2;
-  out[3] = c3;
 }
 
 }  // namespace dpslice
