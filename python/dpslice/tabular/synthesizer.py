@@ -33,9 +33,7 @@ from dpslice.torch.training import FitResult, fit
 __all__ = ["Synthesizer", "TrainingOptions"]
 
 _MODEL_FORMAT = 1
-_SAMPLE_ROWS = (
-    16_384  # rows generated at a time, so that sampling needs O(1) memory beyond its output
-)
+_SAMPLE_ROWS = 16_384  # rows generated at a time, so that sampling needs O(1) memory beyond its output
 
 
 @dataclass(frozen=True)
