@@ -8,13 +8,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-import torch_reference as reference
-from releases import gaussian_rows, make_release
+from dpslice.divergences import Divergence
 from torch import Tensor, nn
 
-from dpslice.divergences import Divergence
+import torch_reference as reference
 from dpslice.release import Release
 from dpslice.torch import SlicedDivergence, SlicedWasserstein, SmoothedLikelihood, fit, functional
+from releases import gaussian_rows, make_release
 
 F64 = torch.float64
 SIGMA = 0.3
@@ -134,8 +134,8 @@ class Affine(nn.Module):
 
 
 def test_likelihood_recovers_a_gaussian():
-    # 10,000 rows: noise and sampling leave errors of about (0.5^2 + 0.3^2) / 100 = 0.005 in mean and
-    # covariance; the tolerance is several times that.
+    # 10,000 rows: noise and sampling leave errors of about (0.5^2 + 0.3^2) / 100 = 0.005 in mean
+    # and covariance; the tolerance is several times that.
     rows = gaussian_rows(10_000, 3)
     release = make_release(rows, SIGMA)
     generator = Affine(3)
@@ -475,9 +475,7 @@ def test_wrong_rows_are_refused(release, make):
     for bad in (math.nan, math.inf):
         x = torch.zeros(3, 5)
         x[1, 2] = bad
-        with pytest.raises(
-            ValueError, match=r"x_synthetic must hold finite numbers; got .*\(1, 2\)"
-        ):
+        with pytest.raises(ValueError, match=r"x_synthetic must hold finite .* at \(1, 2\)"):
             loss(x)
 
 
@@ -517,7 +515,7 @@ def test_wrong_order_is_refused(release):
 
 @pytest.mark.parametrize("make", [SmoothedLikelihood, SlicedDivergence, SlicedWasserstein])
 def test_what_is_no_release_is_refused(make):
-    with pytest.raises(TypeError, match="release must be a dpslice.Release; got ndarray"):
+    with pytest.raises(TypeError, match=r"release must be a dpslice\.Release; got ndarray"):
         make(np.zeros((3, 3)))
 
 
@@ -539,9 +537,7 @@ def test_another_kind_of_release_is_refused(release):
 @pytest.mark.parametrize("frame_kind", ["gaussian", "orthonormal"])
 def test_fresh_slices_need_orthonormal_columns(frame_kind):
     release = make_release(gaussian_rows(20, 3), SIGMA, p=6, frame_kind=frame_kind)
-    with pytest.raises(
-        ValueError, match="slices='fresh' needs a release with an orthonormal frame"
-    ):
+    with pytest.raises(ValueError, match="slices='fresh' needs a release with an orthonormal"):
         SmoothedLikelihood(release, slices="fresh")
 
 

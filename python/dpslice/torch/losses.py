@@ -170,7 +170,8 @@ class _ReleaseLoss(nn.Module):
         q, r = torch.linalg.qr(normal)
         # The signs of R's diagonal make Q Haar-distributed, whatever the library's convention.
         q = q * torch.sign(r.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)
-        return q.permute(1, 0, 2).reshape(p, m * k)
+        side_by_side: Tensor = q.permute(1, 0, 2).reshape(p, m * k)
+        return side_by_side
 
     def _pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch of released rows and the synthetic rows, sliced: [m, b, k], [m, c, k]."""

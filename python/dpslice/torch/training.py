@@ -7,6 +7,7 @@ restarted and tuned on it for as long as one likes; epsilon does not move.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import signal
@@ -227,10 +228,9 @@ def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it, and check that it is one of ours."""
+    file = io.BytesIO(path.read_bytes())  # what cannot be read is an OSError, nothing below is
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for what damaged files raise
         raise CheckpointError(
             f"checkpoint {str(path)!r} is truncated, damaged or not a checkpoint of dpslice "
