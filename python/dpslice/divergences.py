@@ -6,8 +6,8 @@ with P the synthetic and Q the private distribution, so that the argument of f i
 synthetic/private. Every f is convex with f(1) = 0, in the form with f'(1) = 0: adding c(t - 1) to f
 changes no divergence between probability measures, and in this form each term is non-negative.
 
-The formulas themselves are compiled (``csrc/common/divergence.h``), once for this module and for the
-kernels. A divergence of one's own is a `Divergence` with two functions.
+The formulas themselves are compiled (``csrc/common/divergence.h``), once for this module and for
+the kernels. A divergence of one's own is a `Divergence` with two functions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dpslice import _arrays
 
 __all__ = ["REGISTRY", "Divergence", "alpha_divergence", "get_divergence"]
 
-# Where f' falls without bound at 0, ratios are clipped where it reaches this slope (a single private
-# row can then pull no harder), and never below _LEAST_CLIP, which changes f by less than 2e-5 where f
-# itself is finite.
+# Where f' falls without bound at 0, ratios are clipped where it reaches this slope (a single
+# private row can then pull no harder), and never below _LEAST_CLIP, which changes f by at most
+# 0.002 where f itself is finite.
 _STEEPEST = 1000.0
 _LEAST_CLIP = 1e-6
 
@@ -44,15 +44,15 @@ class Divergence:
         f and f'. Those of the registry take a number or an array (NumPy or torch, float32 or
         float64, any shape, >= 0) and return the same kind, without autograd.
     code : int
-        Number of the compiled formula; -1 for a divergence of one's own, which the torch losses then
-        evaluate by calling `value` on a tensor, with autograd. Default -1.
+        Number of the compiled formula; -1 for a divergence of one's own, which the torch losses
+        then evaluate by calling `value` on a tensor, with autograd. Default -1.
     alpha : float
         Parameter of the family ``alpha``; not read otherwise.
     domain : str
         Interval of t on which f is finite.
     r_min : float
-        Losses evaluate f at ``max(r, r_min)``, with gradient zero where the maximum is `r_min`. It is
-        0 where f and f' are finite there.
+        Losses evaluate f at ``max(r, r_min)``, with gradient zero where the maximum is `r_min`.
+        It is 0 where f and f' are finite there.
     doc : str
         Formula and name in words.
 
@@ -171,15 +171,15 @@ _ALL = (
     ),
 )
 
-#: The divergences without parameter, by name. The family ``alpha(a)`` is made by `alpha_divergence`.
+#: The divergences without parameter, by name. `alpha_divergence` makes the family ``alpha(a)``.
 REGISTRY: Mapping[str, Divergence] = MappingProxyType({each.name: each for each in _ALL})
 
 
 def alpha_divergence(alpha: float) -> Divergence:
     r"""Return the alpha-divergence, :math:`f(t) = (t^a - a t - 1 + a) / (a (a - 1))`.
 
-    It is ``reverse_kl`` at a = 0 and ``kl`` at a = 1 (as limits), half of ``neyman`` at a = -1, twice
-    ``squared_hellinger`` at a = 1/2, half of ``pearson`` at a = 2.
+    It is ``reverse_kl`` at a = 0 and ``kl`` at a = 1 (as limits), half of ``neyman`` at a = -1,
+    twice ``squared_hellinger`` at a = 1/2, half of ``pearson`` at a = 2.
 
     Parameters
     ----------
