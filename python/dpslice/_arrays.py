@@ -49,6 +49,7 @@ __all__ = [
     "positive_integer",
     "positive_real",
     "positive_reals",
+    "ratio_values",
     "real_above_one",
     "real_at_least_one",
     "require",
@@ -559,6 +560,21 @@ def log_weight_values(name: str, weights: Operand) -> None:
         raise ValueError(
             f"{name} must hold finite numbers or -inf; got {weights.array[where]} at index {where}"
         )
+
+
+def ratio_values(name: str, value: Any) -> Operand:
+    """Check density ratios: a number, or an array of any shape, finite and >= 0."""
+    if isinstance(value, (numbers.Real, np.number)):
+        return Operand(np.array(nonnegative_real(name, value)), Place("numpy", "cpu"))
+    library_of(name, value)
+    found = operand(name, value, tuple(value.shape))
+    negative = found.array < 0
+    if negative.any():
+        where = tuple(int(i) for i in np.argwhere(negative)[0])
+        raise ValueError(
+            f"{name} must hold numbers >= 0; got {found.array[where]} at index {where}"
+        )
+    return found
 
 
 def same_kind(result: FloatArray, place: Place) -> Any:
