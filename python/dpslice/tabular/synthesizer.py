@@ -128,6 +128,7 @@ class Synthesizer:
         df: pd.DataFrame | Iterable[pd.DataFrame],
         *,
         path: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Release:
         """Release the table: the one step that reads private rows.
@@ -138,6 +139,8 @@ class Synthesizer:
             The private table, whole or in pieces (`iter_csv`).
         path : path, optional
             Where to save the release; it is then written as it is made, in memory for one block.
+        overwrite : bool
+            Whether a release that is already at `path` may be replaced.
         progress : callable, optional
             Called with the number of rows done after each block.
 
@@ -150,7 +153,8 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the table does not follow the schema, or `path` exists.
+            If the table does not follow the schema, or `path` exists and is not to be
+            overwritten.
         """
         mechanism = SlicingMechanism(
             epsilon=self.epsilon,
@@ -164,7 +168,11 @@ class Synthesizer:
         if self.schema.guarantee is not None:
             metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
         self.release = mechanism.release(
-            self.encoding.encode_blocks(df), path=path, metadata=metadata, progress=progress
+            self.encoding.encode_blocks(df),
+            path=path,
+            overwrite=overwrite,
+            metadata=metadata,
+            progress=progress,
         )
         self._guarantee = _total_guarantee(self.release)
         return self.release
