@@ -157,7 +157,7 @@ class Release:
         self._guarantee = guarantee
         self._frame_kind = _arrays.choice("frame_kind", frame_kind, frames.FRAMES)
         self._kind = _arrays.choice("kind", kind, _KINDS)
-        self._metadata = _plain_metadata(metadata)
+        self._metadata = plain_metadata(metadata)
         self._stored_digests: dict[str, str] | None = None
         self._check_consistency()
 
@@ -603,7 +603,7 @@ def _read_only(name: str, value: object, dtypes: tuple[type, ...]) -> NDArray[An
     return view
 
 
-def _plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):

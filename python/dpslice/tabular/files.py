@@ -28,7 +28,7 @@ from dpslice import _arrays
 if TYPE_CHECKING:
     from dpslice.tabular.schema import Schema
 
-__all__ = ["iter_csv", "read_csv", "replacing", "write_csv"]
+__all__ = ["iter_csv", "read_csv", "read_header", "replacing", "write_csv"]
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -187,28 +187,55 @@ def iter_csv(
     """
     _arrays.positive_integer("block_rows", block_rows)
     readers = _cell_readers(schema, frozenset(missing))
+    with _csv_lines(path) as lines:
+        header = _header(path, lines)
+        order = _column_order(path, header, list(readers))
+        any_rows = False
+        for first_line, rows in _row_blocks(path, lines, len(header), block_rows):
+            any_rows = True
+            columns = list(zip(*rows, strict=True))
+            yield pd.DataFrame(
+                {
+                    name: _read_cells(path, name, read, columns[where], first_line)
+                    for (name, read), where in zip(readers.items(), order, strict=True)
+                }
+            )
+        if not any_rows:
+            raise ValueError(f"{path}: the table has no rows, only a header")
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read the column names of a CSV file, and no row of it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A UTF-8 file with a header line; compressed if its name ends in ``.gz``.
+
+    Returns
+    -------
+    tuple of str
+        The names, in the file's order.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in `read_csv`; also if a name occurs twice.
+    """
+    with _csv_lines(path) as lines:
+        return tuple(_header(path, lines))
+
+
+@contextmanager
+def _csv_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a CSV file as rows of cells; what is wrong with the file becomes a ValueError."""
     opened: IO[bytes] = (
         gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[assignment]  # noqa: SIM115
     )
     with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
         lines = csv.reader(text, strict=True)
         try:
-            header = next(lines, None)
-            if not header:
-                raise ValueError(f"{path}: the file is empty; a header line is needed")
-            order = _column_order(path, header, list(readers))
-            any_rows = False
-            for first_line, rows in _row_blocks(path, lines, len(header), block_rows):
-                any_rows = True
-                columns = list(zip(*rows, strict=True))
-                yield pd.DataFrame(
-                    {
-                        name: _read_cells(path, name, read, columns[where], first_line)
-                        for (name, read), where in zip(readers.items(), order, strict=True)
-                    }
-                )
-            if not any_rows:
-                raise ValueError(f"{path}: the table has no rows, only a header")
+            yield lines
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path}: the file must be UTF-8 text ({error.reason} near line "
@@ -220,11 +247,18 @@ def iter_csv(
             raise ValueError(f"{path}: not a complete gzip file ({error})") from None
 
 
-def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Position in the file of each column of the schema."""
+def _header(path: object, lines: Any) -> list[str]:
+    header: list[str] | None = next(lines, None)
+    if not header:
+        raise ValueError(f"{path}: the file is empty; a header line is needed")
     for i, name in enumerate(header):
         if name in header[:i]:
             raise ValueError(f"{path}: column {name!r} occurs twice in the header")
+    return header
+
+
+def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Position in the file of each column of the schema."""
     absent = [name for name in names if name not in header]
     if absent:
         raise ValueError(f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}")

@@ -41,6 +41,7 @@ __all__ = [
     "Datetime",
     "Number",
     "Schema",
+    "read_document",
     "sdv_types",
 ]
 
@@ -1022,19 +1023,11 @@ class Schema:
         ValueError
             If the file is not UTF-8, not TOML or JSON, or no consistent schema.
         """
-        raw = Path(path).read_bytes()
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: a schema must be a UTF-8 text file ({error})") from None
-        if text.lstrip().startswith("{"):
-            return cls.from_sdv_metadata(_parse_json(path, text), overrides=overrides)
+        document, is_sdv = read_document(path)
+        if is_sdv:
+            return cls.from_sdv_metadata(document, overrides=overrides)
         if overrides is not None:
             raise ValueError("overrides may be given for SDV metadata only, not for a TOML file")
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: not a valid TOML file: {error}") from None
         try:
             return cls.from_dict(document)
         except ValueError as error:
@@ -1207,6 +1200,39 @@ def _read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
     if set(stated) == {"json"}:
         stated = _parse_json("[guarantee] json", str(stated["json"]))
     return Guarantee.from_dict(dict(stated))
+
+
+def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
+    """Read the tables of a schema file, or SDV metadata, without judging what they say.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Its content decides, not its name: JSON starts with a brace.
+
+    Returns
+    -------
+    document : dict
+        What the file holds.
+    is_sdv : bool
+        Whether it is JSON, hence SDV metadata.
+
+    Raises
+    ------
+    ValueError
+        If the file is not UTF-8, or neither TOML nor JSON.
+    """
+    raw = Path(path).read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a schema must be a UTF-8 text file ({error})") from None
+    if text.lstrip().startswith("{"):
+        return _parse_json(path, text), True
+    try:
+        return tomllib.loads(text), False
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not a valid TOML file: {error}") from None
 
 
 def _parse_json(source: object, text: str) -> dict[str, Any]:

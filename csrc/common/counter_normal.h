@@ -1,0 +1,178 @@
+// Random bits to standard normals, by Box and Muller: sqrt(-2 ln u) times the cosine and the sine of
+// 2 pi u'. Both are used: they are independent.
+//
+// Two versions. secure_normal_pair takes 192 bits, in float64: u has its full relative precision near
+// 0 and near 1 (the privacy argument needs both: 64 bits would cut the tail at 9.4 sigma and coarsen
+// it long before). fast_normals takes 64 bits (float32) or 128 bits (float64) per pair.
+//
+// Everything is free of branches and of library calls but sqrt, so that loops over it become vector
+// code, and a GPU computes the same to a few units in the last place.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "host_device.h"
+#include "philox.h"
+
+namespace dpslice {
+
+template <class To, class From>
+DPSLICE_HD inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// Exact, and in vector code where the instruction set has no conversion of unsigned numbers: the word
+// becomes the low mantissa bits of 2^52 + word.
+DPSLICE_HD inline double word_to_double(uint64_t word_below_2_52) {
+  return bits_as<double>(uint64_t{0x4330000000000000} | word_below_2_52) - 4503599627370496.0;
+}
+
+// ---------------------------------------------------------------------------------- logarithm
+//
+// x = 2^e m with sqrt(1/2) <= m < sqrt(2), s = (m-1)/(m+1), ln m = 2 (s + s^3/3 + s^5/5 + ...).
+// |s| <= 0.1716, so the first term left out is below 2^-56 (float64) or 2^-26 (float32) of the sum.
+// Two units in the last place, measured; x must be a normal number > 0.
+
+template <class T>
+DPSLICE_HD inline T odd_series_log(T m) {
+  constexpr int terms = sizeof(T) == 8 ? 11 : 5;
+  const T s = (m - T(1)) / (m + T(1));
+  const T z = s * s;
+  T sum = T(1.0 / (2 * terms - 1));
+  for (int j = terms - 1; j >= 1; --j) sum = sum * z + T(1.0 / (2 * j - 1));
+  return T(2) * s * sum;
+}
+
+DPSLICE_HD inline double log_positive(double x) {
+  const uint64_t bits = bits_as<uint64_t>(x);
+  double e = word_to_double(bits >> 52) - 1023.0;
+  double m = bits_as<double>((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
+  const bool upper = m > 1.4142135623730951;
+  m = upper ? 0.5 * m : m;
+  e = upper ? e + 1.0 : e;
+  // ln 2 in two parts: the first has 21 trailing zero bits, so its product with e is exact.
+  return e * 6.93147180369123816490e-01 + (odd_series_log(m) + e * 1.90821492927058770002e-10);
+}
+
+DPSLICE_HD inline float log_positive(float x) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  float e = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
+  float m = bits_as<float>((bits & 0x007fffffu) | 0x3f800000u);
+  const bool upper = m > 1.41421356f;
+  m = upper ? 0.5f * m : m;
+  e = upper ? e + 1.0f : e;
+  return e * 0.693359375f + (odd_series_log(m) + e * -2.12194440e-4f);
+}
+
+// ------------------------------------------------------------------------------- cosine and sine
+//
+// Of 2 pi times the fraction word / 2^32 (+ low / 2^64): the nearest quarter turn is taken off as an
+// integer, exactly; Taylor series serve on [-pi/4, pi/4], to below 2^-57 (float64) or 2^-28 (float32).
+
+template <class T>
+DPSLICE_HD inline void quarter_turn(T x, uint32_t quarter, T* cosine, T* sine) {
+  constexpr int terms = sizeof(T) == 8 ? 9 : 5;
+  const T z = -x * x;
+  T c = T(1), s = T(1);
+  for (int j = terms - 1; j >= 1; --j) {  // nested: 1 - x^2/(1*2) (1 - x^2/(3*4) (...))
+    c = T(1) + c * z * T(1.0 / ((2 * j - 1) * (2 * j)));
+    s = T(1) + s * z * T(1.0 / ((2 * j) * (2 * j + 1)));
+  }
+  s *= x;
+  const T first = (quarter & 1u) ? s : c;
+  const T second = (quarter & 1u) ? c : s;
+  *cosine = ((quarter + 1u) & 2u) ? -first : first;
+  *sine = (quarter & 2u) ? -second : second;
+}
+
+DPSLICE_HD inline void turn(uint32_t word, uint32_t low, double* cosine, double* sine) {
+  const uint32_t quarter = (word + 0x20000000u) >> 30;
+  const uint32_t rest = word - (quarter << 30);  // a signed number in [-2^29, 2^29)
+  const double fraction = (word_to_double(rest ^ 0x80000000u) - 2147483648.0) +
+                          word_to_double(low) * 2.3283064365386963e-10;  // 2^-32
+  quarter_turn(fraction * 1.4629180792671596e-09, quarter, cosine, sine);  // pi / 2^31
+}
+
+DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
+  const uint32_t quarter = (word + 0x20000000u) >> 30;
+  const int32_t rest = static_cast<int32_t>(word - (quarter << 30));
+  quarter_turn(static_cast<float>(rest) * 1.46291808e-09f, quarter, cosine, sine);
+}
+
+// --------------------------------------------------------------------------------------- secure
+//
+// words: six words of a key stream. One bit of the first four chooses u = v or u = 1 - v, the other 127
+// give v = w/2 in (0, 1/2]; so u is uniform on (0, 1), and -ln u, which is -ln v or -log1p(-v), has a
+// relative error of a few 2^-53 at both ends. In the second case x = 1 - v is rounded, and ln(1 - v) =
+// ln x + ((1 - x) - v)/x up to the square of a rounding error; 1 - x is exact.
+
+DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const double high = word_to_double(a & 0x7fffffffu) * 4294967296.0 + word_to_double(b);
+  const double low = word_to_double(c) * 4294967296.0 + word_to_double(d);
+  // (high 2^64 + low + 1/2) / 2^128: the half keeps it off zero.
+  const double v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
+  const bool mirrored = (a & 0x80000000u) != 0;
+  const double x = mirrored ? 1.0 - v : v;
+  const double lost = mirrored ? (1.0 - x) - v : 0.0;
+  return -(log_positive(x) + lost / x);
+}
+
+DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
+                                          uint32_t w4, uint32_t w5, double* first,
+                                          double* second) {
+  const double radius = sqrt(2.0 * minus_log_uniform(w0, w1, w2, w3));
+  double cosine, sine;
+  turn(w4, w5, &cosine, &sine);
+  *first = radius * cosine;
+  *second = radius * sine;
+}
+
+// ----------------------------------------------------------------------------------------- fast
+//
+// The normals of one Philox block: four in float32, two in float64. Noise at (row, column) comes from
+// the block with counter (column / kFastNormals, row, 0), whatever the tiling, thread count or device.
+
+template <class T>
+constexpr int kFastNormals = sizeof(T) == 8 ? 2 : 4;
+
+DPSLICE_HD inline void fast_normal_pair(uint32_t radius_word, uint32_t angle_word, float* out) {
+  // (word + 1/2) / 2^24, so that 0 is left out; the nearest to 1 rounds to 1, and its radius to 0.
+  const float u = (static_cast<float>(radius_word >> 8) + 0.5f) * 5.9604645e-08f;
+  const float radius = sqrtf(fabsf(2.0f * log_positive(u)));
+  float cosine, sine;
+  turn(angle_word, &cosine, &sine);
+  out[0] = radius * cosine;
+  out[1] = radius * sine;
+}
+
+DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3, float* out) {
+  fast_normal_pair(w0, w1, out);
+  fast_normal_pair(w2, w3, out + 2);
+}
+
+DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
+                                    double* out) {
+  const double bits = word_to_double(w0) * 4294967296.0 + word_to_double(w1);
+  const double u = (bits + 0.5) * 5.421010862427522e-20;  // 2^-64
+  const double radius = sqrt(fabs(2.0 * log_positive(u)));
+  double cosine, sine;
+  turn(w2, w3, &cosine, &sine);
+  out[0] = radius * cosine;
+  out[1] = radius * sine;
+}
+
+// A key of Philox for the stream number `stream` of `seed`.
+DPSLICE_HD inline void fast_key(uint64_t seed, uint64_t stream, uint32_t key[2]) {
+  uint32_t c0 = static_cast<uint32_t>(stream), c1 = static_cast<uint32_t>(stream >> 32);
+  uint32_t c2 = 0, c3 = 0xffffffffu;
+  philox4x32(c0, c1, c2, c3, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  key[0] = c0;
+  key[1] = c1;
+}
+
+}  // namespace dpslice

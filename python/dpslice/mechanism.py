@@ -1,0 +1,593 @@
+r"""The slicing mechanism: private rows in, a `Release` out. The only code that reads private data.
+
+Each row is clipped to ``max_norm``, projected on a public random frame U, and published with
+Gaussian noise, in random order:
+
+.. math:: O = XU + V, \qquad V_{ij} \sim N(0, \sigma^2) \text{ i.i.d.}
+
+Noise is made of ChaCha20 key streams under keys that the operating system supplies, in float64,
+and the result is rounded to a power-of-two grid below sigma; what a computer's rounding can still
+reveal is bounded by `dpslice.accounting.numerical_loss` and included in the guarantee. Nobody can
+choose or read a key through this interface, and no two releases share one.
+
+No statistic of the rows is computed, kept or shown, apart from their number, which is public, and
+from errors about rows that cannot be released (NaN, infinity), which are for the data holder's
+eyes. How long the work takes depends on the rows' number and length; a protection against someone
+who can time it on the data holder's machine is not attempted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpslice import _arrays, _core, _storage, accounting, frames
+from dpslice import release as _release
+from dpslice.accounting import Guarantee
+from dpslice.release import Release
+
+__all__ = ["SlicingMechanism"]
+
+ADJACENCIES: Final = ("zero_out", "replace_one")
+_DEFAULT_DELTA: Final = 1e-6  # where sigma is given: epsilon has to be stated at some delta
+
+Array = NDArray[np.float64]
+FloatArray = NDArray[np.floating[Any]]
+
+# Accounting with Delta (1 + 1e-9) covers the rounding of U, and that of XU (at most
+# 2 C d sqrt(p) 2^-53 for two rows) as long as d sqrt(p) <= 4e6 Delta / C.
+_SENSITIVITY_MARGIN: Final = 1e-9
+_COVERED: Final = 4e6
+
+# Released numbers are multiples of h >= sigma/2^11 below 2^11 (C/sigma + 17) h: 24 bits hold them
+# while C/sigma < 8000, provided that h and they are normal float32 numbers.
+_FLOAT32_RATIO: Final = 8000.0
+_FLOAT32_SIGMA: Final = (2.0**-100, 2.0**100)
+# In float64 the same numbers must stay below 2^52, or rounding to the grid would do nothing.
+_LARGEST_RATIO: Final = 2.0**40
+_SIGMA_RANGE: Final = (1e-150, 1e150)
+
+_BLOCK_NUMBERS: Final = 1 << 21  # a block of rows, and its output, hold about this many numbers
+_SMALLEST_BLOCK: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicingMechanism:
+    r"""Publish private rows as noisy projections on random directions.
+
+    Parameters
+    ----------
+    epsilon : float, optional
+        Privacy parameter of a release, > 0; the total, loss by rounding included. Exactly one of
+        `epsilon` and `sigma` is given.
+    delta : float, optional
+        Privacy parameter, 0 < delta < 1. Needed with `epsilon`; with `sigma` it is the delta at
+        which epsilon is stated (default 1e-6).
+    sigma : float, optional
+        Standard deviation of the noise, in the unit of the rows.
+    n_slices, slice_dim : int, optional
+        Slices m and their dimension k: p = m k columns are released. Default: p = d, all that is
+        to be had, since any number of slices can be drawn from that afterwards, free of cost.
+        With `n_slices` alone k = 1; with `slice_dim` alone m = d // k.
+    frame : {"orthonormal", "gaussian"}
+        Law of the directions. ``orthonormal`` needs less noise; ``gaussian`` is the paper's.
+    adjacency : {"zero_out", "replace_one"}
+        What one record's contribution means. ``zero_out``: its row against a row of zeros, at
+        distance max_norm. ``replace_one``: its row against any other, at distance `diameter`. The
+        number of rows is public in both.
+    max_norm : float
+        Bound C on the L2 norm of a row; longer rows are scaled down to it. It must be public
+        knowledge: never take it from the data.
+    diameter : float, optional
+        Public bound on the distance of two rows of the domain, where it is less than the default
+        2 max_norm. It is not enforced.
+    seed : int, optional
+        Seed of the public directions U alone. Noise and order of rows never depend on it.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If an argument is out of range, both or neither of `epsilon` and `sigma` are given, or
+        `epsilon` comes without `delta`.
+
+    Notes
+    -----
+    Every call of `release` spends the guarantee anew: the guarantees of several releases of the
+    same rows add up (`Guarantee.compose`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dpslice
+    >>> rows = np.random.default_rng(0).uniform(-0.5, 0.5, (1000, 3))
+    >>> mechanism = dpslice.SlicingMechanism(epsilon=5.0, delta=1e-6, seed=1)
+    >>> release = mechanism.release(rows)
+    >>> release.projections.shape
+    (1000, 3)
+    >>> release.guarantee.epsilon, release.guarantee.adjacency
+    (5.0, 'zero_out')
+    """
+
+    epsilon: float | None = None
+    delta: float | None = None
+    sigma: float | None = None
+    n_slices: int | None = None
+    slice_dim: int | None = None
+    frame: str = "orthonormal"
+    adjacency: str = "zero_out"
+    max_norm: float = 1.0
+    diameter: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        if (self.epsilon is None) == (self.sigma is None):
+            given = "both" if self.epsilon is not None else "neither"
+            raise ValueError(f"exactly one of epsilon and sigma must be given; got {given}")
+        if self.epsilon is not None:
+            put("epsilon", _arrays.positive_real("epsilon", self.epsilon))
+            if self.delta is None:
+                raise ValueError("delta must be given together with epsilon")
+        else:
+            put("sigma", _arrays.positive_real("sigma", self.sigma))
+        delta = _DEFAULT_DELTA if self.delta is None else self.delta
+        put("delta", _arrays.open_unit("delta", delta))
+        for name in ("n_slices", "slice_dim"):
+            if getattr(self, name) is not None:
+                put(name, _arrays.positive_integer(name, getattr(self, name)))
+        _arrays.choice("frame", self.frame, frames.FRAMES)
+        _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
+        put("max_norm", _arrays.positive_real("max_norm", self.max_norm))
+        if self.diameter is not None:
+            put("diameter", _arrays.positive_real("diameter", self.diameter))
+        if self.seed is not None:
+            put("seed", _arrays.integer("seed", self.seed, minimum=0))
+
+    # ------------------------------------------------------------------------------ accounting
+
+    def account(self, d: int, *, n: int | None = None) -> Guarantee:
+        """Tell what a release of rows with d features will guarantee, and its sigma.
+
+        Parameters
+        ----------
+        d : int
+            Number of features.
+        n : int, optional
+            Number of rows, to be named in the guarantee.
+
+        Returns
+        -------
+        Guarantee
+            The one that `release` will attach; ``guarantee.sigma`` is the noise.
+
+        Raises
+        ------
+        TypeError
+            If a size is no integer.
+        ValueError
+            If a size is less than 1, ``slice_dim > d``, or epsilon or delta is so small, or sigma
+            so small against max_norm, that floating-point numbers cannot deliver it.
+        """
+        d = _arrays.positive_integer("d", d)
+        p = self._columns(d)
+        assert self.delta is not None
+        neighbours = self.max_norm if self.adjacency == "zero_out" else self._diameter
+        delta_numerical = accounting.numerical_loss(p=p, sigma=1.0, max_norm=1.0)[1]
+        if self.delta <= delta_numerical:
+            raise ValueError(
+                f"delta must be greater than p * 2**-70 = {delta_numerical:.3g}, the part that "
+                f"rounding takes with p = {p} released columns; got {self.delta}"
+            )
+        law = _Law(self.frame, d, p, self.max_norm, math.log(self.delta - delta_numerical))
+        if self.sigma is None:
+            assert self.epsilon is not None
+            sigma, epsilon = law.calibrate(self.epsilon, neighbours), self.epsilon
+        else:
+            sigma = self.sigma
+            _check_sigma(sigma, law)
+            epsilon = law.epsilon(sigma, neighbours)
+        _check_sigma(sigma, law)
+        if self.adjacency == "zero_out":
+            epsilon_replace_one = law.epsilon(sigma, self._diameter)
+        else:
+            epsilon_replace_one = epsilon
+        notes = ["rows are published in random order; no amplification by it is claimed"]
+        if self._diameter < 2.0 * self.max_norm:
+            notes.append(
+                f"replace_one assumes records at most {self._diameter:.9g} apart: a property of "
+                "their public domain"
+            )
+        if law.accounted(neighbours) > neighbours * (1.0 + 1.5 * _SENSITIVITY_MARGIN):
+            notes.append(
+                f"accounted with Delta = {law.accounted(neighbours):.9g}, which covers the "
+                "rounding of products of this size"
+            )
+        return Guarantee(
+            epsilon=epsilon,
+            delta=self.delta,
+            adjacency=self.adjacency,
+            mechanism="slicing",
+            sensitivity=neighbours,
+            sigma=sigma,
+            frame=self.frame,
+            d=d,
+            p=p,
+            n=n,
+            max_norm=self.max_norm,
+            diameter=self._diameter,
+            epsilon_numerical=law.loss(sigma),
+            delta_numerical=delta_numerical,
+            epsilon_replace_one=epsilon_replace_one,
+            notes=tuple(notes),
+        )
+
+    @property
+    def _diameter(self) -> float:
+        # Clipping keeps any two rows within 2 C, whatever the caller's bound.
+        whole = 2.0 * self.max_norm
+        return whole if self.diameter is None else min(self.diameter, whole)
+
+    def _columns(self, d: int) -> int:
+        k = self.slice_dim
+        if k is not None and k > d:
+            raise ValueError(f"slice_dim must be at most d, the number of features ({d}); got {k}")
+        if self.n_slices is None:
+            return d if k is None else d // k * k
+        return self.n_slices * (1 if k is None else k)
+
+    # --------------------------------------------------------------------------------- release
+
+    def release(
+        self,
+        X: object,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        block_rows: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Release:
+        """Release private rows: read once, block by block.
+
+        Parameters
+        ----------
+        X : array, shape (n, d), or iterable of such
+            Private rows: a NumPy (memory maps included), torch or CuPy array, float32 or float64;
+            or blocks of rows, all with d columns. A row of zeros is released like any other.
+        path : path, optional
+            Directory to save the release in. It is written as it is made, so that memory holds
+            one block, and appears once it is complete; the release returned is memory-mapped.
+        overwrite : bool
+            Whether a release that is already at `path` may be replaced.
+        block_rows : int, optional
+            Rows read, projected and written at a time. Default: blocks of about 16 MiB.
+        metadata : mapping, optional
+            Public facts to keep with the release: anything that JSON can hold.
+        progress : callable, optional
+            Called with the number of rows done after each block.
+
+        Returns
+        -------
+        Release
+            Projections are float32 while sigma > max_norm / 8000 (they are exact then), else
+            float64.
+
+        Raises
+        ------
+        TypeError
+            If X is not made of arrays of float32 or float64 (integers and float16 included:
+            convert them, so that their unit is a choice and not an accident).
+        ValueError
+            If X has no row or no column, is not two-dimensional, changes its number of columns,
+            or holds NaN or infinity (the row is named); or as in `account`.
+        FileExistsError
+            If `path` exists and is not to be (or cannot be) overwritten.
+        OSError
+            If the disk is full or cannot be written. After this or any other error, Ctrl-C
+            included, nothing is left at `path`.
+        """
+        if block_rows is not None:
+            block_rows = _arrays.positive_integer("block_rows", block_rows)
+        facts = _release.plain_metadata(metadata)
+        pieces, n = _blocks(X, block_rows)
+        if path is None:
+            return self._release_in_memory(pieces, n, facts, progress)
+        return self._release_to_disk(pieces, Path(path), overwrite, facts, progress)
+
+    def _release_in_memory(
+        self,
+        pieces: Iterator[FloatArray],
+        n: int | None,
+        metadata: dict[str, Any],
+        progress: Callable[[int], None] | None,
+    ) -> Release:
+        plan, pieces = self._plan(pieces)
+        rows = _Rows(n, plan.p, plan.dtype)
+        plan.project(pieces, rows, progress)
+        projections = rows.finish()
+        _shuffle(projections)
+        return Release(
+            plan.frame,
+            projections,
+            plan.sigma,
+            dataclasses.replace(plan.guarantee, n=projections.shape[0]),
+            frame_kind=self.frame,
+            metadata=metadata,
+        )
+
+    def _release_to_disk(
+        self,
+        pieces: Iterator[FloatArray],
+        path: Path,
+        overwrite: bool,
+        metadata: dict[str, Any],
+        progress: Callable[[int], None] | None,
+    ) -> Release:
+        _release.refuse_foreign(path)
+        with _storage.publishing(path, overwrite=overwrite) as directory:
+            plan, pieces = self._plan(pieces)
+            file = directory / _release.PROJECTIONS
+            writer = _storage.NpyWriter(file, plan.p, plan.dtype)
+            try:
+                plan.project(pieces, writer, progress)
+                writer.close()
+            finally:
+                writer.abandon()
+            projections = np.lib.format.open_memmap(file, mode="r+")
+            _shuffle(projections)
+            projections.flush()
+            n = projections.shape[0]
+            del projections
+            _storage.write_npy(directory / _release.FRAME, plan.frame)
+            certificate = _release.make_certificate(
+                kind="rows",
+                frame_kind=self.frame,
+                n=n,
+                d=plan.d,
+                p=plan.p,
+                dtype=plan.dtype.name,
+                sigma=plan.sigma,
+                guarantee=dataclasses.replace(plan.guarantee, n=n),
+                metadata=metadata,
+                digests={
+                    name: _storage.file_digest(directory / name)
+                    for name in (_release.FRAME, _release.PROJECTIONS)
+                },
+            )
+            _release.write_certificate(directory, certificate)
+        return Release.load(path, verify=False)
+
+    def _plan(self, pieces: Iterator[FloatArray]) -> tuple[_Plan, Iterator[FloatArray]]:
+        """Look at the first block for the number of features; draw the frame, find sigma."""
+        first = next(pieces, None)
+        if first is None:
+            raise ValueError("X must have at least one row; got none")
+        d = first.shape[1]
+        guarantee = self.account(d)
+        assert guarantee.p is not None
+        assert guarantee.sigma is not None
+        plan = _Plan(
+            guarantee=guarantee,
+            frame=frames.make_frame(self.frame, d, guarantee.p, self.seed),
+            sigma=guarantee.sigma,
+            max_norm=self.max_norm,
+            dtype=_output_dtype(self.frame, d, guarantee.p, guarantee.sigma, self.max_norm),
+        )
+        return plan, itertools.chain([first], pieces)
+
+
+# ------------------------------------------------------------------------------------ accounting
+
+
+@dataclass(frozen=True)
+class _Law:
+    """Epsilon and sigma of one shape of release, the loss by rounding included."""
+
+    frame: str
+    d: int
+    p: int
+    max_norm: float
+    log_delta: float  # what rounding leaves of delta
+
+    @property
+    def longest(self) -> float:
+        """Bound on a number of XU: max_norm times the longest column of the frame."""
+        return self.max_norm * frames.column_norm_bound(self.frame, self.d, self.p)
+
+    def accounted(self, sensitivity: float) -> float:
+        size = self.d * math.sqrt(self.p)
+        accounted = sensitivity * (1.0 + _SENSITIVITY_MARGIN)
+        if size * self.longest > _COVERED * sensitivity:
+            accounted += 2.0 * self.longest * size * 2.0**-53
+        return accounted
+
+    def loss(self, sigma: float) -> float:
+        return accounting.numerical_loss(p=self.p, sigma=sigma, max_norm=self.longest)[0]
+
+    def epsilon(self, sigma: float, sensitivity: float) -> float:
+        """Total epsilon: an upper bound."""
+        exact = accounting.epsilon(
+            sigma=sigma,
+            d=self.d,
+            p=self.p,
+            frame=self.frame,
+            sensitivity=self.accounted(sensitivity),
+            log_delta=self.log_delta,
+        )
+        return exact + self.loss(sigma)
+
+    def calibrate(self, epsilon: float, sensitivity: float) -> float:
+        """Sigma whose total epsilon is at most the given one.
+
+        The loss falls as sigma rises. So the loss at a sigma that is too small, because it leaves
+        nothing for the loss, bounds the loss at the sigma that does leave it.
+        """
+
+        def sigma_for(exact: float) -> float:
+            return accounting.calibrate_sigma(
+                exact,
+                d=self.d,
+                p=self.p,
+                frame=self.frame,
+                sensitivity=self.accounted(sensitivity),
+                log_delta=self.log_delta,
+            )
+
+        loss = self.loss(sigma_for(epsilon))
+        if epsilon <= 2.0 * loss:
+            raise ValueError(
+                f"epsilon must be greater than {2.0 * loss:.3g}: of that order is what rounding "
+                f"takes with p = {self.p} released columns; got {epsilon}"
+            )
+        sigma = sigma_for(epsilon - loss)
+        if self.loss(sigma) > loss:
+            raise RuntimeError("calibration failed: the loss by rounding rose with sigma")
+        return sigma
+
+
+def _check_sigma(sigma: float, law: _Law) -> None:
+    if not _SIGMA_RANGE[0] <= sigma <= _SIGMA_RANGE[1]:
+        raise ValueError(
+            f"sigma must be between {_SIGMA_RANGE[0]:g} and {_SIGMA_RANGE[1]:g}; got {sigma:g}: "
+            "change the unit of the rows, max_norm with it"
+        )
+    if law.longest / sigma > _LARGEST_RATIO:
+        raise ValueError(
+            f"sigma must be at least 2**-40 times max_norm (that protects nothing any more); "
+            f"got sigma = {sigma:g} for max_norm = {law.max_norm:g}"
+        )
+
+
+def _output_dtype(frame: str, d: int, p: int, sigma: float, max_norm: float) -> np.dtype[Any]:
+    longest = max_norm * frames.column_norm_bound(frame, d, p)
+    exact = longest < _FLOAT32_RATIO * sigma and _FLOAT32_SIGMA[0] < sigma < _FLOAT32_SIGMA[1]
+    return np.dtype(np.float32 if exact else np.float64)
+
+
+# --------------------------------------------------------------------------------- rows in and out
+
+
+def _blocks(X: object, block_rows: int | None) -> tuple[Iterator[FloatArray], int | None]:
+    """Turn X into checked blocks of rows in host memory, and tell n if it is known."""
+    if hasattr(X, "ndim") and hasattr(X, "dtype") and not hasattr(X, "columns"):
+        n, _ = _arrays.row_matrix("X", X)
+        if n == 0:
+            raise ValueError(f"X must have at least one row; got {_arrays.describe(X)}")
+        return _pieces(iter([X]), "X", block_rows), n
+    if not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)) or hasattr(X, "columns"):
+        raise TypeError(
+            "X must be an array of rows (NumPy, torch or CuPy) or an iterable of such blocks; "
+            f"got {type(X).__name__} (tables are encoded by dpslice.tabular first)"
+        )
+    return _pieces(iter(X), "a block of X", block_rows), None
+
+
+def _pieces(blocks: Iterator[Any], name: str, block_rows: int | None) -> Iterator[FloatArray]:
+    done = 0
+    d: int | None = None
+    for block in blocks:
+        rows, columns = _arrays.row_matrix(name, block)
+        d = columns if d is None else d
+        step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // d)
+        for start in range(0, rows, step) if rows else ():
+            piece = _arrays.row_block(
+                name, block[start : start + step], first_row=done + start, d=d
+            )
+            yield piece
+        done += rows
+
+
+class _Sink(Protocol):
+    """Where projected rows go."""
+
+    def append(self, block: FloatArray) -> None:
+        """Take some more rows."""
+
+
+class _Rows:
+    """Rows in memory, their number known beforehand or not."""
+
+    def __init__(self, n: int | None, columns: int, dtype: np.dtype[Any]) -> None:
+        self._rows: FloatArray = np.empty((n or 0, columns), dtype)
+        self._used = 0
+
+    def append(self, block: FloatArray) -> None:
+        needed = self._used + block.shape[0]
+        if needed > self._rows.shape[0]:
+            # In place where the allocator can (it moves pages, not bytes), by an eighth at least,
+            # so that many small blocks do not cost a copy each.
+            capacity = max(needed, self._used + self._used // 8)
+            self._rows.resize((capacity, self._rows.shape[1]), refcheck=False)
+        self._rows[self._used : needed] = block
+        self._used = needed
+
+    def finish(self) -> FloatArray:
+        if self._used < self._rows.shape[0]:
+            self._rows.resize((self._used, self._rows.shape[1]), refcheck=False)
+        return self._rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Everything about a release but its rows."""
+
+    guarantee: Guarantee  # n is not known yet
+    frame: Array  # [d, p]
+    sigma: float
+    max_norm: float
+    dtype: np.dtype[Any]
+
+    @property
+    def d(self) -> int:
+        return int(self.frame.shape[0])
+
+    @property
+    def p(self) -> int:
+        return int(self.frame.shape[1])
+
+    def project(
+        self,
+        pieces: Iterator[FloatArray],
+        sink: _Sink,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Clip, project and noise block after block, all under one fresh key."""
+        done = 0
+        with _fresh_key() as key:
+            for piece in pieces:
+                sink.append(
+                    _core.project_secure(
+                        piece, self.frame, self.sigma, key, done, self.max_norm, self.dtype.name
+                    )
+                )
+                done += piece.shape[0]
+                if progress is not None:
+                    progress(done)
+
+
+def _shuffle(rows: FloatArray) -> None:
+    with _fresh_key() as key:
+        _core.shuffle_rows(rows, key)
+
+
+@contextmanager
+def _fresh_key() -> Iterator[bytearray]:
+    key = bytearray(os.urandom(32))
+    try:
+        yield key
+    finally:
+        key[:] = bytes(len(key))
