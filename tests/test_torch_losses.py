@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import math
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from dpslice.divergences import Divergence
 from torch import Tensor, nn
 
 import torch_reference as reference
+from dpslice.divergences import Divergence
 from dpslice.release import Release
 from dpslice.torch import SlicedDivergence, SlicedWasserstein, SmoothedLikelihood, fit, functional
 from releases import gaussian_rows, make_release
@@ -554,3 +556,9 @@ def test_median_bandwidth_needs_two_different_rows():
     )
     with pytest.raises(ValueError, match="bandwidth='median' is 0 on slice 0"):
         SlicedDivergence(same)
+
+
+def test_docstrings():
+    results = doctest.testmod(sys.modules["dpslice.torch.losses"])
+    assert results.failed == 0
+    assert results.attempted > 0
