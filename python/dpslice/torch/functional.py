@@ -32,6 +32,7 @@ __all__ = [
     "gaussian_kernel_logsumexp",
     "gaussian_kernel_sum",
     "median_distance",
+    "project",
     "sliced_wasserstein",
 ]
 
@@ -54,13 +55,14 @@ def _register(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
     slice_axes: Mapping[int, int] | None = None,
+    vmap: Callable[..., Any] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> None:
     """Define an operator: its CPU kernel, its shapes, its derivative, its rule for `torch.vmap`.
 
     Without `backward`, the operator is itself a derivative, and a dead end: differentiating it
-    raises. `slice_axes` says, for arguments where the slices are not the first axis, which one they
-    are.
+    raises. A batch is folded into the slices, unless there is a rule `vmap`; `slice_axes` says, for
+    arguments where the slices are not the first axis, which one they are.
 
     The derivative is registered twice, since no one way serves both ``torch.compile`` (which wants
     it on the operator) and ``torch.func`` (which takes it from a Function only).
@@ -76,7 +78,7 @@ def _register(
         f"dpslice::{name}", backward, setup_context=setup_context, lib=_LIBRARY
     )
     op = getattr(_ops, name)
-    rule = _fold_into_slices(name, dict(slice_axes or {}))
+    rule = vmap or _fold_into_slices(name, dict(slice_axes or {}))
     torch.library.register_vmap(f"dpslice::{name}", rule, lib=_LIBRARY)
     _FUNCTIONS[name] = type(
         name,
@@ -205,6 +207,113 @@ def _check_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
     _arrays.layout(x_name, x, ("m", "b", "k"))
     m, _, k = x.shape
     _arrays.layout(y_name, y, (m, "c", k), like=x)
+
+
+# --------------------------------------------------------------------------------------- project
+
+
+def _project_fake(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
+    _arrays.layout("x", x, ("n", "d"))
+    _arrays.layout("frame", frame, (x.shape[1], "p"), like=x)
+    return x.new_empty(x.shape[0], frame.shape[1])
+
+
+def _project_cpu(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
+    pair = (key[0] % 2**64, key[1] % 2**64) if key else None
+    result: Tensor = kernels.project(x.detach(), frame.detach(), sigma, noise, pair)
+    return result
+
+
+def _project_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    x, frame, *_ = inputs
+    ctx.save_for_backward(x, frame)
+
+
+def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, frame = ctx.saved_tensors
+    need_x, need_frame = ctx.needs_input_grad[:2]
+    return (
+        grad @ frame.mT if need_x else None,
+        x.mT @ grad if need_frame else None,
+        None,  # sigma
+        None,  # noise
+        None,  # key
+    )
+
+
+def _project_vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
+    x, frame, sigma, *rest = args
+    if in_dims[1] is not None:
+        raise NotImplementedError("project: vmap over frame is not implemented; join the frames")
+    if sigma > 0 and info.randomness != "different":
+        raise ValueError("project: vmap over noisy rows needs vmap(..., randomness='different')")
+    rows = x.movedim(in_dims[0], 0).flatten(0, 1)
+    result: Tensor = _call("project", rows, frame, sigma, *rest)
+    return result.unflatten(0, (info.batch_size, -1)), 0
+
+
+_register(
+    "project(Tensor x, Tensor frame, float sigma, str noise, int[] key) -> Tensor",
+    _project_cpu,
+    _project_fake,
+    setup_context=_project_setup_context,
+    backward=_project_backward,
+    vmap=_project_vmap,
+    tags=(torch.Tag.nondeterministic_seeded,),  # two calls are two draws: never merge them
+)
+
+
+def project(
+    x: Tensor,
+    frame: Tensor,
+    sigma: float,
+    noise: str = "secure",
+    key: tuple[int, int] | None = None,
+) -> Tensor:
+    r"""Noisy projection of rows, :math:`O = XU + V` with :math:`V \sim \mathcal N(0, \sigma^2)`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, d), float32 or float64
+        Rows. Differentiable.
+    frame : Tensor, shape (d, p)
+        Directions U. Differentiable.
+    sigma : float
+        Standard deviation of the noise.
+    noise : {"secure", "fast"}
+        ChaCha20 keyed from the operating system, or counter-based Philox, which is quick and
+        reproducible and protects nobody.
+    key : pair of int, optional
+        Key of the fast noise, two numbers of 64 bits. Default: fresh.
+
+    Returns
+    -------
+    Tensor, shape (n, p)
+        The projections. Their derivative is that of XU.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, or a number is out of range.
+
+    Notes
+    -----
+    Unlike the kernels below, it is bilinear, so that it has derivatives of any order.
+
+    Examples
+    --------
+    >>> project(torch.eye(2), torch.tensor([[1.0], [2.0]]), 0.0, "fast")
+    tensor([[1.],
+            [2.]])
+    """
+    x, frame = _tensors(x=x, frame=frame)
+    sigma = _arrays.nonnegative_real("sigma", sigma)
+    # An operator's integers are signed, a key's are not; the kernel undoes this.
+    signed = [] if key is None else [(n + 2**63) % 2**64 - 2**63 for n in key]
+    result: Tensor = _call("project", x, frame, sigma, noise, signed)
+    return result
 
 
 # ------------------------------------------------------------ gaussian_kernel_sum, …_logsumexp
