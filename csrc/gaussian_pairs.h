@@ -62,8 +62,8 @@ inline double product_reach(int64_t k) {
 // 4e-6): backward then computes it again in float64.
 constexpr double kCoarseLogsumexp = 128;
 
-// Partial sums over x of one slice are at most this many, however many threads there are.
-constexpr int64_t kMaxParts = 16;
+// Partial sums over x, of all slices together, are about this many, however many threads there are.
+constexpr int64_t kMaxParts = 8;
 
 // ----------------------------------------------------------------------------------------- problem
 
@@ -166,27 +166,38 @@ inline Offset<T> offset_of(const Cloud<T>& cloud, int64_t i, double log_kernel) 
   return {high, finite ? static_cast<T>(offset - static_cast<double>(high)) : T(0)};
 }
 
+// Distance of the same point's coordinates t and t + 1: an odd number of cache lines, for arrays at
+// distances of 4 KiB share a set of the first-level cache, and stores to one delay loads of another.
+template <class T>
+constexpr int64_t column_stride(int64_t size) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  return ((size + line - 1) / line | 1) * line;
+}
+static_assert(64 % kVectorBytes == 0);
+
 // The cloud that streams past, packed once for a slice.
 template <class T>
 struct Columns {
-  int64_t size = 0, stride = 0;  // stride: padded size
+  int64_t size = 0, padded = 0;
+  int64_t stride = 0;            // of coordinates, by differences: see column_stride
   Buffer<T> coordinates;         // by differences [k, stride]; by products panels of [k, size]
   Buffer<T> values;              // by products, for gradients: panels of [size, k + 1], f_j (y_j, 1)
-  Buffer<T> high, low, factor;   // [stride]; padding: exponent -inf, factor 0
+  Buffer<T> high, low, factor;   // [padded]; padding: exponent -inf, factor 0
 
   void pack(const Cloud<T>& cloud, const Measure<T>& measure, bool with_values, Buffer<T>& point) {
     const int64_t k = measure.k;
     size = cloud.size;
-    stride = padded_columns<T>(size);
+    padded = padded_columns<T>(size);
+    stride = column_stride<T>(size);
     const PanelLayout<T> scores{k, size}, gradients{size, k + 1};
     coordinates.resize(k * stride);
-    high.resize(stride);
-    low.resize(stride);
-    factor.resize(stride);
+    high.resize(padded);
+    low.resize(padded);
+    factor.resize(padded);
     point.resize(measure.k_padded);
     with_values = with_values && measure.by_product;
     if (with_values) values.resize(gradients.size());
-    for (int64_t j = 0; j < stride; ++j) {
+    for (int64_t j = 0; j < padded; ++j) {
       const bool real = j < size;
       if (real)
         measure.scaled(cloud.points + j * k, point.data());
@@ -307,33 +318,35 @@ struct RowTotal {
 
   void start() { running.start(splat(std::numeric_limits<T>::lowest())); }
 
-  void add(const Vec<T>* exponent, const T* factor, int count) {
+  template <int kCount>
+  void add(const Vec<T> (&exponent)[kCount], const T* factor) {
     Vec<T> part{};
     if constexpr (kReduction == Reduction::logsum) {
       Vec<T> peak = running.maximum;
-      for (int v = 0; v < count; ++v) peak = vmax<T>(peak, exponent[v]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kCount; ++v) peak = vmax<T>(peak, exponent[v]);
       running.raise(peak, vexp<T>);
-      for (int v = 0; v < count; ++v) part += vexp<T>(exponent[v] - peak);
+#pragma GCC unroll 8
+      for (int v = 0; v < kCount; ++v) part += vexp<T>(exponent[v] - peak);
     } else {
-      for (int v = 0; v < count; ++v) part += vexp<T>(exponent[v]) * load(factor + v * kLanes<T>);
+#pragma GCC unroll 8
+      for (int v = 0; v < kCount; ++v) part += vexp<T>(exponent[v]) * load(factor + v * kLanes<T>);
     }
     running.sum += part;
   }
 
-  double finish(double log_kernel) const {
-    T sum[kLanes<T>], maximum[kLanes<T>];
-    store(sum, running.sum);
-    double total = 0;
+  // The sum, or its logarithm with `log_kernel` added.
+  double finish(double log_kernel) {
+    T peak = 0;
     if constexpr (kReduction == Reduction::logsum) {
-      store(maximum, running.maximum);
-      const T peak = max_lanes<T>(running.maximum);
-      for (int i = 0; i < kLanes<T>; ++i)
-        total += sum[i] * std::exp(static_cast<double>(maximum[i]) - static_cast<double>(peak));
-      return peak + std::log(total) + log_kernel;
-    } else {
-      for (int i = 0; i < kLanes<T>; ++i) total += sum[i];
-      return total;
+      peak = max_lanes<T>(running.maximum);
+      running.raise(splat(peak), vexp<T>);
     }
+    T lane[kLanes<T>];
+    store(lane, running.sum);
+    double total = 0;
+    for (int i = 0; i < kLanes<T>; ++i) total += lane[i];
+    return kReduction == Reduction::logsum ? peak + std::log(total) + log_kernel : total;
   }
 };
 
@@ -347,64 +360,73 @@ struct PairScratch {
   Buffer<T> exponents;     // [padded_rows(kRowBlock), kColumnBlock]
   Buffer<T> row_sums;      // by products [padded_rows(kRowBlock), padded k + 1]
   Buffer<double> row_totals;  // by differences [kRowBlock, k + 1]
-  Buffer<T> column_sums;   // by products [padded c, padded k + 1]; by differences [k + 1, padded c]
+  T* column_sums = nullptr;  // of the part: by products [padded c, padded k + 1], else [k + 1, stride]
   Buffer<T> vectors;       // by differences, any k: row sums in flight [k + 1, lanes]
 };
 
-// emit(i, value) for the rows of the block.
-template <class T, Reduction kReduction, class Emit>
-inline void reduce_rows(PairScratch<T>& scratch, Emit&& emit) {
+// Calls add.operator()<n>(first column) for groups of n = kGroup vectors, then for single ones.
+template <class T, class Add>
+inline void for_groups(int64_t columns, Add&& add) {
+  constexpr int64_t step = kGroup * kLanes<T>;
+  int64_t j = 0;
+  for (; j + step <= columns; j += step) add.template operator()<kGroup>(j);
+  for (; j < columns; j += kLanes<T>) add.template operator()<1>(j);
+}
+
+// values[r] for the rows of the block.
+template <class T, Reduction kReduction, int K>
+inline void reduce_by_differences(const PairScratch<T>& scratch, double* values) {
+  constexpr int lanes = kLanes<T>;
   const Measure<T>& measure = scratch.measure;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
-  constexpr int lanes = kLanes<T>;
-  if (!measure.by_product) {
-    with_dims(measure.k, [&]<int K>() {
-      const int64_t k = K > 0 ? K : measure.k;
-      const T factor = measure.factor;
-      for (int64_t r = 0; r < rows.size; ++r) {
-        const T* const at = rows.points.data() + r * measure.k_padded;
-        RowTotal<T, kReduction> total;
-        total.start();
-        const auto group = [&](int64_t j, int count) {
-          Vec<T> exponent[kGroup];
-          for (int v = 0; v < count; ++v) {
-            const T* const column = columns.coordinates.data() + j + v * lanes;
-            Vec<T> squares{};
-            for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> difference = load(column + t * columns.stride) - at[t];
-              squares += difference * difference;
-            }
-            exponent[v] = log_kernel_of_square(squares, factor);
-            if constexpr (kReduction == Reduction::logsum)
-              exponent[v] += load(columns.high.data() + j + v * lanes);
-          }
-          total.add(exponent, columns.factor.data() + j, count);
-        };
-        int64_t j = 0;
-        for (; j + kGroup * lanes <= columns.stride; j += kGroup * lanes) group(j, kGroup);
-        if (j < columns.stride) group(j, static_cast<int>((columns.stride - j) / lanes));
-        emit(rows.first + r, total.finish(0));
+  const int64_t k = K > 0 ? K : measure.k, stride = columns.stride;
+  const T factor = measure.factor;
+  for (int64_t r = 0; r < rows.size; ++r) {
+    const T* const at = rows.points.data() + r * measure.k_padded;
+    RowTotal<T, kReduction> total;
+    total.start();
+    for_groups<T>(columns.padded, [&]<int kCount>(int64_t j) {
+      Vec<T> exponent[kCount];
+#pragma GCC unroll 8
+      for (int v = 0; v < kCount; ++v) {
+        const T* const column = columns.coordinates.data() + j + v * lanes;
+        Vec<T> squares{};
+#pragma GCC unroll 8
+        for (int64_t t = 0; t < k; ++t) {
+          const Vec<T> difference = load(column + t * stride) - at[t];
+          squares += difference * difference;
+        }
+        exponent[v] = log_kernel_of_square(squares, factor);
+        if constexpr (kReduction == Reduction::logsum)
+          exponent[v] += load(columns.high.data() + j + v * lanes);
       }
+      total.add(exponent, columns.factor.data() + j);
     });
-    return;
+    values[r] = total.finish(0);
   }
+}
+
+template <class T, Reduction kReduction>
+inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
+  constexpr int lanes = kLanes<T>;
+  const Columns<T>& columns = scratch.columns;
+  const Rows<T>& rows = scratch.rows;
   RowTotal<T, kReduction> totals[kRowBlock];
   for (int64_t r = 0; r < rows.size; ++r) totals[r].start();
   scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
   T* const scores = scratch.exponents.data();
-  for (int64_t j0 = 0; j0 < columns.stride; j0 += kColumnBlock<T>) {
+  for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
     const int64_t count =
-        columns.stride - j0 < kColumnBlock<T> ? columns.stride - j0 : kColumnBlock<T>;
-    score_block(rows, columns, measure, j0, count, scores, kColumnBlock<T>);
+        columns.padded - j0 < kColumnBlock<T> ? columns.padded - j0 : kColumnBlock<T>;
+    score_block(rows, columns, scratch.measure, j0, count, scores, kColumnBlock<T>);
     for (int64_t r = 0; r < rows.size; ++r) {
       const T* const row = scores + r * kColumnBlock<T>;
       const Vec<T> own = splat(rows.high[r]);
-      for (int64_t j = 0; j < count; j += kGroup * lanes) {
-        Vec<T> exponent[kGroup];
-        const int64_t rest = (count - j) / lanes;
-        const int vectors = rest < kGroup ? static_cast<int>(rest) : kGroup;
-        for (int v = 0; v < vectors; ++v) {
+      for_groups<T>(count, [&]<int kCount>(int64_t j) {
+        Vec<T> exponent[kCount];
+#pragma GCC unroll 8
+        for (int v = 0; v < kCount; ++v) {
           const int64_t at = j + v * lanes;
           const Vec<T> high = load(columns.high.data() + j0 + at);
           if constexpr (kReduction == Reduction::logsum)
@@ -412,39 +434,57 @@ inline void reduce_rows(PairScratch<T>& scratch, Emit&& emit) {
           else  // rounding must not make a kernel larger than 1
             exponent[v] = vmin<T>(log_kernel_of_product(load(row + at), own, high), Vec<T>{});
         }
-        totals[r].add(exponent, columns.factor.data() + j0 + j, vectors);
-      }
+        totals[r].add(exponent, columns.factor.data() + j0 + j);
+      });
     }
   }
-  for (int64_t r = 0; r < rows.size; ++r)
-    emit(rows.first + r, totals[r].finish(rows.log_kernel[r]));
+  for (int64_t r = 0; r < rows.size; ++r) values[r] = totals[r].finish(rows.log_kernel[r]);
 }
 
 // --------------------------------------------------------------------------------------- launcher
 
-// values[s, i] for all slices and rows: Value is T, or double where more than T is wanted. Slices with
-// chosen(s) false are left alone.
-template <class T, Reduction kReduction, class Args, class Value, class Chosen>
-inline void launch_forward(const Args& args, const T* log_weights, const T* factor, Value* values,
-                           Chosen&& chosen) {
+template <class T>
+struct PairSums {
+  int64_t m, b, c, k;
+  const T* x;            // [m, b, k]
+  const T* y;            // [m, c, k]
+  const T* bandwidth;    // [m]
+  const T* log_weights;  // [m, c] or null
+  const T* factor;       // [m, c] or null
+  const bool* chosen;    // [m] or null: the slices to compute; others are left alone
+  T* out;                // [m, b], or null
+  double* wide_out;      // [m, b], or null: the same in more places
+};
+
+template <class T, Reduction kReduction>
+inline void launch_sums(const PairSums<T>& args) {
   const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;
   parallel_for<PairScratch<T>>(args.m * blocks, [&](int64_t task, PairScratch<T>& scratch) {
     const int64_t s = task / blocks, row0 = task % blocks * kRowBlock;
-    if (!chosen(s)) return;
+    if (args.chosen != nullptr && !args.chosen[s]) return;
     const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr, nullptr, nullptr};
+    const Measure<T>& measure = scratch.measure;
     if (scratch.slice != s) {
       const Cloud<T> y{args.y + s * args.c * args.k, args.c,
-                       log_weights != nullptr ? log_weights + s * args.c : nullptr, nullptr,
-                       factor != nullptr ? factor + s * args.c : nullptr};
+                       args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
+                       args.factor != nullptr ? args.factor + s * args.c : nullptr};
       measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
                     scratch.point);
-      scratch.columns.pack(y, scratch.measure, false, scratch.point);
+      scratch.columns.pack(y, measure, false, scratch.point);
       scratch.slice = s;
     }
-    scratch.rows.pack(x, row0, scratch.measure, false);
-    reduce_rows<T, kReduction>(scratch, [&](int64_t i, double value) {
-      values[s * args.b + i] = static_cast<Value>(value);
-    });
+    scratch.rows.pack(x, row0, measure, false);
+    double values[kRowBlock];
+    if (measure.by_product)
+      reduce_by_products<T, kReduction>(scratch, values);
+    else
+      with_dims(measure.k,
+                [&]<int K>() { reduce_by_differences<T, kReduction, K>(scratch, values); });
+    for (int64_t r = 0; r < scratch.rows.size; ++r) {
+      const int64_t at = s * args.b + row0 + r;
+      if (args.out != nullptr) args.out[at] = static_cast<T>(values[r]);
+      if (args.wide_out != nullptr) args.wide_out[at] = values[r];
+    }
   });
 }
 

@@ -11,8 +11,9 @@ namespace dpslice::DPSLICE_ISA {
 
 template <class T>
 void kernel_sum(const KernelSumArgs<T>& args) {
-  launch_forward<T, Reduction::sum>(args, nullptr, args.weights, args.out,
-                                    [](int64_t) { return true; });
+  launch_sums<T, Reduction::sum>(PairSums<T>{args.m, args.b, args.c, args.k, args.x, args.y,
+                                             args.bandwidth, nullptr, args.weights, nullptr,
+                                             args.out, nullptr});
 }
 
 template <class T>

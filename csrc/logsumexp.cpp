@@ -12,8 +12,9 @@ namespace dpslice::DPSLICE_ISA {
 
 template <class T>
 void logsumexp(const LogsumexpArgs<T>& args) {
-  launch_forward<T, Reduction::logsum>(args, args.log_weights, nullptr, args.out,
-                                       [](int64_t) { return true; });
+  launch_sums<T, Reduction::logsum>(PairSums<T>{args.m, args.b, args.c, args.k, args.x, args.y,
+                                                args.bandwidth, args.log_weights, nullptr, nullptr,
+                                                args.out, nullptr});
 }
 
 // The gradients of the slices that `chosen` marks, computed in float64.
@@ -87,8 +88,9 @@ inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift, B
   }
   if (wides > 0) widened_vjp(args, wide, wides);
   if (agains > 0) {
-    launch_forward<float, Reduction::logsum>(args, args.log_weights, nullptr, shift.data(),
-                                             [&](int64_t s) { return again[s]; });
+    launch_sums<float, Reduction::logsum>(
+        PairSums<float>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
+                        args.log_weights, nullptr, again.data(), nullptr, shift.data()});
     for (int64_t i = 0; i < args.m * args.b; ++i)
       if (again[i / args.b]) shift[i] = -shift[i];
   }

@@ -8,6 +8,9 @@
 
 namespace dpslice::DPSLICE_ISA {
 
+// Points of y whose parts one task adds up.
+constexpr int64_t kFinishBlock = 256;
+
 // ------------------------------------------------------------------------------------------ sweeps
 
 // The exponent of E_ij. What belongs to x comes last and in two parts: it holds minus the logsumexp of
@@ -31,21 +34,28 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   const Measure<T>& measure = scratch.measure;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
-  const int64_t k = K > 0 ? K : measure.k;
+  const int64_t k = K > 0 ? K : measure.k, stride = columns.stride;
   const T factor = measure.factor;
+  // Held here, for the compiler must assume that stores of sums could change the fields of `scratch`.
+  const T* const coordinates = columns.coordinates.data();
+  const T* const column_high = columns.high.data();
+  const T* const column_low = columns.low.data();
+  const T* const column_factors = columns.factor.data();
+  T* const column_sums = scratch.column_sums;
   scratch.row_totals.resize(kRowBlock * (k + 1));
   double* const totals = scratch.row_totals.data();
   for (int64_t i = 0; i < rows.size * (k + 1); ++i) totals[i] = 0;
   if (K == 0) scratch.vectors.resize((k + 1) * lanes);
   T* const flight = scratch.vectors.data();
 
-  for (int64_t j0 = 0; j0 < columns.stride; j0 += kDirectBlock) {
-    const int64_t j1 = columns.stride - j0 < kDirectBlock ? columns.stride : j0 + kDirectBlock;
+  for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
+    const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
     for (int64_t r0 = 0; r0 < rows.size; r0 += kAtOnce) {
       // Rows past the last one are the padding of Rows where that goes so far, else the last row again
       // with an exponent of -inf.
       const T* at[kAtOnce];
       T row_high[kAtOnce], row_low[kAtOnce], row_factor[kAtOnce];
+#pragma GCC unroll 9
       for (int q = 0; q < kAtOnce; ++q) {
         const bool real = r0 + q < rows.size;
         const int64_t r = real ? r0 + q : rows.size - 1;
@@ -55,28 +65,33 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
         row_factor[q] = real ? rows.factor[r] : T(0);
       }
       Vec<T> sum[kAtOnce][K + 1];
+#pragma GCC unroll 9
       for (int q = 0; q < kAtOnce; ++q)
+#pragma GCC unroll 9
         for (int t = 0; t <= K; ++t) sum[q][t] = Vec<T>{};
       if (K == 0)
         for (int64_t i = 0; i < (k + 1) * lanes; ++i) flight[i] = 0;
 
       for (int64_t j = j0; j < j1; j += lanes) {
-        const T* const column = columns.coordinates.data() + j;
-        const Vec<T> high = load(columns.high.data() + j), low = load(columns.low.data() + j);
-        const Vec<T> column_factor = load(columns.factor.data() + j);
+        const T* const column = coordinates + j;
+        const Vec<T> high = load(column_high + j), low = load(column_low + j);
+        const Vec<T> column_factor = load(column_factors + j);
         Vec<T> down[K + 1];
+#pragma GCC unroll 9
         for (int t = 0; t <= K; ++t) down[t] = Vec<T>{};
+#pragma GCC unroll 9
         for (int q = 0; q < kAtOnce; ++q) {
           Vec<T> difference[K > 0 ? K : 1];
           Vec<T> squares{};
           if constexpr (K > 0) {
+#pragma GCC unroll 9
             for (int t = 0; t < K; ++t) {
-              difference[t] = load(column + t * columns.stride) - at[q][t];
+              difference[t] = load(column + t * stride) - at[q][t];
               squares += difference[t] * difference[t];
             }
           } else {
             for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> d = load(column + t * columns.stride) - at[q][t];
+              const Vec<T> d = load(column + t * stride) - at[q][t];
               squares += d * d;
             }
           }
@@ -84,6 +99,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
               log_kernel_of_square(squares, factor), high, low, row_high[q], row_low[q]));
           const Vec<T> across = e * column_factor, along = e * row_factor[q];
           if constexpr (K > 0) {
+#pragma GCC unroll 9
             for (int t = 0; t < K; ++t) {
               sum[q][t] += across * difference[t];
               if (kColumnSums) down[t] += along * difference[t];
@@ -91,26 +107,27 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
             sum[q][K] += across;
             if (kColumnSums) down[K] += along;
           } else {
-            T* const to = scratch.column_sums.data() + j;
+            T* const to = column_sums + j;
             for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> d = load(column + t * columns.stride) - at[q][t];
+              const Vec<T> d = load(column + t * stride) - at[q][t];
               store(flight + t * lanes, load(flight + t * lanes) + across * d);
               if (kColumnSums) {
-                T* const place = to + t * columns.stride;
+                T* const place = to + t * stride;
                 store(place, load(place) + along * d);
               }
             }
             store(flight + k * lanes, load(flight + k * lanes) + across);
             if (kColumnSums) {
-              T* const place = to + k * columns.stride;
+              T* const place = to + k * stride;
               store(place, load(place) + along);
             }
           }
         }
         if constexpr (K > 0 && kColumnSums) {
-          T* const to = scratch.column_sums.data() + j;
+          T* const to = column_sums + j;
+#pragma GCC unroll 9
           for (int t = 0; t <= K; ++t)
-            store(to + t * columns.stride, load(to + t * columns.stride) + down[t]);
+            store(to + t * stride, load(to + t * stride) + down[t]);
         }
       }
       for (int q = 0; q < kAtOnce && r0 + q < rows.size; ++q)
@@ -135,9 +152,9 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
   scratch.row_sums.resize(padded_rows(kRowBlock) * width);
   T* const e = scratch.exponents.data();
   T* const sums = scratch.row_sums.data();
-  for (int64_t j0 = 0; j0 < columns.stride; j0 += kColumnBlock<T>) {
+  for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
     const int64_t count =
-        columns.stride - j0 < kColumnBlock<T> ? columns.stride - j0 : kColumnBlock<T>;
+        columns.padded - j0 < kColumnBlock<T> ? columns.padded - j0 : kColumnBlock<T>;
     score_block(rows, columns, measure, j0, count, e, kColumnBlock<T>);
     for (int64_t r = 0; r < rows_padded; ++r) {
       const Vec<T> row_high = splat(rows.high[r]), row_low = splat(rows.low[r]);
@@ -159,7 +176,7 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
       for (int64_t panel = 0; panel < down.panels(); ++panel)
         panel_product(count, rows.size, e, 1, kColumnBlock<T>,
                       rows.values.data() + down.start(panel), down.width(panel),
-                      scratch.column_sums.data() + j0 * width + panel * kPanel<T>, width, true);
+                      scratch.column_sums + j0 * width + panel * kPanel<T>, width, true);
   }
 }
 
@@ -210,6 +227,18 @@ inline void sweep_rows(PairScratch<T>& scratch, Write&& write) {
   }
 }
 
+template <class T>
+inline Cloud<T> x_cloud(const PairGradients<T>& args, int64_t s) {
+  return {args.x + s * args.b * args.k, args.b, nullptr,
+          args.shift != nullptr ? args.shift + s * args.b : nullptr, args.grad + s * args.b};
+}
+template <class T>
+inline Cloud<T> y_cloud(const PairGradients<T>& args, int64_t s) {
+  return {args.y + s * args.c * args.k, args.c,
+          args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
+          args.factor != nullptr ? args.factor + s * args.c : nullptr};
+}
+
 // A gradient in one of the clouds: its points are the rows.
 template <class T, bool kRowsAreX>
 inline void launch_one_gradient(const PairGradients<T>& args) {
@@ -218,12 +247,7 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
   parallel_for<PairScratch<T>>(args.m * blocks, [&](int64_t task, PairScratch<T>& scratch) {
     const int64_t s = task / blocks, row0 = task % blocks * kRowBlock;
     if (args.chosen != nullptr && !args.chosen[s]) return;
-    const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr,
-                     args.shift != nullptr ? args.shift + s * args.b : nullptr,
-                     args.grad + s * args.b};
-    const Cloud<T> y{args.y + s * args.c * args.k, args.c,
-                     args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
-                     args.factor != nullptr ? args.factor + s * args.c : nullptr};
+    const Cloud<T> x = x_cloud(args, s), y = y_cloud(args, s);
     if (scratch.slice != s) {
       measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
                     scratch.point);
@@ -248,75 +272,87 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
   const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;
   int64_t parts = (kMaxParts + args.m - 1) / args.m;
   parts = parts < blocks ? parts : blocks;
-  const int64_t record = args.k + 1;
-  Buffer<T> partial;  // [m, parts, c, k + 1]: raw sums
-  if (parts > 1) partial.resize(args.m * parts * args.c * record);
-  Buffer<double> scales(args.m);
+  const int64_t record = args.k + 1, stride = column_stride<T>(args.c),
+                width = padded_columns<T>(record);
+  const int64_t by_product = padded_columns<T>(args.c) * width, by_difference = stride * record;
+  const int64_t sums = by_product > by_difference ? by_product : by_difference;
+  Buffer<T> partial(parts > 1 ? args.m * parts * sums : 0);
 
-  parallel_for<PairScratch<T>>(args.m * parts, [&](int64_t task, PairScratch<T>& scratch) {
+  // grad_y of points [first, last) from all parts.
+  const auto finish = [&](int64_t s, const Measure<T>& measure, const T* part_sums, int64_t first,
+                          int64_t last, Buffer<T>& point, Buffer<double>& total) {
+    point.resize(padded<T>(args.k));
+    total.resize(record);
+    for (int64_t j = first; j < last; ++j) {
+      for (int64_t t = 0; t < record; ++t) total[t] = 0;
+      for (int64_t part = 0; part < parts; ++part) {
+        const T* const sum = part_sums + part * sums;
+        if (measure.by_product)
+          for (int64_t t = 0; t < record; ++t) total[t] += sum[j * width + t];
+        else
+          for (int64_t t = 0; t < record; ++t) total[t] += sum[t * stride + j];
+      }
+      if (measure.by_product) measure.scaled(args.y + (s * args.c + j) * args.k, point.data());
+      write_y(args, s, j, measure.gradient_scale, [&](int64_t t) {
+        if (t == args.k) return total[t];
+        // By differences, those that were added up are y - x.
+        return measure.by_product ? total[t] - total[args.k] * point[t] : -total[t];
+      });
+    }
+  };
+
+  struct Scratch : PairScratch<T> {
+    Buffer<T> own_sums;
+    Buffer<double> total;
+  };
+  parallel_for<Scratch>(args.m * parts, [&](int64_t task, Scratch& scratch) {
     const int64_t s = task / parts, part = task % parts;
     if (args.chosen != nullptr && !args.chosen[s]) return;
-    const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr,
-                     args.shift != nullptr ? args.shift + s * args.b : nullptr,
-                     args.grad + s * args.b};
-    const Cloud<T> y{args.y + s * args.c * args.k, args.c,
-                     args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
-                     args.factor != nullptr ? args.factor + s * args.c : nullptr};
-    Measure<T>& measure = scratch.measure;
+    const Cloud<T> x = x_cloud(args, s), y = y_cloud(args, s);
+    const Measure<T>& measure = scratch.measure;
     if (scratch.slice != s) {
-      measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], measure,
+      measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
                     scratch.point);
       scratch.columns.pack(y, measure, true, scratch.point);
       scratch.slice = s;
     }
-    if (part == 0) scales[s] = measure.gradient_scale;
-    const Columns<T>& columns = scratch.columns;
-    const int64_t width = padded_columns<T>(record);
-    const int64_t sums = columns.stride * (measure.by_product ? width : record);
-    scratch.column_sums.resize(sums);
+    if (parts > 1) {
+      scratch.column_sums = partial.data() + task * sums;
+    } else {
+      scratch.own_sums.resize(sums);
+      scratch.column_sums = scratch.own_sums.data();
+    }
     for (int64_t i = 0; i < sums; ++i) scratch.column_sums[i] = 0;
-
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
       scratch.rows.pack(x, block * kRowBlock, measure, true);
       sweep_rows<T, true, true>(scratch, [&](int64_t i, auto&& raw) {
         write_x(args, s, i, measure.gradient_scale, raw);
       });
     }
-
-    for (int64_t j = 0; j < args.c; ++j) {
-      measure.scaled(y.points + j * args.k, scratch.point.data());
-      const auto raw = [&](int64_t t) -> double {
-        if (measure.by_product) {
-          const T* const sum = scratch.column_sums.data() + j * width;
-          return t == args.k ? static_cast<double>(sum[t])
-                             : static_cast<double>(sum[t]) -
-                                   static_cast<double>(sum[args.k]) * scratch.point[t];
-        }
-        const double sum = scratch.column_sums[t * columns.stride + j];
-        return t == args.k ? sum : -sum;  // there the differences were y - x
-      };
-      if (parts == 1) {
-        write_y(args, s, j, measure.gradient_scale, raw);
-      } else {
-        T* const to = partial.data() + ((s * parts + part) * args.c + j) * record;
-        for (int64_t t = 0; t < record; ++t) to[t] = static_cast<T>(raw(t));
-      }
-    }
+    if (parts == 1)
+      finish(s, measure, scratch.column_sums, 0, args.c, scratch.point, scratch.total);
   });
 
   if (parts == 1) return;
-  const int64_t column_blocks = (args.c + kRowBlock - 1) / kRowBlock;
-  parallel_for<NoScratch>(args.m * column_blocks, [&](int64_t task, NoScratch&) {
-    const int64_t s = task / column_blocks, first = task % column_blocks * kRowBlock;
+  struct FinishScratch {
+    int64_t slice = -1;
+    Measure<T> measure;
+    Buffer<T> point;
+    Buffer<double> total;
+  };
+  const int64_t column_blocks = (args.c + kFinishBlock - 1) / kFinishBlock;
+  parallel_for<FinishScratch>(args.m * column_blocks, [&](int64_t task, FinishScratch& scratch) {
+    const int64_t s = task / column_blocks, first = task % column_blocks * kFinishBlock;
     if (args.chosen != nullptr && !args.chosen[s]) return;
-    const int64_t last = args.c - first < kRowBlock ? args.c : first + kRowBlock;
-    for (int64_t j = first; j < last; ++j)
-      write_y(args, s, j, scales[s], [&](int64_t t) {
-        double sum = 0;
-        for (int64_t part = 0; part < parts; ++part)
-          sum += partial[((s * parts + part) * args.c + j) * record + t];
-        return sum;
-      });
+    const int64_t last = args.c - first < kFinishBlock ? args.c : first + kFinishBlock;
+    if (scratch.slice != s) {
+      const Cloud<T> x = x_cloud(args, s), y = y_cloud(args, s);
+      measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
+                    scratch.point);
+      scratch.slice = s;
+    }
+    finish(s, scratch.measure, partial.data() + s * parts * sums, first, last, scratch.point,
+           scratch.total);
   });
 }
 
