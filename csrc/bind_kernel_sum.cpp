@@ -1,7 +1,152 @@
+// Bindings of kernel_sum.h and logsumexp.h.
 #include "bindings.h"
+#include "kernel_sum.h"
+#include "logsumexp.h"
 
 namespace dpslice {
+namespace {
 
-void register_kernel_sum(py::module_&) {}
+template <class T>
+using OptionalArray = std::optional<Array<T>>;
+
+template <class T>
+const T* data_or_null(const OptionalArray<T>& array) {
+  return array ? array->data() : nullptr;
+}
+template <class T>
+T* mutable_data_or_null(OptionalArray<T>& array) {
+  return array ? array->mutable_data() : nullptr;
+}
+
+// The fields that all four argument structs have.
+template <class Args, class T>
+Args pair_args(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+               const char* weights_name, const OptionalArray<T>& weights) {
+  require_rank("x", x, 3);
+  require_rank("y", y, 3);
+  Args args{};
+  args.m = x.shape(0);
+  args.b = x.shape(1);
+  args.k = x.shape(2);
+  args.c = y.shape(1);
+  require_shape("y", y, {args.m, args.c, args.k});
+  require_shape("bandwidth", bandwidth, {args.m});
+  if (weights) require_shape(weights_name, *weights, {args.m, args.c});
+  if (args.m < 1 || args.b < 1 || args.c < 1 || args.k < 1)
+    throw std::invalid_argument("x and y must have no empty axis");
+  args.x = x.data();
+  args.y = y.data();
+  args.bandwidth = bandwidth.data();
+  return args;
+}
+
+template <class T>
+struct Gradients {
+  OptionalArray<T> x, y, weights;
+
+  template <class Args>
+  Gradients(const Args& args, bool need_x, bool need_y, bool need_weights) {
+    if (need_x) x = empty<T>({args.m, args.b, args.k});
+    if (need_y) y = empty<T>({args.m, args.c, args.k});
+    if (need_weights) weights = empty<T>({args.m, args.c});
+  }
+  py::tuple tuple() const { return py::make_tuple(x, y, weights); }
+};
+
+template <class T>
+Array<T> kernel_sum_array(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                          const OptionalArray<T>& weights) {
+  auto args = pair_args<KernelSumArgs<T>>(x, y, bandwidth, "weights", weights);
+  args.weights = data_or_null(weights);
+  Array<T> out = empty<T>({args.m, args.b});
+  args.out = out.mutable_data();
+  {
+    py::gil_scoped_release unlocked;
+    kernel_sum(args);
+  }
+  return out;
+}
+
+template <class T>
+py::tuple kernel_sum_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                                const OptionalArray<T>& weights, const Array<T>& grad, bool need_x,
+                                bool need_y, bool need_weights) {
+  auto args = pair_args<KernelSumVjpArgs<T>>(x, y, bandwidth, "weights", weights);
+  require_shape("grad", grad, {args.m, args.b});
+  Gradients<T> gradients(args, need_x, need_y, need_weights);
+  args.weights = data_or_null(weights);
+  args.grad = grad.data();
+  args.grad_x = mutable_data_or_null(gradients.x);
+  args.grad_y = mutable_data_or_null(gradients.y);
+  args.grad_weights = mutable_data_or_null(gradients.weights);
+  {
+    py::gil_scoped_release unlocked;
+    kernel_sum_vjp(args);
+  }
+  return gradients.tuple();
+}
+
+template <class T>
+Array<T> logsumexp_array(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                         const OptionalArray<T>& log_weights) {
+  auto args = pair_args<LogsumexpArgs<T>>(x, y, bandwidth, "log_weights", log_weights);
+  args.log_weights = data_or_null(log_weights);
+  Array<T> out = empty<T>({args.m, args.b});
+  args.out = out.mutable_data();
+  {
+    py::gil_scoped_release unlocked;
+    logsumexp(args);
+  }
+  return out;
+}
+
+template <class T>
+py::tuple logsumexp_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                               const OptionalArray<T>& log_weights, const Array<T>& logsumexp,
+                               const Array<T>& grad, bool need_x, bool need_y,
+                               bool need_log_weights) {
+  auto args = pair_args<LogsumexpVjpArgs<T>>(x, y, bandwidth, "log_weights", log_weights);
+  require_shape("logsumexp", logsumexp, {args.m, args.b});
+  require_shape("grad", grad, {args.m, args.b});
+  Gradients<T> gradients(args, need_x, need_y, need_log_weights);
+  args.log_weights = data_or_null(log_weights);
+  args.logsumexp = logsumexp.data();
+  args.grad = grad.data();
+  args.grad_x = mutable_data_or_null(gradients.x);
+  args.grad_y = mutable_data_or_null(gradients.y);
+  args.grad_log_weights = mutable_data_or_null(gradients.weights);
+  {
+    py::gil_scoped_release unlocked;
+    logsumexp_vjp(args);
+  }
+  return gradients.tuple();
+}
+
+template <class T>
+void register_for(py::module_& m) {
+  using py::arg;
+  m.def("gaussian_kernel_sum", &kernel_sum_array<T>, arg("x").noconvert(), arg("y").noconvert(),
+        arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
+        "sum_j w_j K(x_i, y_j), [m, b].");
+  m.def("gaussian_kernel_sum_vjp", &kernel_sum_vjp_arrays<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
+        arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_weights"),
+        "Gradients in x, y and weights, None where not needed.");
+  m.def("gaussian_kernel_logsumexp", &logsumexp_array<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("bandwidth").noconvert(),
+        arg("log_weights").noconvert().none(true), "log sum_j exp(l_j) K(x_i, y_j), [m, b].");
+  m.def("gaussian_kernel_logsumexp_vjp", &logsumexp_vjp_arrays<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("bandwidth").noconvert(),
+        arg("log_weights").noconvert().none(true), arg("logsumexp").noconvert(),
+        arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_log_weights"),
+        "Gradients in x, y and log_weights, None where not needed.");
+}
+
+}  // namespace
+
+void register_kernel_sum(py::module_& m) {
+  register_for<float>(m);
+  register_for<double>(m);
+}
 
 }  // namespace dpslice

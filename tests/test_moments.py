@@ -34,7 +34,8 @@ def test_mean_and_factor_of_a_spiked_law_are_found(p: int) -> None:
     moments = estimate_moments(_release(rows, p, sigma=2.0))
     # standard error of each entry of the mean: at most sqrt((4 + 4) / 40000) = 0.014
     np.testing.assert_allclose(moments.mean, mean, atol=0.07)
-    assert moments.factors.shape == (12, 1)
+    # The bulk's largest eigenvalue may pass the edge by chance; little of it is left by shrinking.
+    assert (moments.factors[:, 1:] ** 2).sum() < 0.1
     found = moments.factors[:, 0]
     assert abs(found @ direction) / np.linalg.norm(found) > 0.995
     assert found @ found == pytest.approx(4.0, rel=0.08)

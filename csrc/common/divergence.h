@@ -49,7 +49,8 @@ DPSLICE_HD inline DivergenceAt<T> divergence_at(int code, T alpha, T t) {
     case kReverseKl:  // t - 1 - log t
       return {u - std::log(t), u / t};
     case kJs: {  // half of: t log(2 t / (t + 1)) + log(2 / (t + 1))
-      const T derivative = t == T(0) ? std::log(t) : T(0.5) * std::log1p(u / (t + T(1)));
+      // The argument of log1p cancels where t is small, that of log where t is near 1.
+      const T derivative = T(0.5) * (t < T(0.5) ? std::log(T(2) * t / (t + T(1))) : std::log1p(u / (t + T(1))));
       const T first = t == T(0) ? T(0) : t * derivative;
       return {first - T(0.5) * std::log1p(T(0.5) * u), derivative};
     }

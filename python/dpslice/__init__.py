@@ -8,16 +8,22 @@ against the noisy slices.
 ``dpslice.tabular`` (tables) need the extras of the same names.
 """
 
-from dpslice import accounting
+from dpslice import accounting, divergences, kernels
+from dpslice._version import __version__
 from dpslice.accounting import Guarantee
+from dpslice.mechanism import SlicingMechanism
 from dpslice.release import Release, ReleaseError
-
-__version__ = "0.1.0"
+from dpslice.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "Guarantee",
     "Release",
     "ReleaseError",
+    "SlicingMechanism",
     "__version__",
     "accounting",
+    "divergences",
+    "get_num_threads",
+    "kernels",
+    "set_num_threads",
 ]

@@ -36,6 +36,7 @@ __all__ = [
     "finite_real",
     "finite_values",
     "integer",
+    "layout",
     "library_of",
     "log_weight_values",
     "negative_real",
@@ -48,10 +49,12 @@ __all__ = [
     "positive_integer",
     "positive_real",
     "positive_reals",
+    "ratio_values",
     "real_above_one",
     "real_at_least_one",
     "require",
     "same_kind",
+    "seed",
     "synthetic_rows",
     "text",
 ]
@@ -198,6 +201,14 @@ def integer(name: str, value: object, *, minimum: int) -> int:
 def positive_integer(name: str, value: object) -> int:
     """Return `value` as an int, or raise unless it is an integer >= 1."""
     return integer(name, value, minimum=1)
+
+
+def seed(name: str, value: object) -> int:
+    """Return `value` as an int, or raise unless it is an integer from 0 to 2**63 - 1."""
+    number = integer(name, value, minimum=0)
+    if number >= 2**63:
+        raise ValueError(f"{name} must be an integer < 2**63; got {number}")
+    return number
 
 
 def choice(name: str, value: object, allowed: Iterable[str]) -> str:
@@ -456,6 +467,27 @@ def operand(
     return Operand(array, place)
 
 
+def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None) -> None:
+    """Check shape and dtype alone: all that there is to check while a graph is traced.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    value : array
+        Array of any library, with or without values.
+    axes : sequence of str or int
+        The expected shape: an int is that size, a letter any size of at least 1.
+    like : array, optional
+        An earlier argument whose dtype this one must share.
+    """
+    library = library_of(name, value)
+    _check_axes(name, tuple(value.shape), axes)
+    dtype = _dtype_name(name, value, library)
+    if like is not None and value.dtype != like.dtype:
+        raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
+
+
 def point_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[Operand, Operand]:
     """Check the points ``(m, b, k)`` and ``(m, c, k)`` of a kernel over pairs."""
     first = operand(x_name, x, ("m", "b", "k"))
@@ -528,6 +560,21 @@ def log_weight_values(name: str, weights: Operand) -> None:
         raise ValueError(
             f"{name} must hold finite numbers or -inf; got {weights.array[where]} at index {where}"
         )
+
+
+def ratio_values(name: str, value: Any) -> Operand:
+    """Check density ratios: a number, or an array of any shape, finite and >= 0."""
+    if isinstance(value, (numbers.Real, np.number)):
+        return Operand(np.array(nonnegative_real(name, value)), Place("numpy", "cpu"))
+    library_of(name, value)
+    found = operand(name, value, tuple(value.shape))
+    negative = found.array < 0
+    if negative.any():
+        where = tuple(int(i) for i in np.argwhere(negative)[0])
+        raise ValueError(
+            f"{name} must hold numbers >= 0; got {found.array[where]} at index {where}"
+        )
+    return found
 
 
 def same_kind(result: FloatArray, place: Place) -> Any:

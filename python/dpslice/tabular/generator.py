@@ -66,7 +66,7 @@ class TabularGenerator(nn.Module):
         self,
         encoding: Encoding,
         *,
-        code_dim: int = 8,
+        code_dim: int = 16,
         hidden: tuple[int, ...] = (128, 128),
         temperature: float = 0.5,
     ) -> None:

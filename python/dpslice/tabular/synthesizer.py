@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from dpslice.tabular.generator import TabularGenerator
 from dpslice.tabular.moments import estimate_moments
 from dpslice.tabular.schema import Schema
 from dpslice.torch.losses import SmoothedLikelihood
-from dpslice.torch.training import FitResult, fit
+from dpslice.torch.training import FitResult, TrainingState, fit
 
 __all__ = ["Synthesizer", "TrainingOptions"]
 
@@ -60,7 +60,7 @@ class TrainingOptions:
     batch_size: int = 2048
     lr: float = 1e-3
     ema: float | None = 0.998
-    code_dim: int = 8
+    code_dim: int = 16
     hidden: tuple[int, ...] = field(default=(128, 128))
     temperature: float = 0.5
 
@@ -111,6 +111,8 @@ class Synthesizer:
         self.delta = _arrays.open_unit("delta", delta)
         self.method = _arrays.choice("method", method, ("rows",))
         self.adjacency = _arrays.choice("adjacency", adjacency, ("zero_out", "replace_one"))
+        if training is not None and not isinstance(training, TrainingOptions):
+            raise TypeError(f"training must be TrainingOptions; got {_arrays.describe(training)}")
         self.training = training if training is not None else TrainingOptions()
         self.seed = _arrays.integer("seed", seed, minimum=0)
         self.encoding = Encoding(schema)
@@ -126,6 +128,7 @@ class Synthesizer:
         df: pd.DataFrame | Iterable[pd.DataFrame],
         *,
         path: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Release:
         """Release the table: the one step that reads private rows.
@@ -136,6 +139,8 @@ class Synthesizer:
             The private table, whole or in pieces (`iter_csv`).
         path : path, optional
             Where to save the release; it is then written as it is made, in memory for one block.
+        overwrite : bool
+            Whether a release that is already at `path` may be replaced.
         progress : callable, optional
             Called with the number of rows done after each block.
 
@@ -148,7 +153,8 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the table does not follow the schema, or `path` exists.
+            If the table does not follow the schema, or `path` exists and is not to be
+            overwritten.
         """
         mechanism = SlicingMechanism(
             epsilon=self.epsilon,
@@ -162,7 +168,11 @@ class Synthesizer:
         if self.schema.guarantee is not None:
             metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
         self.release = mechanism.release(
-            self.encoding.encode_blocks(df), path=path, metadata=metadata, progress=progress
+            self.encoding.encode_blocks(df),
+            path=path,
+            overwrite=overwrite,
+            metadata=metadata,
+            progress=progress,
         )
         self._guarantee = _total_guarantee(self.release)
         return self.release
@@ -252,6 +262,7 @@ class Synthesizer:
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        callbacks: Sequence[Callable[[TrainingState], object]] = (),
     ) -> Synthesizer:
         """Train a generator on a release; free of privacy cost, so as often as you like.
 
@@ -263,6 +274,8 @@ class Synthesizer:
             File from which training resumes if it is there, and to which it is saved now and then.
         progress : bool
             Whether to show a progress bar.
+        callbacks : sequence of callables
+            Each is called after each step, as in `dpslice.torch.fit`.
 
         Returns
         -------
@@ -299,6 +312,7 @@ class Synthesizer:
             seed=self.seed,
             checkpoint=checkpoint,
             progress=progress,
+            callbacks=callbacks,
         )
         self.release = release
         self.generator = generator.eval()
@@ -350,6 +364,7 @@ class Synthesizer:
         path: str | os.PathLike[str],
         *,
         target: str | None = None,
+        holdout: pd.DataFrame | None = None,
         n: int | None = None,
     ) -> dict[str, Any]:
         """Compare synthetic rows with real ones, on one HTML page for the data holder's eyes.
@@ -362,6 +377,8 @@ class Synthesizer:
             The page to write.
         target : str, optional
             Label of the train-on-synthetic test. Default: the schema's.
+        holdout : pandas.DataFrame, optional
+            Real rows to test classifiers on. Default: a random fifth of `df`.
         n : int, optional
             Synthetic rows to draw; default as many as `df` has.
 
@@ -384,7 +401,9 @@ class Synthesizer:
             schema=self.schema,
             guarantee=self.guarantee,
             target=target,
+            holdout=holdout,
             seed=self.seed,
+            training=self._training_facts(),
         )
 
     # ------------------------------------------------------------------------------- files
@@ -481,6 +500,16 @@ class Synthesizer:
             hidden=options.hidden,
             temperature=options.temperature,
         )
+
+    def _training_facts(self) -> dict[str, Any] | None:
+        """What the report says of the training; None for a model loaded from a file."""
+        if self.result is None:
+            return None
+        return {
+            "steps": self.result.steps,
+            "seconds": round(self.result.seconds, 1),
+            "loss": self.result.history,
+        }
 
     def _trained(self) -> TabularGenerator:
         if self.generator is None:

@@ -1,0 +1,25 @@
+// The Gaussian kernel K_g(u, v) = exp(-|u - v|^2 / (2 g^2)) and what its sums and gradients need.
+//
+// V is a number or a vector of numbers. Kernels work with log K, so that far pairs do not underflow
+// before they are compared; the derivative is grad_u log K = (v - u) / g^2.
+#pragma once
+
+#include "host_device.h"
+
+namespace dpslice {
+
+// log K from the squared distance; factor = 1 / (2 g^2), in the squared unit of the distance.
+template <class V, class T>
+DPSLICE_HD inline V log_kernel_of_square(V squared_distance, T factor) {
+  return squared_distance * -factor;
+}
+
+// log K from the product u.v of points already divided by the bandwidth, with log K(u, 0) = -|u|^2/2
+// and log K(v, 0). The three cancel where u and v are close together and far from the origin: callers
+// centre the points first, and take differences where that does not help.
+template <class V, class U, class W>
+DPSLICE_HD inline V log_kernel_of_product(V product, U log_kernel_u, W log_kernel_v) {
+  return product + log_kernel_v + log_kernel_u;
+}
+
+}  // namespace dpslice

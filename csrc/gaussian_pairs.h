@@ -1,0 +1,451 @@
+// Sums over all pairs (x_i, y_j) of one slice, streamed: what kernel_sum.cpp and logsumexp.cpp share.
+//
+// Forward, for each x_i, either sum_j f_j K_ij or log sum_j exp(l_j) K_ij. Backward, with
+// E_ij = exp(log K_ij + offset_i + offset_j), the weighted sums of E_ij (y_j - x_i) over j, over i, or
+// both in one sweep. No b x c matrix exists: a block of rows meets a block of columns, and what they
+// add up to stays in the block's accumulators. "Rows" own a task, "columns" stream past; either cloud
+// can be either, so that a gradient in y alone is a sweep whose rows are y.
+//
+// Two ways to log K (csrc/common/gaussian_kernel.h):
+//   by differences  coordinates scaled by a power of two, so exactly; no cancellation. For k <= 8 with
+//                   the coordinates in registers, and for any k where products would cancel.
+//   by products     x.y - |x|^2/2 - |y|^2/2 of points centred on the mean of y and divided by the
+//                   bandwidth. A rounding error of the product becomes a relative error of K, so this is
+//                   used only where |x||y| <= kProductReach.
+//
+// Every sum has an order that depends on the sizes alone, not on the number of threads.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "common/gaussian_kernel.h"
+#include "common/streaming_logsumexp.h"
+#include "parallel.h"
+#include "simd.h"
+#include "tile_product.h"
+
+namespace dpslice::DPSLICE_ISA {
+
+// ---------------------------------------------------------------------------------------- constants
+
+// Up to this dimension differences are cheaper than products, which compute whole tiles.
+constexpr int64_t kDirectDims = 8;
+
+// Rows of one task: enough that a column block, once in cache, is used often; few enough that tasks of
+// one slice of some hundred rows still spread over threads.
+constexpr int64_t kRowBlock = 64;
+
+// Columns of one block, by products: their share of the gradient's right operand fits one pass.
+template <class T>
+constexpr int64_t kColumnBlock = 3 * kPanel<T>;
+static_assert(kColumnBlock<float> <= kPassDepth<float> && kColumnBlock<double> <= kPassDepth<double>);
+
+// Columns of one block, by differences: after each, row sums go from vectors of T to float64.
+constexpr int64_t kDirectBlock = 2048;
+
+// Vectors of exponents that share one update of a running maximum.
+constexpr int kGroup = 8;
+
+// Largest max|x| max|y|, in squared bandwidths, for products. The error of log K is about
+// 0.35 * (unit roundoff) * |x||y|: 5e-6 at 256 in float32. Points in k dimensions at distances of a
+// bandwidth per dimension have log K of the size of k, where differences round as badly as products
+// do: from there on products lose nothing. In float64 the bound is far from any use.
+template <class T>
+inline double product_reach(int64_t k) {
+  const double least = sizeof(T) == 4 ? 256.0 : 4096.0;
+  return 2.0 * static_cast<double>(k) > least ? 2.0 * static_cast<double>(k) : least;
+}
+
+// A logsumexp larger than this, rounded to float32, is too coarse to normalise its row by (error above
+// 4e-6): backward then computes it again in float64.
+constexpr double kCoarseLogsumexp = 128;
+
+// Partial sums over x of one slice are at most this many, however many threads there are.
+constexpr int64_t kMaxParts = 16;
+
+// ----------------------------------------------------------------------------------------- problem
+
+// One cloud of points in one slice.
+template <class T>
+struct Cloud {
+  const T* points;        // [size, k]
+  int64_t size;
+  const T* log_weights;   // [size] or null: added to the exponent
+  const double* shift;    // [size] or null: added to the exponent, in full precision
+  const T* factor;        // [size] or null: multiplies the kernel
+};
+
+// Where and how the points of one slice are measured.
+template <class T>
+struct Measure {
+  bool by_product = false;
+  int64_t k = 0, k_padded = 0;
+  double scale = 1;          // of coordinates
+  double gradient_scale = 1; // from sums of E (v - u) in scaled coordinates to a gradient
+  T factor = 0;              // log K = -factor * squared scaled distance
+  Buffer<double> centre;     // [k]
+
+  // to: [k_padded], the rest zeros.
+  void scaled(const T* point, T* to) const {
+    if (by_product) {
+      const double* const origin = centre.data();
+      for (int64_t t = 0; t < k; ++t) to[t] = static_cast<T>((point[t] - origin[t]) * scale);
+    } else {
+      const T exact = static_cast<T>(scale);
+      for (int64_t t = 0; t < k; ++t) to[t] = point[t] * exact;
+    }
+    for (int64_t t = k; t < k_padded; ++t) to[t] = 0;
+  }
+
+  // log K(u, 0) = -|u|^2 / 2 of a scaled, padded point.
+  double log_kernel_to_centre(const T* point) const {
+    Vec<T> squares{};
+    for (int64_t t = 0; t < k_padded; t += kLanes<T>) {
+      const Vec<T> u = load(point + t);
+      squares += u * u;
+    }
+    T lane[kLanes<T>];
+    store(lane, squares);
+    double sum = 0;
+    for (int i = 0; i < kLanes<T>; ++i) sum += lane[i];
+    return -0.5 * sum;
+  }
+};
+
+template <class T>
+inline void measure_slice(const T* x, int64_t b, const T* y, int64_t c, int64_t k, T bandwidth,
+                          Measure<T>& measure, Buffer<T>& point) {
+  const double g = bandwidth;
+  measure.k = k;
+  measure.k_padded = padded<T>(k);
+  if (k > kDirectDims) {
+    measure.by_product = true;
+    measure.scale = measure.gradient_scale = 1 / g;
+    measure.centre.resize(k);
+    double* const centre = measure.centre.data();
+    for (int64_t t = 0; t < k; ++t) centre[t] = 0;
+    for (int64_t j = 0; j < c; ++j)
+      for (int64_t t = 0; t < k; ++t) centre[t] += y[j * k + t];
+    for (int64_t t = 0; t < k; ++t) centre[t] /= static_cast<double>(c);
+    point.resize(measure.k_padded);
+    const auto reach = [&](const T* points, int64_t size) {
+      double least = 0;
+      for (int64_t i = 0; i < size; ++i) {
+        measure.scaled(points + i * k, point.data());
+        const double log_kernel = measure.log_kernel_to_centre(point.data());
+        least = log_kernel < least ? log_kernel : least;
+      }
+      return std::sqrt(-2 * least);
+    };
+    // Not "> reach": of infinite products the comparison must choose differences.
+    if (reach(x, b) * reach(y, c) <= product_reach<T>(k)) return;
+  }
+  measure.by_product = false;
+  measure.scale = std::ldexp(1.0, -std::ilogb(g));
+  measure.gradient_scale = 1 / (measure.scale * g) / g;
+  measure.factor = static_cast<T>(0.5 / (measure.scale * g) / (measure.scale * g));
+}
+
+// The two parts, as numbers of type T, of what a point adds to its exponents.
+template <class T>
+struct Offset {
+  T high, low;
+};
+template <class T>
+inline Offset<T> offset_of(const Cloud<T>& cloud, int64_t i, double log_kernel) {
+  double offset = log_kernel;
+  if (cloud.log_weights != nullptr) offset += cloud.log_weights[i];
+  if (cloud.shift != nullptr) offset += cloud.shift[i];
+  // A logsumexp of -inf is a row without weight: its E are zeros, not exp(-inf + inf).
+  if (offset == std::numeric_limits<double>::infinity())
+    offset = -std::numeric_limits<double>::infinity();
+  const T high = static_cast<T>(offset);
+  const bool finite = high - high == 0;
+  return {high, finite ? static_cast<T>(offset - static_cast<double>(high)) : T(0)};
+}
+
+// The cloud that streams past, packed once for a slice.
+template <class T>
+struct Columns {
+  int64_t size = 0, stride = 0;  // stride: padded size
+  Buffer<T> coordinates;         // by differences [k, stride]; by products panels of [k, size]
+  Buffer<T> values;              // by products, for gradients: panels of [size, k + 1], f_j (y_j, 1)
+  Buffer<T> high, low, factor;   // [stride]; padding: exponent -inf, factor 0
+
+  void pack(const Cloud<T>& cloud, const Measure<T>& measure, bool with_values, Buffer<T>& point) {
+    const int64_t k = measure.k;
+    size = cloud.size;
+    stride = padded_columns<T>(size);
+    const PanelLayout<T> scores{k, size}, gradients{size, k + 1};
+    coordinates.resize(k * stride);
+    high.resize(stride);
+    low.resize(stride);
+    factor.resize(stride);
+    point.resize(measure.k_padded);
+    with_values = with_values && measure.by_product;
+    if (with_values) values.resize(gradients.size());
+    for (int64_t j = 0; j < stride; ++j) {
+      const bool real = j < size;
+      if (real)
+        measure.scaled(cloud.points + j * k, point.data());
+      else
+        for (int64_t t = 0; t < k; ++t) point[t] = 0;
+      if (measure.by_product) {
+        T* to = coordinates.data() + scores.index(0, j);
+        const int64_t width = scores.width(j / kPanel<T>);
+        for (int64_t t = 0; t < k; ++t) to[t * width] = point[t];
+      } else {
+        for (int64_t t = 0; t < k; ++t) coordinates[t * stride + j] = point[t];
+      }
+      if (!real) {
+        high[j] = -std::numeric_limits<T>::infinity();
+        low[j] = factor[j] = 0;
+        continue;
+      }
+      const Offset<T> offset =
+          offset_of(cloud, j, measure.by_product ? measure.log_kernel_to_centre(point.data()) : 0);
+      high[j] = offset.high;
+      low[j] = offset.low;
+      factor[j] = cloud.factor != nullptr ? cloud.factor[j] : T(1);
+      if (with_values) pack_value(gradients, j, point.data(), factor[j], values.data());
+    }
+  }
+
+  // Row j of the right operand of a gradient: f (u, 1), then zeros.
+  static void pack_value(const PanelLayout<T>& layout, int64_t j, const T* point, T f, T* values) {
+    const int64_t k = layout.columns - 1;
+    for (int64_t panel = 0; panel < layout.panels(); ++panel) {
+      const int64_t width = layout.width(panel), first = panel * kPanel<T>;
+      T* to = values + layout.start(panel) + j * width;
+      for (int64_t t = 0; t < width; ++t)
+        to[t] = first + t < k ? f * point[first + t] : first + t == k ? f : T(0);
+    }
+  }
+};
+
+// The rows of one task.
+template <class T>
+struct Rows {
+  int64_t first = 0, size = 0;
+  Buffer<T> points;             // [padded size, k_padded]
+  Buffer<T> values;             // panels of [size, k + 1], f_i (x_i, 1): for sums over rows
+  Buffer<T> high, low, factor;  // [padded size]; padding: exponent -inf, factor 0
+  Buffer<double> log_kernel;    // [size]: log K(x_i, centre)
+
+  void pack(const Cloud<T>& cloud, int64_t row0, const Measure<T>& measure, bool with_values) {
+    first = row0;
+    size = cloud.size - row0 < kRowBlock ? cloud.size - row0 : kRowBlock;
+    const int64_t rows = padded_rows(size), ld = measure.k_padded;
+    points.resize(padded_rows(kRowBlock) * ld);
+    high.resize(padded_rows(kRowBlock));
+    low.resize(padded_rows(kRowBlock));
+    factor.resize(padded_rows(kRowBlock));
+    log_kernel.resize(kRowBlock);
+    const PanelLayout<T> gradients{size, measure.k + 1};
+    with_values = with_values && measure.by_product;
+    if (with_values) values.resize(PanelLayout<T>{kRowBlock, measure.k + 1}.size());
+    for (int64_t r = 0; r < rows; ++r) {
+      T* const to = points.data() + r * ld;
+      if (r >= size) {
+        for (int64_t t = 0; t < ld; ++t) to[t] = 0;
+        high[r] = -std::numeric_limits<T>::infinity();
+        low[r] = factor[r] = 0;
+        continue;
+      }
+      const int64_t i = row0 + r;
+      measure.scaled(cloud.points + i * measure.k, to);
+      log_kernel[r] = measure.by_product ? measure.log_kernel_to_centre(to) : 0;
+      const Offset<T> offset = offset_of(cloud, i, log_kernel[r]);
+      high[r] = offset.high;
+      low[r] = offset.low;
+      factor[r] = cloud.factor != nullptr ? cloud.factor[i] : T(1);
+      if (with_values) Columns<T>::pack_value(gradients, r, to, factor[r], values.data());
+    }
+  }
+};
+
+// Calls body.template operator()<K>() with K = k where that has a kernel of its own, else 0.
+template <class Body>
+inline void with_dims(int64_t k, Body&& body) {
+  static_assert(kDirectDims == 8);
+  switch (k) {
+    case 1: return body.template operator()<1>();
+    case 2: return body.template operator()<2>();
+    case 3: return body.template operator()<3>();
+    case 4: return body.template operator()<4>();
+    case 5: return body.template operator()<5>();
+    case 6: return body.template operator()<6>();
+    case 7: return body.template operator()<7>();
+    case 8: return body.template operator()<8>();
+    default: return body.template operator()<0>();
+  }
+}
+
+// All scores of one row block against columns [column0, column0 + columns).
+template <class T>
+inline void score_block(const Rows<T>& rows, const Columns<T>& columns, const Measure<T>& measure,
+                        int64_t column0, int64_t count, T* scores, int64_t scores_row) {
+  const PanelLayout<T> layout{measure.k, columns.size};
+  for (int64_t j = column0; j < column0 + count; j += kPanel<T>) {
+    const int64_t panel = j / kPanel<T>;
+    panel_product(padded_rows(rows.size), measure.k, rows.points.data(), measure.k_padded, 1,
+                  columns.coordinates.data() + layout.start(panel), layout.width(panel),
+                  scores + (j - column0), scores_row, false);
+  }
+}
+
+// ----------------------------------------------------------------------------------------- forward
+
+enum class Reduction { sum, logsum };
+
+// What one row has added up: lanes apart, groups of vectors at a time.
+template <class T, Reduction kReduction>
+struct RowTotal {
+  RunningLogSum<Vec<T>> running;
+
+  void start() { running.start(splat(std::numeric_limits<T>::lowest())); }
+
+  void add(const Vec<T>* exponent, const T* factor, int count) {
+    Vec<T> part{};
+    if constexpr (kReduction == Reduction::logsum) {
+      Vec<T> peak = running.maximum;
+      for (int v = 0; v < count; ++v) peak = vmax<T>(peak, exponent[v]);
+      running.raise(peak, vexp<T>);
+      for (int v = 0; v < count; ++v) part += vexp<T>(exponent[v] - peak);
+    } else {
+      for (int v = 0; v < count; ++v) part += vexp<T>(exponent[v]) * load(factor + v * kLanes<T>);
+    }
+    running.sum += part;
+  }
+
+  double finish(double log_kernel) const {
+    T sum[kLanes<T>], maximum[kLanes<T>];
+    store(sum, running.sum);
+    double total = 0;
+    if constexpr (kReduction == Reduction::logsum) {
+      store(maximum, running.maximum);
+      const T peak = max_lanes<T>(running.maximum);
+      for (int i = 0; i < kLanes<T>; ++i)
+        total += sum[i] * std::exp(static_cast<double>(maximum[i]) - static_cast<double>(peak));
+      return peak + std::log(total) + log_kernel;
+    } else {
+      for (int i = 0; i < kLanes<T>; ++i) total += sum[i];
+      return total;
+    }
+  }
+};
+
+template <class T>
+struct PairScratch {
+  int64_t slice = -1;
+  Measure<T> measure;
+  Columns<T> columns;
+  Rows<T> rows;
+  Buffer<T> point;         // one scaled point
+  Buffer<T> exponents;     // [padded_rows(kRowBlock), kColumnBlock]
+  Buffer<T> row_sums;      // by products [padded_rows(kRowBlock), padded k + 1]
+  Buffer<double> row_totals;  // by differences [kRowBlock, k + 1]
+  Buffer<T> column_sums;   // by products [padded c, padded k + 1]; by differences [k + 1, padded c]
+  Buffer<T> vectors;       // by differences, any k: row sums in flight [k + 1, lanes]
+};
+
+// emit(i, value) for the rows of the block.
+template <class T, Reduction kReduction, class Emit>
+inline void reduce_rows(PairScratch<T>& scratch, Emit&& emit) {
+  const Measure<T>& measure = scratch.measure;
+  const Columns<T>& columns = scratch.columns;
+  const Rows<T>& rows = scratch.rows;
+  constexpr int lanes = kLanes<T>;
+  if (!measure.by_product) {
+    with_dims(measure.k, [&]<int K>() {
+      const int64_t k = K > 0 ? K : measure.k;
+      const T factor = measure.factor;
+      for (int64_t r = 0; r < rows.size; ++r) {
+        const T* const at = rows.points.data() + r * measure.k_padded;
+        RowTotal<T, kReduction> total;
+        total.start();
+        const auto group = [&](int64_t j, int count) {
+          Vec<T> exponent[kGroup];
+          for (int v = 0; v < count; ++v) {
+            const T* const column = columns.coordinates.data() + j + v * lanes;
+            Vec<T> squares{};
+            for (int64_t t = 0; t < k; ++t) {
+              const Vec<T> difference = load(column + t * columns.stride) - at[t];
+              squares += difference * difference;
+            }
+            exponent[v] = log_kernel_of_square(squares, factor);
+            if constexpr (kReduction == Reduction::logsum)
+              exponent[v] += load(columns.high.data() + j + v * lanes);
+          }
+          total.add(exponent, columns.factor.data() + j, count);
+        };
+        int64_t j = 0;
+        for (; j + kGroup * lanes <= columns.stride; j += kGroup * lanes) group(j, kGroup);
+        if (j < columns.stride) group(j, static_cast<int>((columns.stride - j) / lanes));
+        emit(rows.first + r, total.finish(0));
+      }
+    });
+    return;
+  }
+  RowTotal<T, kReduction> totals[kRowBlock];
+  for (int64_t r = 0; r < rows.size; ++r) totals[r].start();
+  scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
+  T* const scores = scratch.exponents.data();
+  for (int64_t j0 = 0; j0 < columns.stride; j0 += kColumnBlock<T>) {
+    const int64_t count =
+        columns.stride - j0 < kColumnBlock<T> ? columns.stride - j0 : kColumnBlock<T>;
+    score_block(rows, columns, measure, j0, count, scores, kColumnBlock<T>);
+    for (int64_t r = 0; r < rows.size; ++r) {
+      const T* const row = scores + r * kColumnBlock<T>;
+      const Vec<T> own = splat(rows.high[r]);
+      for (int64_t j = 0; j < count; j += kGroup * lanes) {
+        Vec<T> exponent[kGroup];
+        const int64_t rest = (count - j) / lanes;
+        const int vectors = rest < kGroup ? static_cast<int>(rest) : kGroup;
+        for (int v = 0; v < vectors; ++v) {
+          const int64_t at = j + v * lanes;
+          const Vec<T> high = load(columns.high.data() + j0 + at);
+          if constexpr (kReduction == Reduction::logsum)
+            exponent[v] = load(row + at) + high;  // the row's own term is added to the logarithm
+          else  // rounding must not make a kernel larger than 1
+            exponent[v] = vmin<T>(log_kernel_of_product(load(row + at), own, high), Vec<T>{});
+        }
+        totals[r].add(exponent, columns.factor.data() + j0 + j, vectors);
+      }
+    }
+  }
+  for (int64_t r = 0; r < rows.size; ++r)
+    emit(rows.first + r, totals[r].finish(rows.log_kernel[r]));
+}
+
+// --------------------------------------------------------------------------------------- launcher
+
+// values[s, i] for all slices and rows: Value is T, or double where more than T is wanted. Slices with
+// chosen(s) false are left alone.
+template <class T, Reduction kReduction, class Args, class Value, class Chosen>
+inline void launch_forward(const Args& args, const T* log_weights, const T* factor, Value* values,
+                           Chosen&& chosen) {
+  const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;
+  parallel_for<PairScratch<T>>(args.m * blocks, [&](int64_t task, PairScratch<T>& scratch) {
+    const int64_t s = task / blocks, row0 = task % blocks * kRowBlock;
+    if (!chosen(s)) return;
+    const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr, nullptr, nullptr};
+    if (scratch.slice != s) {
+      const Cloud<T> y{args.y + s * args.c * args.k, args.c,
+                       log_weights != nullptr ? log_weights + s * args.c : nullptr, nullptr,
+                       factor != nullptr ? factor + s * args.c : nullptr};
+      measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
+                    scratch.point);
+      scratch.columns.pack(y, scratch.measure, false, scratch.point);
+      scratch.slice = s;
+    }
+    scratch.rows.pack(x, row0, scratch.measure, false);
+    reduce_rows<T, kReduction>(scratch, [&](int64_t i, double value) {
+      values[s * args.b + i] = static_cast<Value>(value);
+    });
+  });
+}
+
+}  // namespace dpslice::DPSLICE_ISA

@@ -1,0 +1,38 @@
+// Logarithms of sums of Gaussian kernels over pairs of points, slice by slice, and their gradients.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace dpslice {
+
+// out_i = log sum_j exp(l_j) K(x_i, y_j)
+template <class T>
+struct LogsumexpArgs {
+  int64_t m, b, c, k;
+  const T* x;            // [m, b, k]
+  const T* y;            // [m, c, k]
+  const T* bandwidth;    // [m]
+  const T* log_weights;  // [m, c], or null: all zero
+  T* out;                // [m, b]
+};
+
+template <class T>
+struct LogsumexpVjpArgs {
+  int64_t m, b, c, k;
+  const T* x;            // [m, b, k]
+  const T* y;            // [m, c, k]
+  const T* bandwidth;    // [m]
+  const T* log_weights;  // [m, c], or null
+  const T* logsumexp;    // [m, b], what the forward kernel returned
+  const T* grad;         // [m, b]
+  T* grad_x;             // [m, b, k], or null where not needed, as the two below
+  T* grad_y;             // [m, c, k]
+  T* grad_log_weights;   // [m, c]
+};
+
+DPSLICE_DECLARE_KERNEL(logsumexp, LogsumexpArgs)
+DPSLICE_DECLARE_KERNEL(logsumexp_vjp, LogsumexpVjpArgs)
+
+}  // namespace dpslice

@@ -1,0 +1,335 @@
+// Gradients of a sum or a log sum of Gaussian kernels, in x, in y, or in both in one sweep.
+//
+// With E_ij = exp(log K_ij + offset_i + offset_j): the weighted sums of E_ij (y_j - x_i) over j and of
+// E_ij (x_i - y_j) over i. See gaussian_pairs.h for rows, columns and the two ways to log K.
+#include "pair_gradients.h"
+
+#include "gaussian_pairs.h"
+
+namespace dpslice::DPSLICE_ISA {
+
+// ------------------------------------------------------------------------------------------ sweeps
+
+// The exponent of E_ij. What belongs to x comes last and in two parts: it holds minus the logsumexp of
+// the row, and subtracts exactly from a sum of the same size that was rounded the same way forward.
+template <bool kRowsAreX, class V, class R>
+inline V joint_exponent(V log_kernel, V column_high, V column_low, R row_high, R row_low) {
+  if constexpr (kRowsAreX)
+    return log_kernel + column_high + row_high + row_low;
+  else
+    return log_kernel + row_high + column_high + column_low;
+}
+
+// Row totals, by differences: totals[r] = sum_j f_j E_rj (y_j - x_r, 1). With kColumnSums also
+// column_sums[t][j] += sum_r f_r E_rj (y_j - x_r, 1): note the sign.
+template <class T, int K, bool kRowsAreX, bool kColumnSums>
+inline void sweep_by_differences(PairScratch<T>& scratch) {
+  constexpr int lanes = kLanes<T>;
+  // Rows at once: more exponentials in flight, as far as their sums fit the registers.
+  constexpr int kAtOnce = K == 0 || K > 4 ? 1 : K > 2 || kVectorRegisters < 32 ? 2 : 4;
+  static_assert(kRowBlock % kAtOnce == 0);
+  const Measure<T>& measure = scratch.measure;
+  const Columns<T>& columns = scratch.columns;
+  const Rows<T>& rows = scratch.rows;
+  const int64_t k = K > 0 ? K : measure.k;
+  const T factor = measure.factor;
+  scratch.row_totals.resize(kRowBlock * (k + 1));
+  double* const totals = scratch.row_totals.data();
+  for (int64_t i = 0; i < rows.size * (k + 1); ++i) totals[i] = 0;
+  if (K == 0) scratch.vectors.resize((k + 1) * lanes);
+  T* const flight = scratch.vectors.data();
+
+  for (int64_t j0 = 0; j0 < columns.stride; j0 += kDirectBlock) {
+    const int64_t j1 = columns.stride - j0 < kDirectBlock ? columns.stride : j0 + kDirectBlock;
+    for (int64_t r0 = 0; r0 < rows.size; r0 += kAtOnce) {
+      // Rows past the last one are the padding of Rows where that goes so far, else the last row again
+      // with an exponent of -inf.
+      const T* at[kAtOnce];
+      T row_high[kAtOnce], row_low[kAtOnce], row_factor[kAtOnce];
+      for (int q = 0; q < kAtOnce; ++q) {
+        const bool real = r0 + q < rows.size;
+        const int64_t r = real ? r0 + q : rows.size - 1;
+        at[q] = rows.points.data() + r * measure.k_padded;
+        row_high[q] = real ? rows.high[r] : -std::numeric_limits<T>::infinity();
+        row_low[q] = real ? rows.low[r] : T(0);
+        row_factor[q] = real ? rows.factor[r] : T(0);
+      }
+      Vec<T> sum[kAtOnce][K + 1];
+      for (int q = 0; q < kAtOnce; ++q)
+        for (int t = 0; t <= K; ++t) sum[q][t] = Vec<T>{};
+      if (K == 0)
+        for (int64_t i = 0; i < (k + 1) * lanes; ++i) flight[i] = 0;
+
+      for (int64_t j = j0; j < j1; j += lanes) {
+        const T* const column = columns.coordinates.data() + j;
+        const Vec<T> high = load(columns.high.data() + j), low = load(columns.low.data() + j);
+        const Vec<T> column_factor = load(columns.factor.data() + j);
+        Vec<T> down[K + 1];
+        for (int t = 0; t <= K; ++t) down[t] = Vec<T>{};
+        for (int q = 0; q < kAtOnce; ++q) {
+          Vec<T> difference[K > 0 ? K : 1];
+          Vec<T> squares{};
+          if constexpr (K > 0) {
+            for (int t = 0; t < K; ++t) {
+              difference[t] = load(column + t * columns.stride) - at[q][t];
+              squares += difference[t] * difference[t];
+            }
+          } else {
+            for (int64_t t = 0; t < k; ++t) {
+              const Vec<T> d = load(column + t * columns.stride) - at[q][t];
+              squares += d * d;
+            }
+          }
+          const Vec<T> e = vexp<T>(joint_exponent<kRowsAreX>(
+              log_kernel_of_square(squares, factor), high, low, row_high[q], row_low[q]));
+          const Vec<T> across = e * column_factor, along = e * row_factor[q];
+          if constexpr (K > 0) {
+            for (int t = 0; t < K; ++t) {
+              sum[q][t] += across * difference[t];
+              if (kColumnSums) down[t] += along * difference[t];
+            }
+            sum[q][K] += across;
+            if (kColumnSums) down[K] += along;
+          } else {
+            T* const to = scratch.column_sums.data() + j;
+            for (int64_t t = 0; t < k; ++t) {
+              const Vec<T> d = load(column + t * columns.stride) - at[q][t];
+              store(flight + t * lanes, load(flight + t * lanes) + across * d);
+              if (kColumnSums) {
+                T* const place = to + t * columns.stride;
+                store(place, load(place) + along * d);
+              }
+            }
+            store(flight + k * lanes, load(flight + k * lanes) + across);
+            if (kColumnSums) {
+              T* const place = to + k * columns.stride;
+              store(place, load(place) + along);
+            }
+          }
+        }
+        if constexpr (K > 0 && kColumnSums) {
+          T* const to = scratch.column_sums.data() + j;
+          for (int t = 0; t <= K; ++t)
+            store(to + t * columns.stride, load(to + t * columns.stride) + down[t]);
+        }
+      }
+      for (int q = 0; q < kAtOnce && r0 + q < rows.size; ++q)
+        for (int64_t t = 0; t <= k; ++t)
+          totals[(r0 + q) * (k + 1) + t] +=
+              sum_lanes<T>(K > 0 ? sum[q][K > 0 ? t : 0] : load(flight + t * lanes));
+    }
+  }
+}
+
+// Row sums, by products: row_sums[r] = sum_j f_j E_rj (y_j, 1). With kColumnSums also
+// column_sums[j] += sum_r f_r E_rj (x_r, 1).
+template <class T, bool kRowsAreX, bool kColumnSums>
+inline void sweep_by_products(PairScratch<T>& scratch) {
+  constexpr int lanes = kLanes<T>;
+  const Measure<T>& measure = scratch.measure;
+  const Columns<T>& columns = scratch.columns;
+  const Rows<T>& rows = scratch.rows;
+  const PanelLayout<T> gradients{columns.size, measure.k + 1}, down{rows.size, measure.k + 1};
+  const int64_t width = padded_columns<T>(measure.k + 1), rows_padded = padded_rows(rows.size);
+  scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
+  scratch.row_sums.resize(padded_rows(kRowBlock) * width);
+  T* const e = scratch.exponents.data();
+  T* const sums = scratch.row_sums.data();
+  for (int64_t j0 = 0; j0 < columns.stride; j0 += kColumnBlock<T>) {
+    const int64_t count =
+        columns.stride - j0 < kColumnBlock<T> ? columns.stride - j0 : kColumnBlock<T>;
+    score_block(rows, columns, measure, j0, count, e, kColumnBlock<T>);
+    for (int64_t r = 0; r < rows_padded; ++r) {
+      const Vec<T> row_high = splat(rows.high[r]), row_low = splat(rows.low[r]);
+      for (int64_t j = 0; j < count; j += lanes) {
+        T* const place = e + r * kColumnBlock<T> + j;
+        const Vec<T> exponent = joint_exponent<kRowsAreX>(
+            load(place), load(columns.high.data() + j0 + j), load(columns.low.data() + j0 + j),
+            row_high, row_low);
+        // A kernel, or a share of a logsumexp, is at most 1.
+        store(place, vexp<T>(vmin<T>(exponent, Vec<T>{})));
+      }
+    }
+    const int64_t depth = columns.size - j0 < count ? columns.size - j0 : count;
+    for (int64_t panel = 0; panel < gradients.panels(); ++panel)
+      panel_product(rows_padded, depth, e, kColumnBlock<T>, 1,
+                    columns.values.data() + gradients.start(panel) + j0 * gradients.width(panel),
+                    gradients.width(panel), sums + panel * kPanel<T>, width, j0 > 0);
+    if constexpr (kColumnSums)
+      for (int64_t panel = 0; panel < down.panels(); ++panel)
+        panel_product(count, rows.size, e, 1, kColumnBlock<T>,
+                      rows.values.data() + down.start(panel), down.width(panel),
+                      scratch.column_sums.data() + j0 * width + panel * kPanel<T>, width, true);
+  }
+}
+
+// --------------------------------------------------------------------------------------- launchers
+
+// Sums of E (v - u, 1) over the other cloud, for point i: raw(t), t = 0..k.
+template <class T, class Raw>
+inline void write_x(const PairGradients<T>& args, int64_t s, int64_t i, double scale, Raw&& raw) {
+  double multiplier = args.grad[s * args.b + i] * scale;
+  // Shares of a logsumexp add up to 1 but for the rounding of the logsumexp: take it out. In a row
+  // without weight all shares are 0.
+  if (args.shift != nullptr) multiplier = raw(args.k) != 0 ? multiplier / raw(args.k) : 0;
+  T* const to = args.grad_x + (s * args.b + i) * args.k;
+  for (int64_t t = 0; t < args.k; ++t) to[t] = static_cast<T>(multiplier * raw(t));
+}
+template <class T, class Raw>
+inline void write_y(const PairGradients<T>& args, int64_t s, int64_t j, double scale, Raw&& raw) {
+  const int64_t at = s * args.c + j;
+  const double multiplier = args.factor != nullptr ? args.factor[at] * scale : scale;
+  if (args.grad_y != nullptr)
+    for (int64_t t = 0; t < args.k; ++t)
+      args.grad_y[at * args.k + t] = static_cast<T>(multiplier * raw(t));
+  if (args.grad_factor != nullptr) args.grad_factor[at] = static_cast<T>(raw(args.k));
+}
+
+// Sweeps the packed block and calls write(i, raw) for its rows.
+template <class T, bool kRowsAreX, bool kColumnSums, class Write>
+inline void sweep_rows(PairScratch<T>& scratch, Write&& write) {
+  const Rows<T>& rows = scratch.rows;
+  const int64_t k = scratch.measure.k;
+  if (scratch.measure.by_product) {
+    sweep_by_products<T, kRowsAreX, kColumnSums>(scratch);
+    const int64_t width = padded_columns<T>(k + 1);
+    for (int64_t r = 0; r < rows.size; ++r) {
+      const T* const sum = scratch.row_sums.data() + r * width;
+      const T* const own = rows.points.data() + r * scratch.measure.k_padded;
+      write(rows.first + r, [&](int64_t t) {
+        return t == k ? static_cast<double>(sum[k])
+                      : static_cast<double>(sum[t]) - static_cast<double>(sum[k]) * own[t];
+      });
+    }
+    return;
+  }
+  with_dims(k, [&]<int K>() { sweep_by_differences<T, K, kRowsAreX, kColumnSums>(scratch); });
+  for (int64_t r = 0; r < rows.size; ++r) {
+    const double* const total = scratch.row_totals.data() + r * (k + 1);
+    write(rows.first + r, [&](int64_t t) { return total[t]; });
+  }
+}
+
+// A gradient in one of the clouds: its points are the rows.
+template <class T, bool kRowsAreX>
+inline void launch_one_gradient(const PairGradients<T>& args) {
+  const int64_t size = kRowsAreX ? args.b : args.c;
+  const int64_t blocks = (size + kRowBlock - 1) / kRowBlock;
+  parallel_for<PairScratch<T>>(args.m * blocks, [&](int64_t task, PairScratch<T>& scratch) {
+    const int64_t s = task / blocks, row0 = task % blocks * kRowBlock;
+    const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr,
+                     args.shift != nullptr ? args.shift + s * args.b : nullptr,
+                     args.grad + s * args.b};
+    const Cloud<T> y{args.y + s * args.c * args.k, args.c,
+                     args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
+                     args.factor != nullptr ? args.factor + s * args.c : nullptr};
+    if (scratch.slice != s) {
+      measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
+                    scratch.point);
+      scratch.columns.pack(kRowsAreX ? y : x, scratch.measure, true, scratch.point);
+      scratch.slice = s;
+    }
+    scratch.rows.pack(kRowsAreX ? x : y, row0, scratch.measure, false);
+    const double scale = scratch.measure.gradient_scale;
+    sweep_rows<T, kRowsAreX, false>(scratch, [&](int64_t i, auto&& raw) {
+      if constexpr (kRowsAreX)
+        write_x(args, s, i, scale, raw);
+      else
+        write_y(args, s, i, scale, raw);
+    });
+  });
+}
+
+// Both gradients in one sweep over rows of x. Sums over x are made in parts, each of some row blocks,
+// which are then added in their order: their number depends on the sizes only.
+template <class T>
+inline void launch_both_gradients(const PairGradients<T>& args) {
+  const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;
+  int64_t parts = (kMaxParts + args.m - 1) / args.m;
+  parts = parts < blocks ? parts : blocks;
+  const int64_t record = args.k + 1;
+  Buffer<T> partial;  // [m, parts, c, k + 1]: raw sums
+  if (parts > 1) partial.resize(args.m * parts * args.c * record);
+  Buffer<double> scales(args.m);
+
+  parallel_for<PairScratch<T>>(args.m * parts, [&](int64_t task, PairScratch<T>& scratch) {
+    const int64_t s = task / parts, part = task % parts;
+    const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr,
+                     args.shift != nullptr ? args.shift + s * args.b : nullptr,
+                     args.grad + s * args.b};
+    const Cloud<T> y{args.y + s * args.c * args.k, args.c,
+                     args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
+                     args.factor != nullptr ? args.factor + s * args.c : nullptr};
+    Measure<T>& measure = scratch.measure;
+    if (scratch.slice != s) {
+      measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], measure,
+                    scratch.point);
+      scratch.columns.pack(y, measure, true, scratch.point);
+      scratch.slice = s;
+    }
+    if (part == 0) scales[s] = measure.gradient_scale;
+    const Columns<T>& columns = scratch.columns;
+    const int64_t width = padded_columns<T>(record);
+    const int64_t sums = columns.stride * (measure.by_product ? width : record);
+    scratch.column_sums.resize(sums);
+    for (int64_t i = 0; i < sums; ++i) scratch.column_sums[i] = 0;
+
+    for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
+      scratch.rows.pack(x, block * kRowBlock, measure, true);
+      sweep_rows<T, true, true>(scratch, [&](int64_t i, auto&& raw) {
+        write_x(args, s, i, measure.gradient_scale, raw);
+      });
+    }
+
+    for (int64_t j = 0; j < args.c; ++j) {
+      measure.scaled(y.points + j * args.k, scratch.point.data());
+      const auto raw = [&](int64_t t) -> double {
+        if (measure.by_product) {
+          const T* const sum = scratch.column_sums.data() + j * width;
+          return t == args.k ? static_cast<double>(sum[t])
+                             : static_cast<double>(sum[t]) -
+                                   static_cast<double>(sum[args.k]) * scratch.point[t];
+        }
+        const double sum = scratch.column_sums[t * columns.stride + j];
+        return t == args.k ? sum : -sum;  // there the differences were y - x
+      };
+      if (parts == 1) {
+        write_y(args, s, j, measure.gradient_scale, raw);
+      } else {
+        T* const to = partial.data() + ((s * parts + part) * args.c + j) * record;
+        for (int64_t t = 0; t < record; ++t) to[t] = static_cast<T>(raw(t));
+      }
+    }
+  });
+
+  if (parts == 1) return;
+  const int64_t column_blocks = (args.c + kRowBlock - 1) / kRowBlock;
+  parallel_for<NoScratch>(args.m * column_blocks, [&](int64_t task, NoScratch&) {
+    const int64_t s = task / column_blocks, first = task % column_blocks * kRowBlock;
+    const int64_t last = args.c - first < kRowBlock ? args.c : first + kRowBlock;
+    for (int64_t j = first; j < last; ++j)
+      write_y(args, s, j, scales[s], [&](int64_t t) {
+        double sum = 0;
+        for (int64_t part = 0; part < parts; ++part)
+          sum += partial[((s * parts + part) * args.c + j) * record + t];
+        return sum;
+      });
+  });
+}
+
+template <class T>
+void launch_gradients(const PairGradients<T>& args) {
+  const bool need_x = args.grad_x != nullptr;
+  const bool need_y = args.grad_y != nullptr || args.grad_factor != nullptr;
+  if (need_x && need_y)
+    launch_both_gradients(args);
+  else if (need_x)
+    launch_one_gradient<T, true>(args);
+  else if (need_y)
+    launch_one_gradient<T, false>(args);
+}
+
+template void launch_gradients<float>(const PairGradients<float>&);
+template void launch_gradients<double>(const PairGradients<double>&);
+
+}  // namespace dpslice::DPSLICE_ISA

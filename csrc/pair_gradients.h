@@ -1,0 +1,31 @@
+// Gradients of a sum or a log sum of Gaussian kernels. For kernel sources only: kernel_sum.cpp and
+// logsumexp.cpp call, pair_gradients.cpp defines.
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+namespace dpslice::DPSLICE_ISA {
+
+// The gradients of one of the two reductions.
+template <class T>
+struct PairGradients {
+  int64_t m, b, c, k;
+  const T* x;           // [m, b, k]
+  const T* y;           // [m, c, k]
+  const T* bandwidth;   // [m]
+  const T* log_weights; // [m, c] or null
+  const T* factor;      // [m, c] or null
+  const double* shift;  // [m, b] or null: minus the logsumexp of each row
+  const T* grad;        // [m, b]
+  T* grad_x;            // [m, b, k] or null
+  T* grad_y;            // [m, c, k] or null
+  T* grad_factor;       // [m, c] or null: in the factor, or equally in the log weights
+};
+
+// Writes the gradients that are not null.
+template <class T>
+void launch_gradients(const PairGradients<T>& args);
+
+}  // namespace dpslice::DPSLICE_ISA

@@ -1,0 +1,153 @@
+"""What the command line writes: results to standard output, everything else to standard error.
+
+A program reads standard output: the text of a result, or one JSON document. Progress bars, remarks
+and errors go to standard error, so that a pipe never carries them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = [
+    "print_json",
+    "print_table",
+    "remark",
+    "rows_progress",
+    "steps_progress",
+]
+
+
+# -------------------------------------------------------------------------------------- results
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Write one JSON document to standard output.
+
+    Parameters
+    ----------
+    document : mapping
+        Strings, numbers, lists and mappings; an infinite number is written as the text ``inf``.
+    """
+    print(json.dumps(_json_safe(document), indent=2, allow_nan=False))
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    return value
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to standard output: the first column to the left, others to the right.
+
+    Parameters
+    ----------
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequences of str
+        The cells.
+    """
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        print("   ".join(cells).rstrip())
+
+
+# ------------------------------------------------------------------------------------- progress
+
+
+def remark(text: str, *, quiet: bool = False) -> None:
+    """Write a line to standard error, unless `quiet`."""
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def rows_progress(description: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show how many rows are done; how many there will be is not known.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    quiet : bool
+        Show nothing.
+
+    Yields
+    ------
+    callable
+        To be called with the number of rows done so far.
+    """
+    with _progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} rows"),
+        TimeElapsedColumn(),
+        quiet=quiet,
+    ) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda rows: bar.update(task, completed=rows)
+
+
+@contextmanager
+def steps_progress(
+    description: str, *, total: int, quiet: bool
+) -> Iterator[Callable[[int, float], None]]:
+    """Show a bar of training steps.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    total : int
+        Number of steps.
+    quiet : bool
+        Show nothing.
+
+    Yields
+    ------
+    callable
+        To be called with the number of steps done so far and the loss of the last one.
+    """
+    with _progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        quiet=quiet,
+    ) as bar:
+        task = bar.add_task(description, total=total, loss="-")
+        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4g}")
+
+
+@contextmanager
+def _progress(*columns: Any, quiet: bool) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    # In a log file a bar would be a clutter of lines.
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        yield bar

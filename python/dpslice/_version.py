@@ -1,0 +1,9 @@
+"""The version of the compiled module, which the build took from pyproject.toml."""
+
+from __future__ import annotations
+
+from dpslice import _core
+
+__all__ = ["__version__"]
+
+__version__: str = _core.build_config()["version"]

@@ -1,0 +1,62 @@
+"""The command ``dpslice``: its entry point and its way of failing.
+
+Exit codes: 0 success; 1 an error in files, data or values, told in one line; 2 wrong usage (unknown
+command or option, missing argument), or the extra ``tabular`` is not installed; 130 Ctrl-C.
+
+The commands are in `dpslice._commands`, which needs Typer; this module needs only the standard
+library, so that a bare installation can say what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Arguments after the program's name. Default: those of the process.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    try:
+        for package in ("typer", "rich", "pandas"):
+            importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        print(
+            f"error: the command line needs {error.name}, which is not installed: "
+            "pip install 'dpslice[tabular]'",
+            file=sys.stderr,
+        )
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    from dpslice._commands import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="dpslice")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return os.EX_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Differentiable kernels, losses and training for torch.
+
+`functional` holds each kernel as a registered, differentiable operator; the losses are modules that
+map synthetic rows (c, d) to a scalar; `fit` trains any generator against one of them.
+"""
+
+from __future__ import annotations
+
+from dpslice import _arrays
+
+_arrays.require("torch", extra="torch")  # before the modules below, which import it plainly
+
+from dpslice.torch import functional  # noqa: E402
+from dpslice.torch.losses import (  # noqa: E402
+    SlicedDivergence,
+    SlicedWasserstein,
+    SmoothedLikelihood,
+)
+from dpslice.torch.training import (  # noqa: E402
+    CheckpointError,
+    FitResult,
+    TrainingError,
+    TrainingState,
+    fit,
+)
+
+__all__ = [
+    "CheckpointError",
+    "FitResult",
+    "SlicedDivergence",
+    "SlicedWasserstein",
+    "SmoothedLikelihood",
+    "TrainingError",
+    "TrainingState",
+    "fit",
+    "functional",
+]

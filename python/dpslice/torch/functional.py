@@ -1,0 +1,1025 @@
+r"""The kernels as differentiable torch operators, batched over slices.
+
+Each function has the name and signature of its twin in `dpslice.kernels`, takes tensors and can be
+differentiated. Each is one operator ``torch.ops.dpslice.<name>``: one node of a graph under
+``torch.compile``, and known to ``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
+
+- Tensors are float32 or float64, of one dtype, on the CPU, of any strides. Under autocast, float16
+  and bfloat16 are computed with in float32; elsewhere they are a TypeError.
+- A bandwidth is a number, or a tensor (m,) or () that is not differentiated: one that requires a
+  gradient is an error, never a silent zero.
+- Each can be differentiated once. Second derivatives and forward-mode derivatives (``jvp``) raise.
+- Only the gradients asked for are computed.
+- The threads used are those of ``dpslice.set_num_threads``, not of ``torch.set_num_threads``. The
+  two pools take turns, so both may be as large as the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpslice import _arrays, _core, kernels
+from dpslice.divergences import Divergence, get_divergence
+
+__all__ = [
+    "density_ratio",
+    "density_ratio_divergence",
+    "gaussian_kernel_logsumexp",
+    "gaussian_kernel_sum",
+    "median_distance",
+    "project",
+    "sliced_wasserstein",
+]
+
+_LIBRARY = torch.library.Library("dpslice", "DEF")
+_ops = torch.ops.dpslice
+
+Number = float | int
+
+
+# ------------------------------------------------------------------------------------ registering
+
+_FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
+
+
+def _register(
+    schema: str,
+    cpu: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    slice_axes: Mapping[int, int] | None = None,
+    vmap: Callable[..., Any] | None = None,
+    tags: Sequence[torch.Tag] = (),
+) -> None:
+    """Define an operator: its CPU kernel, its shapes, its derivative, its rule for `torch.vmap`.
+
+    Without `backward`, the operator is itself a derivative, and a dead end: differentiating it
+    raises. A batch is folded into the slices, unless there is a rule `vmap`; `slice_axes` says, for
+    arguments where the slices are not the first axis, which one they are.
+
+    The derivative is registered twice, since no one way serves both ``torch.compile`` (which wants
+    it on the operator) and ``torch.func`` (which takes it from a Function only).
+    """
+    name = schema.split("(", 1)[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
+    _LIBRARY.impl(name, cpu, "CPU")
+    _LIBRARY.impl(name, _no_cuda(name), "CUDA")
+    torch.library.register_fake(f"dpslice::{name}", fake, lib=_LIBRARY)
+    if backward is None or setup_context is None:
+        setup_context, backward = _save_nothing, _dead_end(name.removesuffix("_vjp"))
+    torch.library.register_autograd(
+        f"dpslice::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+    )
+    op = getattr(_ops, name)
+    rule = vmap or _fold_into_slices(name, dict(slice_axes or {}))
+    torch.library.register_vmap(f"dpslice::{name}", rule, lib=_LIBRARY)
+    _FUNCTIONS[name] = type(
+        name,
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(lambda *args: op(*args)),
+            "setup_context": staticmethod(setup_context),
+            "backward": staticmethod(backward),
+            "vmap": staticmethod(rule),
+        },
+    )
+
+
+def _call(name: str, *args: Any) -> Any:
+    """Call an operator by the way that the present transformation understands."""
+    if torch.compiler.is_compiling():
+        return getattr(_ops, name)(*args)
+    return _FUNCTIONS[name].apply(*args)
+
+
+def _no_cuda(name: str) -> Callable[..., Any]:
+    def raise_no_cuda(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            f"{name}: this build of dpslice has no CUDA kernels; move the tensors to the CPU"
+        )
+
+    return raise_no_cuda
+
+
+def _save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    """Set up the context of a derivative, which is not differentiated further."""
+
+
+def _dead_end(name: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"{name} can be differentiated once only; its second derivative is not implemented"
+        )
+
+    return backward
+
+
+def _fold_into_slices(name: str, slice_axes: Mapping[int, int]) -> Callable[..., Any]:
+    """Make the vmap rule of a kernel: a batch of m slices is one call with (batch * m) slices."""
+
+    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+        size = info.batch_size
+        folded = []
+        for position, (arg, dim) in enumerate(zip(args, in_dims, strict=True)):
+            if isinstance(arg, Tensor):
+                axis = slice_axes.get(position, 0)
+                if dim is None:
+                    shape = (*arg.shape[:axis], size, *arg.shape[axis:])
+                    arg = arg.unsqueeze(axis).expand(shape)
+                else:
+                    arg = arg.movedim(dim, axis)
+                arg = arg.flatten(axis, axis + 1)
+            folded.append(arg)
+        outputs = _call(name, *folded)
+        if isinstance(outputs, Tensor):
+            return outputs.unflatten(0, (size, -1)), 0
+        # An output that was not asked for is an empty vector: there is nothing to unfold.
+        return (
+            tuple(o.unflatten(0, (size, -1)) if o.numel() else o for o in outputs),
+            tuple(0 if o.numel() else None for o in outputs),
+        )
+
+    return rule
+
+
+_NO_BANDWIDTH = (
+    "bandwidth must not require a gradient: the kernels are not differentiated in it; "
+    "pass bandwidth.detach()"
+)
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """View a CPU tensor as the NumPy array that the kernels take; copied only if it is strided."""
+    array: np.ndarray[Any, Any] = tensor.contiguous().numpy(force=True)
+    return array
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+def _tensor_or_empty(array: np.ndarray[Any, Any] | None, like: Tensor) -> Tensor:
+    return like.new_empty(0) if array is None else torch.from_numpy(array)
+
+
+def _asked(tensor: Tensor, needed: bool) -> Tensor | None:
+    return tensor if needed else None
+
+
+# ------------------------------------------------------------------------------ arguments
+
+
+def _tensors(**named: Tensor | None) -> tuple[Any, ...]:
+    """Refuse what is no tensor, and apply the rule for autocast."""
+    cast = False
+    for name, value in named.items():
+        if isinstance(value, Tensor):
+            if value.dtype in (torch.float16, torch.bfloat16):
+                cast = cast or torch.is_autocast_enabled(value.device.type)
+        elif value is not None:
+            raise TypeError(f"{name} must be a torch tensor; got {type(value).__name__}")
+    if not cast:
+        return tuple(named.values())
+    half = (torch.float16, torch.bfloat16)
+    return tuple(v.float() if v is not None and v.dtype in half else v for v in named.values())
+
+
+def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
+    """Return the bandwidth as a tensor (..., m), in the dtype and on the device of `like`."""
+    slices = like.shape[0] if like.ndim else 1
+    if isinstance(bandwidth, Tensor):
+        if bandwidth.requires_grad:
+            raise ValueError(_NO_BANDWIDTH)
+        bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
+        return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
+    value = _arrays.positive_real("bandwidth", bandwidth)
+    return torch.full((slices,), value, dtype=like.dtype, device=like.device)
+
+
+def _check_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
+    _arrays.layout(x_name, x, ("m", "b", "k"))
+    m, _, k = x.shape
+    _arrays.layout(y_name, y, (m, "c", k), like=x)
+
+
+# --------------------------------------------------------------------------------------- project
+
+
+def _project_fake(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
+    _arrays.layout("x", x, ("n", "d"))
+    _arrays.layout("frame", frame, (x.shape[1], "p"), like=x)
+    return x.new_empty(x.shape[0], frame.shape[1])
+
+
+def _project_cpu(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
+    result: Tensor = kernels.project(
+        x.detach(), frame.detach(), sigma, noise, tuple(n % 2**64 for n in key) if key else None
+    )
+    return result
+
+
+def _project_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    x, frame, *_ = inputs
+    ctx.save_for_backward(x, frame)
+
+
+def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, frame = ctx.saved_tensors
+    need_x, need_frame = ctx.needs_input_grad[:2]
+    return (
+        grad @ frame.mT if need_x else None,
+        x.mT @ grad if need_frame else None,
+        None,  # sigma
+        None,  # noise
+        None,  # key
+    )
+
+
+def _project_vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
+    x, frame, sigma, *rest = args
+    if in_dims[1] is not None:
+        raise NotImplementedError("project: vmap over frame is not implemented; join the frames")
+    if sigma > 0 and info.randomness != "different":
+        raise ValueError("project: vmap over noisy rows needs vmap(..., randomness='different')")
+    rows = x.movedim(in_dims[0], 0).flatten(0, 1)
+    result: Tensor = _call("project", rows, frame, sigma, *rest)
+    return result.unflatten(0, (info.batch_size, -1)), 0
+
+
+_register(
+    "project(Tensor x, Tensor frame, float sigma, str noise, int[] key) -> Tensor",
+    _project_cpu,
+    _project_fake,
+    setup_context=_project_setup_context,
+    backward=_project_backward,
+    vmap=_project_vmap,
+    tags=(torch.Tag.nondeterministic_seeded,),  # two calls are two draws: never merge them
+)
+
+
+def project(
+    x: Tensor,
+    frame: Tensor,
+    sigma: float,
+    noise: str = "secure",
+    key: tuple[int, int] | None = None,
+) -> Tensor:
+    r"""Noisy projection of rows, :math:`O = XU + V` with :math:`V \sim \mathcal N(0, \sigma^2)`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, d), float32 or float64
+        Rows. Differentiable.
+    frame : Tensor, shape (d, p)
+        Directions U. Differentiable.
+    sigma : float
+        Standard deviation of the noise.
+    noise : {"secure", "fast"}
+        ChaCha20 keyed from the operating system, or counter-based Philox, which is quick and
+        reproducible and protects nobody.
+    key : pair of int, optional
+        Key of the fast noise, two numbers of 64 bits. Default: fresh.
+
+    Returns
+    -------
+    Tensor, shape (n, p)
+        The projections. Their derivative is that of XU.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, or a number is out of range.
+
+    Notes
+    -----
+    Unlike the kernels below, it is bilinear, so that it has derivatives of any order.
+
+    Examples
+    --------
+    >>> project(torch.eye(2), torch.tensor([[1.0], [2.0]]), 0.0, "fast")
+    tensor([[1.],
+            [2.]])
+    """
+    x, frame = _tensors(x=x, frame=frame)
+    sigma = _arrays.nonnegative_real("sigma", sigma)
+    # An operator's integers are signed, a key's are not; the kernel undoes this.
+    signed = [] if key is None else [(n + 2**63) % 2**64 - 2**63 for n in key]
+    result: Tensor = _call("project", x, frame, sigma, noise, signed)
+    return result
+
+
+# ------------------------------------------------------------ gaussian_kernel_sum, …_logsumexp
+
+
+def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) -> None:
+    """Register one of the two kernel sums: they differ in one word, and in what backward needs."""
+    kernel_vjp = getattr(_core, f"{name}_vjp")
+    saved = "Tensor output, " if saves_output else ""
+
+    def cpu(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
+        kernel: Callable[..., Tensor] = getattr(kernels, name)
+        return kernel(x.detach(), y.detach(), bandwidth.detach(), _detached(weights))
+
+    def fake(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
+        _check_pair("x", x, "y", y)
+        _arrays.layout("bandwidth", bandwidth, (x.shape[0],), like=x)
+        if weights is not None:
+            _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
+        return x.new_empty(x.shape[:2])
+
+    def vjp_cpu(
+        x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        *tensors, need_x, need_y, need_weights = rest
+        fake(x, y, bandwidth, weights)
+        for tensor in tensors:
+            _arrays.layout("grad", tensor, tuple(x.shape[:2]), like=x)
+        grads = kernel_vjp(
+            _array(x),
+            _array(y),
+            _array(bandwidth),
+            None if weights is None else _array(weights),
+            *map(_array, tensors),
+            need_x,
+            need_y,
+            need_weights and weights is not None,
+        )
+        return tuple(_tensor_or_empty(grad, x) for grad in grads)
+
+    def vjp_fake(
+        x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        need_x, need_y, need_weights = rest[-3:]
+        return (
+            x.new_empty(x.shape if need_x else 0),
+            x.new_empty(y.shape if need_y else 0),
+            x.new_empty(weights.shape if need_weights and weights is not None else 0),
+        )
+
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, *((output,) if saves_output else ()))
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        need_x, need_y, need_bandwidth, need_weights = ctx.needs_input_grad
+        if need_bandwidth:
+            raise ValueError(_NO_BANDWIDTH)
+        grad_x, grad_y, grad_weights = _call(
+            f"{name}_vjp", *ctx.saved_tensors, grad, need_x, need_y, need_weights
+        )
+        return (
+            _asked(grad_x, need_x),
+            _asked(grad_y, need_y),
+            None,  # bandwidth
+            _asked(grad_weights, need_weights),
+        )
+
+    _register(
+        f"{name}(Tensor x, Tensor y, Tensor bandwidth, Tensor? {weights_name}) -> Tensor",
+        cpu,
+        fake,
+        setup_context=setup_context,
+        backward=backward,
+    )
+    _register(
+        f"{name}_vjp(Tensor x, Tensor y, Tensor bandwidth, Tensor? {weights_name}, {saved}"
+        "Tensor grad, bool need_x, bool need_y, bool need_weights) -> (Tensor, Tensor, Tensor)",
+        vjp_cpu,
+        vjp_fake,
+    )
+
+
+_register_kernel_sum("gaussian_kernel_sum", "weights", saves_output=False)
+_register_kernel_sum("gaussian_kernel_logsumexp", "log_weights", saves_output=True)
+
+
+def gaussian_kernel_sum(
+    x: Tensor, y: Tensor, bandwidth: Number | Tensor, weights: Tensor | None = None
+) -> Tensor:
+    r"""Gaussian-kernel sum of each row of `x` over the rows of `y`, slice by slice.
+
+    .. math:: S_{si} = \sum_j w_{sj} \exp(-\|x_{si} - y_{sj}\|^2 / (2 g_s^2))
+
+    Parameters
+    ----------
+    x : Tensor, shape (m, b, k), float32 or float64
+        Query points of each slice, in any one unit of length. Differentiable.
+    y : Tensor, shape (m, c, k)
+        Source points. Differentiable.
+    bandwidth : float or Tensor, shape () or (m,)
+        Kernel bandwidth g, in the unit of `x`. Finite and positive, not differentiated.
+    weights : Tensor, shape (m, c), optional
+        Weights w. Differentiable. Default: all one.
+
+    Returns
+    -------
+    Tensor, shape (m, b)
+        The sums.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, or `bandwidth` is not finite and positive or requires a gradient.
+
+    Notes
+    -----
+    The (b, c) matrix is never formed, forwards or backwards.
+
+    Examples
+    --------
+    >>> x = torch.zeros(1, 1, 3, requires_grad=True)
+    >>> gaussian_kernel_sum(x, torch.zeros(1, 2, 3), 1.0).detach()
+    tensor([[2.]])
+    """
+    x, y, weights = _tensors(x=x, y=y, weights=weights)
+    result: Tensor = _call("gaussian_kernel_sum", x, y, _bandwidths(bandwidth, x), weights)
+    return result
+
+
+def gaussian_kernel_logsumexp(
+    x: Tensor, y: Tensor, bandwidth: Number | Tensor, log_weights: Tensor | None = None
+) -> Tensor:
+    r"""Log of the Gaussian-kernel sum of each row of `x` over the rows of `y`, slice by slice.
+
+    .. math:: L_{si} = \log \sum_j w_{sj} \exp(-\|x_{si} - y_{sj}\|^2 / (2 g_s^2))
+
+    Parameters
+    ----------
+    x : Tensor, shape (m, b, k), float32 or float64
+        Query points of each slice, in any one unit of length. Differentiable.
+    y : Tensor, shape (m, c, k)
+        Source points. Differentiable.
+    bandwidth : float or Tensor, shape () or (m,)
+        Kernel bandwidth g, in the unit of `x`. Finite and positive, not differentiated.
+    log_weights : Tensor, shape (m, c), optional
+        Logarithms of the weights w; ``-inf`` is a weight of zero. Differentiable. Default: all
+        zero.
+
+    Returns
+    -------
+    Tensor, shape (m, b)
+        Log sums; ``-inf``, with gradient 0, where every weight is zero.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, or `bandwidth` is not finite and positive or requires a gradient.
+
+    Notes
+    -----
+    The (b, c) matrix is never formed, forwards or backwards: the largest exponent is found while
+    summing, so far points do not underflow.
+
+    Examples
+    --------
+    >>> x = torch.zeros(1, 1, 3, requires_grad=True)
+    >>> gaussian_kernel_logsumexp(x, torch.full((1, 1, 3), 100.0), 1.0).detach()
+    tensor([[-15000.]])
+    """
+    x, y, log_weights = _tensors(x=x, y=y, log_weights=log_weights)
+    result: Tensor = _call(
+        "gaussian_kernel_logsumexp", x, y, _bandwidths(bandwidth, x), log_weights
+    )
+    return result
+
+
+# ------------------------------------------------------------------------------- density_ratio
+
+
+def _ratio_cpu(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
+    result: Tensor = kernels.density_ratio(q.detach(), p.detach(), bandwidth.detach(), ridge, sigma)
+    return result
+
+
+def _ratio_fake(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
+    _check_pair("q", q, "p", p)
+    _arrays.layout("bandwidth", bandwidth, (q.shape[0],), like=q)
+    return q.new_empty(q.shape[:2])
+
+
+def _ratio_vjp_cpu(
+    q: Tensor,
+    p: Tensor,
+    bandwidth: Tensor,
+    ratio: Tensor,
+    grad: Tensor,
+    ridge: float,
+    sigma: float,
+    need_q: bool,
+    need_p: bool,
+) -> tuple[Tensor, Tensor]:
+    _ratio_fake(q, p, bandwidth, ridge, sigma)
+    _arrays.layout("ratio", ratio, tuple(q.shape[:2]), like=q)
+    _arrays.layout("grad", grad, tuple(q.shape[:2]), like=q)
+    grad_q, grad_p = _core.density_ratio_vjp(
+        _array(q),
+        _array(p),
+        _array(bandwidth),
+        ridge,
+        sigma,
+        _array(ratio),
+        _array(grad),
+        need_q,
+        need_p,
+    )
+    return _tensor_or_empty(grad_q, q), _tensor_or_empty(grad_p, q)
+
+
+def _ratio_vjp_fake(
+    q: Tensor,
+    p: Tensor,
+    bandwidth: Tensor,
+    ratio: Tensor,
+    grad: Tensor,
+    ridge: float,
+    sigma: float,
+    need_q: bool,
+    need_p: bool,
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape if need_q else 0), q.new_empty(p.shape if need_p else 0)
+
+
+def _ratio_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    q, p, bandwidth, ctx.ridge, ctx.sigma = inputs
+    ctx.save_for_backward(q, p, bandwidth, output)
+
+
+def _ratio_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    need_q, need_p, need_bandwidth = ctx.needs_input_grad[:3]
+    if need_bandwidth:
+        raise ValueError(_NO_BANDWIDTH)
+    grad_q, grad_p = _call(
+        "density_ratio_vjp", *ctx.saved_tensors, grad, ctx.ridge, ctx.sigma, need_q, need_p
+    )
+    return (
+        _asked(grad_q, need_q),
+        _asked(grad_p, need_p),
+        None,  # bandwidth
+        None,  # ridge
+        None,  # sigma
+    )
+
+
+_register(
+    "density_ratio(Tensor q, Tensor p, Tensor bandwidth, float ridge, float sigma) -> Tensor",
+    _ratio_cpu,
+    _ratio_fake,
+    setup_context=_ratio_setup_context,
+    backward=_ratio_backward,
+)
+_register(
+    "density_ratio_vjp(Tensor q, Tensor p, Tensor bandwidth, Tensor ratio, Tensor grad, "
+    "float ridge, float sigma, bool need_q, bool need_p) -> (Tensor, Tensor)",
+    _ratio_vjp_cpu,
+    _ratio_vjp_fake,
+)
+
+
+def density_ratio(
+    q: Tensor, p: Tensor, bandwidth: Number | Tensor, ridge: float, sigma: float = 0.0
+) -> Tensor:
+    r"""Estimate of the density ratio dP/dQ at the rows of `q`, slice by slice.
+
+    .. math:: r = (K_{qq} + \tau I)^{-1} w, \quad w_i = \frac bc \sum_j K_g(q_i, p_j)
+
+    with :math:`K_g(u, v) = \exp(-\|u - v\|^2 / (2 g^2))`. With `sigma`, w is its expectation under
+    noise :math:`\mathcal N(0, \sigma^2 I)` added to the rows of `p`, in closed form.
+
+    Parameters
+    ----------
+    q : Tensor, shape (m, b, k), float32 or float64
+        Rows of the reference (the noisy private rows). Differentiable.
+    p : Tensor, shape (m, c, k)
+        Rows whose density is compared (the synthetic rows). Differentiable.
+    bandwidth : float or Tensor, shape () or (m,)
+        Kernel bandwidth g, in the unit of `q`. Finite and positive, not differentiated.
+    ridge : float
+        Ridge τ >= 0.
+    sigma : float
+        Standard deviation of the noise on `p`, in the unit of `q`.
+
+    Returns
+    -------
+    Tensor, shape (m, b)
+        The ratios r; noise may make them negative.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, a number is out of range, `bandwidth` requires a gradient, or the Gram
+        matrix plus ridge is not positive definite (the slice is named).
+
+    Examples
+    --------
+    >>> q = torch.zeros(1, 1, 2)
+    >>> density_ratio(q, q, bandwidth=1.0, ridge=1.0)
+    tensor([[0.5000]])
+    """
+    q, p = _tensors(q=q, p=p)
+    ridge = _arrays.nonnegative_real("ridge", ridge)
+    sigma = _arrays.nonnegative_real("sigma", sigma)
+    result: Tensor = _call("density_ratio", q, p, _bandwidths(bandwidth, q), ridge, sigma)
+    return result
+
+
+# ----------------------------------------------------------------------- density_ratio_divergence
+
+
+def _divergence_cpu(
+    q: Tensor,
+    p: Tensor,
+    bandwidth: Tensor,
+    ridge: float,
+    sigma: float,
+    divergence: int,
+    alpha: float,
+    r_min: float,
+    need_p: bool,
+) -> tuple[Tensor, Tensor]:
+    private, synthetic = _arrays.point_pair("q", q.detach(), "p", p.detach())
+    rows = bandwidth.detach().unbind(0) if bandwidth.ndim == 2 else [bandwidth.detach()]
+    bandwidths = np.stack([_arrays.bandwidths("bandwidth", row, private) for row in rows])  # [G, m]
+    for points, name in ((private, "q"), (synthetic, "p")):
+        _arrays.check_reach(name, points, bandwidths.min(axis=0))
+    value, grad_p = _core.density_ratio_divergence(
+        private.array,
+        synthetic.array,
+        bandwidths,
+        _arrays.nonnegative_real("ridge", ridge),
+        _arrays.nonnegative_real("sigma", sigma),
+        divergence,
+        alpha,
+        r_min,
+        need_p,
+    )
+    return torch.from_numpy(value), _tensor_or_empty(grad_p, q)
+
+
+def _divergence_fake(
+    q: Tensor,
+    p: Tensor,
+    bandwidth: Tensor,
+    ridge: float,
+    sigma: float,
+    divergence: int,
+    alpha: float,
+    r_min: float,
+    need_p: bool,
+) -> tuple[Tensor, Tensor]:
+    _check_pair("q", q, "p", p)
+    _arrays.layout("bandwidth", bandwidth, ("G", q.shape[0]), like=q)
+    return q.new_empty(q.shape[0]), q.new_empty(p.shape if need_p else 0)
+
+
+def _divergence_setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    q, p, bandwidth, *ctx.numbers, need_p = inputs
+    ctx.mark_non_differentiable(output[1])
+    # The call above may not have seen that a gradient would be wanted (it sees wrapped tensors
+    # under torch.func). Then backward makes it, from the inputs.
+    ctx.has_gradient = need_p
+    ctx.save_for_backward(*((p, output[1]) if need_p else (p, q, bandwidth)))
+
+
+def _divergence_backward(
+    ctx: Any, grad: Tensor, grad_of_gradient: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    need_q, need_p, need_bandwidth = ctx.needs_input_grad[:3]
+    if need_q:
+        raise ValueError(_NO_Q)
+    if need_bandwidth:
+        raise ValueError(_NO_BANDWIDTH)
+    grad_p = None
+    if need_p:
+        if ctx.has_gradient:
+            p, gradient = ctx.saved_tensors
+        else:
+            p, q, bandwidth = ctx.saved_tensors
+            _, gradient = _call(
+                "density_ratio_divergence", q, p.detach(), bandwidth, *ctx.numbers, True
+            )
+        grad_p = _call("density_ratio_divergence_vjp", p, gradient, grad)
+    return (
+        None,  # q
+        grad_p,
+        None,  # bandwidth
+        None,  # ridge
+        None,  # sigma
+        None,  # divergence
+        None,  # alpha
+        None,  # r_min
+        None,  # need_p
+    )
+
+
+def _divergence_vjp(p: Tensor, gradient: Tensor, grad: Tensor) -> Tensor:
+    """Scale the gradient of each slice. `p` is there to be seen by a second differentiation."""
+    return gradient * grad[:, None, None]
+
+
+_NO_Q = (
+    "q must not require a gradient: the fused loss is differentiated in p only; pass q.detach(), "
+    "or use density_ratio"
+)
+
+_register(
+    "density_ratio_divergence(Tensor q, Tensor p, Tensor bandwidth, float ridge, float sigma, "
+    "int divergence, float alpha, float r_min, bool need_p) -> (Tensor, Tensor)",
+    _divergence_cpu,
+    _divergence_fake,
+    setup_context=_divergence_setup_context,
+    backward=_divergence_backward,
+    slice_axes={2: 1},
+)
+_register(
+    "density_ratio_divergence_vjp(Tensor p, Tensor gradient, Tensor grad) -> Tensor",
+    _divergence_vjp,
+    _divergence_vjp,
+)
+
+
+def density_ratio_divergence(
+    q: Tensor,
+    p: Tensor,
+    bandwidth: Number | Tensor,
+    ridge: float,
+    divergence: str | Divergence = "kl",
+    sigma: float = 0.0,
+) -> Tensor:
+    r"""Estimate of the f-divergence of P from Q by their density ratio, slice by slice.
+
+    .. math::
+        D_s = \frac1b \sum_i f(\max(r_{si}, 0)), \quad
+        r = \frac1G \sum_g (K_{qq} + \tau I)^{-1} w
+
+    with w and K as in `density_ratio`. Divergences that are infinite at 0, or steep there, cut r at
+    their ``r_min`` instead of 0.
+
+    Parameters
+    ----------
+    q : Tensor, shape (m, b, k), float32 or float64
+        Rows of the reference (the noisy private rows). Not differentiated.
+    p : Tensor, shape (m, c, k)
+        Rows whose density is compared (the synthetic rows). Differentiable.
+    bandwidth : float or Tensor, shape (), (m,) or (G, m)
+        Kernel bandwidths g, in the unit of `q`; of several, the ratios are averaged.
+    ridge : float
+        Ridge τ >= 0.
+    divergence : str or Divergence
+        A name of the registry, or a divergence of one's own.
+    sigma : float
+        Standard deviation of the noise on `p`, averaged over in closed form.
+
+    Returns
+    -------
+    Tensor, shape (m,)
+        The divergence on each slice.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, a number is out of range, `q` or `bandwidth` requires a gradient, or a
+        Gram matrix plus ridge is not positive definite (the slice is named).
+
+    Notes
+    -----
+    Value and gradient are made in one call, while the factors of a slice are in cache; backward is
+    a multiplication. For a divergence of one's own, the ratio is a call of its own, and its
+    ``value`` is called with a tensor and differentiated by autograd.
+
+    Examples
+    --------
+    >>> q = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(1, 20, 1)
+    >>> near = density_ratio_divergence(q, q, bandwidth=0.5, ridge=0.01)
+    >>> far = density_ratio_divergence(q, q + 1, bandwidth=0.5, ridge=0.01)
+    >>> bool(near < far)
+    True
+    """
+    q, p = _tensors(q=q, p=p)
+    if q.requires_grad:
+        raise ValueError(_NO_Q)
+    ridge = _arrays.nonnegative_real("ridge", ridge)
+    sigma = _arrays.nonnegative_real("sigma", sigma)
+    chosen = get_divergence(divergence)
+    bandwidths = torch.atleast_2d(_bandwidths(bandwidth, q))  # [G, m]
+    if chosen.code < 0:  # one's own
+        ratios = [_call("density_ratio", q, p, g, ridge, sigma) for g in bandwidths.unbind(0)]
+        ratio = torch.stack(ratios).mean(0)
+        kept = torch.where(ratio > chosen.r_min, ratio, chosen.r_min)
+        own: Tensor = chosen.value(kept)
+        if not isinstance(own, Tensor) or own.shape != ratio.shape:
+            raise ValueError(
+                f"divergence {chosen.name!r} must map a tensor of ratios to one of its shape "
+                f"{tuple(ratio.shape)}; got {_arrays.describe(own)}"
+            )
+        return own.mean(-1)
+    need_p = torch.is_grad_enabled() and p.requires_grad
+    value: Tensor = _call(
+        "density_ratio_divergence",
+        q,
+        p,
+        bandwidths,
+        ridge,
+        sigma,
+        chosen.code,
+        chosen.alpha,
+        chosen.r_min,
+        need_p,
+    )[0]
+    return value
+
+
+# ---------------------------------------------------------------------------- sliced_wasserstein
+
+
+def _wasserstein_cpu(x: Tensor, y: Tensor, order: float) -> Tensor:
+    result: Tensor = kernels.sliced_wasserstein(x.detach(), y.detach(), order)
+    return result
+
+
+def _wasserstein_fake(x: Tensor, y: Tensor, order: float) -> Tensor:
+    _arrays.layout("x", x, ("m", "b"))
+    _arrays.layout("y", y, (x.shape[0], "c"), like=x)
+    return x.new_empty(x.shape[0])
+
+
+def _wasserstein_vjp_cpu(
+    x: Tensor, y: Tensor, grad: Tensor, order: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor]:
+    _wasserstein_fake(x, y, order)
+    _arrays.layout("grad", grad, (x.shape[0],), like=x)
+    grad_x, grad_y = _core.sliced_wasserstein_vjp(
+        _array(x), _array(y), order, _array(grad), need_x, need_y
+    )
+    return _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
+
+
+def _wasserstein_vjp_fake(
+    x: Tensor, y: Tensor, grad: Tensor, order: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if need_x else 0), x.new_empty(y.shape if need_y else 0)
+
+
+def _wasserstein_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    x, y, ctx.order = inputs
+    ctx.save_for_backward(x, y)
+
+
+def _wasserstein_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    need_x, need_y = ctx.needs_input_grad[:2]
+    grad_x, grad_y = _call(
+        "sliced_wasserstein_vjp", *ctx.saved_tensors, grad, ctx.order, need_x, need_y
+    )
+    return (
+        _asked(grad_x, need_x),
+        _asked(grad_y, need_y),
+        None,  # order
+    )
+
+
+_register(
+    "sliced_wasserstein(Tensor x, Tensor y, float order) -> Tensor",
+    _wasserstein_cpu,
+    _wasserstein_fake,
+    setup_context=_wasserstein_setup_context,
+    backward=_wasserstein_backward,
+)
+_register(
+    "sliced_wasserstein_vjp(Tensor x, Tensor y, Tensor grad, float order, bool need_x, "
+    "bool need_y) -> (Tensor, Tensor)",
+    _wasserstein_vjp_cpu,
+    _wasserstein_vjp_fake,
+)
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
+    r"""Wasserstein distance of two sets of numbers, to the power `order`, slice by slice.
+
+    .. math:: W_s = \int_0^1 |X_s^{-1}(u) - Y_s^{-1}(u)|^q \, du
+
+    with the empirical quantile functions; for b = c, the mean of :math:`|x_{(i)} - y_{(i)}|^q`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (m, b), float32 or float64
+        Values of each slice. Differentiable.
+    y : Tensor, shape (m, c)
+        Values that they are compared with. Differentiable.
+    order : float
+        Order q >= 1.
+
+    Returns
+    -------
+    Tensor, shape (m,)
+        The distances to the power q.
+
+    Raises
+    ------
+    TypeError
+        If an input is no tensor, or dtypes are unsupported or differ.
+    ValueError
+        If shapes disagree, or `order` is below 1.
+
+    Examples
+    --------
+    >>> sliced_wasserstein(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 2.0]]), order=1)
+    tensor([2.])
+    """
+    x, y = _tensors(x=x, y=y)
+    order = _arrays.real_at_least_one("order", order)
+    result: Tensor = _call("sliced_wasserstein", x, y, order)
+    return result
+
+
+# ------------------------------------------------------------------------------- median_distance
+
+
+def _median_cpu(x: Tensor) -> Tensor:
+    result: Tensor = kernels.median_distance(x.detach())
+    return result
+
+
+def _median_fake(x: Tensor) -> Tensor:
+    _arrays.layout("x", x, ("m", "b", "k"))
+    return x.new_empty(x.shape[0])
+
+
+def _median_vjp_cpu(x: Tensor, grad: Tensor) -> Tensor:
+    _arrays.layout("x", x, ("m", "b", "k"))
+    _arrays.layout("grad", grad, (x.shape[0],), like=x)
+    return torch.from_numpy(_core.median_distance_vjp(_array(x), _array(grad)))
+
+
+def _median_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _median_backward(ctx: Any, grad: Tensor) -> Tensor:
+    result: Tensor = _call("median_distance_vjp", *ctx.saved_tensors, grad)
+    return result
+
+
+_register(
+    "median_distance(Tensor x) -> Tensor",
+    _median_cpu,
+    _median_fake,
+    setup_context=_median_setup_context,
+    backward=_median_backward,
+)
+_register(
+    "median_distance_vjp(Tensor x, Tensor grad) -> Tensor",
+    _median_vjp_cpu,
+    lambda x, grad: torch.empty_like(x, memory_format=torch.contiguous_format),
+)
+
+
+def median_distance(x: Tensor) -> Tensor:
+    r"""Median of the pairwise distances of the rows, slice by slice.
+
+    .. math:: \operatorname{median}_{i < j} \|x_{si} - x_{sj}\|
+
+    Parameters
+    ----------
+    x : Tensor, shape (m, b, k), float32 or float64
+        At least two points per slice. Differentiable: the gradient is that of the pair (or the two
+        pairs) in the middle, and 0 if its points coincide.
+
+    Returns
+    -------
+    Tensor, shape (m,)
+        Medians, in the unit of `x`; for an even number of pairs, the mean of the two middle ones.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no tensor, or its dtype is unsupported.
+    ValueError
+        If its shape is not (m, b, k) with b >= 2.
+
+    Notes
+    -----
+    The distances are never stored: O(b) memory per slice.
+
+    Examples
+    --------
+    >>> median_distance(torch.tensor([[[0.0], [1.0], [3.0]]]))
+    tensor([2.])
+    """
+    (x,) = _tensors(x=x)
+    result: Tensor = _call("median_distance", x)
+    return result

@@ -1,0 +1,671 @@
+r"""Training of any generator against a loss on a release: progress, checkpoints, exact resume.
+
+Nothing here costs privacy. A release is public, so a generator may be trained, thrown away,
+restarted and tuned on it for as long as one likes; epsilon does not move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpslice import _arrays
+
+__all__ = ["CheckpointError", "FitResult", "TrainingError", "TrainingState", "fit"]
+
+CHECKPOINT_FORMAT = "dpslice-checkpoint"
+CHECKPOINT_VERSION = 1
+
+OptimizerLike = torch.optim.Optimizer | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss or a gradient is not finite. The message names the step."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used: damaged, newer, or made by another run."""
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes
+    ----------
+    steps : int
+        Steps done since the start of the run, those before a resume included.
+    history : array, shape (steps,), float64
+        The loss of each step, those before a resume included.
+    interrupted : bool
+        Whether Ctrl-C (SIGINT) ended the run early. The last whole step was kept.
+    seconds : float
+        Wall-clock time of this call.
+    """
+
+    steps: int
+    history: NDArray[np.float64] = field(repr=False)
+    interrupted: bool
+    seconds: float
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """What a callback of `fit` is given after each step.
+
+    Attributes
+    ----------
+    step : int
+        Steps done, the present one included: 1 after the first.
+    steps : int
+        Steps that the run was asked for.
+    loss : float
+        Loss of this step.
+    lr : float
+        Learning rate of this step (of the optimizer's first parameter group).
+    seconds : float
+        Wall-clock time since `fit` was called.
+    generator : torch.nn.Module
+        The generator, with the weights after this step (not their moving average).
+    history : sequence of float
+        The loss of every step so far. Not to be changed.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    seconds: float
+    generator: nn.Module
+    history: Sequence[float]
+    _stop: bool = field(default=False, repr=False)
+
+    def stop(self) -> None:
+        """Ask `fit` to end after this step, as if it were the last one."""
+        self._stop = True
+
+
+# --------------------------------------------------------------------------------- small parts
+
+
+def _learning_rate_factor(
+    schedule: str | Callable[[int], float], step: int, *, steps: int, warmup: int
+) -> float:
+    """Factor on the base learning rate in step `step` (counted from 0).
+
+    It rises linearly over the first `warmup` steps, then stays at 1 (``constant``) or follows
+    (1 + cos(pi t)) / 2 for t from 0 to 1 over the rest (``cosine``). A function of the step alone:
+    no state to save.
+    """
+    if callable(schedule):
+        return float(schedule(step))
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return 1.0
+    done = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class _WeightAverage:
+    """Exponential moving average of the floating-point tensors of a module's state.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the random first weights are
+    forgotten however short the run.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state: dict[str, Tensor] = {
+            name: value.detach().clone()
+            for name, value in module.state_dict().items()
+            if isinstance(value, Tensor)
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1.0 + step) / (10.0 + step))
+        present = module.state_dict()
+        for name, average in self.state.items():
+            if average.is_floating_point():
+                average.lerp_(present[name], 1.0 - decay)
+            else:
+                average.copy_(present[name])
+
+    def load_into(self, module: nn.Module) -> None:
+        module.load_state_dict({**module.state_dict(), **self.state})
+
+
+class _InterruptGuard:
+    """Turns the first SIGINT into a flag; the second one raises KeyboardInterrupt as usual.
+
+    Signal handlers can only be set in the main thread. Elsewhere, and where SIGINT is ignored
+    (``nohup``), nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._previous: Any = None
+        self._active = False
+
+    def __enter__(self) -> _InterruptGuard:
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGINT)
+            if callable(previous):
+                self._previous, self._active = previous, True
+                signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            self._previous(signum, frame)
+        self.interrupted = True
+
+    def __exit__(self, *error: object) -> None:
+        if self._active:
+            signal.signal(signal.SIGINT, self._previous)
+
+
+@contextlib.contextmanager
+def _private_rng(device: torch.device) -> Iterator[None]:
+    """Give the caller's global torch generators back as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def _rng_state(device: torch.device, latent: torch.Generator) -> dict[str, Tensor]:
+    state = {"latent": latent.get_state(), "cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(
+    state: Mapping[str, Tensor], device: torch.device, latent: torch.Generator
+) -> None:
+    latent.set_state(state["latent"])
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+
+def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint so that at any moment `path` is whole: the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as the latter
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(
+            f"checkpoint {str(path)!r} could not be written ({error}); "
+            f"{'the previous one is kept' if path.exists() else 'none was written before'}"
+        ) from error
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it, and check that it is one of ours."""
+    file = io.BytesIO(path.read_bytes())  # what cannot be read is an OSError, nothing below is
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no common class for what damaged files raise
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is truncated, damaged or not a checkpoint of dpslice "
+            f"({type(error).__name__}); delete it, or pass resume=False to start again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{str(path)!r} is not a checkpoint of dpslice; pass another path as checkpoint"
+        )
+    version = content.get("version")
+    if not isinstance(version, int) or version > CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} has format version {version}; this dpslice reads up to "
+            f"{CHECKPOINT_VERSION}: upgrade dpslice"
+        )
+    return content
+
+
+def _check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on from a checkpoint of another release or of other settings."""
+    for key, value in present.items():
+        if saved.get(key) != value:
+            what = "release" if key == "release" else f"setting {key}"
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} was made with another {what}: "
+                f"{saved.get(key)!r} there, {value!r} here; "
+                "pass the same, another checkpoint path, or resume=False to start again"
+            )
+
+
+def _check_same_architecture(saved: Mapping[str, Any], module: nn.Module, path: Path) -> None:
+    """Compare names and shapes before anything is loaded: a refused load must change nothing."""
+    present = module.state_dict()
+    for name in (*present, *saved):
+        if name not in saved or name not in present:
+            where = "this generator" if name not in present else "the checkpoint"
+            problem = f"{name} is missing from {where}"
+        elif not (isinstance(saved[name], Tensor) and isinstance(present[name], Tensor)):
+            continue  # what a module keeps besides tensors is its own to check
+        elif saved[name].shape != present[name].shape:
+            problem = (
+                f"{name} has shape {tuple(saved[name].shape)} there and "
+                f"{tuple(present[name].shape)} here"
+            )
+        else:
+            continue
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is of another architecture: {problem}; "
+            "pass the same generator, another checkpoint path, or resume=False to start again"
+        )
+
+
+# ------------------------------------------------------------------------------------------ fit
+
+
+class _Run:
+    """The state of one training run: everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        loss: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        settings: dict[str, Any],
+        device: torch.device,
+        seed: int,
+        ema: float | None,
+    ) -> None:
+        self.generator = generator
+        self.loss = loss
+        self.optimizer = optimizer
+        self.settings = settings
+        self.device = device
+        self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        self.average = None if ema is None else _WeightAverage(generator, ema)
+        self.history: list[float] = []
+        self.step = 0
+        self.latent = torch.Generator().manual_seed(seed)
+        # Dropout, Gumbel noise and the like draw from the global generator of the device.
+        global_seed = int(torch.randint(2**62, (), generator=self.latent))
+        torch.default_generator.manual_seed(global_seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(global_seed)
+
+    def content(self) -> dict[str, Any]:
+        loss = self.loss
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "version": CHECKPOINT_VERSION,
+            "settings": self.settings,
+            "step": self.step,
+            "history": torch.tensor(self.history, dtype=torch.float64),
+            "generator": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "base_lrs": self.base_lrs,
+            "ema": None if self.average is None else self.average.state,
+            "loss": loss.state_dict() if isinstance(loss, nn.Module) else None,
+            "rng": _rng_state(self.device, self.latent),
+        }
+
+    def restore(self, path: Path) -> None:
+        content = _read_checkpoint(path)
+        try:
+            _check_same_run(content["settings"], self.settings, path)
+            _check_same_architecture(content["generator"], self.generator, path)
+            self.optimizer.load_state_dict(content["optimizer"])
+            if isinstance(self.loss, nn.Module):
+                self.loss.load_state_dict(content["loss"])
+            self.generator.load_state_dict(content["generator"])
+            if self.average is not None:
+                for name, value in self.average.state.items():
+                    value.copy_(content["ema"][name])
+            self.base_lrs = [float(lr) for lr in content["base_lrs"]]
+            self.history = content["history"].tolist()
+            self.step = int(content["step"])
+            _set_rng_state(content["rng"], self.device, self.latent)
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} does not fit this run ({error}); "
+                "pass another checkpoint path, or resume=False to start again"
+            ) from error
+
+
+def _make_optimizer(
+    optimizer: OptimizerLike | None, generator: nn.Module, lr: float
+) -> torch.optim.Optimizer:
+    parameters = [p for p in generator.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("generator must have parameters that require a gradient; it has none")
+    if optimizer is None:
+        return torch.optim.Adam(parameters, lr=lr)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return optimizer
+    if not callable(optimizer):
+        raise TypeError(
+            "optimizer must be a torch optimizer, or a function of the parameters that returns "
+            f"one; got {_arrays.describe(optimizer)}"
+        )
+    made = optimizer(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must return a torch optimizer; got {_arrays.describe(made)}")
+    return made
+
+
+def _latent_dim(generator: nn.Module, latent_dim: int | None) -> int:
+    value = getattr(generator, "latent_dim", None) if latent_dim is None else latent_dim
+    if value is None:
+        raise ValueError(
+            "latent_dim must be given, or be an attribute of the generator: the width of the noise "
+            "that it takes"
+        )
+    return _arrays.positive_integer("latent_dim", value)
+
+
+def _describe_loss(loss: object) -> str:
+    """Name a loss; with its settings, where they are part of its repr."""
+    fingerprint = getattr(getattr(loss, "release", None), "fingerprint", None)
+    return repr(loss) if fingerprint is not None else type(loss).__qualname__
+
+
+def _one_step(
+    run: _Run, z: Tensor, lr_factor: float, clip_grad_norm: float | None, kept: str
+) -> tuple[float, float]:
+    """Do one step of training; return the loss and the learning rate.
+
+    The weights are only touched once loss and gradient are known to be finite.
+    """
+    where = f"step {run.step + 1}"
+    for group, lr in zip(run.optimizer.param_groups, run.base_lrs, strict=True):
+        group["lr"] = lr * lr_factor
+    run.optimizer.zero_grad(set_to_none=True)
+    x = run.generator(z)
+    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[0] != z.shape[0]:
+        raise ValueError(
+            f"generator must map noise of shape {tuple(z.shape)} to a tensor of shape "
+            f"({z.shape[0]}, d); got {_arrays.describe(x)}"
+        )
+    if not bool(torch.isfinite(x.detach()).all()):
+        raise TrainingError(f"{where}: the generator's output holds NaN or infinity; {kept}")
+    value = run.loss(x)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise ValueError(
+            "loss must map a tensor (c, d) to a scalar tensor that depends on it differentiably; "
+            f"got {_arrays.describe(value)}"
+        )
+    loss = float(value.detach())
+    if not math.isfinite(loss):
+        raise TrainingError(f"{where}: the loss is {loss}; {kept}")
+    value.backward()
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(
+        parameters, math.inf if clip_grad_norm is None else clip_grad_norm
+    )
+    if not math.isfinite(float(norm)):
+        raise TrainingError(f"{where}: the gradient's norm is {float(norm)}; {kept}")
+    run.optimizer.step()
+    run.step += 1
+    run.history.append(loss)
+    if run.average is not None:
+        run.average.update(run.generator, run.step)
+    return loss, float(run.optimizer.param_groups[0]["lr"])
+
+
+def fit(
+    generator: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    batch_size: int,
+    latent_dim: int | None = None,
+    optimizer: OptimizerLike | None = None,
+    lr: float = 1e-3,
+    schedule: str | Callable[[int], float] = "cosine",
+    warmup: int = 0,
+    clip_grad_norm: float | None = None,
+    ema: float | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = True,
+    progress: bool = True,
+    callbacks: Sequence[Callable[[TrainingState], object]] = (),
+) -> FitResult:
+    r"""Train a generator: minimise ``loss(generator(z))`` over its weights, z ~ N(0, I).
+
+    Each step draws fresh noise z of shape (batch_size, latent_dim), and takes one step of the
+    optimizer. The same seed gives the same weights on the same machine, torch and number of
+    threads.
+
+    Parameters
+    ----------
+    generator : torch.nn.Module
+        Any module that maps noise (b, latent_dim) to rows (b, d), in the coordinates that the
+        release was made of. It is trained in place, on the device and in the dtype of its first
+        parameter.
+    loss : callable
+        Maps rows (c, d) to a scalar: `SmoothedLikelihood`, `SlicedDivergence`,
+        `SlicedWasserstein`, or a function of one's own.
+    steps : int
+        Steps to train for, in total: a resumed run does what is left of them.
+    batch_size : int
+        Synthetic rows per step (c).
+    latent_dim : int, optional
+        Width of the noise. Default: ``generator.latent_dim``.
+    optimizer : torch.optim.Optimizer or callable, optional
+        An optimizer over the generator's parameters, or a function that makes one of them. Default:
+        Adam at learning rate `lr`.
+    lr : float
+        Base learning rate of the default optimizer; others bring their own.
+    schedule : {"cosine", "constant"} or callable
+        The factor on the learning rate: falling to 0 along a half cosine, or 1, or a function of
+        the step (counted from 0).
+    warmup : int
+        First steps over which the learning rate rises linearly.
+    clip_grad_norm : float, optional
+        Largest L2 norm of the gradient; a longer one is scaled down. Default: none.
+    ema : float, optional
+        Decay of an exponential moving average of the weights, such as 0.999. At the end, the
+        generator is given the average; the decay is smaller in the first steps, min(ema, (1 + t) /
+        (10 + t)). Default: no average.
+    seed : int
+        Seed of the latent noise and of torch's global generators while `fit` runs; the caller's
+        global generators are given back as they were.
+    checkpoint : path, optional
+        File to save the state of the run in: weights, optimizer, average, all states of the random
+        generators, step, history, and the fingerprint of the release. It is replaced atomically,
+        so at any moment it is whole.
+    checkpoint_every : int
+        Steps between two saves. The last step is always saved.
+    resume : bool
+        Whether to go on from `checkpoint` if it exists. A resumed run ends with the very weights
+        of an uninterrupted one, bit by bit, for the same number of threads.
+    progress : bool
+        Whether to show a progress bar (tqdm).
+    callbacks : sequence of callables
+        Each is called after each step with a `TrainingState`; ``state.stop()`` ends the run there.
+        What a callback returns is ignored, what it raises ends the run.
+
+    Returns
+    -------
+    FitResult
+        Steps, history of the loss, whether Ctrl-C ended the run, seconds.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is damaged, from a newer version, or from a run with another release,
+        architecture or setting. Nothing has been changed then. `steps` may differ: the schedule is
+        then that of the new number.
+    TrainingError
+        If the loss or the gradient is not finite. The message names the step; the weights are
+        those before it, the last checkpoint is kept.
+    TypeError, ValueError
+        If an argument breaks the rules above.
+    ImportError
+        If `progress` is asked for and tqdm is not installed.
+
+    Notes
+    -----
+    *Ctrl-C*: the first one ends the run after the step at hand, saves the checkpoint and returns
+    with ``interrupted=True``; a second one raises KeyboardInterrupt at once, as usual.
+
+    *Threads*: the kernels of the losses and torch's own operators take turns, so both may use all
+    processors. The former follow ``OMP_NUM_THREADS`` and ``dpslice.set_num_threads``, the latter
+    ``OMP_NUM_THREADS`` and ``torch.set_num_threads``; set both alike to use fewer.
+
+    *Randomness*: a generator that draws random numbers from anywhere but torch's global generators
+    (NumPy's, say) is neither reproducible nor resumed exactly.
+
+    Examples
+    --------
+    A generator of one's own, on a release of 3 features:
+
+    >>> import numpy as np, torch, dpslice
+    >>> from dpslice.torch import SmoothedLikelihood, fit
+    >>> rows = np.random.default_rng(0).normal(size=(500, 3)) * 0.2 + 0.1
+    >>> release = dpslice.SlicingMechanism(sigma=0.3, delta=1e-5).release(rows)
+    >>> class Generator(torch.nn.Module):
+    ...     latent_dim = 2
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layers = torch.nn.Sequential(
+    ...             torch.nn.Linear(2, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3))
+    ...     def forward(self, z):
+    ...         return self.layers(z)
+    >>> generator = Generator()
+    >>> result = fit(generator, SmoothedLikelihood(release, batch_size=256, seed=0),
+    ...              steps=20, batch_size=256, progress=False)
+    >>> result.steps, result.interrupted
+    (20, False)
+    >>> generator(torch.randn(5, 2)).shape
+    torch.Size([5, 3])
+    """
+    if not isinstance(generator, nn.Module):
+        raise TypeError(f"generator must be a torch.nn.Module; got {_arrays.describe(generator)}")
+    if not callable(loss):
+        raise TypeError(f"loss must be callable; got {_arrays.describe(loss)}")
+    steps = _arrays.integer("steps", steps, minimum=0)
+    batch_size = _arrays.positive_integer("batch_size", batch_size)
+    latent_dim = _latent_dim(generator, latent_dim)
+    lr = _arrays.positive_real("lr", lr)
+    if not callable(schedule):
+        schedule = _arrays.choice("schedule", schedule, ("cosine", "constant"))
+    warmup = _arrays.integer("warmup", warmup, minimum=0)
+    if clip_grad_norm is not None:
+        clip_grad_norm = _arrays.positive_real("clip_grad_norm", clip_grad_norm)
+    if ema is not None:
+        ema = _arrays.open_unit("ema", ema)
+    seed = _arrays.seed("seed", seed)
+    checkpoint_every = _arrays.positive_integer("checkpoint_every", checkpoint_every)
+    resume = _arrays.boolean("resume", resume)
+    progress = _arrays.boolean("progress", progress)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks must be callable; got {_arrays.describe(callback)}")
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint must be the path of a file; got the directory {str(path)!r}")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"checkpoint must lie in a directory that exists; got {str(path)!r}")
+    bar_class = _arrays.require("tqdm", extra="torch").tqdm if progress else None
+
+    made = _make_optimizer(optimizer, generator, lr)
+    first = next(generator.parameters())
+    device, dtype = first.device, first.dtype
+    settings: dict[str, Any] = {
+        "release": getattr(getattr(loss, "release", None), "fingerprint", None),
+        "loss": _describe_loss(loss),
+        "batch_size": batch_size,
+        "latent_dim": latent_dim,
+        "optimizer": type(made).__name__,
+        "lr": lr if optimizer is None else None,
+        "schedule": "callable" if callable(schedule) else schedule,
+        "warmup": warmup,
+        "clip_grad_norm": clip_grad_norm,
+        "ema": ema,
+        "seed": seed,
+    }
+    start = time.monotonic()
+    was_training = generator.training
+    with _InterruptGuard() as guard, _private_rng(device):
+        run = _Run(generator, loss, made, settings=settings, device=device, seed=seed, ema=ema)
+        saved = -1  # step of the checkpoint on disk, -1: none of this run
+        if path is not None and resume and path.exists():
+            run.restore(path)
+            saved = run.step
+        generator.train()
+        bar = None
+        if bar_class is not None:
+            bar = bar_class(total=steps, initial=min(run.step, steps), unit="step", desc="fit")
+        stopped = False
+        try:
+            while run.step < steps and not stopped and not guard.interrupted:
+                z = torch.randn(batch_size, latent_dim, generator=run.latent)
+                kept = (
+                    f"the checkpoint of step {saved} is kept at {str(path)!r}"
+                    if saved >= 0
+                    else "no checkpoint was saved"
+                )
+                value, rate = _one_step(
+                    run,
+                    z.to(device=device, dtype=dtype),
+                    _learning_rate_factor(schedule, run.step, steps=steps, warmup=warmup),
+                    clip_grad_norm,
+                    kept,
+                )
+                if bar is not None:
+                    bar.set_postfix_str(f"loss {value:.4g}", refresh=False)
+                    bar.update()
+                state = TrainingState(
+                    run.step, steps, value, rate, time.monotonic() - start, generator, run.history
+                )
+                for callback in callbacks:
+                    callback(state)
+                stopped = state._stop
+                if path is not None and run.step % checkpoint_every == 0:
+                    _write_atomically(run.content(), path)
+                    saved = run.step
+            if path is not None and saved != run.step:
+                _write_atomically(run.content(), path)
+        finally:
+            generator.train(was_training)
+            for group, base in zip(made.param_groups, run.base_lrs, strict=True):
+                group["lr"] = base  # an optimizer of the caller's may be used again
+            if bar is not None:
+                bar.close()
+        if run.average is not None:
+            run.average.load_into(generator)
+    return FitResult(
+        steps=run.step,
+        history=np.asarray(run.history, dtype=np.float64),
+        interrupted=guard.interrupted,
+        seconds=time.monotonic() - start,
+    )

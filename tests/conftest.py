@@ -1,0 +1,43 @@
+"""What all tests share: instruction sets, thread counts, data, hypothesis settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from dpslice import _core
+
+# Fixed examples: a failure is one for everybody, and no test is flaky. Times are no subject of tests.
+settings.register_profile("dpslice", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dpslice"))
+
+
+@pytest.fixture(params=_core.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with each instruction set that the machine has."""
+    before = _core.isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)
+
+
+@pytest.fixture
+def keep_threads() -> Iterator[None]:
+    """Let the test set the number of threads, and put it back."""
+    before = _core.num_threads()
+    yield
+    _core.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the public tables; tests that need one are skipped where there is none."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("DPSLICE_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of data at {folder}: set DPSLICE_DATA")
+    return folder

@@ -1,0 +1,884 @@
+"""The command line: what each command does, says and refuses, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import dpslice
+from dpslice import _commands, accounting
+from dpslice.cli import main
+from dpslice.tabular import Schema, read_csv
+
+ROWS = 120
+SCHEMA = """\
+[table]
+target = "smoker"
+
+[columns.age]
+type = "integer"
+min = 18
+max = 99
+
+[columns.town]
+type = "categorical"
+categories = ["Aa", "Bern", "Chur"]
+
+[columns.smoker]
+type = "boolean"
+
+[columns.income]
+type = "real"
+min = 0
+max = 100_000
+nullable = true
+"""
+TINY = ["--steps", "3", "--batch-size", "32"]
+
+
+def _rows(n: int) -> list[list[str]]:
+    rng = np.random.default_rng(7)
+    return [
+        [
+            str(rng.integers(18, 99)),
+            str(rng.choice(["Aa", "Bern", "Chur"])),
+            str(rng.choice(["true", "false"])),
+            "" if rng.random() < 0.1 else f"{rng.uniform(0, 9e4):.2f}",
+        ]
+        for _ in range(n)
+    ]
+
+
+HEADER = ["age", "town", "smoker", "income"]
+
+
+def _write(path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = HEADER) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _write(tmp_path_factory.mktemp("table") / "people.csv", _rows(ROWS))
+
+
+@pytest.fixture(scope="module")
+def schema(table: Path) -> Path:
+    path = table.with_name("people.toml")
+    path.write_text(SCHEMA, encoding="utf-8")
+    return path
+
+
+def invoke(*arguments: object) -> Any:
+    """Run a command in this process."""
+    return CliRunner().invoke(_commands.app, [str(a) for a in arguments], prog_name="dpslice")
+
+
+def succeed(*arguments: object) -> Any:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refuse(match: str, *arguments: object, code: int = 1) -> None:
+    """Expect one clear line on standard error, nothing on standard output, and an exit code."""
+    result = invoke(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert re.search(match, result.stderr), result.stderr
+    if code == 1:
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def released(table: Path, schema: Path) -> Path:
+    path = table.with_name("people.dpslice")
+    succeed("release", table, "--schema", schema, "--epsilon", 5, "--out", path, "--quiet")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(released: Path) -> Path:
+    path = released.with_name("model.pt")
+    succeed("train", released, "--out", path, *TINY, "--quiet")
+    return path
+
+
+@pytest.fixture
+def only_reading(table: Path) -> Iterator[None]:
+    """Fail if a command leaves anything beside the table."""
+    before = sorted(p.name for p in table.parent.iterdir())
+    yield
+    assert sorted(p.name for p in table.parent.iterdir()) == before
+
+
+# ------------------------------------------------------------------------------------------ help
+
+COMMANDS = [
+    ["synthesize"],
+    ["release"],
+    ["train"],
+    ["sample"],
+    ["account"],
+    ["info"],
+    ["verify"],
+    ["report"],
+    ["demo"],
+    ["schema", "template"],
+    ["schema", "infer"],
+    ["schema", "check"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_of_every_command_has_an_example(command: list[str]) -> None:
+    result = succeed(*command, "--help")
+    assert f"dpslice {' '.join(command)}" in result.stdout.split("Example:")[1]
+
+
+def test_help_lists_every_command_and_the_exit_codes() -> None:
+    for arguments in (["--help"], ["-h"]):
+        text = succeed(*arguments).stdout
+        assert all(f"  {command[0]} " in text for command in COMMANDS)
+        assert "Exit codes" in text
+
+
+def test_every_command_that_states_an_epsilon_explains_adjacency() -> None:
+    for command in ("synthesize", "release", "account", "demo"):
+        text = " ".join(succeed(command, "--help").stdout.split())
+        assert "number of rows is public" in text
+
+
+def test_version() -> None:
+    assert succeed("--version").stdout == f"dpslice {dpslice.__version__}\n"
+
+
+def test_wrong_usage_has_its_own_exit_code() -> None:
+    assert invoke().exit_code == 2
+    for arguments in (
+        ["nonsense"],
+        ["release"],
+        ["account", "--nonsense"],
+        ["account", "--dim", "x"],
+        ["account", "--dim", "3", "--epsilon", "1", "--adjacency", "add_remove"],
+    ):
+        result = invoke(*arguments)
+        assert result.exit_code == 2, result.output
+        assert result.stdout == ""
+
+
+# ----------------------------------------------------------------------------------- the main job
+
+
+def test_synthesize_writes_a_table_of_the_schema(table: Path, schema: Path, tmp_path: Path) -> None:
+    out = tmp_path / "synthetic.csv"
+    result = succeed("synthesize", table, "--schema", schema, "--epsilon", 5, "--out", out, *TINY)
+    assert len(read_csv(out, Schema.load(schema))) == ROWS
+    assert "zero_out" in result.stdout
+    assert f"n = {ROWS}" in result.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["synthetic.csv"]
+
+
+def test_synthesize_writes_everything_that_is_asked_for(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    names = {
+        "--out": "s.csv.gz",
+        "--report": "r.html",
+        "--release": "p.dpslice",
+        "--model": "m.pt",
+    }
+    options = [x for option, name in names.items() for x in (option, tmp_path / name)]
+    more = ["--rows", 50, "--adjacency", "replace_one", "--delta", 1e-5, "--target", "town"]
+    result = succeed(
+        "synthesize", table, "--schema", schema, "--epsilon", 8, *options, *more, *TINY, "--json"
+    )
+    summary = json.loads(result.stdout)
+    assert (summary["n"], summary["rows"], summary["steps"]) == (ROWS, 50, 3)
+    assert summary["guarantee"]["epsilon"] <= 8
+    assert summary["guarantee"]["adjacency"] == "replace_one"
+    assert set(summary["files"].values()) == {str(tmp_path / name) for name in names.values()}
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names.values())
+    with gzip.open(tmp_path / "s.csv.gz", "rt") as file:
+        assert len(file.readlines()) == 51
+    assert "replace_one" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    saved = dpslice.Release.load(tmp_path / "p.dpslice")
+    assert saved.guarantee.to_dict() == summary["guarantee"]
+    assert saved.metadata["schema"]["table"]["target"] == "town"
+    succeed("sample", tmp_path / "m.pt", "-n", 5, "--out", tmp_path / "more.csv")
+
+
+def test_synthesize_prints_no_score_of_the_real_rows(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    options = ["--out", tmp_path / "s.csv", "--report", tmp_path / "r.html"]
+    result = succeed("synthesize", table, "--schema", schema, "--epsilon", 5, *options, *TINY)
+    assert "NOT PRIVATE" in result.stdout
+    assert not re.search(r"0\.\d{3}\b", result.stdout.split("synthetic table")[1])
+
+
+def test_quiet_prints_nothing(table: Path, schema: Path, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "s.csv"]
+    result = succeed(
+        "synthesize", table, "--schema", schema, "--epsilon", 5, *out, *TINY, "--quiet"
+    )
+    assert result.output == ""
+
+
+def test_release_prints_its_certificate_and_is_valid(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "people.dpslice"
+    arguments = ["release", table, "--schema", schema, "--epsilon", 5, "--out", out]
+    result = succeed(*arguments)
+    assert str(dpslice.Release.load(out).guarantee) in result.stdout
+    summary = json.loads(succeed(*arguments, "--overwrite", "--json").stdout)
+    again = dpslice.Release.load(out)
+    assert summary["fingerprint"] == again.fingerprint
+    assert (summary["n"], summary["d"], summary["p"]) == (ROWS, again.d, again.p)
+
+
+def test_release_warns_of_a_large_delta(table: Path, schema: Path, tmp_path: Path) -> None:
+    arguments = ["release", table, "--schema", schema, "--epsilon", 5, "--delta", 0.01]
+    result = succeed(*arguments, "--out", tmp_path / "p")
+    assert "warning: delta = 0.01 is not below 1/n" in result.stderr
+
+
+def test_train_and_sample_are_reproducible(released: Path, model: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.pt"
+    result = succeed("train", released, "--out", again, *TINY, "--json")
+    assert json.loads(result.stdout)["steps"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["again.pt"]  # the checkpoint is gone
+    tables = [succeed("sample", path, "-n", 20).stdout for path in (model, again)]
+    assert tables[0] == tables[1]
+    assert len(tables[0].splitlines()) == 21
+    assert succeed("sample", model, "-n", 20, "--seed", 9).stdout != tables[0]
+
+
+def test_sample_to_a_file_states_the_guarantee(model: Path, schema: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    result = succeed("sample", model, "-n", 7, "--out", out, "--schema", schema)
+    assert len(read_csv(out, Schema.load(schema))) == 7
+    assert "epsilon 5" in result.stderr
+    assert "zero_out" in result.stderr
+
+
+def test_report_compares_and_says_that_it_is_not_private(
+    table: Path, schema: Path, released: Path, model: Path, tmp_path: Path
+) -> None:
+    synthetic, page = tmp_path / "s.csv", tmp_path / "r.html"
+    succeed("sample", model, "-n", 80, "--out", synthetic, "--quiet")
+    arguments = ["report", synthetic, "--real", table, "--schema", schema, "--out", page]
+    result = succeed(*arguments, "--holdout", table, "--release", released)
+    assert "NOT PRIVATE" in result.stdout
+    assert "KSComplement" in result.stdout
+    assert page.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+    result = succeed(*arguments, "--model", model, "--overwrite", "--json", "--target", "town")
+    document = json.loads(result.stdout)
+    assert document["private"] is False
+    assert document["rows_synthetic"] == 80
+    assert document["classifier"]["target"] == "town"
+
+
+# -------------------------------------------------------------------------------- account, info
+
+
+def test_account_agrees_with_the_library() -> None:
+    arguments = ["--epsilon", 5, "--delta", 1e-6, "--dim", 94, "--columns", 94]
+    document = json.loads(succeed("account", *arguments, "--json").stdout)
+    exact = accounting.calibrate_sigma(5, 1e-6, d=94, p=94)
+    stated = document["frames"]["orthonormal"]
+    assert stated["sigma"] == pytest.approx(exact, rel=1e-6)
+    assert exact <= stated["sigma"]
+    assert stated["epsilon"] <= 5 < stated["epsilon_replace_one"]
+    assert stated["epsilon_numerical"] > 0
+    paper = document["paper_theorem_1"]
+    assert paper["sigma"] == accounting.paper_sigma(5, 1e-6, d=94, p=94)
+    frames = document["frames"]
+    assert frames["orthonormal"]["sigma"] < frames["gaussian"]["sigma"] < paper["sigma"]
+
+
+def test_account_inverts(schema: Path) -> None:
+    shape = ["--dim", 20, "--columns", 8, "--delta", 1e-5, "--max-norm", 2, "--diameter", 3]
+    there = json.loads(
+        succeed("account", "--epsilon", 2, *shape, "--adjacency", "replace_one", "--json").stdout
+    )
+    assert there["sensitivity"] == 3
+    noise = there["frames"]["gaussian"]["sigma"]
+    back = json.loads(
+        succeed("account", "--sigma", noise, *shape, "--adjacency", "replace_one", "--json").stdout
+    )
+    assert back["frames"]["gaussian"]["epsilon"] == pytest.approx(2, rel=1e-8)
+    assert back["frames"]["gaussian"]["epsilon"] <= 2
+
+
+def test_account_of_a_schema_tells_what_its_release_will_state(
+    schema: Path, released: Path
+) -> None:
+    document = json.loads(succeed("account", "--epsilon", 5, "--schema", schema, "--json").stdout)
+    stated = dpslice.Release.load(released).guarantee
+    assert document["frames"]["orthonormal"]["sigma"] == pytest.approx(stated.sigma, rel=1e-9)
+    assert document["frames"]["orthonormal"]["epsilon_replace_one"] == pytest.approx(
+        stated.epsilon_replace_one, rel=1e-8
+    )
+
+
+def test_account_in_words_names_the_adjacency() -> None:
+    for adjacency in ("zero_out", "replace_one"):
+        result = succeed("account", "--epsilon", 1, "--dim", 5, "--adjacency", adjacency)
+        assert result.stdout.startswith(f"adjacency {adjacency}: ")
+        assert "Theorem 1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "exactly one of --epsilon and --sigma"),
+        (["--epsilon", 1, "--sigma", 1], "exactly one of --epsilon and --sigma"),
+        (["--epsilon", 1, "--columns", 3], "exactly one of --dim and --schema"),
+        (["--epsilon", 0, "--dim", 3], r"epsilon must be a finite number > 0; got 0\.0"),
+        (["--epsilon", -1, "--dim", 3], "epsilon must be a finite number > 0; got -1"),
+        (["--epsilon", "nan", "--dim", 3], "epsilon must be a finite number > 0; got nan"),
+        (["--sigma", 0, "--dim", 3], "sigma must be a finite number > 0"),
+        (["--epsilon", 1, "--dim", 3, "--delta", 0], "delta must be .*0.* 1"),
+        (["--epsilon", 1, "--dim", 3, "--delta", 1], "delta must be .*0.* 1"),
+        (["--epsilon", 1, "--dim", 0], "dim must be"),
+        (["--epsilon", 1, "--dim", 3, "--columns", 0], "columns must be"),
+        (["--epsilon", 1, "--dim", 3, "--max-norm", 0], "max_norm must be"),
+    ],
+)
+def test_account_refuses(arguments: list[object], match: str) -> None:
+    refuse(match, "account", *arguments)
+
+
+def test_account_refuses_bounds_beside_a_schema(schema: Path) -> None:
+    refuse("follow from --schema", "account", "--epsilon", 1, "--schema", schema, "--max-norm", 1)
+
+
+def test_info() -> None:
+    document = json.loads(succeed("info", "--json").stdout)
+    assert document["dpslice"] == dpslice.__version__
+    assert document["instruction set"] in document["instruction sets available"]
+    assert document["threads"] >= 1
+    assert document["packages"]["numpy"] == np.__version__
+    text = succeed("info").stdout
+    assert document["instruction set"] in text
+    assert "cuda" in text
+
+
+# ------------------------------------------------------------------------------ schema, verify
+
+
+def test_verify_shows_the_certificate(released: Path) -> None:
+    loaded = dpslice.Release.load(released)
+    result = succeed("verify", released)
+    assert str(loaded.guarantee) in result.stdout
+    assert loaded.fingerprint in result.stdout
+    document = json.loads(succeed("verify", released, "--json").stdout)
+    assert document["valid"] is True
+    assert document["guarantee"] == loaded.guarantee.to_dict()
+    assert succeed("verify", released, "--quiet").output == ""
+
+
+def test_verify_refuses_what_is_damaged(released: Path, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        shutil.copytree(released, tmp_path / name)
+        return tmp_path / name
+
+    refuse("no release at", "verify", tmp_path / "nowhere")
+    truncated = copy("truncated")
+    with open(truncated / "projections.npy", "rb+") as file:
+        file.truncate(200)
+    refuse("truncated", "verify", truncated)
+    altered = copy("altered")
+    with open(altered / "projections.npy", "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    refuse("altered", "verify", altered)
+    refuse("altered", "train", altered, "--out", tmp_path / "m.pt")
+    newer = copy("newer")
+    certificate = json.loads((newer / "certificate.json").read_text())
+    certificate["format_version"] += 1
+    (newer / "certificate.json").write_text(json.dumps(certificate))
+    refuse("newer dpslice", "verify", newer)
+    refuse("newer dpslice", "train", newer, "--out", tmp_path / "m.pt")
+    incomplete = copy("incomplete")
+    (incomplete / "frame.npy").unlink()
+    refuse("incomplete", "verify", incomplete)
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_schema_check(schema: Path, table: Path) -> None:
+    result = succeed("schema", "check", schema, table)
+    assert f"{ROWS} rows" in result.stdout
+    document = json.loads(succeed("schema", "check", schema, "--json").stdout)
+    assert [c["name"] for c in document["columns"]] == HEADER
+    assert document["n"] is None
+    assert document["target"] == "smoker"
+
+
+def test_schema_template_reads_names_only(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.toml"
+    succeed("schema", "template", table, "--out", out)
+    text = out.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("[columns")] == [
+        f"[columns.{name}]" for name in HEADER
+    ]
+    assert "Bern" not in text
+    refuse("column 'age': type must be one of", "schema", "check", out)
+    assert succeed("schema", "template", table).stdout == text
+
+
+def test_schema_infer_adds_its_cost_to_the_release(table: Path, tmp_path: Path) -> None:
+    big = _write(tmp_path / "big.csv", _rows(4000))
+    types = tmp_path / "types.toml"
+    types.write_text(
+        '[columns.age]\ntype = "integer"\nmin = 18\nmax = 99\n[columns.town]\ntype = "categorical"'
+        '\nnullable = false\n[columns.smoker]\ntype = "boolean"\nnullable = false\n'
+        '[columns.income]\ntype = "real"\n',
+        encoding="utf-8",
+    )
+    out, path = tmp_path / "inferred.toml", tmp_path / "p.dpslice"
+    result = succeed("schema", "infer", big, "--types", types, "--epsilon", 1, "--out", out)
+    assert "schema inference" in result.stdout
+    assert "zero_out" in result.stdout
+    inferred = Schema.load(out)
+    assert inferred["age"].max == 99
+    assert inferred["income"].nullable
+    assert not inferred["town"].nullable
+    arguments = ["release", big, "--schema", out, "--epsilon", 4, "--out", path, "--json"]
+    total = json.loads(succeed(*arguments).stdout)["guarantee"]
+    assert total["epsilon"] == pytest.approx(5)
+    assert total["mechanism"] == "composition"
+    assert json.loads(succeed("verify", path, "--json").stdout)["guarantee"] == total
+
+
+def test_schema_infer_takes_sdv_metadata(tmp_path: Path) -> None:
+    big = _write(tmp_path / "big.csv", [[row[0], row[1]] for row in _rows(4000)], HEADER[:2])
+    types = tmp_path / "metadata.json"
+    numerical = {"sdtype": "numerical", "computer_representation": "Int64"}
+    types.write_text(json.dumps({"columns": {"age": numerical, "town": {"sdtype": "categorical"}}}))
+    arguments = ["--types", types, "--epsilon", 1, "--out", tmp_path / "s.toml", "--json"]
+    document = json.loads(succeed("schema", "infer", big, *arguments).stdout)
+    assert document["guarantee"]["epsilon"] == 1
+    refuse("no bounds and no categories", "schema", "check", types)
+
+
+def test_schema_infer_refuses_a_file_without_types(table: Path, tmp_path: Path) -> None:
+    types = tmp_path / "types.toml"
+    types.write_text("[table]\n")
+    arguments = ["--types", types, "--epsilon", 1, "--out", tmp_path / "s.toml"]
+    refuse(r"must have a table \[columns", "schema", "infer", table, *arguments)
+
+
+# ------------------------------------------------------------------------------- users' mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "match"),
+    [
+        ("missing column", lambda p: _write(p, [r[:3] for r in _rows(5)], HEADER[:3]), "'income'"),
+        (
+            "extra column",
+            lambda p: _write(p, [[*r, "x"] for r in _rows(5)], [*HEADER, "name"]),
+            "not in the schema: 'name'",
+        ),
+        (
+            "column twice",
+            lambda p: _write(p, [[*r, "1"] for r in _rows(5)], [*HEADER, "age"]),
+            "'age' occurs twice",
+        ),
+        ("empty cell", lambda p: _write(p, [["", "Aa", "true", "1"]]), "'age': 1 missing"),
+        ("nan", lambda p: _write(p, [["20", "Aa", "true", "nan"]]), "must be a number.*'nan'"),
+        ("infinite", lambda p: _write(p, [["20", "Aa", "true", "inf"]]), "infinite"),
+        ("text", lambda p: _write(p, [["old", "Aa", "true", "1"]]), "must be a number.*'old'"),
+        ("category", lambda p: _write(p, [["20", "Basel", "true", "1"]]), "'Basel' is not among"),
+        ("ragged", lambda p: _write(p, [["20", "Aa"]]), "2 cell"),
+        ("empty", lambda p: p.write_bytes(b""), "the file is empty"),
+        ("header only", lambda p: _write(p, []), "no rows, only a header"),
+        (
+            "not UTF-8",
+            lambda p: p.write_bytes(b"age,town,smoker,income\n20,Z\xfcri,t,1\n"),
+            "UTF-8",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_table(
+    name: str, write: Callable[[Path], object], match: str, schema: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.csv"
+    write(bad)
+    for command, out in (("release", "p.dpslice"), ("synthesize", "s.csv")):
+        arguments = [command, bad, "--schema", schema, "--epsilon", 5, "--out", tmp_path / out]
+        refuse(match, *arguments)
+    refuse(match, "schema", "check", schema, bad)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+@pytest.mark.usefixtures("only_reading")
+class TestRefusals:
+    """Mistakes that are caught before anything is written."""
+
+    def test_no_such_table(self, schema: Path, tmp_path: Path) -> None:
+        arguments = ["--schema", schema, "--epsilon", 5, "--out", tmp_path / "p"]
+        refuse(r"nowhere\.csv: No such file", "release", tmp_path / "nowhere.csv", *arguments)
+
+    def test_directory_for_a_table(self, schema: Path, tmp_path: Path) -> None:
+        arguments = ["--schema", schema, "--epsilon", 5, "--out", tmp_path / "p"]
+        refuse("Is a directory", "release", tmp_path, *arguments)
+
+    def test_no_such_schema(self, table: Path, tmp_path: Path) -> None:
+        arguments = ["--epsilon", 5, "--out", tmp_path / "p"]
+        refuse("No such file", "release", table, "--schema", tmp_path / "no.toml", *arguments)
+
+    def test_table_for_a_schema(self, table: Path, tmp_path: Path) -> None:
+        arguments = ["--epsilon", 5, "--out", tmp_path / "p"]
+        refuse("not a valid TOML", "release", table, "--schema", table, *arguments)
+
+    def test_contradictory_schema(self, table: Path, tmp_path: Path) -> None:
+        bad = tmp_path / "bad.toml"
+        bad.write_text('[columns.age]\ntype = "integer"\nmin = 5\nmax = 5\n')
+        arguments = ["--epsilon", 5, "--out", tmp_path / "p"]
+        refuse("min must be less than max", "release", table, "--schema", bad, *arguments)
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            (["--epsilon", 0], "epsilon must be a finite number > 0"),
+            (["--epsilon", "inf"], "epsilon must be a finite number > 0"),
+            (["--epsilon", 5, "--delta", 0], "delta must be"),
+            (["--epsilon", 5, "--delta", 1.5], "delta must be"),
+            (["--epsilon", 5, "--seed", -1], "seed must be"),
+            (["--epsilon", 5, "--target", "name"], "target must name a column"),
+            (["--epsilon", 5, "--steps", 0], "steps must be"),
+            (["--epsilon", 5, "--batch-size", 0], "batch_size must be"),
+            (["--epsilon", 5, "--rows", 0], "rows must be"),
+        ],
+    )
+    def test_values(
+        self, options: list[object], match: str, table: Path, schema: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "s.csv"
+        refuse(match, "synthesize", table, "--schema", schema, "--out", out, *options)
+        assert not out.exists()
+
+    @pytest.mark.parametrize("rows", [0, -3])
+    def test_no_rows_to_sample(self, rows: int, model: Path) -> None:
+        refuse("rows must be", "sample", model, "-n", rows)
+
+    def test_model_of_another_schema(self, model: Path, schema: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other.toml"
+        other.write_text(SCHEMA.replace("max = 99\n", "max = 100\n"))
+        refuse("another schema: column 'age'", "sample", model, "-n", 5, "--schema", other)
+        other.write_text(SCHEMA.replace("columns.age", "columns.years"))
+        refuse("its columns are 'age'", "sample", model, "-n", 5, "--schema", other)
+
+    def test_not_a_model(self, table: Path, released: Path, tmp_path: Path) -> None:
+        refuse("not a model", "sample", table, "-n", 5)
+        refuse("no such model", "sample", tmp_path / "no.pt", "-n", 5)
+        refuse("no such model", "sample", released, "-n", 5)
+
+    def test_release_that_is_not_of_a_table(self, tmp_path: Path) -> None:
+        rows = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
+        path = tmp_path / "rows.dpslice"
+        dpslice.SlicingMechanism(sigma=1.0).release(rows, path=path)
+        refuse("holds no schema", "train", path, "--out", tmp_path / "m.pt")
+
+    def test_report_for_two_guarantees(self, table: Path, schema: Path, tmp_path: Path) -> None:
+        arguments = ["report", table, "--real", table, "--schema", schema]
+        both = ["--release", tmp_path / "a", "--model", tmp_path / "b"]
+        refuse("at most one of", *arguments, "--out", tmp_path / "r.html", *both)
+
+
+# ------------------------------------------------------------------------------------ outputs
+
+
+def test_existing_files_are_not_overwritten(
+    table: Path, schema: Path, released: Path, model: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.write_text("mine")
+    arguments = ["--schema", schema, "--epsilon", 5]
+    for option in ("--report", "--release", "--model"):
+        out = ["--out", tmp_path / "s.csv", option, old]
+        refuse("exists already: pass --overwrite", "synthesize", table, *arguments, *out)
+    for command in (
+        ["synthesize", table, *arguments],
+        ["release", table, *arguments],
+        ["train", released],
+        ["sample", model, "-n", 3],
+        ["report", table, "--real", table, "--schema", schema],
+        ["schema", "template", table],
+        ["schema", "infer", table, "--types", schema, "--epsilon", 1],
+    ):
+        refuse("exists already: pass --overwrite", *command, "--out", old)
+    assert old.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+    succeed("sample", model, "-n", 3, "--out", old, "--overwrite")
+    assert len(old.read_text().splitlines()) == 4
+
+
+def test_overwrite_replaces_no_foreign_directory(
+    table: Path, schema: Path, model: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("unique")
+    arguments = ["release", table, "--schema", schema, "--epsilon", 5]
+    refuse("is no release", *arguments, "--out", mine, "--overwrite")
+    refuse("is a directory", "sample", model, "-n", 3, "--out", mine, "--overwrite")
+    assert (mine / "thesis.tex").read_text() == "unique"
+
+
+def test_outputs_that_cannot_be_written_are_refused_first(
+    table: Path, schema: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["synthesize", table, "--schema", schema, "--epsilon", 5]
+    refuse("no directory", *arguments, "--out", tmp_path / "nowhere" / "s.csv")
+    refuse("no directory", *arguments, "--out", table / "s.csv")
+    refuse("same file as the input", *arguments, "--out", table, "--overwrite")
+    same = tmp_path / "s.csv"
+    refuse("same file as --out", *arguments, "--out", same, "--model", same)
+    # Root may write anywhere, so a directory without permission is simulated.
+    monkeypatch.setattr(_commands.os, "access", lambda path, mode: not mode & os.W_OK)
+    refuse("cannot be written", *arguments, "--out", same)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_nothing_half_written(
+    model: Path, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dpslice.tabular.files.os.fsync", full)
+    refuse("No space left", "sample", model, "-n", 3, "--out", tmp_path / "s.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------ as a process
+
+
+def _environment() -> dict[str, str]:
+    source = str(Path(dpslice.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dpslice.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+        **options,
+    )
+
+
+def interrupt_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> str:
+    """Send Ctrl-C as soon as something has happened; return standard error."""
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, (output, errors)
+    assert output == ""
+    assert "Traceback" not in errors
+    assert errors.startswith("interrupted")
+    return errors
+
+
+def test_interrupted_release_leaves_nothing(schema: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big.csv"
+    lines = "".join(",".join(row) + "\n" for row in _rows(1000))
+    big.write_text(",".join(HEADER) + "\n" + lines * 500)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    arguments = ["release", big, "--schema", schema, "--epsilon", 5, "--out", folder / "p"]
+    process = start(*arguments)
+    interrupt_when(process, lambda: any(folder.iterdir()))
+    assert list(folder.iterdir()) == []
+
+
+def test_interrupted_synthesis_keeps_the_release_only(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    out, kept = tmp_path / "s.csv", tmp_path / "p.dpslice"
+    options = ["--out", out, "--release", kept, "--steps", 10**6, "--batch-size", 32]
+    process = start("synthesize", table, "--schema", schema, "--epsilon", 5, *options)
+    interrupt_when(process, kept.exists)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.dpslice"]
+    succeed("verify", kept)
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint(released: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "m.pt", tmp_path / "m.pt.checkpoint"
+    arguments = ["train", released, "--out", out, "--batch-size", 16]
+    process = start(*arguments, "--steps", 10**6)
+    errors = interrupt_when(process, state.exists)
+    assert str(state) in errors
+    stopped = int(re.search(r"after step (\d+)", errors)[1])  # type: ignore[index]
+    assert [p.name for p in tmp_path.iterdir()] == [state.name]
+    other = ["--batch-size", 17, "--steps", 3]
+    refuse("batch_size", "train", released, "--out", out, *other, "--quiet")
+    result = succeed(*arguments, "--steps", stopped + 2, "--json")
+    assert json.loads(result.stdout)["steps"] == stopped + 2
+    assert "going on from" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pt"]
+
+
+def test_train_restart_ignores_the_checkpoint(released: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "m.pt", tmp_path / "state"
+    state.write_text("not a checkpoint")
+    arguments = ["train", released, "--out", out, *TINY, "--checkpoint", state]
+    refuse("checkpoint", *arguments, "--quiet")
+    assert json.loads(succeed(*arguments, "--restart", "--json").stdout)["steps"] == 3
+    assert state.exists()  # named by the user, so it stays
+
+
+@pytest.mark.parametrize("command", ["release", "train", "sample"])
+def test_file_size_limit_leaves_nothing_half_written(
+    command: str, table: Path, schema: Path, released: Path, model: Path, tmp_path: Path
+) -> None:
+    # The system refuses to write beyond a limit: the same path through the code as a full disk.
+    arguments = {
+        "release": ["release", table, "--schema", schema, "--epsilon", 5],
+        "train": ["train", released, *TINY],
+        "sample": ["sample", model, "-n", 5000],
+    }[command]
+    process = start(
+        *arguments,
+        "--out",
+        tmp_path / "out",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert errors.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".checkpoint")] == []
+
+
+def test_closed_pipe_ends_quietly(model: Path) -> None:
+    process = start("sample", model, "-n", 50_000)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("age,")
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_without_typer_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['typer'] = None\n"
+        "from dpslice.cli import main; sys.exit(main(['--help']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment()
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: the command line needs typer")
+    assert "pip install 'dpslice[tabular]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["account", "--epsilon", "1", "--dim", "3"]) == 0
+    assert "adjacency zero_out" in capsys.readouterr().out
+    assert main(["account", "--epsilon", "-1", "--dim", "3"]) == 1
+    assert main(["nonsense"]) == 2
+
+
+def test_keyboard_interrupt_in_any_command(monkeypatch: pytest.MonkeyPatch, released: Path) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_commands.Release, "load", interrupted)
+    result = invoke("verify", released)
+    assert result.exit_code == 130
+    assert result.stderr.startswith("interrupted")
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = invoke("--debug", "account", "--epsilon", -1, "--dim", 3)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "error: epsilon" in result.stderr
+
+
+# ------------------------------------------------------------------------------------------ demo
+
+
+def test_demo_does_the_whole_job(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    out = tmp_path / "demo"
+    result = succeed("demo", "--out", out, "--steps", 3, "--batch-size", 64)
+    text = result.stdout
+    assert "zero_out" in text
+    assert "NOT PRIVATE" in text
+    assert "ROC AUC" in text
+    assert sorted(p.name for p in out.iterdir()) == [
+        "model.pt",
+        "randhie-holdout.csv",
+        "randhie.csv",
+        "randhie.dpslice",
+        "randhie.toml",
+        "report.html",
+        "synthetic.csv",
+    ]
+    loaded = dpslice.Release.load(out / "randhie.dpslice")
+    assert loaded.n == 16_152
+    assert loaded.guarantee.epsilon <= 3
+    assert loaded.guarantee.delta == 1e-5
+    refuse("exists already", "demo", "--out", out)
+    refuse("is a file", "demo", "--out", out / "model.pt")
+    # The files are those of the command line: anyone can go on by hand.
+    succeed("schema", "check", out / "randhie.toml", out / "randhie.csv")
+    succeed("schema", "check", out / "randhie.toml", out / "synthetic.csv")
+
+
+def test_demo_table_is_prepared_row_by_row() -> None:
+    pytest.importorskip("statsmodels")
+    from dpslice.tabular import demo
+
+    private, held_out = demo.load_tables()
+    assert (len(private), len(held_out)) == (16_152, 4_038)
+    from statsmodels.datasets import randhie
+
+    data = randhie.load_pandas().data
+    whole = demo.prepare(data)
+    pieces = [demo.prepare(data.iloc[:100]), demo.prepare(data.iloc[100:])]
+    np.testing.assert_array_equal(
+        whole.to_numpy(), np.concatenate([piece.to_numpy() for piece in pieces])
+    )
+    again, _ = demo.load_tables()
+    assert again.equals(private)

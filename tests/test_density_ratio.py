@@ -1,0 +1,549 @@
+"""density_ratio, its gradients, and the fused divergence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dpslice import _core
+from dpslice.divergences import REGISTRY, Divergence, get_divergence
+
+Array = NDArray[Any]
+
+# Sizes straddle the tiles: vectors of 2 to 8, rows of 4 or 8, sources of 32, panels of 64.
+SIZES = [(1, 1, 1), (2, 3, 2), (7, 1, 3), (8, 33, 1), (9, 32, 2), (31, 8, 5), (33, 40, 2)]
+SIZES += [(64, 65, 2), (65, 31, 17), (130, 100, 3), (200, 20, 1)]
+
+
+def problem(b: int, c: int, k: int, m: int = 2, seed: int = 0) -> tuple[Array, Array, Array]:
+    rng = np.random.default_rng([seed, b, c, k])
+    q, p = rng.normal(size=(m, b, k)), 0.8 * rng.normal(size=(m, c, k)) + 0.3
+    return q, p, rng.uniform(0.4, 1.2, size=m)
+
+
+def solve_long(matrix: Array, right: Array) -> Array:
+    """Solve by Cholesky in long double, which LAPACK has not."""
+    a = np.concatenate([matrix, right[:, None]], axis=1)
+    n = len(matrix)
+    for i in range(n):
+        a[i, i:] /= np.sqrt(a[i, i])
+        a[i + 1 :, i + 1 :] -= np.outer(a[i, i + 1 : n], a[i, i + 1 :])
+    x = np.zeros(n, np.longdouble)
+    for i in reversed(range(n)):
+        x[i] = (a[i, n] - a[i, i + 1 : n] @ x[i + 1 :]) / a[i, i]
+    return x
+
+
+def ratio_long(
+    q: Array, p: Array, bandwidth: Array, ridge: float, sigma: float = 0.0
+) -> NDArray[np.longdouble]:
+    """The formula of one slice after another, in long double."""
+    rows = []
+    for q_s, p_s, g in zip(*(a.astype(np.longdouble) for a in (q, p, bandwidth)), strict=True):
+        b, k = q_s.shape
+        h2 = g**2 + np.longdouble(sigma) ** 2
+        gram = np.exp(-((q_s[:, None] - q_s) ** 2).sum(-1) / (2 * g**2))
+        cross = np.exp(-((q_s[:, None] - p_s) ** 2).sum(-1) / (2 * h2))
+        w = np.longdouble(b) / len(p_s) * (g**2 / h2) ** (np.longdouble(k) / 2) * cross.sum(1)
+        rows.append(solve_long(gram + np.longdouble(ridge) * np.eye(b, dtype=np.longdouble), w))
+    return np.array(rows)
+
+
+def ratio_torch(q: Any, p: Any, bandwidth: Any, ridge: float, sigma: float) -> Any:
+    """The formula as a torch user writes it, for autograd in the dtype of `q`."""
+    import torch
+
+    b, k = q.shape[1:]
+    g2 = bandwidth[:, None, None] ** 2
+    h2 = g2 + sigma**2
+    gram = torch.exp(-((q[:, :, None] - q[:, None]) ** 2).sum(-1) / (2 * g2))
+    cross = torch.exp(-((q[:, :, None] - p[:, None]) ** 2).sum(-1) / (2 * h2))
+    w = b / p.shape[1] * (g2 / h2)[:, :, 0] ** (k / 2) * cross.sum(2)
+    factor = torch.linalg.cholesky(gram + ridge * torch.eye(b, dtype=q.dtype))
+    return torch.cholesky_solve(w[..., None], factor)[..., 0]
+
+
+def gradients_torch(
+    q: Array, p: Array, bandwidth: Array, ridge: float, sigma: float, grad: Array
+) -> tuple[Array, Array]:
+    torch = pytest.importorskip("torch")
+    tensors = [
+        torch.from_numpy(a.copy()).requires_grad_(i < 2) for i, a in enumerate((q, p, bandwidth))
+    ]
+    ratio_torch(*tensors, ridge, sigma).backward(torch.from_numpy(grad.copy()))
+    return tensors[0].grad.numpy(), tensors[1].grad.numpy()
+
+
+def error(found: Array, expected: Array) -> float:
+    """Largest error, relative to the largest entry."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+# ----------------------------------------------------------------------------------- accuracy
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize(("b", "c", "k"), SIZES)
+def test_float64_against_long_double(b: int, c: int, k: int, sigma: float) -> None:
+    q, p, bandwidth = problem(b, c, k)
+    found = _core.density_ratio(q, p, bandwidth, 1e-2, sigma)
+    # The rounding of w and of the solution is amplified by at most the condition number b / ridge.
+    tolerance = max(1e-12, np.finfo(float).eps * b / 1e-2)
+    assert error(found, ratio_long(q, p, bandwidth, 1e-2, sigma)) < tolerance
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize(("b", "c", "k"), SIZES)
+def test_float32_against_long_double(b: int, c: int, k: int, sigma: float) -> None:
+    q, p, bandwidth = (a.astype(np.float32) for a in problem(b, c, k))
+    found = _core.density_ratio(q, p, bandwidth, 1e-2, sigma)
+    assert found.dtype == np.float32
+    # Entry by entry: inside it is float64, so little more than the rounding of the result is left.
+    np.testing.assert_allclose(found, ratio_long(q, p, bandwidth, 1e-2, sigma), rtol=2e-7)
+
+
+@pytest.mark.usefixtures("isa")
+def test_float64_against_mpmath() -> None:
+    q, p, bandwidth = problem(6, 4, 2, m=1)
+    with mpmath.workdps(50):
+        g = mpmath.mpf(bandwidth[0])
+        sigma, ridge = mpmath.mpf(0.25), mpmath.mpf(1e-6)
+        h2 = g**2 + sigma**2
+
+        def kernel(u: Array, v: Array, width2: Any) -> Any:
+            return mpmath.exp(
+                -sum((mpmath.mpf(a) - mpmath.mpf(b)) ** 2 for a, b in zip(u, v, strict=True))
+                / (2 * width2)
+            )
+
+        gram = mpmath.matrix(
+            [
+                [kernel(u, v, g**2) + ridge * (i == j) for j, v in enumerate(q[0])]
+                for i, u in enumerate(q[0])
+            ]
+        )
+        w = mpmath.matrix(
+            [mpmath.mpf(6) / 4 * (g**2 / h2) * sum(kernel(u, v, h2) for v in p[0]) for u in q[0]]
+        )
+        expected = np.array([float(r) for r in mpmath.lu_solve(gram, w)])
+    found = _core.density_ratio(q, p, bandwidth, 1e-6, 0.25)[0]
+    assert error(found, expected) < 1e-12
+
+
+# ---------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize(("b", "c", "k"), SIZES)
+def test_gradients_against_autograd_in_float64(b: int, c: int, k: int, sigma: float) -> None:
+    q, p, bandwidth = problem(b, c, k)
+    grad = np.random.default_rng(1).normal(size=(2, b))
+    ratio = _core.density_ratio(q, p, bandwidth, 1e-2, sigma)
+    found_q, found_p = _core.density_ratio_vjp(
+        q, p, bandwidth, 1e-2, sigma, ratio, grad, True, True
+    )
+    expected_q, expected_p = gradients_torch(q, p, bandwidth, 1e-2, sigma, grad)
+    # Both sides carry errors of eps times the condition number, twice (two solves).
+    assert error(found_p, expected_p) < 1e-10
+    if b > 1:
+        assert error(found_q, expected_q) < 1e-10
+    else:
+        np.testing.assert_allclose(found_q, expected_q, rtol=1e-10)
+
+
+@pytest.mark.parametrize("wanted", ["q", "p"])
+def test_gradients_against_finite_differences(wanted: str) -> None:
+    q, p, bandwidth = problem(9, 7, 2)
+    rng = np.random.default_rng(2)
+    grad = rng.normal(size=(2, 9))
+    ratio = _core.density_ratio(q, p, bandwidth, 0.1, 0.3)
+    found = _core.density_ratio_vjp(q, p, bandwidth, 0.1, 0.3, ratio, grad, True, True)[
+        wanted == "p"
+    ]
+    direction = rng.normal(size=found.shape)
+
+    def along(step: float) -> float:
+        move = step * direction
+        moved = (q + move, p) if wanted == "q" else (q, p + move)
+        return float(np.sum(grad * _core.density_ratio(*moved, bandwidth, 0.1, 0.3)))
+
+    step = 1e-4  # fourth-order differences: error step^4 against rounding / step
+    difference = (8 * (along(step) - along(-step)) - (along(2 * step) - along(-2 * step))) / (
+        12 * step
+    )
+    assert np.sum(found * direction) == pytest.approx(difference, rel=1e-9)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("b", "k"), [(128, 1), (128, 2), (128, 3), (128, 8), (256, 2)])
+def test_float32_gradients_are_no_worse_than_torch(b: int, k: int) -> None:
+    q, p, bandwidth = problem(b, b, k)
+    grad = np.random.default_rng(3).normal(size=(2, b)) / b
+    single = [a.astype(np.float32) for a in (q, p, bandwidth, grad)]
+    # The oracle at the rounded inputs, so that rounding them is nobody's error.
+    exact = gradients_torch(
+        *(a.astype(np.float64) for a in single[:3]), 1e-2, 0.3, single[3].astype(np.float64)
+    )
+    theirs = gradients_torch(*single[:3], 1e-2, 0.3, single[3])
+    ratio = _core.density_ratio(*single[:3], 1e-2, 0.3)
+    ours = _core.density_ratio_vjp(*single[:3], 1e-2, 0.3, ratio, single[3], True, True)
+    for our, their, true in zip(ours, theirs, exact, strict=True):
+        assert error(our, true) <= error(their, true)
+    assert error(ours[1], exact[1]) < 1e-6  # this one does not go through the rounded ratio
+
+
+def test_gradients_only_where_needed() -> None:
+    q, p, bandwidth = problem(5, 4, 2)
+    ratio = _core.density_ratio(q, p, bandwidth, 1e-2, 0.0)
+    both = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.0, ratio, ratio, True, True)
+    only_q = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.0, ratio, ratio, True, False)
+    only_p = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.0, ratio, ratio, False, True)
+    assert only_q[1] is None
+    assert only_p[0] is None
+    np.testing.assert_array_equal(only_q[0], both[0])
+    np.testing.assert_array_equal(only_p[1], both[1])
+    assert _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.0, ratio, ratio, False, False) == (
+        None,
+        None,
+    )
+
+
+# --------------------------------------------------------------------------------- divergence
+
+
+def divergence_twin(
+    q: Array, p: Array, bandwidths: Array, ridge: float, sigma: float, f: Divergence
+) -> tuple[Array, Array]:
+    """Value and gradient composed of the separate functions, all in float64."""
+    ratios = [_core.density_ratio(q, p, g, ridge, sigma) for g in bandwidths]
+    r = np.mean(ratios, axis=0)
+    clipped = np.maximum(r, f.r_min)
+    slope = np.where(r > f.r_min, f.derivative(clipped), 0.0) / r.shape[1] / len(bandwidths)
+    grad = sum(
+        _core.density_ratio_vjp(q, p, g, ridge, sigma, ratio, slope, False, True)[1]
+        for g, ratio in zip(bandwidths, ratios, strict=True)
+    )
+    return f.value(clipped).mean(axis=1), grad
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", [*REGISTRY, "alpha(0.5)"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_divergence_is_composed_of_its_parts(name: str, count: int) -> None:
+    q, p, bandwidth = problem(33, 20, 2, m=3)
+    bandwidths = np.outer([1.0, 0.5, 2.0][:count], bandwidth)
+    f = get_divergence(name)
+    value, grad = _core.density_ratio_divergence(
+        q, p, bandwidths, 1e-2, 0.2, f.code, f.alpha, f.r_min, True
+    )
+    expected_value, expected_grad = divergence_twin(q, p, bandwidths, 1e-2, 0.2, f)
+    # Slopes of up to 1000 amplify the rounding of the ratios.
+    np.testing.assert_allclose(value, expected_value, rtol=1e-10)
+    assert error(grad, expected_grad) < 1e-10
+    alone, none = _core.density_ratio_divergence(
+        q, p, bandwidths, 1e-2, 0.2, f.code, f.alpha, f.r_min, False
+    )
+    assert none is None
+    np.testing.assert_array_equal(alone, value)
+
+
+@pytest.mark.usefixtures("isa")
+def test_divergence_gradient_against_finite_differences() -> None:
+    q, p, bandwidth = problem(12, 9, 2, m=1)
+    bandwidths = np.outer([1.0, 0.6], bandwidth)
+    direction = np.random.default_rng(4).normal(size=p.shape)
+
+    def value(step: float, need: bool = False) -> Any:
+        return _core.density_ratio_divergence(
+            q, p + step * direction, bandwidths, 0.3, 0.2, REGISTRY["pearson"].code, 0.0, 0.0, need
+        )
+
+    step = 1e-4
+    difference = (
+        8 * (value(step)[0] - value(-step)[0]) - (value(2 * step)[0] - value(-2 * step)[0])
+    ) / (12 * step)
+    assert np.sum(value(0.0, True)[1] * direction) == pytest.approx(float(difference[0]), rel=1e-9)
+
+
+@pytest.mark.usefixtures("isa")
+def test_divergence_in_float32() -> None:
+    q, p, bandwidth = (a.astype(np.float32) for a in problem(128, 128, 2))
+    f = REGISTRY["kl"]
+    value, grad = _core.density_ratio_divergence(
+        q, p, bandwidth[None], 1e-2, 0.3, f.code, 0.0, f.r_min, True
+    )
+    assert value.dtype == grad.dtype == np.float32
+    exact_value, exact_grad = divergence_twin(
+        q.astype(np.float64), p.astype(np.float64), bandwidth[None].astype(np.float64), 1e-2, 0.3, f
+    )
+    np.testing.assert_allclose(value, exact_value, rtol=1e-6)
+    assert error(grad, exact_grad) < 1e-6
+
+
+def test_rows_that_are_clipped_pull_on_nothing() -> None:
+    # Synthetic rows out of the kernel's reach: every ratio is 0, the value f(r_min), the slope 0.
+    q, p, bandwidth = problem(6, 5, 2)
+    for f in REGISTRY.values():
+        value, grad = _core.density_ratio_divergence(
+            q, p + 1e3, bandwidth[None], 1e-2, 0.0, f.code, 0.0, f.r_min, True
+        )
+        np.testing.assert_allclose(value, f.value(f.r_min), rtol=1e-14)
+        np.testing.assert_array_equal(grad, 0)
+
+
+def test_divergence_of_two_gaussians_is_estimated() -> None:
+    """Pearson between N(0.5, 1) and N(0, 1) is exp(0.25) - 1; KL is 0.125."""
+    rng = np.random.default_rng(5)
+    q, p = rng.normal(size=(40, 400, 1)), rng.normal(0.5, 1, size=(40, 2000, 1))
+    bandwidths = np.full((1, 40), 0.7)
+    for name, expected in [
+        ("pearson", math.exp(0.25) - 1),
+        ("kl", 0.125),
+        ("squared_hellinger", 2 - 2 * math.exp(-0.25 / 8)),
+    ]:
+        f = REGISTRY[name]
+        value, _ = _core.density_ratio_divergence(
+            q, p, bandwidths, 1.0, 0.0, f.code, 0.0, f.r_min, False
+        )
+        # Smoothing, ridge and overfitting bias the estimate; seed and sizes are fixed.
+        assert value.mean() == pytest.approx(expected, rel=0.25)
+
+
+# --------------------------------------------------------------------------------------- laws
+
+
+def test_same_rows_give_one_as_the_ridge_vanishes() -> None:
+    q = np.linspace(-3, 3, 12).reshape(1, 12, 1)  # apart, so that K itself is well conditioned
+    bandwidth = np.array([0.4])
+    for ridge in (1e-1, 1e-3, 1e-6, 1e-9):
+        r = _core.density_ratio(q, q, bandwidth, ridge, 0.0)
+        smallest = np.linalg.eigvalsh(np.exp(-((q[0] - q[0].T) ** 2) / (2 * 0.4**2)))[0]
+        assert 0 < np.abs(r - 1).max() < math.sqrt(12) * ridge / smallest
+    np.testing.assert_allclose(_core.density_ratio(q, q, bandwidth, 0.0, 0.0), 1, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("isa")
+def test_permuting_private_rows_permutes_the_ratio() -> None:
+    q, p, bandwidth = problem(40, 30, 2)
+    order = np.random.default_rng(6).permutation(40)
+    r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+    moved = _core.density_ratio(np.ascontiguousarray(q[:, order]), p, bandwidth, 1e-2, 0.3)
+    assert error(moved, r[:, order]) < 1e-12
+
+
+@pytest.mark.usefixtures("isa")
+def test_permuting_synthetic_rows_changes_nothing() -> None:
+    q, p, bandwidth = problem(40, 33, 2)
+    order = np.random.default_rng(7).permutation(33)
+    moved = np.ascontiguousarray(p[:, order])
+    r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+    assert error(_core.density_ratio(q, moved, bandwidth, 1e-2, 0.3), r) < 1e-12
+    f = REGISTRY["js"]
+    _, grad = _core.density_ratio_divergence(
+        q, p, bandwidth[None], 1e-2, 0.3, f.code, 0.0, f.r_min, True
+    )
+    _, other = _core.density_ratio_divergence(
+        q, moved, bandwidth[None], 1e-2, 0.3, f.code, 0.0, f.r_min, True
+    )
+    assert error(other, grad[:, order]) < 1e-11
+
+
+@given(
+    b=st.integers(1, 20),
+    c=st.integers(1, 40),
+    k=st.integers(1, 5),
+    shift=st.sampled_from([-64.0, 0.25, 1024.0]),
+    exponent=st.integers(-300, 300),
+)
+def test_translation_and_scale_change_nothing(
+    b: int, c: int, k: int, shift: float, exponent: int
+) -> None:
+    # Coordinates on a grid, so that translating them is exact.
+    q, p, bandwidth = problem(b, c, k)
+    q, p = np.round(q * 256) / 256, np.round(p * 256) / 256
+    r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+    np.testing.assert_array_equal(
+        _core.density_ratio(q + shift, p + shift, bandwidth, 1e-2, 0.3), r
+    )
+    scale = 2.0**exponent
+    np.testing.assert_array_equal(
+        _core.density_ratio(q * scale, p * scale, bandwidth * scale, 1e-2, 0.3 * scale), r
+    )
+    scaled = _core.density_ratio(q * 3, p * 3, bandwidth * 3, 1e-2, 0.9)
+    assert error(scaled, r) < 1e-11
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_equals_loop(dtype: type) -> None:
+    q, p, bandwidth = (a.astype(dtype) for a in problem(33, 20, 2, m=5))
+    f = REGISTRY["kl"]
+    rest = (1e-2, 0.3, f.code, 0.0, f.r_min, True)
+    r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+    grads = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.3, r, r, True, True)
+    value, grad = _core.density_ratio_divergence(q, p, bandwidth[None], *rest)
+    for s in range(5):
+        one = slice(s, s + 1)
+        np.testing.assert_array_equal(
+            _core.density_ratio(q[one], p[one], bandwidth[one], 1e-2, 0.3), r[one]
+        )
+        single = _core.density_ratio_vjp(
+            q[one], p[one], bandwidth[one], 1e-2, 0.3, r[one], r[one], True, True
+        )
+        np.testing.assert_array_equal(single[0], grads[0][one])
+        np.testing.assert_array_equal(single[1], grads[1][one])
+        alone = _core.density_ratio_divergence(q[one], p[one], bandwidth[None, one], *rest)
+        np.testing.assert_array_equal(alone[0], value[one])
+        np.testing.assert_array_equal(alone[1], grad[one])
+
+
+@pytest.mark.usefixtures("isa")
+def test_threads_change_nothing() -> None:
+    q, p, bandwidth = problem(40, 30, 2, m=7)
+    f = REGISTRY["kl"]
+    before, results = _core.num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+            grads = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.3, r, r, True, True)
+            fused = _core.density_ratio_divergence(
+                q, p, bandwidth[None], 1e-2, 0.3, f.code, 0.0, f.r_min, True
+            )
+            results.append((r, *grads, *fused))
+    finally:
+        _core.set_num_threads(before)
+    for result in results[1:]:
+        for one, other in zip(results[0], result, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_closed_form_noise_is_the_mean_over_sampled_noise() -> None:
+    q, p, bandwidth = problem(10, 6, 2, m=1)
+    draws, sigma = 20_000, 0.6
+    noise = np.random.default_rng(8).normal(0, sigma, size=(draws, 6, 2))
+    many = (np.repeat(a, draws, axis=0) for a in (q, p, bandwidth))
+    many_q, many_p, many_g = many
+    sampled = _core.density_ratio(many_q, many_p + noise, many_g, 0.1, 0.0)
+    expected = _core.density_ratio(q, p, bandwidth, 0.1, sigma)[0]
+    z = (sampled.mean(axis=0) - expected) / (sampled.std(axis=0) / math.sqrt(draws))
+    # The ratio is linear in w, so the means agree. Ten normal z: beyond 5 with probability 6e-6.
+    assert np.abs(z).max() < 5
+
+
+def test_tiny_noise_is_no_noise() -> None:
+    q, p, bandwidth = problem(10, 6, 2)
+    without = _core.density_ratio(q, p, bandwidth, 1e-2, 0.0)
+    np.testing.assert_array_equal(_core.density_ratio(q, p, bandwidth, 1e-2, 1e-200), without)
+    assert error(_core.density_ratio(q, p, bandwidth, 1e-2, 1e-9), without) < 1e-12
+
+
+# ----------------------------------------------------------------------------- singular points
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_private_row(dtype: type) -> None:
+    q, p, bandwidth = (a.astype(dtype) for a in problem(1, 5, 2))
+    w = np.exp(-((q - p) ** 2).sum(-1) / (2 * bandwidth[:, None] ** 2)).mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(_core.density_ratio(q, p, bandwidth, 0.5, 0.0), w / 1.5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("isa")
+def test_one_synthetic_row() -> None:
+    q, p, bandwidth = problem(5, 1, 2)
+    twice = np.repeat(p, 2, axis=1)
+    r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.0)
+    np.testing.assert_allclose(_core.density_ratio(q, twice, bandwidth, 1e-2, 0.0), r, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_coincident_points(dtype: type) -> None:
+    """All rows equal: K = 11^T, w = b, so r = b / (b + ridge); all differences vanish."""
+    q, p = np.full((1, 9, 2), 0.7, dtype), np.full((1, 4, 2), 0.7, dtype)
+    bandwidth = np.ones(1, dtype)
+    r = _core.density_ratio(q, p, bandwidth, 0.01, 0.0)
+    np.testing.assert_allclose(r, 9 / 9.01, rtol=4 * np.finfo(dtype).eps * 900)
+    grads = _core.density_ratio_vjp(q, p, bandwidth, 0.01, 0.0, r, np.ones_like(r), True, True)
+    for grad in grads:
+        np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("dtype", "far"), [(np.float32, 1e15), (np.float64, 1e100)])
+def test_far_points_give_zero(dtype: type, far: float) -> None:
+    q, p, bandwidth = (a.astype(dtype) for a in problem(9, 4, 2))
+    p = p + dtype(far)
+    r = _core.density_ratio(q, p, bandwidth, 0.01, 0.0)
+    np.testing.assert_array_equal(r, 0)
+    for grad in _core.density_ratio_vjp(q, p, bandwidth, 0.01, 0.0, r, np.ones_like(r), True, True):
+        np.testing.assert_array_equal(grad, 0)
+
+
+def test_private_rows_far_apart_decouple() -> None:
+    q = np.arange(5.0).reshape(1, 5, 1) * 1e3
+    r = _core.density_ratio(q, q, np.ones(1), 0.25, 0.0)
+    np.testing.assert_allclose(r, 1 / 1.25, rtol=1e-14)
+
+
+# -------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_singular_matrix_names_the_slice(dtype: type) -> None:
+    q, p, bandwidth = (a.astype(dtype) for a in problem(70, 4, 2, m=6))
+    q[:, :, 0] = np.arange(70) * 10  # apart, so that only duplicates make the matrix singular
+    q[3, 50] = q[3, 2]
+    q[5, 1] = q[5, 0]
+    message = "slice 3 plus ridge = 0.0 is not positive definite to working precision: use a larger"
+    before = _core.num_threads()
+    ones = np.ones((6, 70), dtype)
+    try:
+        for threads in (1, 2):
+            _core.set_num_threads(threads)
+            with pytest.raises(ValueError, match=message):
+                _core.density_ratio(q, p, bandwidth, 0.0, 0.0)
+            with pytest.raises(ValueError, match=message):
+                _core.density_ratio_vjp(q, p, bandwidth, 0.0, 0.0, ones, ones, True, True)
+            with pytest.raises(ValueError, match=message):
+                _core.density_ratio_divergence(q, p, bandwidth[None], 0.0, 0.0, 0, 0.0, 0.0, True)
+    finally:
+        _core.set_num_threads(before)
+    assert np.isfinite(_core.density_ratio(q, p, bandwidth, 1e-9, 0.0)).all()
+
+
+def test_extension_guards_its_bounds() -> None:
+    q, p, bandwidth = problem(5, 4, 2)
+    ratio = np.ones((2, 5))
+    with pytest.raises(ValueError, match="q must have 3 axes"):
+        _core.density_ratio(q[0], p, bandwidth, 0.1, 0.0)
+    with pytest.raises(ValueError, match="p does not have the shape"):
+        _core.density_ratio(q, p[:1], bandwidth, 0.1, 0.0)
+    with pytest.raises(ValueError, match="bandwidth does not have the shape"):
+        _core.density_ratio(q, p, bandwidth[:1], 0.1, 0.0)
+    with pytest.raises(ValueError, match="ratio does not have the shape"):
+        _core.density_ratio_vjp(q, p, bandwidth, 0.1, 0.0, ratio[:, :1].copy(), ratio, True, True)
+    with pytest.raises(ValueError, match="grad does not have the shape"):
+        _core.density_ratio_vjp(q, p, bandwidth, 0.1, 0.0, ratio, ratio[:, :1].copy(), True, True)
+    with pytest.raises(ValueError, match="at least one row"):
+        _core.density_ratio(q, p[:, :0], bandwidth, 0.1, 0.0)
+    with pytest.raises(ValueError, match="bandwidth must have 2 axes"):
+        _core.density_ratio_divergence(q, p, bandwidth, 0.1, 0.0, 0, 0.0, 0.0, True)
+    with pytest.raises(ValueError, match="bandwidth must have at least one row"):
+        _core.density_ratio_divergence(q, p, bandwidth[None][:0], 0.1, 0.0, 0, 0.0, 0.0, True)
+    with pytest.raises(ValueError, match="unknown divergence code"):
+        _core.density_ratio_divergence(q, p, bandwidth[None], 0.1, 0.0, -1, 0.0, 0.0, True)
+    with pytest.raises(TypeError):
+        _core.density_ratio(q.astype(np.float32), p, bandwidth, 0.1, 0.0)

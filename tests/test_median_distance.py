@@ -1,0 +1,182 @@
+"""median_distance and its gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
+
+from dpslice import _core
+
+Array = NDArray[Any]
+
+# 182 points make 16471 pairs, the first number that is counted in passes, not collected at once.
+SIZES = [(2, 1), (3, 2), (4, 2), (5, 1), (31, 3), (32, 2), (33, 5), (181, 2), (182, 2), (300, 17)]
+SIZES += [(600, 1), (601, 3), (1200, 2)]
+
+
+def points(b: int, k: int, m: int = 2, dtype: type = np.float64) -> Array:
+    return np.random.default_rng([b, k]).normal(size=(m, b, k)).astype(dtype)
+
+
+def median_twin(x: Array) -> Array:
+    return np.array([np.median(pdist(rows.astype(np.float64))) for rows in x])
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("b", "k"), SIZES)
+def test_value_against_scipy(b: int, k: int) -> None:
+    x = points(b, k)
+    np.testing.assert_allclose(_core.median_distance(x), median_twin(x), rtol=1e-14)
+    x = points(b, k, dtype=np.float32)
+    found = _core.median_distance(x)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, median_twin(x), rtol=1.2e-7)  # one rounding
+
+
+def test_median_of_normal_points() -> None:
+    """In one dimension |x - y| / sqrt(2) is half-normal: its median is 0.67449 sqrt(2)."""
+    x = np.random.default_rng(3).normal(size=(1, 3000, 1))
+    # The estimate's standard deviation is about 0.012 at this size; the seed is fixed.
+    assert _core.median_distance(x)[0] == pytest.approx(0.6744897501960817 * math.sqrt(2), abs=0.04)
+
+
+# ------------------------------------------------------------------------------------- ties
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("b", [4, 5, 200, 401])
+@pytest.mark.parametrize("levels", [1, 2, 3, 7])
+def test_many_equal_distances(levels: int, b: int, dtype: type) -> None:
+    # Integers: whole bins hold one value, so counting goes down to the last digit.
+    x = np.random.default_rng(levels).integers(0, levels, size=(3, b, 2)).astype(dtype)
+    np.testing.assert_allclose(
+        _core.median_distance(x), median_twin(x), rtol=2 * np.finfo(dtype).eps
+    )
+    grad = _core.median_distance_vjp(x, np.ones(3, dtype))
+    assert np.isfinite(grad).all()
+    np.testing.assert_allclose(grad.sum(axis=1), 0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("isa")
+def test_two_middle_distances_in_different_bins() -> None:
+    # Two tight clusters of n and n + s points: distances within and between are orders of magnitude
+    # apart. Where s^2 = 2n + s, within, (n(n-1) + (n+s)(n+s-1)) / 2, equals between, n(n+s).
+    s = 30
+    n = (s * s - s) // 2
+    assert (n * (n - 1) + (n + s) * (n + s - 1)) // 2 == n * (n + s)
+    rng = np.random.default_rng(4)
+    x = 1e-6 * rng.normal(size=(1, 2 * n + s, 2))
+    x[0, n:] += 1e3
+    np.testing.assert_allclose(_core.median_distance(x), median_twin(x), rtol=1e-14)
+    grad = _core.median_distance_vjp(x, np.ones(1))
+    assert np.count_nonzero(grad.any(axis=2)) in (3, 4)
+
+
+# ------------------------------------------------------------------------------------ gradient
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("b", "k"), SIZES)
+def test_gradient_goes_to_the_attaining_pairs(b: int, k: int, dtype: type) -> None:
+    x = points(b, k, dtype=dtype)
+    grad = np.array([2.0, -0.5], dtype)
+    found = _core.median_distance_vjp(x, grad)
+    assert found.dtype == dtype
+    i, j = np.triu_indices(b, 1)
+    for s in range(2):
+        rows = x[s].astype(np.float64)
+        lengths = pdist(rows)
+        order = np.argsort(lengths)
+        middle = order[(len(order) - 1) // 2 : len(order) // 2 + 1]
+        expected = np.zeros((b, k))
+        for pair in middle:
+            pull = grad[s] / len(middle) * (rows[i[pair]] - rows[j[pair]]) / lengths[pair]
+            expected[i[pair]] += pull
+            expected[j[pair]] -= pull
+        np.testing.assert_allclose(found[s], expected, rtol=1e-6 if dtype == np.float32 else 1e-13)
+
+
+def test_gradient_against_finite_differences() -> None:
+    x = points(12, 3)
+    direction = np.random.default_rng(5).normal(size=x.shape)
+    grad, step = np.array([0.3, 1.7]), 1e-7
+    up, down = (_core.median_distance(x + sign * step * direction) for sign in (1, -1))
+    found = np.sum(_core.median_distance_vjp(x, grad) * direction)
+    assert found == pytest.approx(grad @ (up - down) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("b", [2, 5, 200])
+def test_coincident_points_have_no_distance_and_no_gradient(b: int, dtype: type) -> None:
+    x = np.full((1, b, 2), 0.3, dtype)
+    np.testing.assert_array_equal(_core.median_distance(x), 0)
+    np.testing.assert_array_equal(_core.median_distance_vjp(x, np.ones(1, dtype)), 0)
+
+
+# ---------------------------------------------------------------------------------------- laws
+
+
+@given(
+    b=st.integers(2, 40),
+    k=st.integers(1, 6),
+    exponent=st.integers(-150, 150),
+    shift=st.sampled_from([-32.0, 0.5, 4096.0]),
+)
+def test_laws(b: int, k: int, exponent: int, shift: float) -> None:
+    x = np.round(points(b, k) * 256) / 256  # on a grid, so that translating is exact
+    value = _core.median_distance(x)
+    np.testing.assert_array_equal(_core.median_distance(x + shift), value)
+    np.testing.assert_array_equal(_core.median_distance(x * 2.0**exponent), value * 2.0**exponent)
+    shuffled = np.random.default_rng(6).permutation(x, axis=1)
+    np.testing.assert_array_equal(_core.median_distance(np.ascontiguousarray(shuffled)), value)
+    grad = _core.median_distance_vjp(x, np.ones(2))
+    # Euler's theorem: the median is homogeneous of degree 1.
+    np.testing.assert_allclose((grad * x).sum(axis=(1, 2)), value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("isa")
+def test_batch_equals_loop_with_any_number_of_threads() -> None:
+    x, grad = points(190, 2, m=7), np.linspace(-1, 1, 7)
+    before, results = _core.num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            results.append((_core.median_distance(x), _core.median_distance_vjp(x, grad)))
+    finally:
+        _core.set_num_threads(before)
+    results.append(
+        (
+            np.concatenate([_core.median_distance(x[s : s + 1]) for s in range(7)]),
+            np.concatenate(
+                [_core.median_distance_vjp(x[s : s + 1], grad[s : s + 1]) for s in range(7)]
+            ),
+        )
+    )
+    for result in results[1:]:
+        for one, other in zip(results[0], result, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+# -------------------------------------------------------------------------------------- errors
+
+
+def test_extension_guards_its_bounds() -> None:
+    x = points(5, 2)
+    with pytest.raises(ValueError, match="x must have 3 axes"):
+        _core.median_distance(x[0])
+    with pytest.raises(ValueError, match="x must have at least two rows in each slice"):
+        _core.median_distance(x[:, :1].copy())
+    with pytest.raises(ValueError, match="grad does not have the shape"):
+        _core.median_distance_vjp(x, np.ones(3))
+    with pytest.raises(TypeError):
+        _core.median_distance_vjp(x, np.ones(2, np.float32))

@@ -1,0 +1,128 @@
+"""What README.md and examples/ show must run: every Python block, every dpslice command.
+
+Training is cut down to a few steps; everything else runs as printed, in a directory with a table
+that follows the README's own schema.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from dpslice import _commands
+from dpslice.tabular import Encoding, Schema, synthesizer, write_csv
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+EXAMPLES = ROOT / "examples"
+
+TRAINED = {"synthesize", "train", "demo"}
+
+
+def _blocks(language: str) -> list[str]:
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _write_table(schema: Schema, path: Path, n: int) -> None:
+    """Write a random table of a schema: decoded noise is one."""
+    encoding = Encoding(schema)
+    rows = np.random.default_rng(1).normal(size=(n, encoding.d))
+    write_csv(encoding.decode(rows), path)
+
+
+def _few_steps(code: str) -> str:
+    return re.sub(r"\bsteps=\d+", "steps=3", code)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory as the README's reader has it, and training that takes a moment."""
+    (schema,) = _blocks("toml")
+    (tmp_path / "people.toml").write_text(schema, encoding="utf-8")
+    _write_table(Schema.load(tmp_path / "people.toml"), tmp_path / "people.csv", 300)
+    monkeypatch.chdir(tmp_path)
+    short = functools.partial(synthesizer.TrainingOptions, steps=3, batch_size=64)
+    monkeypatch.setattr(synthesizer, "TrainingOptions", short)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", _blocks("python"), ids=["table", "generator", "kernels"])
+def test_python_block_runs(code: str, workplace: Path) -> None:
+    exec(compile(_few_steps(code), "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_commands_run_in_order(workplace: Path) -> None:
+    lines = [
+        line.split("  #")[0].strip()
+        for block in _blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("dpslice ")
+    ]
+    assert {line.split()[1] for line in lines} >= {"synthesize", "release", "train", "sample"}
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        if arguments[0] in TRAINED:
+            arguments += ["--steps", "3", "--batch-size", "64"]
+        result = CliRunner().invoke(_commands.app, arguments, prog_name="dpslice")
+        assert result.exit_code == 0, (line, result.output)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^make (\w+)", "\n".join(_blocks("sh")), flags=re.MULTILINE)
+    assert {"demo", "test"} <= set(named)
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_links_to_files_hold() -> None:
+    text = README.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in link:
+            assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["custom_generator.py", "kernels_on_arrays.py"])
+def test_example_runs(name: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (EXAMPLES / name).read_text(encoding="utf-8")
+    exec(compile(_few_steps(code), name, "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out
+
+
+def test_adult_example_runs(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_table(Schema.load(EXAMPLES / "adult.toml"), workplace / "adult.csv", 300)
+    monkeypatch.setattr(sys, "argv", ["adult_table.py", "adult.csv"])
+    runpy.run_path(str(EXAMPLES / "adult_table.py"))
+    assert "tv_complement" in capsys.readouterr().out
+    assert (workplace / "adult-report.html").exists()
+    assert (workplace / "adult-synthetic.csv").exists()
+
+
+def test_adult_schema_has_the_codebook() -> None:
+    schema = Schema.load(EXAMPLES / "adult.toml")
+    sizes = {c.name: len(c.categories) for c in schema if c.type == "categorical"}  # type: ignore[union-attr]
+    assert len(schema) == 15
+    assert sizes == {  # adult.names, and "?" where it occurs
+        "workclass": 8 + 1,
+        "education": 16,
+        "marital-status": 7,
+        "occupation": 14 + 1,
+        "relationship": 6,
+        "race": 5,
+        "sex": 2,
+        "native-country": 41 + 1,
+        "income": 2,
+    }

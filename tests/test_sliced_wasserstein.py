@@ -1,0 +1,257 @@
+"""sliced_wasserstein and its gradients."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from dpslice import _core
+
+Array = NDArray[Any]
+
+ORDERS = [1.0, 1.5, 2.0, 3.25]
+# Sizes straddle the change of digit width at 4096 and the runs of 256 terms.
+SIZES = [(1, 1), (1, 7), (6, 4), (64, 64), (255, 256), (257, 257), (300, 4095), (4096, 4096)]
+SIZES += [(4097, 1000)]
+
+
+def problem(b: int, c: int, m: int = 2, dtype: type = np.float64) -> tuple[Array, Array]:
+    rng = np.random.default_rng([b, c])
+    return rng.normal(size=(m, b)).astype(dtype), rng.normal(0.5, 2, size=(m, c)).astype(dtype)
+
+
+@cache
+def matching(b: int, c: int) -> tuple[Array, Array, Array]:
+    """Ranks that the monotone coupling joins, and how much mass: exact breakpoints, then floats."""
+    cuts = sorted({Fraction(i, b) for i in range(b)} | {Fraction(j, c) for j in range(c)})
+    cuts.append(Fraction(1))
+    mass = [float(high - low) for low, high in pairwise(cuts)]
+    ranks = [[int(low * size) for low in cuts[:-1]] for size in (b, c)]
+    return np.array(ranks[0]), np.array(ranks[1]), np.array(mass)
+
+
+def wasserstein_twin(x: Array, y: Array, order: float) -> Array:
+    x, y = np.sort(x.astype(np.longdouble)), np.sort(y.astype(np.longdouble))
+    i, j, mass = matching(x.shape[1], y.shape[1])
+    return (mass * np.abs(x[:, i] - y[:, j]) ** np.longdouble(order)).sum(axis=1)
+
+
+def gradients_twin(x: Array, y: Array, order: float, grad: Array) -> tuple[Array, Array]:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    by_x, by_y = np.argsort(x, kind="stable"), np.argsort(y, kind="stable")
+    grad_x, grad_y = np.zeros_like(x), np.zeros_like(y)
+    i, j, mass = matching(x.shape[1], y.shape[1])
+    for s in range(len(x)):
+        at_x, at_y = by_x[s][i], by_y[s][j]
+        difference = x[s, at_x] - y[s, at_y]
+        pull = grad[s] * mass * order * np.sign(difference) * np.abs(difference) ** (order - 1)
+        np.add.at(grad_x[s], at_x, pull)
+        np.add.at(grad_y[s], at_y, -pull)
+    return grad_x, grad_y
+
+
+# ----------------------------------------------------------------------------------- accuracy
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("b", "c"), SIZES)
+def test_value_against_the_exact_matching(b: int, c: int, order: float) -> None:
+    x, y = problem(b, c)
+    found = _core.sliced_wasserstein(x, y, order)
+    np.testing.assert_allclose(found, wasserstein_twin(x, y, order), rtol=1e-13)
+    x, y = problem(b, c, dtype=np.float32)
+    found = _core.sliced_wasserstein(x, y, order)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wasserstein_twin(x, y, order), rtol=1.2e-7)  # one rounding
+
+
+@pytest.mark.parametrize(("b", "c"), SIZES)
+def test_order_one_against_scipy(b: int, c: int) -> None:
+    x, y = problem(b, c)
+    expected = [stats.wasserstein_distance(u, v) for u, v in zip(x, y, strict=True)]
+    np.testing.assert_allclose(_core.sliced_wasserstein(x, y, 1.0), expected, rtol=1e-11)
+
+
+def test_order_two_against_sorting() -> None:
+    x, y = problem(500, 500)
+    expected = ((np.sort(x) - np.sort(y)) ** 2).mean(axis=1)
+    np.testing.assert_allclose(_core.sliced_wasserstein(x, y, 2.0), expected, rtol=1e-13)
+
+
+def test_order_two_between_gaussians() -> None:
+    """W_2^2 between N(a, s^2) and N(b, t^2) is (a - b)^2 + (s - t)^2."""
+    quantiles = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)[None]
+    found = _core.sliced_wasserstein(0.3 + 2 * quantiles, -0.5 + 1.2 * quantiles, 2.0)
+    assert found[0] == pytest.approx(
+        0.8**2 + 0.8**2, rel=1e-3
+    )  # the tails beyond the last quantile
+
+
+# ---------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("b", "c"), SIZES)
+def test_gradients_against_the_exact_matching(b: int, c: int, order: float, dtype: type) -> None:
+    x, y = problem(b, c, dtype=dtype)
+    grad = np.array([1.0, -0.25], dtype)
+    found = _core.sliced_wasserstein_vjp(x, y, order, grad, True, True)
+    expected = gradients_twin(x, y, order, grad)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=2 * np.finfo(dtype).eps, atol=1e-13 * scale)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_gradients_against_finite_differences(order: float) -> None:
+    x, y = problem(23, 17)
+    grad = np.array([0.7, 1.3])
+    found = _core.sliced_wasserstein_vjp(x, y, order, grad, True, True)
+    rng = np.random.default_rng(1)
+    move_x, move_y = rng.normal(size=x.shape), rng.normal(size=y.shape)
+
+    def along(step: float) -> float:
+        return float(grad @ _core.sliced_wasserstein(x + step * move_x, y + step * move_y, order))
+
+    step = 1e-6  # small enough that no two values change places
+    difference = (along(step) - along(-step)) / (2 * step)
+    assert np.sum(found[0] * move_x) + np.sum(found[1] * move_y) == pytest.approx(
+        difference, rel=1e-7
+    )
+
+
+def test_gradients_only_where_needed() -> None:
+    x, y = problem(5, 9)
+    grad = np.ones(2)
+    both = _core.sliced_wasserstein_vjp(x, y, 2.0, grad, True, True)
+    only_x = _core.sliced_wasserstein_vjp(x, y, 2.0, grad, True, False)
+    only_y = _core.sliced_wasserstein_vjp(x, y, 2.0, grad, False, True)
+    assert only_x[1] is None
+    assert only_y[0] is None
+    np.testing.assert_array_equal(only_x[0], both[0])
+    np.testing.assert_array_equal(only_y[1], both[1])
+    assert _core.sliced_wasserstein_vjp(x, y, 2.0, grad, False, False) == (None, None)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_give_a_subgradient(dtype: type) -> None:
+    # Two equal values meet 0 and 4; the lower index takes the lower one. Moving either x alone by e
+    # then changes W_2^2 by no less than the slope says to the left, no more to the right.
+    x, y = np.array([[1, 1]], dtype), np.array([[4, 0]], dtype)
+    grad_x, grad_y = _core.sliced_wasserstein_vjp(x, y, 2.0, np.ones(1, dtype), True, True)
+    np.testing.assert_array_equal(grad_x, [[1, -3]])
+    np.testing.assert_array_equal(grad_y, [[3, -1]])
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ORDERS)
+def test_equal_samples_have_neither_distance_nor_gradient(dtype: type, order: float) -> None:
+    x = problem(50, 1, dtype=dtype)[0]
+    y = np.ascontiguousarray(x[:, ::-1])
+    np.testing.assert_array_equal(_core.sliced_wasserstein(x, y, order), 0)
+    for grad in _core.sliced_wasserstein_vjp(x, y, order, np.ones(2, dtype), True, True):
+        np.testing.assert_array_equal(grad, 0)
+
+
+# --------------------------------------------------------------------------------------- laws
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 50, 4095, 4096, 10_000])
+def test_sorting_any_values(dtype: type, size: int) -> None:
+    """Against the lowest value, W_1 tells the mean; weights by rank would show a wrong order."""
+    rng = np.random.default_rng(size)
+    x = (rng.normal(size=(1, size)) * 10.0 ** rng.integers(-30, 30, size=(1, size))).astype(dtype)
+    x[0, : size // 4] = rng.choice([0.0, -0.0, 1.0, -1.0], size=size // 4)
+    rank = np.arange(size, dtype=dtype)[None]
+    grad_x, _ = _core.sliced_wasserstein_vjp(x, rank, 2.0, np.ones(1, dtype), True, False)
+    order = np.argsort(x[0], kind="stable")
+    zero = x[0] == 0
+    expected = np.empty(size)
+    expected[order] = 2 * (x[0][order].astype(np.float64) - rank[0]) / size
+    np.testing.assert_allclose(grad_x[0][~zero], expected[~zero], rtol=2 * np.finfo(dtype).eps)
+    # -0 sorts before +0, which is as good an order among ties as any.
+    np.testing.assert_allclose(np.sort(grad_x[0][zero]), np.sort(expected[zero]), rtol=1e-6)
+
+
+@given(
+    b=st.integers(1, 30),
+    c=st.integers(1, 30),
+    order=st.floats(1, 4),
+    copies=st.integers(2, 4),
+    shift=st.floats(-10, 10),
+    scale=st.floats(0.1, 10),
+)
+def test_laws(b: int, c: int, order: float, copies: int, shift: float, scale: float) -> None:
+    x, y = problem(b, c)
+    value = _core.sliced_wasserstein(x, y, order)
+    np.testing.assert_allclose(_core.sliced_wasserstein(y, x, order), value, rtol=1e-13)
+    # The same empirical measure with every point repeated.
+    repeated = np.repeat(x, copies, axis=1)
+    np.testing.assert_allclose(_core.sliced_wasserstein(repeated, y, order), value, rtol=1e-12)
+    shuffled = np.random.default_rng(2).permuted(x, axis=1)
+    np.testing.assert_allclose(_core.sliced_wasserstein(shuffled, y, order), value, rtol=1e-13)
+    moved = _core.sliced_wasserstein(x * scale + shift, y * scale + shift, order)
+    np.testing.assert_allclose(moved, value * scale**order, rtol=1e-8)
+    grad_x, grad_y = _core.sliced_wasserstein_vjp(x, y, order, np.ones(2), True, True)
+    np.testing.assert_allclose(grad_x.sum(axis=1), -grad_y.sum(axis=1), atol=1e-12)
+    # Euler's theorem: W is homogeneous of degree `order` in (x, y).
+    inner = (grad_x * x).sum(axis=1) + (grad_y * y).sum(axis=1)
+    np.testing.assert_allclose(inner, order * value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("isa")
+def test_batch_equals_loop_with_any_number_of_threads() -> None:
+    x, y = problem(300, 200, m=7)
+    grad, before, results = np.linspace(-1, 1, 7), _core.num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            value = _core.sliced_wasserstein(x, y, 1.5)
+            results.append((value, *_core.sliced_wasserstein_vjp(x, y, 1.5, grad, True, True)))
+    finally:
+        _core.set_num_threads(before)
+    loop = []
+    for s in range(7):
+        one = slice(s, s + 1)
+        value = _core.sliced_wasserstein(x[one], y[one], 1.5)
+        loop.append(
+            (value, *_core.sliced_wasserstein_vjp(x[one], y[one], 1.5, grad[one], True, True))
+        )
+    results.append(tuple(np.concatenate(parts) for parts in zip(*loop, strict=True)))
+    for result in results[1:]:
+        for one, other in zip(results[0], result, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+# -------------------------------------------------------------------------------------- errors
+
+
+def test_extension_guards_its_bounds() -> None:
+    x, y = problem(5, 4)
+    with pytest.raises(ValueError, match="x must have 2 axes"):
+        _core.sliced_wasserstein(x[0], y, 2.0)
+    with pytest.raises(ValueError, match="y does not have the shape"):
+        _core.sliced_wasserstein(x, y[:1], 2.0)
+    with pytest.raises(ValueError, match="at least one value"):
+        _core.sliced_wasserstein(x, y[:, :0], 2.0)
+    with pytest.raises(ValueError, match="grad does not have the shape"):
+        _core.sliced_wasserstein_vjp(x, y, 2.0, np.ones(3), True, True)
+    with pytest.raises(TypeError):
+        _core.sliced_wasserstein(x.astype(np.float32), y, 2.0)

@@ -1,0 +1,239 @@
+"""The synthesizer: fit, sample, save, load, report, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the synthesizer trains with torch")
+pd = pytest.importorskip("pandas", reason="the synthesizer works on tables")
+
+from dpslice import Release  # noqa: E402
+from dpslice.tabular import Boolean, Categorical, Number, Schema, Synthesizer  # noqa: E402
+from dpslice.tabular.synthesizer import TrainingOptions  # noqa: E402
+
+SCHEMA = Schema(
+    [
+        Categorical("job", ("clerk", "cook", "pilot")),
+        Number("age", "integer", 0, 90),
+        Boolean("member", nullable=True),
+    ],
+    target="member",
+)
+QUICK = TrainingOptions(steps=20, batch_size=128)
+
+
+def _table(n: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    member = pd.array(rng.random(n) < 0.3, dtype="boolean")
+    member[::10] = pd.NA
+    return pd.DataFrame(
+        {
+            "job": rng.choice(["clerk", "cook", "pilot"], n, p=[0.6, 0.3, 0.1]),
+            "age": rng.integers(20, 60, n),
+            "member": member,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Synthesizer:
+    synthesizer = Synthesizer(SCHEMA, epsilon=4.0, delta=1e-5, training=QUICK)
+    return synthesizer.fit(_table(600), progress=False)
+
+
+def test_samples_follow_the_schema(fitted: Synthesizer) -> None:
+    sample = fitted.sample(500)
+    assert list(sample.columns) == ["job", "age", "member"]
+    assert len(sample) == 500
+    SCHEMA.validate(sample)
+    assert sample["age"].between(0, 90).all()
+
+
+def test_guarantee_is_the_requested_one(fitted: Synthesizer) -> None:
+    promise = fitted.guarantee
+    assert 3.99 < promise.epsilon <= 4.0
+    assert 0 < promise.delta <= 1e-5
+    assert promise.adjacency == "zero_out"
+    assert promise.sensitivity == pytest.approx(fitted.encoding.max_norm, rel=1e-6)
+    assert promise.epsilon_replace_one is not None
+    assert promise.epsilon_replace_one > promise.epsilon
+
+
+def test_replace_one_uses_the_diameter() -> None:
+    synthesizer = Synthesizer(
+        SCHEMA, epsilon=4.0, delta=1e-5, adjacency="replace_one", training=QUICK
+    )
+    release = synthesizer.publish(_table(50))
+    assert release.guarantee.adjacency == "replace_one"
+    assert release.guarantee.sensitivity == pytest.approx(
+        synthesizer.encoding.diameter, rel=1e-6
+    )
+
+
+def test_same_release_and_seed_give_the_same_table(fitted: Synthesizer) -> None:
+    assert fitted.release is not None
+    again = Synthesizer.from_release(fitted.release, training=QUICK).train(progress=False)
+    pd.testing.assert_frame_equal(again.sample(300), fitted.sample(300))
+    pd.testing.assert_frame_equal(fitted.sample(50, seed=3), fitted.sample(50, seed=3))
+    assert not fitted.sample(300, seed=3).equals(fitted.sample(300, seed=4))
+
+
+def test_training_leaves_the_callers_random_state_alone(fitted: Synthesizer) -> None:
+    assert fitted.release is not None
+    before = torch.random.get_rng_state()
+    Synthesizer.from_release(fitted.release, training=QUICK).train(progress=False)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_large_samples_are_made_in_pieces(fitted: Synthesizer) -> None:
+    assert len(fitted.sample(40_000)) == 40_000
+
+
+def test_a_saved_release_can_be_trained_on_elsewhere(fitted: Synthesizer, tmp_path: Path) -> None:
+    assert fitted.release is not None
+    fitted.release.save(tmp_path / "people.dpslice")
+    release = Release.load(tmp_path / "people.dpslice")
+    again = Synthesizer.from_release(release, training=QUICK).train(progress=False)
+    assert again.schema == fitted.schema
+    pd.testing.assert_frame_equal(again.sample(100), fitted.sample(100))
+    assert again.guarantee == fitted.guarantee
+
+
+def test_saved_model_samples_the_same(fitted: Synthesizer, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    fitted.save(path)
+    loaded = Synthesizer.load(path)
+    pd.testing.assert_frame_equal(loaded.sample(200), fitted.sample(200))
+    assert loaded.guarantee == fitted.guarantee
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]  # no temporary file is left
+
+
+def test_table_in_pieces_is_released_whole() -> None:
+    table = _table(100)
+    synthesizer = Synthesizer(SCHEMA, epsilon=4.0, delta=1e-5)
+    release = synthesizer.publish(piece for piece in (table[:40], table[40:]))
+    assert release.n == 100
+
+
+def test_cost_of_an_inferred_schema_is_in_the_guarantee() -> None:
+    table = _table(3000)
+    types = {"job": "categorical", "age": "integer", "member": "boolean"}
+    schema = Schema.infer(table, epsilon=1.0, delta=1e-6, types=types, nullable=["member"])
+    synthesizer = Synthesizer(schema, epsilon=3.0, delta=1e-5, training=QUICK)
+    release = synthesizer.publish(table)
+    assert schema.guarantee is not None
+    total = synthesizer.guarantee
+    assert total.epsilon == pytest.approx(release.guarantee.epsilon + schema.guarantee.epsilon)
+    assert total.epsilon > 3.5
+    assert len(total.parts) == 2
+    assert Synthesizer.from_release(release).guarantee == total
+
+
+def test_report_is_written(fitted: Synthesizer, tmp_path: Path) -> None:
+    scores = fitted.report(_table(400, seed=1), tmp_path / "report.html")
+    assert 0 < scores["tv_complement"] <= 1
+    assert "not private" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_one_row_and_one_column_work() -> None:
+    schema = Schema([Number("x", "real", 0.0, 1.0)])
+    synthesizer = Synthesizer(schema, epsilon=1.0, delta=1e-5, training=QUICK)
+    sample = synthesizer.fit(pd.DataFrame({"x": [0.25]}), progress=False).sample(5)
+    assert sample["x"].between(0, 1).all()
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"epsilon": 0.0}, ValueError, "epsilon must be a finite number > 0; got 0.0"),
+        ({"epsilon": float("nan")}, ValueError, "epsilon must be a finite number > 0"),
+        ({"delta": 1.0}, ValueError, "delta must be strictly between 0 and 1; got 1.0"),
+        ({"method": "sums"}, ValueError, "method must be one of rows; got 'sums'"),
+        ({"adjacency": "add_remove"}, ValueError, "adjacency must be one of"),
+        ({"seed": -1}, ValueError, "seed must be an integer >= 0; got -1"),
+        ({"schema": "people.toml"}, TypeError, "schema must be a Schema"),
+        ({"training": {"steps": 5}}, TypeError, "training must be TrainingOptions"),
+    ],
+)
+def test_bad_options_are_refused(
+    options: dict[str, object], error: type[Exception], match: str
+) -> None:
+    given: dict[str, object] = {"schema": SCHEMA, "epsilon": 1.0, "delta": 1e-5} | options
+    with pytest.raises(error, match=match):
+        Synthesizer(**given)  # type: ignore[arg-type]
+
+
+def test_nothing_works_before_fit(tmp_path: Path) -> None:
+    synthesizer = Synthesizer(SCHEMA, epsilon=1.0, delta=1e-5)
+    with pytest.raises(ValueError, match="not trained"):
+        synthesizer.sample(1)
+    with pytest.raises(ValueError, match="not trained"):
+        synthesizer.save(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="no guarantee yet"):
+        _ = synthesizer.guarantee
+    with pytest.raises(ValueError, match="no release to train on"):
+        synthesizer.train()
+    assert not list(tmp_path.iterdir())
+
+
+def test_sample_size_is_checked(fitted: Synthesizer) -> None:
+    with pytest.raises(ValueError, match="n must be an integer >= 1; got 0"):
+        fitted.sample(0)
+
+
+def test_a_release_of_no_table_is_refused(fitted: Synthesizer) -> None:
+    from dpslice import SlicingMechanism
+
+    release = SlicingMechanism(sigma=1.0, delta=1e-5).release(np.ones((5, 3)) / 2)
+    with pytest.raises(ValueError, match="holds no schema"):
+        Synthesizer.from_release(release)
+    with pytest.raises(ValueError, match=f"rows of {fitted.encoding.d} entries"):
+        fitted.train(release)
+
+
+def test_bad_model_files_are_refused(fitted: Synthesizer, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such model file"):
+        Synthesizer.load(tmp_path / "absent.pt")
+    path = tmp_path / "model.pt"
+    path.write_text("not a model")
+    with pytest.raises(ValueError, match="not a model saved by dpslice"):
+        Synthesizer.load(path)
+    fitted.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a model saved by dpslice, or damaged"):
+        Synthesizer.load(path)
+    path.write_bytes(whole)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"dpslice_model": 99}, path)
+    with pytest.raises(ValueError, match="written by a newer dpslice"):
+        Synthesizer.load(path)
+    torch.save(content | {"header": content["header"].replace('"age"', '"income"')}, path)
+    changed = Synthesizer.load(path)  # a renamed column is another, equally valid model
+    assert "income" in changed.schema.names
+    torch.save(content | {"header": "{}"}, path)
+    with pytest.raises(ValueError, match="damaged model file"):
+        Synthesizer.load(path)
+
+
+def test_full_disk_loses_no_earlier_model(
+    fitted: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.pt"
+    fitted.save(path)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
