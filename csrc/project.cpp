@@ -27,8 +27,8 @@ namespace {
 // --------------------------------------------------------------------------------- constants
 
 constexpr int kRowTile = 32;       // rows share the frame's panels, which stay in the L2 cache
-constexpr int kColumnTile = 128;   // tile, noise and x together: 96 KiB in float64
-constexpr int kDepthTile = 256;    // panel piece: 256 * kPanel numbers, within the L1 cache
+constexpr int kColumnTile = 128;   // tile, noise and x together: 128 KiB in float64
+constexpr int kDepthTile = 256;    // a panel piece is 64 KiB at most
 constexpr int kGroupRows = 4;      // rows of x per pass over a panel: registers
 constexpr int kGroupVectors = kVectorBytes == 64 ? 4 : 2;  // 4*4 of 32 registers, or 4*2 of 16
 constexpr int kBatch = 64;         // random blocks turned into normals at a time
