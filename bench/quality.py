@@ -3,8 +3,9 @@
     python bench/quality.py --seeds 3 --out bench/results/quality-adult
 
 The table is shuffled with the run's seed; 80 % is private, 20 % is held out for the classifier.
-Methods:
 
+Methods
+-------
 ``ours``
     `Synthesizer` as it comes.
 ``paper k=1|2|3``
@@ -81,9 +82,7 @@ def paper(
     )
     torch.manual_seed(seed)
     generator = TabularGenerator(encoding)
-    fit(
-        generator, loss, steps=PAPER_STEPS, batch_size=PAPER_BATCH, seed=seed, progress=False
-    )
+    fit(generator, loss, steps=PAPER_STEPS, batch_size=PAPER_BATCH, seed=seed, progress=False)
     z = torch.randn(
         len(private), generator.latent_dim, generator=torch.Generator().manual_seed(seed)
     )
