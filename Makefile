@@ -40,8 +40,8 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 # ------------------------------------------------------------------------------------ checks
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check python tests bench
-	$(BIN)/ruff format --check python tests bench
+	$(BIN)/ruff check python tests bench examples
+	$(BIN)/ruff format --check python tests bench examples
 	$(BIN)/codespell README.md docs csrc python tests bench
 	$(BIN)/mypy
 	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror

@@ -1,5 +1,6 @@
-// Bindings of kernel_sum.h and logsumexp.h.
+// Bindings of kernel_sum.h and logsumexp.h, and of exponential.h for tests.
 #include "bindings.h"
+#include "exponential.h"
 #include "kernel_sum.h"
 #include "logsumexp.h"
 
@@ -123,6 +124,18 @@ py::tuple logsumexp_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array
 }
 
 template <class T>
+Array<T> exponential_array(const Array<T>& x) {
+  require_rank("x", x, 1);
+  Array<T> out = empty<T>({x.shape(0)});
+  const ExponentialArgs<T> args{x.shape(0), x.data(), out.mutable_data()};
+  {
+    py::gil_scoped_release unlocked;
+    exponential(args);
+  }
+  return out;
+}
+
+template <class T>
 void register_for(py::module_& m) {
   using py::arg;
   m.def("gaussian_kernel_sum", &kernel_sum_array<T>, arg("x").noconvert(), arg("y").noconvert(),
@@ -140,6 +153,8 @@ void register_for(py::module_& m) {
         arg("log_weights").noconvert().none(true), arg("logsumexp").noconvert(),
         arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_log_weights"),
         "Gradients in x, y and log_weights, None where not needed.");
+  m.def("exponential", &exponential_array<T>, arg("x").noconvert(),
+        "The kernels' exponential of each number, for tests.");
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ template <class T>
 void kernel_sum_vjp(const KernelSumVjpArgs<T>& args) {
   launch_gradients(PairGradients<T>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
                                     nullptr, args.weights, nullptr, args.grad, args.grad_x,
-                                    args.grad_y, args.grad_weights});
+                                    args.grad_y, args.grad_weights, nullptr});
 }
 
 DPSLICE_INSTANTIATE(kernel_sum, KernelSumArgs)

@@ -16,29 +16,100 @@ void logsumexp(const LogsumexpArgs<T>& args) {
                                        [](int64_t) { return true; });
 }
 
+// The gradients of the slices that `chosen` marks, computed in float64.
+inline void widened_vjp(const LogsumexpVjpArgs<float>& args, const Buffer<bool>& chosen,
+                        int64_t count) {
+  LogsumexpVjpArgs<double> wide{};
+  wide.m = count;
+  wide.b = args.b;
+  wide.c = args.c;
+  wide.k = args.k;
+  const int64_t x_size = args.b * args.k, y_size = args.c * args.k;
+  Buffer<double> x, y, bandwidth, log_weights, logsumexps, grad, grad_x, grad_y, grad_log_weights;
+  const auto gather = [&](const float* from, int64_t size, Buffer<double>& to) -> const double* {
+    if (from == nullptr) return nullptr;
+    to.resize(count * size);
+    double* place = to.data();
+    for (int64_t s = 0; s < args.m; ++s)
+      if (chosen[s])
+        for (int64_t i = s * size; i < (s + 1) * size; ++i) *place++ = from[i];
+    return to.data();
+  };
+  const auto room = [&](const float* wanted, int64_t size, Buffer<double>& to) -> double* {
+    if (wanted == nullptr) return nullptr;
+    to.resize(count * size);
+    return to.data();
+  };
+  const auto scatter = [&](const double* from, int64_t size, float* to) {
+    if (to == nullptr) return;
+    for (int64_t s = 0; s < args.m; ++s)
+      if (chosen[s])
+        for (int64_t i = s * size; i < (s + 1) * size; ++i) to[i] = static_cast<float>(*from++);
+  };
+  wide.x = gather(args.x, x_size, x);
+  wide.y = gather(args.y, y_size, y);
+  wide.bandwidth = gather(args.bandwidth, 1, bandwidth);
+  wide.log_weights = gather(args.log_weights, args.c, log_weights);
+  wide.grad = gather(args.grad, args.b, grad);
+  wide.grad_x = room(args.grad_x, x_size, grad_x);
+  wide.grad_y = room(args.grad_y, y_size, grad_y);
+  wide.grad_log_weights = room(args.grad_log_weights, args.c, grad_log_weights);
+  logsumexps.resize(count * args.b);
+  DPSLICE_ISA::logsumexp(LogsumexpArgs<double>{count, args.b, args.c, args.k, wide.x, wide.y, wide.bandwidth,
+                                               wide.log_weights, logsumexps.data()});
+  wide.logsumexp = logsumexps.data();
+  DPSLICE_ISA::logsumexp_vjp(wide);
+  scatter(wide.grad_x, x_size, args.grad_x);
+  scatter(wide.grad_y, y_size, args.grad_y);
+  scatter(wide.grad_log_weights, args.c, args.grad_log_weights);
+}
+
+// Sets shift and narrow for float32: see below. False if no slice is left to compute.
+inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift, Buffer<bool>& narrow) {
+  Buffer<bool> again(args.m), wide(args.m);
+  Buffer<float> point;
+  int64_t agains = 0, wides = 0;
+  for (int64_t s = 0; s < args.m; ++s) {
+    double largest = 0;
+    for (int64_t i = s * args.b; i < (s + 1) * args.b; ++i) {
+      const double size = std::fabs(shift[i]);
+      if (size > largest && size <= std::numeric_limits<float>::max()) largest = size;
+    }
+    again[s] = wide[s] = false;
+    if (largest > kCoarseLogsumexp) {
+      Measure<float> measure;
+      measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c,
+                    args.k, args.bandwidth[s], measure, point);
+      (measure.by_product ? again : wide)[s] = true;
+      ++(measure.by_product ? agains : wides);
+    }
+    narrow[s] = !wide[s];
+  }
+  if (wides > 0) widened_vjp(args, wide, wides);
+  if (agains > 0) {
+    launch_forward<float, Reduction::logsum>(args, args.log_weights, nullptr, shift.data(),
+                                             [&](int64_t s) { return again[s]; });
+    for (int64_t i = 0; i < args.m * args.b; ++i)
+      if (again[i / args.b]) shift[i] = -shift[i];
+  }
+  return wides < args.m;
+}
+
+// In float32 the last place of a large logsumexp is too coarse for the shares that it normalises. By
+// products, the logsumexps of such a slice are computed again, to more places. By differences the
+// exponents are as large as the logsumexps, and float32 does not hold their shares: the slice is
+// computed in float64.
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args) {
-  // Minus L, in float64: of slices where L is so large that its last place matters, from scratch.
   Buffer<double> shift(args.m * args.b);
-  Buffer<bool> coarse(args.m);
-  for (int64_t s = 0; s < args.m; ++s) {
-    coarse[s] = false;
-    for (int64_t i = s * args.b; i < (s + 1) * args.b; ++i) {
-      const double value = args.logsumexp[i];
-      shift[i] = value;
-      const bool finite = value - value == 0;
-      if (sizeof(T) == 4 && finite && (value < -kCoarseLogsumexp || value > kCoarseLogsumexp))
-        coarse[s] = true;
-    }
-  }
-  if constexpr (sizeof(T) == 4)
-    launch_forward<T, Reduction::logsum>(args, args.log_weights, nullptr, shift.data(),
-                                         [&](int64_t s) { return coarse[s]; });
-  for (int64_t i = 0; i < args.m * args.b; ++i) shift[i] = -shift[i];
-
+  for (int64_t i = 0; i < args.m * args.b; ++i) shift[i] = -static_cast<double>(args.logsumexp[i]);
+  Buffer<bool> narrow(args.m);
+  for (int64_t s = 0; s < args.m; ++s) narrow[s] = true;
+  if constexpr (sizeof(T) == sizeof(float))
+    if (!refine(args, shift, narrow)) return;
   launch_gradients(PairGradients<T>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
                                     args.log_weights, nullptr, shift.data(), args.grad, args.grad_x,
-                                    args.grad_y, args.grad_log_weights});
+                                    args.grad_y, args.grad_log_weights, narrow.data()});
 }
 
 DPSLICE_INSTANTIATE(logsumexp, LogsumexpArgs)

@@ -217,6 +217,7 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
   const int64_t blocks = (size + kRowBlock - 1) / kRowBlock;
   parallel_for<PairScratch<T>>(args.m * blocks, [&](int64_t task, PairScratch<T>& scratch) {
     const int64_t s = task / blocks, row0 = task % blocks * kRowBlock;
+    if (args.chosen != nullptr && !args.chosen[s]) return;
     const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr,
                      args.shift != nullptr ? args.shift + s * args.b : nullptr,
                      args.grad + s * args.b};
@@ -254,6 +255,7 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
 
   parallel_for<PairScratch<T>>(args.m * parts, [&](int64_t task, PairScratch<T>& scratch) {
     const int64_t s = task / parts, part = task % parts;
+    if (args.chosen != nullptr && !args.chosen[s]) return;
     const Cloud<T> x{args.x + s * args.b * args.k, args.b, nullptr,
                      args.shift != nullptr ? args.shift + s * args.b : nullptr,
                      args.grad + s * args.b};
@@ -306,6 +308,7 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
   const int64_t column_blocks = (args.c + kRowBlock - 1) / kRowBlock;
   parallel_for<NoScratch>(args.m * column_blocks, [&](int64_t task, NoScratch&) {
     const int64_t s = task / column_blocks, first = task % column_blocks * kRowBlock;
+    if (args.chosen != nullptr && !args.chosen[s]) return;
     const int64_t last = args.c - first < kRowBlock ? args.c : first + kRowBlock;
     for (int64_t j = first; j < last; ++j)
       write_y(args, s, j, scales[s], [&](int64_t t) {

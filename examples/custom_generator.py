@@ -22,6 +22,7 @@ class Ring(torch.nn.Module):
         )
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Map noise (b, 4) to rows (b, 2)."""
         direction = torch.nn.functional.normalize(z[:, :2], dim=1)
         return self.radius * direction + 0.1 * self.wobble(z)
 
@@ -36,7 +37,7 @@ print(release.guarantee)
 
 for loss in (
     SmoothedLikelihood(release, batch_size=1024, seed=0),
-    SlicedDivergence(release, divergence="kl", slice_dim=2, batch_size=128, seed=0),
+    SlicedDivergence(release, "kl", ridge=1.0, slice_dim=2, batch_size=512, seed=0),
     SlicedWasserstein(release, slices="fresh", n_slices=16, batch_size=1024, seed=0),
 ):
     torch.manual_seed(0)

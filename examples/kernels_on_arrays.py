@@ -39,5 +39,5 @@ print("squared sliced 2-Wasserstein distance", kernels.sliced_wasserstein(u, v, 
 
 # XU + noise in one pass. "fast" noise with a key is for experiments; a release never uses it.
 frame = np.linalg.qr(rng.normal(size=(k, k)))[0]
-noisy = kernels.project(x[0], frame, 0.1, noise="fast", key=7)
+noisy = kernels.project(x[0], frame, 0.1, noise="fast", key=(7, 0))
 print("standard deviation of the noise", (noisy - x[0] @ frame).std())

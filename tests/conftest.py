@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from dpslice import _core
 
-# Fixed examples: a failure is one for everybody, and no test is flaky. Times are no subject of tests.
+# Fixed examples: a failure is one for everybody, and no test is flaky. Nor is any test about time.
 settings.register_profile("dpslice", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dpslice"))
 

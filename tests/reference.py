@@ -1,9 +1,9 @@
 """The kernels in plain float64 NumPy: formula by formula, every matrix whole.
 
-Each function has the signature of its twin in `dpslice.kernels` and shares no code with it. Inputs of
-any float dtype are widened first, so that results are those of the numbers that the kernel saw. The
-`*_vjp` functions are the hand-written derivatives, themselves checked by differences in
-test_reference.py.
+Each function has the signature of its twin in `dpslice.kernels` and shares no code with it. Inputs
+of any float dtype are widened first, so that results are those of the numbers that the kernel saw.
+The `*_vjp` functions are the derivatives written out; test_kernel_sum.py and test_logsumexp.py
+check them, too, by differences.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def by_differences(function: Callable[[Array], Array], at: Array, step: float = 
 
 
 def relative_error(found: Any, truth: Any) -> float:
-    """Norm of the error over the norm of the truth; infinities must agree, NaN is infinitely wrong."""
+    """Norm of the error over that of the truth; infinities must agree, NaN is infinitely wrong."""
     found, truth = np.asarray(found, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if found.shape != truth.shape:
         raise AssertionError(f"shapes differ: {found.shape} and {truth.shape}")

@@ -675,7 +675,15 @@ def test_full_disk_leaves_nothing_half_written(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("dpslice.tabular.files.os.fsync", full)
-    refuse("No space left", "sample", model, "-n", 3, "--out", tmp_path / "s.csv")
+    refuse(
+        "no space left on the device to write .*nothing was published",
+        "sample",
+        model,
+        "-n",
+        3,
+        "--out",
+        tmp_path / "s.csv",
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -762,7 +770,7 @@ def test_train_restart_ignores_the_checkpoint(released: Path, tmp_path: Path) ->
     assert state.exists()  # named by the user, so it stays
 
 
-@pytest.mark.parametrize("command", ["release", "train", "sample"])
+@pytest.mark.parametrize("command", ["release", "train"])
 def test_file_size_limit_leaves_nothing_half_written(
     command: str, table: Path, schema: Path, released: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -770,7 +778,6 @@ def test_file_size_limit_leaves_nothing_half_written(
     arguments = {
         "release": ["release", table, "--schema", schema, "--epsilon", 5],
         "train": ["train", released, *TINY],
-        "sample": ["sample", model, "-n", 5000],
     }[command]
     process = start(
         *arguments,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dpslice import _core
+import reference
+from dpslice import _core, kernels
 from dpslice.divergences import REGISTRY, Divergence, get_divergence
 
 Array = NDArray[Any]
@@ -44,7 +45,7 @@ def solve_long(matrix: Array, right: Array) -> Array:
 def ratio_long(
     q: Array, p: Array, bandwidth: Array, ridge: float, sigma: float = 0.0
 ) -> NDArray[np.longdouble]:
-    """The formula of one slice after another, in long double."""
+    """The formula of reference.density_ratio in long double: float64 is as uncertain as ours."""
     rows = []
     for q_s, p_s, g in zip(*(a.astype(np.longdouble) for a in (q, p, bandwidth)), strict=True):
         b, k = q_s.shape
@@ -109,6 +110,12 @@ def test_float32_against_long_double(b: int, c: int, k: int, sigma: float) -> No
     assert found.dtype == np.float32
     # Entry by entry: inside it is float64, so little more than the rounding of the result is left.
     np.testing.assert_allclose(found, ratio_long(q, p, bandwidth, 1e-2, sigma), rtol=2e-7)
+
+
+def test_long_double_against_the_twin() -> None:
+    q, p, bandwidth = problem(33, 20, 2)
+    exact = ratio_long(q, p, bandwidth, 1e-2, 0.4)
+    assert error(exact, reference.density_ratio(q, p, bandwidth, 1e-2, 0.4)) < 1e-12
 
 
 @pytest.mark.usefixtures("isa")
@@ -407,22 +414,19 @@ def test_batch_equals_loop(dtype: type) -> None:
         np.testing.assert_array_equal(alone[1], grad[one])
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("isa", "keep_threads")
 def test_threads_change_nothing() -> None:
     q, p, bandwidth = problem(40, 30, 2, m=7)
     f = REGISTRY["kl"]
-    before, results = _core.num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            _core.set_num_threads(threads)
-            r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
-            grads = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.3, r, r, True, True)
-            fused = _core.density_ratio_divergence(
-                q, p, bandwidth[None], 1e-2, 0.3, f.code, 0.0, f.r_min, True
-            )
-            results.append((r, *grads, *fused))
-    finally:
-        _core.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 5):
+        _core.set_num_threads(threads)
+        r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+        grads = _core.density_ratio_vjp(q, p, bandwidth, 1e-2, 0.3, r, r, True, True)
+        fused = _core.density_ratio_divergence(
+            q, p, bandwidth[None], 1e-2, 0.3, f.code, 0.0, f.r_min, True
+        )
+        results.append((r, *grads, *fused))
     for result in results[1:]:
         for one, other in zip(results[0], result, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -497,10 +501,73 @@ def test_private_rows_far_apart_decouple() -> None:
     np.testing.assert_allclose(r, 1 / 1.25, rtol=1e-14)
 
 
-# -------------------------------------------------------------------------------------- errors
+# ---------------------------------------------------------------------------- arguments, errors
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_layout_gives_the_same(dtype: type) -> None:
+    q, p, bandwidth = (a.astype(dtype) for a in problem(20, 31, 3))
+    expected = kernels.density_ratio(q, p, bandwidth, 1e-2, 0.3)
+    strided = np.repeat(q, 3, axis=1)[:, ::3]
+    misaligned = np.frombuffer(b"\0" + p.tobytes(), dtype, offset=1).reshape(p.shape)
+    assert not misaligned.flags.aligned
+    assert not misaligned.flags.writeable
+    found = kernels.density_ratio(strided, misaligned, bandwidth, 1e-2, 0.3)
+    np.testing.assert_array_equal(found, expected)
+    columns = np.asfortranarray(q)
+    np.testing.assert_array_equal(kernels.density_ratio(columns, p, bandwidth, 1e-2, 0.3), expected)
+
+
+def test_one_bandwidth_serves_all_slices() -> None:
+    q, p, _ = problem(20, 31, 3)
+    np.testing.assert_array_equal(
+        kernels.density_ratio(q, p, 0.5, 1e-2), kernels.density_ratio(q, p, np.full(2, 0.5), 1e-2)
+    )
+
+
+def test_torch_tensors_come_back_as_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    q, p, _ = problem(20, 31, 3)
+    found = kernels.density_ratio(torch.from_numpy(q), torch.from_numpy(p), 0.5, 1e-2)
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found.numpy(), kernels.density_ratio(q, p, 0.5, 1e-2))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"q": [[[1.0]]]}, TypeError, "q must be a NumPy, torch or CuPy array; got list"),
+        ({"q": np.ones((3, 2))}, ValueError, r"q must have shape \(m, b, k\); got \(3, 2\)"),
+        ({"p": np.ones((2, 4, 1))}, ValueError, r"p must have shape \(2, c, 2\); got \(2, 4, 1\)"),
+        ({"p": np.ones((3, 4, 2))}, ValueError, r"p must have shape \(2, c, 2\); got \(3, 4, 2\)"),
+        ({"p": np.ones((2, 0, 2))}, ValueError, "p must have shape .* without an empty axis"),
+        ({"q": np.ones((2, 3, 2), int)}, TypeError, "q must have dtype float32 or float64"),
+        ({"p": np.ones((2, 3, 2), np.float32)}, TypeError, "p must have dtype float64 like"),
+        ({"q": np.full((2, 3, 2), np.nan)}, ValueError, "q must hold finite numbers; got nan"),
+        ({"p": np.full((2, 3, 2), np.inf)}, ValueError, "p must hold finite numbers; got inf"),
+        ({"p": np.full((2, 3, 2), 1e200)}, ValueError, "p must lie within 1e.150 bandwidths"),
+        ({"bandwidth": 0.0}, ValueError, "bandwidth must be a finite number > 0; got 0.0"),
+        ({"bandwidth": np.array([1.0, -1.0])}, ValueError, "bandwidth must be finite and > 0"),
+        ({"bandwidth": np.ones(3)}, ValueError, r"bandwidth must have shape \(2,\)"),
+        ({"ridge": -1e-9}, ValueError, "ridge must be a finite number >= 0; got -1e-09"),
+        ({"ridge": np.nan}, ValueError, "ridge must be a finite number >= 0; got nan"),
+        ({"sigma": -1.0}, ValueError, "sigma must be a finite number >= 0; got -1.0"),
+        ({"sigma": "1"}, TypeError, "sigma must be a finite number >= 0; got str"),
+    ],
+)
+def test_refusals(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "q": np.ones((2, 3, 2)),
+        "p": np.ones((2, 4, 2)),
+        "bandwidth": 1.0,
+        "ridge": 0.1,
+        "sigma": 0.1,
+    }
+    with pytest.raises(error, match=message):
+        kernels.density_ratio(**(arguments | change))
+
+
+@pytest.mark.usefixtures("isa", "keep_threads")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_singular_matrix_names_the_slice(dtype: type) -> None:
     q, p, bandwidth = (a.astype(dtype) for a in problem(70, 4, 2, m=6))
@@ -508,19 +575,15 @@ def test_singular_matrix_names_the_slice(dtype: type) -> None:
     q[3, 50] = q[3, 2]
     q[5, 1] = q[5, 0]
     message = "slice 3 plus ridge = 0.0 is not positive definite to working precision: use a larger"
-    before = _core.num_threads()
     ones = np.ones((6, 70), dtype)
-    try:
-        for threads in (1, 2):
-            _core.set_num_threads(threads)
-            with pytest.raises(ValueError, match=message):
-                _core.density_ratio(q, p, bandwidth, 0.0, 0.0)
-            with pytest.raises(ValueError, match=message):
-                _core.density_ratio_vjp(q, p, bandwidth, 0.0, 0.0, ones, ones, True, True)
-            with pytest.raises(ValueError, match=message):
-                _core.density_ratio_divergence(q, p, bandwidth[None], 0.0, 0.0, 0, 0.0, 0.0, True)
-    finally:
-        _core.set_num_threads(before)
+    for threads in (1, 2):
+        _core.set_num_threads(threads)
+        with pytest.raises(ValueError, match=message):
+            _core.density_ratio(q, p, bandwidth, 0.0, 0.0)
+        with pytest.raises(ValueError, match=message):
+            _core.density_ratio_vjp(q, p, bandwidth, 0.0, 0.0, ones, ones, True, True)
+        with pytest.raises(ValueError, match=message):
+            _core.density_ratio_divergence(q, p, bandwidth[None], 0.0, 0.0, 0, 0.0, 0.0, True)
     assert np.isfinite(_core.density_ratio(q, p, bandwidth, 1e-9, 0.0)).all()
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from dpslice import _core
+import reference
+from dpslice import _core, kernels
 
 Array = NDArray[Any]
 
@@ -25,19 +26,15 @@ def points(b: int, k: int, m: int = 2, dtype: type = np.float64) -> Array:
     return np.random.default_rng([b, k]).normal(size=(m, b, k)).astype(dtype)
 
 
-def median_twin(x: Array) -> Array:
-    return np.array([np.median(pdist(rows.astype(np.float64))) for rows in x])
-
-
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(("b", "k"), SIZES)
-def test_value_against_scipy(b: int, k: int) -> None:
+def test_value_against_the_twin(b: int, k: int) -> None:
     x = points(b, k)
-    np.testing.assert_allclose(_core.median_distance(x), median_twin(x), rtol=1e-14)
+    np.testing.assert_allclose(_core.median_distance(x), reference.median_distance(x), rtol=1e-14)
     x = points(b, k, dtype=np.float32)
     found = _core.median_distance(x)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, median_twin(x), rtol=1.2e-7)  # one rounding
+    np.testing.assert_allclose(found, reference.median_distance(x), rtol=1.2e-7)  # one rounding
 
 
 def test_median_of_normal_points() -> None:
@@ -58,7 +55,7 @@ def test_many_equal_distances(levels: int, b: int, dtype: type) -> None:
     # Integers: whole bins hold one value, so counting goes down to the last digit.
     x = np.random.default_rng(levels).integers(0, levels, size=(3, b, 2)).astype(dtype)
     np.testing.assert_allclose(
-        _core.median_distance(x), median_twin(x), rtol=2 * np.finfo(dtype).eps
+        _core.median_distance(x), reference.median_distance(x), rtol=2 * np.finfo(dtype).eps
     )
     grad = _core.median_distance_vjp(x, np.ones(3, dtype))
     assert np.isfinite(grad).all()
@@ -75,7 +72,7 @@ def test_two_middle_distances_in_different_bins() -> None:
     rng = np.random.default_rng(4)
     x = 1e-6 * rng.normal(size=(1, 2 * n + s, 2))
     x[0, n:] += 1e3
-    np.testing.assert_allclose(_core.median_distance(x), median_twin(x), rtol=1e-14)
+    np.testing.assert_allclose(_core.median_distance(x), reference.median_distance(x), rtol=1e-14)
     grad = _core.median_distance_vjp(x, np.ones(1))
     assert np.count_nonzero(grad.any(axis=2)) in (3, 4)
 
@@ -144,16 +141,13 @@ def test_laws(b: int, k: int, exponent: int, shift: float) -> None:
     np.testing.assert_allclose((grad * x).sum(axis=(1, 2)), value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("isa", "keep_threads")
 def test_batch_equals_loop_with_any_number_of_threads() -> None:
     x, grad = points(190, 2, m=7), np.linspace(-1, 1, 7)
-    before, results = _core.num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            _core.set_num_threads(threads)
-            results.append((_core.median_distance(x), _core.median_distance_vjp(x, grad)))
-    finally:
-        _core.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 5):
+        _core.set_num_threads(threads)
+        results.append((_core.median_distance(x), _core.median_distance_vjp(x, grad)))
     results.append(
         (
             np.concatenate([_core.median_distance(x[s : s + 1]) for s in range(7)]),
@@ -167,7 +161,27 @@ def test_batch_equals_loop_with_any_number_of_threads() -> None:
             np.testing.assert_array_equal(one, other)
 
 
-# -------------------------------------------------------------------------------------- errors
+# ---------------------------------------------------------------------------- arguments, errors
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([[[1.0]]], TypeError, "x must be a NumPy, torch or CuPy array; got list"),
+        (np.ones((3, 2)), ValueError, r"x must have shape \(m, b, k\); got \(3, 2\)"),
+        (
+            np.ones((3, 1, 2)),
+            ValueError,
+            r"x must have shape \(m, b, k\) with b >= 2; got \(3, 1, 2\)",
+        ),
+        (np.ones((3, 2, 0)), ValueError, "without an empty axis"),
+        (np.ones((3, 2, 1), int), TypeError, "x must have dtype float32 or float64; got int64"),
+        (np.full((1, 2, 1), np.inf), ValueError, r"x must hold finite numbers; got inf at index"),
+    ],
+)
+def test_refusals(x: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        kernels.median_distance(x)
 
 
 def test_extension_guards_its_bounds() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from dpslice import _core
+import reference
+from dpslice import _core, kernels
 
 Array = NDArray[Any]
 
@@ -29,27 +27,15 @@ def problem(b: int, c: int, m: int = 2, dtype: type = np.float64) -> tuple[Array
     return rng.normal(size=(m, b)).astype(dtype), rng.normal(0.5, 2, size=(m, c)).astype(dtype)
 
 
-@cache
-def matching(b: int, c: int) -> tuple[Array, Array, Array]:
-    """Ranks that the monotone coupling joins, and how much mass: exact breakpoints, then floats."""
-    cuts = sorted({Fraction(i, b) for i in range(b)} | {Fraction(j, c) for j in range(c)})
-    cuts.append(Fraction(1))
-    mass = [float(high - low) for low, high in pairwise(cuts)]
-    ranks = [[int(low * size) for low in cuts[:-1]] for size in (b, c)]
-    return np.array(ranks[0]), np.array(ranks[1]), np.array(mass)
-
-
-def wasserstein_twin(x: Array, y: Array, order: float) -> Array:
-    x, y = np.sort(x.astype(np.longdouble)), np.sort(y.astype(np.longdouble))
-    i, j, mass = matching(x.shape[1], y.shape[1])
-    return (mass * np.abs(x[:, i] - y[:, j]) ** np.longdouble(order)).sum(axis=1)
-
-
 def gradients_twin(x: Array, y: Array, order: float, grad: Array) -> tuple[Array, Array]:
     x, y = x.astype(np.float64), y.astype(np.float64)
     by_x, by_y = np.argsort(x, kind="stable"), np.argsort(y, kind="stable")
     grad_x, grad_y = np.zeros_like(x), np.zeros_like(y)
-    i, j, mass = matching(x.shape[1], y.shape[1])
+    b, c = x.shape[1], y.shape[1]
+    cuts = np.union1d(
+        np.arange(b + 1) * c, np.arange(c + 1) * b
+    )  # breakpoints, in units of 1 / (b c)
+    i, j, mass = cuts[:-1] // c, cuts[:-1] // b, np.diff(cuts) / (b * c)
     for s in range(len(x)):
         at_x, at_y = by_x[s][i], by_y[s][j]
         difference = x[s, at_x] - y[s, at_y]
@@ -68,11 +54,13 @@ def gradients_twin(x: Array, y: Array, order: float, grad: Array) -> tuple[Array
 def test_value_against_the_exact_matching(b: int, c: int, order: float) -> None:
     x, y = problem(b, c)
     found = _core.sliced_wasserstein(x, y, order)
-    np.testing.assert_allclose(found, wasserstein_twin(x, y, order), rtol=1e-13)
+    np.testing.assert_allclose(found, reference.sliced_wasserstein(x, y, order), rtol=1e-12)
     x, y = problem(b, c, dtype=np.float32)
     found = _core.sliced_wasserstein(x, y, order)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wasserstein_twin(x, y, order), rtol=1.2e-7)  # one rounding
+    np.testing.assert_allclose(
+        found, reference.sliced_wasserstein(x, y, order), rtol=1.2e-7
+    )  # one rounding
 
 
 @pytest.mark.parametrize(("b", "c"), SIZES)
@@ -216,17 +204,14 @@ def test_laws(b: int, c: int, order: float, copies: int, shift: float, scale: fl
     np.testing.assert_allclose(inner, order * value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("isa", "keep_threads")
 def test_batch_equals_loop_with_any_number_of_threads() -> None:
     x, y = problem(300, 200, m=7)
-    grad, before, results = np.linspace(-1, 1, 7), _core.num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            _core.set_num_threads(threads)
-            value = _core.sliced_wasserstein(x, y, 1.5)
-            results.append((value, *_core.sliced_wasserstein_vjp(x, y, 1.5, grad, True, True)))
-    finally:
-        _core.set_num_threads(before)
+    grad, results = np.linspace(-1, 1, 7), []
+    for threads in (1, 2, 5):
+        _core.set_num_threads(threads)
+        value = _core.sliced_wasserstein(x, y, 1.5)
+        results.append((value, *_core.sliced_wasserstein_vjp(x, y, 1.5, grad, True, True)))
     loop = []
     for s in range(7):
         one = slice(s, s + 1)
@@ -240,7 +225,58 @@ def test_batch_equals_loop_with_any_number_of_threads() -> None:
             np.testing.assert_array_equal(one, other)
 
 
-# -------------------------------------------------------------------------------------- errors
+# ---------------------------------------------------------------------------- arguments, errors
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_layout_gives_the_same(dtype: type) -> None:
+    x, y = problem(20, 31, dtype=dtype)
+    expected = kernels.sliced_wasserstein(x, y, 2)
+    strided = np.repeat(x, 3, axis=1)[:, ::3]
+    misaligned = np.frombuffer(b"\0" + y.tobytes(), dtype, offset=1).reshape(y.shape)
+    assert not misaligned.flags.aligned
+    assert not misaligned.flags.writeable
+    np.testing.assert_array_equal(kernels.sliced_wasserstein(strided, misaligned, 2), expected)
+    swapped = x.astype(x.dtype.newbyteorder())
+    np.testing.assert_array_equal(kernels.sliced_wasserstein(swapped, y, 2), expected)
+
+
+def test_torch_tensors_come_back_as_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    x, y = problem(20, 31)
+    found = kernels.sliced_wasserstein(torch.from_numpy(x), torch.from_numpy(y), 1.5)
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found.numpy(), kernels.sliced_wasserstein(x, y, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": [[1.0]]}, TypeError, "x must be a NumPy, torch or CuPy array; got list"),
+        ({"x": np.ones(3)}, ValueError, r"x must have shape \(m, b\); got \(3,\)"),
+        ({"y": np.ones((3, 4))}, ValueError, r"y must have shape \(2, c\); got \(3, 4\)"),
+        ({"y": np.ones((2, 0))}, ValueError, r"y must have shape .* without an empty axis"),
+        ({"x": np.ones((2, 3), np.float16)}, TypeError, "x must have dtype float32 or float64"),
+        ({"x": np.ones((2, 3), int)}, TypeError, "x must have dtype float32 or float64; got int64"),
+        (
+            {"y": np.ones((2, 3), np.float32)},
+            TypeError,
+            "y must have dtype float64 like the others",
+        ),
+        (
+            {"y": np.array([[1], [np.nan]])},
+            ValueError,
+            r"y must hold finite .*nan at index \(1, 0\)",
+        ),
+        ({"order": 0.5}, ValueError, "order must be .*>= 1; got 0.5"),
+        ({"order": np.inf}, ValueError, "order must be a finite number"),
+        ({"order": "2"}, TypeError, "order must be a finite number"),
+    ],
+)
+def test_refusals(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"x": np.ones((2, 3)), "y": np.ones((2, 4)), "order": 2.0}
+    with pytest.raises(error, match=message):
+        kernels.sliced_wasserstein(**(arguments | change))
 
 
 def test_extension_guards_its_bounds() -> None:

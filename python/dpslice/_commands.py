@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import errno
 import os
 import platform
 import sys
@@ -94,8 +93,6 @@ def _is_for_the_user(error: Exception) -> bool:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-        if error.errno == errno.ENOSPC and "nothing" not in text:
-            text += " (nothing was left half-written)"
     else:
         text = str(error) or type(error).__name__
     if isinstance(error, MemoryError):

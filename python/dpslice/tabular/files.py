@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpslice import _arrays
+from dpslice import _arrays, _storage
 
 if TYPE_CHECKING:
     from dpslice.tabular.schema import Schema
@@ -54,7 +54,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb") as handle:
+        with _storage.telling_of_full_disk(target), open(temporary, "xb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

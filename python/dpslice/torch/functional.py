@@ -219,9 +219,8 @@ def _project_fake(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[
 
 
 def _project_cpu(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
-    result: Tensor = kernels.project(
-        x.detach(), frame.detach(), sigma, noise, tuple(n % 2**64 for n in key) if key else None
-    )
+    pair = (key[0] % 2**64, key[1] % 2**64) if key else None
+    result: Tensor = kernels.project(x.detach(), frame.detach(), sigma, noise, pair)
     return result
 
 

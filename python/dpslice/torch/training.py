@@ -587,6 +587,7 @@ def fit(
     checkpoint_every = _arrays.positive_integer("checkpoint_every", checkpoint_every)
     resume = _arrays.boolean("resume", resume)
     progress = _arrays.boolean("progress", progress)
+    callbacks = tuple(callbacks)
     for callback in callbacks:
         if not callable(callback):
             raise TypeError(f"callbacks must be callable; got {_arrays.describe(callback)}")

@@ -1,0 +1,91 @@
+"""Cases and laws that gaussian_kernel_sum and gaussian_kernel_logsumexp share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import reference
+
+Array = NDArray[Any]
+
+# The targets of the library, as norms of error over norms of truth.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+# Sizes on both sides of every tile: vectors of 2 to 16 numbers, tiles of 4 and 8 rows, panels of 4
+# to 48 columns, blocks of 64 rows and of 12 to 144 columns.
+ROWS = (1, 2, 7, 8, 9, 63, 64, 65, 130)
+COLUMNS = (1, 3, 4, 15, 16, 17, 47, 48, 49, 127, 128, 129, 143, 144, 145, 290)
+# By differences up to 8, by products from 9; one column is added there for the sum of the weights.
+DIMS = (1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 47, 48, 94, 300)
+
+
+@dataclass(frozen=True, repr=False)
+class Case:
+    """Arguments of a kernel and of its derivative."""
+
+    x: Array  # [m, b, k]
+    y: Array  # [m, c, k]
+    bandwidth: Array  # [m]
+    weights: Array | None  # [m, c]
+    grad: Array  # [m, b]
+
+    def __repr__(self) -> str:
+        weighted = "weighted" if self.weights is not None else "plain"
+        return f"Case({self.x.shape}, c={self.y.shape[1]}, {self.x.dtype}, {weighted})"
+
+
+def make_case(
+    m: int,
+    b: int,
+    c: int,
+    k: int,
+    dtype: str = "float64",
+    *,
+    weighted: bool = False,
+    seed: int = 0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    wide: bool = False,
+) -> Case:
+    """Points at distances of about a bandwidth per dimension, like rows and noise of a release.
+
+    With `wide` at a bandwidth in all, so that kernels do not underflow however many the dimensions.
+    """
+    rng = np.random.default_rng([seed, m, b, c, k])
+    x = scale * (shift + rng.normal(size=(m, b, k)))
+    y = scale * (shift + 0.6 * rng.normal(size=(m, c, k)))
+    bandwidth = scale * rng.uniform(0.8, 1.3, size=m) * (np.sqrt(k) if wide else 1)
+    weights = rng.normal(size=(m, c)) if weighted else None
+    grad = rng.normal(size=(m, b))
+    return Case(
+        *(None if part is None else part.astype(dtype) for part in (x, y, bandwidth, weights, grad))
+    )  # type: ignore[arg-type]
+
+
+@st.composite
+def cases(draw: st.DrawFn, wide: bool = False) -> Case:
+    dims = draw(st.sampled_from(DIMS))
+    return make_case(
+        draw(st.sampled_from((1, 2, 3) if dims < 100 else (1,))),
+        draw(st.sampled_from(ROWS)),
+        draw(st.sampled_from(COLUMNS)),
+        dims,
+        draw(st.sampled_from(("float32", "float64"))),
+        weighted=draw(st.booleans()),
+        seed=draw(st.integers(0, 9)),
+        scale=10.0 ** draw(st.integers(-6, 6)),
+        shift=draw(st.sampled_from((0.0, 0.0, 3.0))),
+        wide=wide,
+    )
+
+
+def assert_close(found: Any, truth: Any, dtype: str, *, times: float = 1.0) -> None:
+    """Compare within the library's target for `dtype`."""
+    assert found.dtype == np.dtype(dtype)
+    error = reference.relative_error(found, truth)
+    assert error <= times * TOLERANCE[dtype], f"relative error {error:.3g}"

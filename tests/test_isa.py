@@ -1,0 +1,168 @@
+"""Instruction sets: which one runs, how one is forced, and that their code is kept apart."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpslice import _core
+
+
+def run_python(code: str, isa: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("DPSLICE_ISA", None)
+    if isa is not None:
+        environment["DPSLICE_ISA"] = isa
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+SHOW = "from dpslice import _core; print(_core.isa())"
+
+
+def test_best_instruction_set_runs_by_default() -> None:
+    found = run_python(SHOW, None)
+    assert found.stdout.strip() == _core.available_isas()[-1]
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_environment_forces_an_instruction_set(isa: str) -> None:
+    assert run_python(SHOW, isa).stdout.strip() == isa
+
+
+def test_empty_environment_variable_counts_as_unset() -> None:
+    assert run_python(SHOW, "").stdout.strip() == _core.available_isas()[-1]
+
+
+def test_unknown_instruction_set_in_the_environment() -> None:
+    found = run_python(SHOW, "mmx")
+    assert found.returncode != 0
+    assert "ImportError" in found.stderr
+    assert "DPSLICE_ISA: isa must be one of" in found.stderr
+    assert "got 'mmx'" in found.stderr
+
+
+def test_unknown_instruction_set() -> None:
+    before = _core.isa()
+    with pytest.raises(ValueError, match=r"isa must be one of .*; got 'altivec'"):
+        _core.set_isa("altivec")
+    assert _core.isa() == before
+
+
+def test_fixture_sets_the_instruction_set(isa: str) -> None:
+    assert _core.isa() == isa
+
+
+def test_number_of_threads(keep_threads: None) -> None:
+    _core.set_num_threads(3)
+    assert _core.num_threads() == 3
+
+
+# ------------------------------------------------------------------------------------ objects
+#
+# Each kernel is compiled once for each instruction set. A function that two of these compilations
+# emit under one name is kept once by the linker, perhaps with instructions that the machine lacks.
+# So whatever a kernel's object lets the linker merge must have the instruction set in its name.
+
+
+def kernel_objects() -> list[Path]:
+    root = Path(__file__).resolve().parents[1]
+    builds = [
+        root / "build",
+        *(root / "build").glob("*"),
+        Path(os.environ.get("DPSLICE_BUILD", ".")),
+    ]
+    return [
+        found
+        for build in builds
+        if build.is_dir()
+        for found in build.glob("CMakeFiles/dpslice_*.dir/csrc/*.o")
+    ]
+
+
+def merged_symbols(binary: Path) -> list[str]:
+    """Names of functions that the linker may merge with those of other objects (weak, unique)."""
+    shown = subprocess.run(
+        ["nm", "--defined-only", str(binary)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    names = [line.split()[2] for line in shown if line.split()[1] in "WwVvu"]
+    return [name for name in names if not name.startswith("DW.ref.")]  # a pointer, no code
+
+
+def test_objects_define_nothing_that_is_merged_across_instruction_sets() -> None:
+    objects = kernel_objects()
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("no object files of a build in this tree (DPSLICE_BUILD), or no nm")
+    foreign = {}
+    for path in objects:
+        isa = path.parents[1].name.removeprefix("dpslice_").removesuffix(".dir")
+        # baseline needs no mark: its instructions run everywhere.
+        if isa == "baseline":
+            continue
+        mark = f"{len(isa)}{isa}"  # as in the mangled name of namespace dpslice::avx2
+        names = [name for name in merged_symbols(path) if mark not in name]
+        if names:
+            foreign[path.name, isa] = names
+    assert not foreign
+
+
+def test_kernels_of_every_instruction_set_are_in_the_module() -> None:
+    if shutil.which("strings") is None:
+        pytest.skip("no strings")
+    found = subprocess.run(
+        ["strings", "-a", str(_core.__file__)], capture_output=True, text=True, check=True
+    ).stdout
+    for isa in _core.available_isas():
+        assert isa in found
+
+
+# -------------------------------------------------------------------------------- exponential
+
+
+def test_exponential_in_float32(isa: str) -> None:
+    """Within 1.2 units in the last place from underflow to overflow."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [
+            np.linspace(-87.33654, 88.37, 1_000_001),
+            rng.uniform(-1, 1, 300_000),
+            -np.exp(rng.uniform(-40, 4.4, 300_000)),
+        ]
+    ).astype(np.float32)
+    found = _core.exponential(x)
+    truth = np.exp(x.astype(np.float64))
+    ulp = np.spacing(np.abs(truth).astype(np.float32)).astype(np.float64)
+    assert (np.abs(found - truth) / ulp).max() <= 1.2
+
+
+def test_exponential_in_float64(isa: str) -> None:
+    """Within 1.2 units in the last place from underflow to overflow."""
+    if np.finfo(np.longdouble).nmant < 60:
+        pytest.skip("long double is no longer than double here")
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [
+            np.linspace(-708.3964, 709.08, 300_001),
+            rng.uniform(-1, 1, 200_000),
+            -np.exp(rng.uniform(-80, 6.5, 200_000)),
+        ]
+    )
+    found = _core.exponential(x)
+    truth = np.exp(x.astype(np.longdouble))
+    ulp = np.spacing(truth.astype(np.float64)).astype(np.longdouble)
+    assert float((np.abs(found - truth) / ulp).max()) <= 1.2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponential_at_the_ends(isa: str, dtype: type) -> None:
+    tiny = np.log(np.finfo(dtype).tiny)
+    x = np.array([0.0, -0.0, -np.inf, 1.01 * tiny, np.finfo(dtype).min, np.nan], dtype)
+    found = _core.exponential(x)
+    np.testing.assert_array_equal(found, np.array([1, 1, 0, 0, 0, np.nan], dtype))

@@ -1,0 +1,323 @@
+"""gaussian_kernel_sum and its derivative: against the twin in float64, and its laws."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import reference
+from dpslice import _core
+from dpslice.kernels import gaussian_kernel_sum
+from pair_kernels import Array, Case, assert_close, cases
+from pair_kernels import make_case as make_any_case
+
+ALL = (True, True, True)
+make_case = partial(make_any_case, wide=True)
+
+
+def kernel_sum_vjp(case: Case, need: tuple[bool, bool, bool] = ALL) -> tuple[Array | None, ...]:
+    found: tuple[Array | None, ...] = _core.gaussian_kernel_sum_vjp(
+        case.x, case.y, case.bandwidth, case.weights, case.grad, *need
+    )
+    return found
+
+
+# ------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.usefixtures("isa")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(wide=True))
+def test_against_the_twin(case: Case) -> None:
+    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    truth = reference.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    assert_close(found, truth, case.x.dtype.name)
+
+
+@pytest.mark.usefixtures("isa")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(wide=True))
+def test_derivative_against_the_twin(case: Case) -> None:
+    truth = reference.gaussian_kernel_sum_vjp(
+        case.x, case.y, case.bandwidth, case.weights, case.grad
+    )
+    for found, expected in zip(kernel_sum_vjp(case), truth, strict=True):
+        assert_close(found, expected, case.x.dtype.name)
+
+
+def test_twin_derivative_against_differences() -> None:
+    case = make_case(2, 3, 4, 2, weighted=True)
+    grads = reference.gaussian_kernel_sum_vjp(
+        case.x, case.y, case.bandwidth, case.weights, case.grad
+    )
+    parts = [case.x, case.y, case.weights]
+    for position, grad in enumerate(grads):
+
+        def value(part: Array, position: int = position) -> float:
+            x, y, weights = (part if i == position else p for i, p in enumerate(parts))
+            total = reference.gaussian_kernel_sum(x, y, case.bandwidth, weights)
+            return float((total * case.grad).sum())
+
+        np.testing.assert_allclose(
+            grad, reference.by_differences(value, parts[position]), rtol=1e-7, atol=1e-9
+        )
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("k", [1, 3, 12, 60])
+def test_against_many_digits(k: int) -> None:
+    case = make_case(1, 2, 5, k, weighted=True)
+    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    assert case.weights is not None
+    with mpmath.workdps(40):
+        g = mpmath.mpf(float(case.bandwidth[0]))
+        for i in range(2):
+            total = mpmath.mpf(0)
+            for j in range(5):
+                square = sum(
+                    (mpmath.mpf(float(u)) - mpmath.mpf(float(v))) ** 2
+                    for u, v in zip(case.x[0, i], case.y[0, j], strict=True)
+                )
+                total += mpmath.mpf(float(case.weights[0, j])) * mpmath.exp(-square / (2 * g * g))
+            assert abs(found[0, i] - total) <= 1e-13 * abs(total)
+
+
+def test_closed_form() -> None:
+    x = np.array([[[0.0, 0.0]]])
+    y = np.array([[[0.0, 0.0], [3.0, 4.0], [0.0, 10.0]]])
+    expected = 2 + 3 * np.exp(-0.5) - 5 * np.exp(-2)
+    weights = np.array([[2.0, 3.0, -5.0]])
+    np.testing.assert_allclose(gaussian_kernel_sum(x, y, 5.0, weights), [[expected]], rtol=1e-14)
+
+
+# --------------------------------------------------------------------------------------- laws
+
+
+LAW_DIMS = pytest.mark.parametrize("k", [2, 8, 9, 40])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@DTYPES
+@LAW_DIMS
+def test_halves_add_up_to_the_whole(k: int, dtype: str) -> None:
+    case = make_case(2, 70, 90, k, dtype, weighted=True)
+    assert case.weights is not None
+    whole = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    halves = [
+        gaussian_kernel_sum(case.x, case.y[:, part], case.bandwidth, case.weights[:, part])
+        for part in (slice(0, 37), slice(37, None))
+    ]
+    assert_close(halves[0] + halves[1], whole, dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_permuting_y_changes_nothing(k: int, dtype: str) -> None:
+    case = make_case(2, 20, 150, k, dtype, weighted=True)
+    assert case.weights is not None
+    order = np.random.default_rng(1).permutation(150)
+    found = gaussian_kernel_sum(case.x, case.y[:, order], case.bandwidth, case.weights[:, order])
+    assert_close(found, gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights), dtype)
+
+
+@LAW_DIMS
+def test_translating_both_changes_nothing(k: int) -> None:
+    case = make_case(2, 30, 40, k)
+    # The sums x + 1000 are rounded to 1e-13: so are the kernels, relatively, times the distances.
+    found = gaussian_kernel_sum(case.x + 1000, case.y + 1000, case.bandwidth)
+    truth = gaussian_kernel_sum(case.x, case.y, case.bandwidth)
+    assert reference.relative_error(found, truth) < 1e-11
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 9, 94])
+@pytest.mark.parametrize("shift", [1e2, 1e4])
+def test_far_from_the_origin(shift: float, k: int, dtype: str) -> None:
+    """As exact as at the origin: nothing cancels but what the inputs have lost already."""
+    case = make_case(2, 65, 50, k, dtype, shift=shift, weighted=True)
+    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    truth = reference.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    assert_close(found, truth, dtype)
+    truths = reference.gaussian_kernel_sum_vjp(
+        case.x, case.y, case.bandwidth, case.weights, case.grad
+    )
+    for grad, expected in zip(kernel_sum_vjp(case), truths, strict=True):
+        assert_close(grad, expected, dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_scaling_points_and_bandwidth_changes_nothing(k: int, dtype: str) -> None:
+    case = make_case(2, 30, 40, k, dtype)
+    found = gaussian_kernel_sum(3 * case.x, 3 * case.y, 3 * case.bandwidth)
+    assert_close(found, gaussian_kernel_sum(case.x, case.y, case.bandwidth), dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_zero_weight_equals_removed_row(k: int, dtype: str) -> None:
+    case = make_case(2, 30, 40, k, dtype, weighted=True)
+    assert case.weights is not None
+    weights = case.weights.copy()
+    weights[:, 5:] = 0
+    found = gaussian_kernel_sum(case.x, case.y, case.bandwidth, weights)
+    removed = gaussian_kernel_sum(case.x, case.y[:, :5], case.bandwidth, weights[:, :5])
+    assert_close(found, removed, dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_batch_equals_loop(k: int, dtype: str) -> None:
+    case = make_case(5, 66, 40, k, dtype, weighted=True)
+    assert case.weights is not None
+    batch = gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    grads = kernel_sum_vjp(case)
+    for s in range(5):
+        one = slice(s, s + 1)
+        alone = Case(
+            case.x[one], case.y[one], case.bandwidth[one], case.weights[one], case.grad[one]
+        )
+        np.testing.assert_array_equal(
+            batch[one], gaussian_kernel_sum(alone.x, alone.y, alone.bandwidth, alone.weights)
+        )
+        for found, expected in zip(grads, kernel_sum_vjp(alone), strict=True):
+            assert found is not None
+            # Parts of sums over x are cut differently where there are more slices.
+            assert_close(found[one], expected, dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_symmetric_in_x_and_y(k: int, dtype: str) -> None:
+    """sum_i g_i S_i(x, y; w) = sum_j w_j S_j(y, x; g): the kernel sum is its own adjoint."""
+    case = make_case(3, 70, 110, k, dtype, weighted=True)
+    assert case.weights is not None
+    ahead = gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    back = gaussian_kernel_sum(case.y, case.x, case.bandwidth, case.grad)
+    assert_close(back, kernel_sum_vjp(case)[2], dtype)
+    assert_close((back * case.weights).sum(-1), (ahead * case.grad).sum(-1).astype(float), dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_gradients_of_a_translation_cancel(k: int, dtype: str) -> None:
+    """Moving all points together changes nothing, so the gradients add up to zero."""
+    case = make_case(3, 70, 110, k, dtype)
+    grad_x, grad_y, _ = kernel_sum_vjp(case)
+    assert grad_x is not None
+    assert grad_y is not None
+    total = grad_x.sum(1, dtype=np.float64) + grad_y.sum(1, dtype=np.float64)
+    size = np.abs(grad_x).sum(1, dtype=np.float64) + np.abs(grad_y).sum(1, dtype=np.float64)
+    assert (np.abs(total) <= (1e-5 if dtype == "float32" else 1e-12) * size).all()
+
+
+@pytest.mark.usefixtures("isa", "keep_threads")
+@pytest.mark.parametrize("shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_change_nothing(shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype, weighted=True)
+    found = []
+    for threads in (1, 2, 3):
+        _core.set_num_threads(threads)
+        found.append(
+            (
+                _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights),
+                *kernel_sum_vjp(case),
+            )
+        )
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("k", [3, 20])
+def test_each_gradient_alone(k: int) -> None:
+    """A gradient asked for alone comes from another sweep than all of them together."""
+    case = make_case(2, 130, 75, k, weighted=True)
+    every = kernel_sum_vjp(case)
+    for position in range(3):
+        need = tuple(i == position for i in range(3))
+        alone = kernel_sum_vjp(case, need)  # type: ignore[arg-type]
+        assert [grad is None for grad in alone] == [not wanted for wanted in need]
+        assert_close(alone[position], every[position], "float64")
+    assert kernel_sum_vjp(case, (False, False, False)) == (None, None, None)
+
+
+# ----------------------------------------------------------------------------- singular points
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [1, 8, 9, 94])
+def test_coincident_points(k: int, dtype: str) -> None:
+    points = np.random.default_rng(0).normal(size=(1, 1, k)).astype(dtype)
+    x, y = np.repeat(points, 5, axis=1), np.repeat(points, 7, axis=1)
+    g, grad = np.ones(1, dtype), np.ones((1, 5), dtype)
+    found = _core.gaussian_kernel_sum(x, y, g, None)
+    np.testing.assert_allclose(found, 7, rtol=1e-6 if dtype == "float32" else 1e-14)
+    assert (found <= 7).all()
+    grad_x, grad_y, grad_weights = _core.gaussian_kernel_sum_vjp(x, y, g, None, grad, *ALL)
+    scale = np.abs(points).max()
+    bound = (1e-5 if dtype == "float32" else 1e-13) * 7 * scale
+    assert np.abs(grad_x).max() <= bound
+    assert np.abs(grad_y).max() <= bound
+    np.testing.assert_allclose(grad_weights, 5, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+def test_far_points_underflow_to_zero(k: int, dtype: str) -> None:
+    x, y = np.zeros((1, 3, k), dtype), np.full((1, 20, k), 1e4, dtype)
+    g, grad = np.ones(1, dtype), np.ones((1, 3), dtype)
+    assert not _core.gaussian_kernel_sum(x, y, g, None).any()
+    for gradient in _core.gaussian_kernel_sum_vjp(x, y, g, None, grad, *ALL):
+        assert not gradient.any()
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+def test_two_far_clusters(k: int, dtype: str) -> None:
+    """Products of centred points would cancel here: differences have to take over."""
+    case = make_case(1, 40, 60, k, dtype, weighted=True)
+    case.x[:, ::2] += 1000
+    case.y[:, ::2] += 1000
+    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    truth = reference.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
+    assert_close(found, truth, dtype)
+    truths = reference.gaussian_kernel_sum_vjp(
+        case.x, case.y, case.bandwidth, case.weights, case.grad
+    )
+    for grad, expected in zip(kernel_sum_vjp(case), truths, strict=True):
+        assert_close(grad, expected, dtype)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("k", [2, 12])
+def test_all_weights_zero(k: int) -> None:
+    case = make_case(2, 30, 20, k, weighted=True)
+    weights = np.zeros_like(case.grad[:, :20])
+    assert not _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, weights).any()
+    grad_x, grad_y, grad_weights = _core.gaussian_kernel_sum_vjp(
+        case.x, case.y, case.bandwidth, weights, case.grad, *ALL
+    )
+    assert not grad_x.any()
+    assert not grad_y.any()
+    truth = reference.gaussian_kernel_sum_vjp(case.x, case.y, case.bandwidth, weights, case.grad)
+    assert_close(grad_weights, truth[2], "float64")
+
+
+@pytest.mark.usefixtures("isa")
+def test_many_columns_in_float32() -> None:
+    """Long sums: blocks keep the rounding of float32 at bay."""
+    case = make_case(1, 3, 100_000, 2, "float32")
+    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, None)
+    truth = reference.gaussian_kernel_sum(case.x, case.y, case.bandwidth)
+    assert reference.relative_error(found, truth) < 1e-6

@@ -1,0 +1,392 @@
+"""gaussian_kernel_logsumexp and its derivative: against the twin in float64, and its laws."""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import reference
+from dpslice import _core
+from dpslice.kernels import gaussian_kernel_logsumexp, gaussian_kernel_sum
+from pair_kernels import TOLERANCE, Array, Case, assert_close, cases, make_case
+
+ALL = (True, True, True)
+
+
+def logsumexp(case: Case) -> Array:
+    found: Array = _core.gaussian_kernel_logsumexp(case.x, case.y, case.bandwidth, case.weights)
+    return found
+
+
+def logsumexp_vjp(case: Case, need: tuple[bool, bool, bool] = ALL) -> tuple[Array | None, ...]:
+    found: tuple[Array | None, ...] = _core.gaussian_kernel_logsumexp_vjp(
+        case.x, case.y, case.bandwidth, case.weights, logsumexp(case), case.grad, *need
+    )
+    return found
+
+
+def twin(case: Case) -> Array:
+    return reference.gaussian_kernel_logsumexp(case.x, case.y, case.bandwidth, case.weights)
+
+
+def twin_vjp(case: Case) -> tuple[Array, ...]:
+    return reference.gaussian_kernel_logsumexp_vjp(
+        case.x, case.y, case.bandwidth, case.weights, case.grad
+    )
+
+
+def assert_derivative(case: Case) -> None:
+    for found, expected in zip(logsumexp_vjp(case), twin_vjp(case), strict=True):
+        assert_close(found, expected, case.x.dtype.name)
+
+
+# ------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.usefixtures("isa")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_against_the_twin(case: Case) -> None:
+    found, truth = logsumexp(case), twin(case)
+    # A logarithm may be near zero by accident: there its error is that of the sum, an absolute one.
+    error = np.abs(found - truth) / np.maximum(np.abs(truth), 1)
+    assert error.max() <= TOLERANCE[case.x.dtype.name]
+
+
+@pytest.mark.usefixtures("isa")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_derivative_against_the_twin(case: Case) -> None:
+    assert_derivative(case)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("b", "c", "k"), [(512, 700, 94), (128, 200, 784), (300, 1000, 8)])
+def test_training_sizes(b: int, c: int, k: int, dtype: str) -> None:
+    case = make_case(1, b, c, k, dtype)
+    assert_close(logsumexp(case), twin(case), dtype)
+    assert_derivative(case)
+
+
+def test_twin_derivative_against_differences() -> None:
+    case = make_case(2, 3, 4, 2, weighted=True)
+    parts = [case.x, case.y, case.weights]
+    for position, grad in enumerate(twin_vjp(case)):
+
+        def value(part: Array, position: int = position) -> float:
+            x, y, weights = (part if i == position else p for i, p in enumerate(parts))
+            total = reference.gaussian_kernel_logsumexp(x, y, case.bandwidth, weights)
+            return float((total * case.grad).sum())
+
+        np.testing.assert_allclose(
+            grad, reference.by_differences(value, parts[position]), rtol=1e-7, atol=1e-9
+        )
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("k", [1, 3, 12, 60])
+def test_against_many_digits(k: int) -> None:
+    case = make_case(1, 2, 5, k, weighted=True)
+    found = logsumexp(case)
+    assert case.weights is not None
+    with mpmath.workdps(40):
+        g = mpmath.mpf(float(case.bandwidth[0]))
+        for i in range(2):
+            total = mpmath.mpf(0)
+            for j in range(5):
+                square = sum(
+                    (mpmath.mpf(float(u)) - mpmath.mpf(float(v))) ** 2
+                    for u, v in zip(case.x[0, i], case.y[0, j], strict=True)
+                )
+                total += mpmath.exp(mpmath.mpf(float(case.weights[0, j])) - square / (2 * g * g))
+            truth = mpmath.log(total)
+            assert abs(found[0, i] - truth) <= 1e-14 * max(abs(truth), 1)
+
+
+@pytest.mark.parametrize("k", [2, 12])
+def test_logarithm_of_the_kernel_sum(k: int) -> None:
+    case = make_case(3, 40, 60, k, weighted=True)
+    assert case.weights is not None
+    total = gaussian_kernel_sum(case.x, case.y, case.bandwidth, np.exp(case.weights))
+    np.testing.assert_allclose(logsumexp(case), np.log(total), rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 12])
+def test_one_source_point(k: int) -> None:
+    """With c = 1 the value is the log kernel, and its gradient is (y - x) / g^2 exactly."""
+    case = make_case(2, 5, 1, k)
+    np.testing.assert_allclose(
+        logsumexp(case)[..., None],
+        reference.log_kernel(case.x, case.y, case.bandwidth),
+        rtol=1e-13,
+    )
+    grad_x, _, grad_log_weights = logsumexp_vjp(case)
+    expected = case.grad[..., None] * (case.y - case.x) / case.bandwidth[:, None, None] ** 2
+    np.testing.assert_allclose(grad_x, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(grad_log_weights, case.grad.sum(1, keepdims=True), rtol=1e-12)
+
+
+# --------------------------------------------------------------------------------------- laws
+
+
+LAW_DIMS = pytest.mark.parametrize("k", [2, 8, 9, 40])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@DTYPES
+@LAW_DIMS
+def test_halves_join_by_logaddexp(k: int, dtype: str) -> None:
+    case = make_case(2, 70, 90, k, dtype, weighted=True)
+    assert case.weights is not None
+    halves = [
+        gaussian_kernel_logsumexp(case.x, case.y[:, part], case.bandwidth, case.weights[:, part])
+        for part in (slice(0, 37), slice(37, None))
+    ]
+    assert_close(np.logaddexp(*halves), logsumexp(case), dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_permuting_y_changes_nothing(k: int, dtype: str) -> None:
+    case = make_case(2, 20, 150, k, dtype, weighted=True)
+    assert case.weights is not None
+    order = np.random.default_rng(1).permutation(150)
+    found = gaussian_kernel_logsumexp(
+        case.x, case.y[:, order], case.bandwidth, case.weights[:, order]
+    )
+    assert_close(found, logsumexp(case), dtype)
+
+
+@LAW_DIMS
+def test_translating_both_changes_nothing(k: int) -> None:
+    case = make_case(2, 30, 40, k)
+    # The sums x + 1000 are rounded to 1e-13, and the value moves with them.
+    found = gaussian_kernel_logsumexp(case.x + 1000, case.y + 1000, case.bandwidth)
+    assert reference.relative_error(found, logsumexp(case)) < 1e-11
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 9, 94])
+@pytest.mark.parametrize("shift", [1e2, 1e4])
+def test_far_from_the_origin(shift: float, k: int, dtype: str) -> None:
+    """As exact as at the origin: nothing cancels but what the inputs have lost already."""
+    case = make_case(2, 65, 50, k, dtype, shift=shift, weighted=True)
+    assert_close(logsumexp(case), twin(case), dtype)
+    assert_derivative(case)
+
+
+@DTYPES
+@LAW_DIMS
+def test_scaling_points_and_bandwidth_changes_nothing(k: int, dtype: str) -> None:
+    case = make_case(2, 30, 40, k, dtype)
+    found = gaussian_kernel_logsumexp(3 * case.x, 3 * case.y, 3 * case.bandwidth)
+    assert_close(found, logsumexp(case), dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_adding_to_log_weights_adds_to_the_value(k: int, dtype: str) -> None:
+    case = make_case(2, 30, 40, k, dtype, weighted=True)
+    assert case.weights is not None
+    found = gaussian_kernel_logsumexp(case.x, case.y, case.bandwidth, case.weights + 100)
+    assert_close(found, logsumexp(case) + 100, dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_weight_of_zero_equals_removed_row(k: int, dtype: str) -> None:
+    case = make_case(2, 30, 40, k, dtype, weighted=True)
+    assert case.weights is not None
+    case.weights[:, 5:] = -np.inf
+    removed = gaussian_kernel_logsumexp(case.x, case.y[:, :5], case.bandwidth, case.weights[:, :5])
+    assert_close(logsumexp(case), removed, dtype)
+    _, grad_y, grad_log_weights = logsumexp_vjp(case)
+    assert grad_y is not None
+    assert grad_log_weights is not None
+    assert not grad_y[:, 5:].any()
+    assert not grad_log_weights[:, 5:].any()
+
+
+@DTYPES
+@LAW_DIMS
+def test_batch_equals_loop(k: int, dtype: str) -> None:
+    case = make_case(5, 66, 40, k, dtype, weighted=True)
+    assert case.weights is not None
+    batch, grads = logsumexp(case), logsumexp_vjp(case)
+    for s in range(5):
+        one = slice(s, s + 1)
+        alone = Case(
+            case.x[one], case.y[one], case.bandwidth[one], case.weights[one], case.grad[one]
+        )
+        np.testing.assert_array_equal(batch[one], logsumexp(alone))
+        for found, expected in zip(grads, logsumexp_vjp(alone), strict=True):
+            assert found is not None
+            # Parts of sums over x are cut differently where there are more slices.
+            assert_close(found[one], expected, dtype)
+
+
+@DTYPES
+@LAW_DIMS
+def test_shares_add_up_to_one(k: int, dtype: str) -> None:
+    """The gradient in the log weights holds each row's shares, so its sum is that of grad."""
+    case = make_case(3, 70, 110, k, dtype, weighted=True)
+    grad_log_weights = logsumexp_vjp(case)[2]
+    assert grad_log_weights is not None
+    total = grad_log_weights.sum(1, dtype=np.float64)
+    size = np.abs(case.grad).sum(1, dtype=np.float64)
+    expected = case.grad.sum(1, dtype=np.float64)
+    assert (np.abs(total - expected) <= TOLERANCE[dtype] * size).all()
+
+
+@pytest.mark.usefixtures("isa", "keep_threads")
+@pytest.mark.parametrize("shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_change_nothing(shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype, weighted=True)
+    found = []
+    for threads in (1, 2, 3):
+        _core.set_num_threads(threads)
+        alone = logsumexp_vjp(case, (False, True, False))[1]
+        found.append((logsumexp(case), *logsumexp_vjp(case), alone))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("k", [3, 20])
+@DTYPES
+def test_each_gradient_alone(k: int, dtype: str) -> None:
+    """A gradient asked for alone comes from another sweep than all of them together."""
+    case = make_case(2, 130, 75, k, dtype, weighted=True)
+    every = logsumexp_vjp(case)
+    for position in range(3):
+        need = tuple(i == position for i in range(3))
+        alone = logsumexp_vjp(case, need)  # type: ignore[arg-type]
+        assert [grad is None for grad in alone] == [not wanted for wanted in need]
+        assert_close(alone[position], every[position], dtype)
+    assert logsumexp_vjp(case, (False, False, False)) == (None, None, None)
+
+
+# ----------------------------------------------------------------------------- singular points
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [1, 8, 9, 94])
+def test_coincident_points(k: int, dtype: str) -> None:
+    points = np.random.default_rng(0).normal(size=(1, 1, k)).astype(dtype)
+    x, y = np.repeat(points, 5, axis=1), np.repeat(points, 7, axis=1)
+    case = Case(x, y, np.ones(1, dtype), None, np.ones((1, 5), dtype))
+    np.testing.assert_allclose(
+        logsumexp(case), np.log(7.0), rtol=1e-6 if dtype == "float32" else 1e-14
+    )
+    grad_x, grad_y, grad_log_weights = logsumexp_vjp(case)
+    assert grad_x is not None
+    assert grad_y is not None
+    bound = (1e-6 if dtype == "float32" else 1e-14) * np.abs(points).max()
+    assert np.abs(grad_x).max() <= bound
+    assert np.abs(grad_y).max() <= 5 * bound
+    np.testing.assert_allclose(grad_log_weights, 5 / 7, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [1, 2, 8, 12, 94])
+@pytest.mark.parametrize("distance", [60.0, 300.0, 30_000.0])
+def test_points_so_far_apart_that_the_kernel_underflows(
+    distance: float, k: int, dtype: str
+) -> None:
+    rng = np.random.default_rng(k)
+    x = rng.normal(size=(1, 20, k)).astype(dtype)
+    # The spread shrinks with the distance, so that no single point takes all of a share.
+    y = (distance + rng.normal(size=(1, 30, k)) / distance).astype(dtype)
+    # Of one sign: signed terms would cancel, for all x pull a y the same way.
+    case = Case(x, y, np.ones(1, dtype), None, rng.uniform(0.5, 2, size=(1, 20)).astype(dtype))
+    assert not _core.gaussian_kernel_sum(x, y, case.bandwidth, None).any()
+    found = logsumexp(case)
+    assert np.isfinite(found).all()
+    assert_close(found, twin(case), dtype)
+    # An exponent of this size carries an error of about so many units of roundoff, here and in the
+    # twin. In float32, gradients of such slices are computed in float64.
+    exponent = 0.5 * k * distance**2
+    bound = max(TOLERANCE[dtype], 8 * np.finfo(np.float64).eps * exponent)
+    for grad, expected in zip(logsumexp_vjp(case), twin_vjp(case), strict=True):
+        assert reference.relative_error(grad, expected) <= bound
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+def test_only_some_slices_are_far(dtype: str) -> None:
+    """Far slices take a way of their own: the others must come out as if alone."""
+    case = make_case(4, 30, 40, 2, dtype, weighted=True)
+    case.y[1] += 500
+    case.y[3] -= 500
+    assert_derivative(case)
+    assert case.weights is not None
+    parts = (case.x, case.y, case.bandwidth, case.weights, case.grad)
+    near = Case(*(part[::2].copy() for part in parts))
+    for all_slices, alone in zip(logsumexp_vjp(case), logsumexp_vjp(near), strict=True):
+        assert all_slices is not None
+        assert_close(all_slices[::2], alone, dtype)
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+def test_two_far_clusters(k: int, dtype: str) -> None:
+    """Products of centred points would cancel here: differences have to take over."""
+    case = make_case(1, 40, 60, k, dtype, weighted=True)
+    case.x[:, ::2] += 1000
+    case.y[:, ::2] += 1000
+    assert_close(logsumexp(case), twin(case), dtype)
+    assert_derivative(case)
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+def test_all_weights_zero(k: int, dtype: str) -> None:
+    case = make_case(2, 30, 20, k, dtype, weighted=True)
+    assert case.weights is not None
+    case.weights[0] = -np.inf
+    found = logsumexp(case)
+    assert (found[0] == -np.inf).all()
+    assert np.isfinite(found[1]).all()
+    for need in (ALL, (True, False, False), (False, True, True)):
+        for grad in logsumexp_vjp(case, need):
+            if grad is not None:
+                assert not grad[0].any()
+                assert np.isfinite(grad).all()
+                assert grad[1].any()
+
+
+@pytest.mark.usefixtures("isa")
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+def test_huge_and_tiny_log_weights(k: int, dtype: str) -> None:
+    case = make_case(1, 30, 20, k, dtype, weighted=True)
+    assert case.weights is not None
+    case.weights[:] *= 1000
+    assert_close(logsumexp(case), twin(case), dtype)
+    assert_derivative(case)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("bandwidth", [1e-30, 1e-5, 1e5, 1e30])
+def test_extreme_bandwidths(bandwidth: float) -> None:
+    """Squares of these bandwidths leave float32: coordinates are scaled before they are squared."""
+    case = make_case(2, 20, 30, 3, "float32", weighted=True)
+    scaled = Case(
+        case.x * np.float32(bandwidth),
+        case.y * np.float32(bandwidth),
+        case.bandwidth * np.float32(bandwidth),
+        case.weights,
+        case.grad,
+    )
+    assert_close(logsumexp(scaled), twin(scaled), "float32")
+    assert_derivative(scaled)
