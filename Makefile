@@ -20,7 +20,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
 .PHONY: demo test lint sanitize bench wheel stubs clean
 
 demo: $(VENV)/.demo
-	$(BIN)/dpslice demo --out demo-output
+	$(BIN)/dpslice demo --out demo-output --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --benchmark-disable $(PYTEST_ARGS)
