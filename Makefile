@@ -20,7 +20,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
 .PHONY: demo test lint sanitize bench wheel stubs clean
 
 demo: $(VENV)/.demo
-	$(BIN)/dpslice demo --out demo-output
+	$(BIN)/dpslice demo --out demo-output --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --benchmark-disable $(PYTEST_ARGS)
@@ -40,8 +40,8 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 # ------------------------------------------------------------------------------------ checks
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check python tests bench
-	$(BIN)/ruff format --check python tests bench
+	$(BIN)/ruff check python tests bench examples
+	$(BIN)/ruff format --check python tests bench examples
 	$(BIN)/codespell README.md docs csrc python tests bench
 	$(BIN)/mypy
 	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror

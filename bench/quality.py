@@ -3,8 +3,9 @@
     python bench/quality.py --seeds 3 --out bench/results/quality-adult
 
 The table is shuffled with the run's seed; 80 % is private, 20 % is held out for the classifier.
-Methods:
 
+Methods
+-------
 ``ours``
     `Synthesizer` as it comes.
 ``paper k=1|2|3``
@@ -12,9 +13,9 @@ Methods:
     fixed slices of k columns, density ratio with sampled noise, batches of 128, its own start. Same
     encoding and generator.
 
-Results are appended to OUT.jsonl as they come, and runs already there are skipped, so the command can
-be stopped and started again. OUT.md holds the means over seeds. Scores compare with real rows and
-are not private; the data sets are public.
+Results are appended to OUT.jsonl as they come, and runs already there are skipped, so the command
+can be stopped and started again. OUT.md holds the means over seeds. Scores compare with real rows
+and are not private; the data sets are public.
 """
 
 from __future__ import annotations
@@ -81,9 +82,7 @@ def paper(
     )
     torch.manual_seed(seed)
     generator = TabularGenerator(encoding)
-    fit(
-        generator, loss, steps=PAPER_STEPS, batch_size=PAPER_BATCH, seed=seed, progress=False
-    )
+    fit(generator, loss, steps=PAPER_STEPS, batch_size=PAPER_BATCH, seed=seed, progress=False)
     z = torch.randn(
         len(private), generator.latent_dim, generator=torch.Generator().manual_seed(seed)
     )
@@ -125,7 +124,8 @@ def markdown(rows: Iterable[dict[str, Any]], args: argparse.Namespace) -> str:
     lines = [
         f"Table `{args.data.name}`, epsilon = {args.epsilon:g}, delta = {args.delta:g}, zero_out; "
         f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, "
-        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. Mean over seeds (smallest value).",
+        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. "
+        "Mean over seeds (smallest value).",
         "",
         "| method | seeds | " + " | ".join(head) + " | seconds |",
         "|---|---|" + "---|" * (len(head) + 1),

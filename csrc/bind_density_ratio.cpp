@@ -32,8 +32,8 @@ Args sizes(const Array<T>& q, const Array<T>& p, double ridge, double sigma) {
   return args;
 }
 
-// Runs the kernel without the interpreter lock, which is safe since it touches no Python object: the arrays
-// are held by the caller's references.
+// Runs the kernel without the interpreter lock, which is safe since it touches no Python object:
+// the arrays are held by the caller's references.
 template <class Args>
 void launch(void (*kernel)(const Args&), Args& args) {
   int64_t failed_slice = -1;
@@ -43,14 +43,15 @@ void launch(void (*kernel)(const Args&), Args& args) {
     kernel(args);
   }
   if (failed_slice >= 0)
-    throw std::invalid_argument("the kernel matrix of slice " + std::to_string(failed_slice) +
-                                " plus ridge = " + std::string(py::str(py::float_(args.ridge))) +
-                                " is not positive definite to working precision: use a larger ridge");
+    throw std::invalid_argument(
+        "the kernel matrix of slice " + std::to_string(failed_slice) +
+        " plus ridge = " + std::string(py::str(py::float_(args.ridge))) +
+        " is not positive definite to working precision: use a larger ridge");
 }
 
 template <class T>
-Array<T> density_ratio_array(const Array<T>& q, const Array<T>& p, const Array<T>& bandwidth, double ridge,
-                             double sigma) {
+Array<T> density_ratio_array(const Array<T>& q, const Array<T>& p, const Array<T>& bandwidth,
+                             double ridge, double sigma) {
   auto args = sizes<DensityRatioArgs<T>>(q, p, ridge, sigma);
   require_shape("bandwidth", bandwidth, {args.m});
   Array<T> ratio = empty<T>({args.m, args.b});
@@ -62,8 +63,8 @@ Array<T> density_ratio_array(const Array<T>& q, const Array<T>& p, const Array<T
 
 template <class T>
 py::tuple density_ratio_vjp_arrays(const Array<T>& q, const Array<T>& p, const Array<T>& bandwidth,
-                                   double ridge, double sigma, const Array<T>& ratio, const Array<T>& grad,
-                                   bool need_q, bool need_p) {
+                                   double ridge, double sigma, const Array<T>& ratio,
+                                   const Array<T>& grad, bool need_q, bool need_p) {
   auto args = sizes<DensityRatioVjpArgs<T>>(q, p, ridge, sigma);
   require_shape("bandwidth", bandwidth, {args.m});
   require_shape("ratio", ratio, {args.m, args.b});
@@ -81,9 +82,9 @@ py::tuple density_ratio_vjp_arrays(const Array<T>& q, const Array<T>& p, const A
 }
 
 template <class T>
-py::tuple density_ratio_divergence_arrays(const Array<T>& q, const Array<T>& p, const Array<T>& bandwidth,
-                                          double ridge, double sigma, int code, double alpha, double r_min,
-                                          bool need_p) {
+py::tuple density_ratio_divergence_arrays(const Array<T>& q, const Array<T>& p,
+                                          const Array<T>& bandwidth, double ridge, double sigma,
+                                          int code, double alpha, double r_min, bool need_p) {
   auto args = sizes<DensityRatioDivergenceArgs<T>>(q, p, ridge, sigma);
   require_rank("bandwidth", bandwidth, 2);
   args.bandwidths = bandwidth.shape(0);
@@ -108,7 +109,8 @@ py::tuple divergence_arrays(int code, double alpha, const Array<T>& t) {
   if (code < 0 || code >= kDivergenceCodes) throw std::invalid_argument("unknown divergence code");
   const std::vector<py::ssize_t> shape(t.shape(), t.shape() + t.ndim());
   Array<T> value(shape), derivative(shape);
-  DivergenceArgs<T> args{t.size(), code, alpha, t.data(), value.mutable_data(), derivative.mutable_data()};
+  DivergenceArgs<T> args{
+      t.size(), code, alpha, t.data(), value.mutable_data(), derivative.mutable_data()};
   {
     py::gil_scoped_release unlocked;
     divergence(args);
@@ -120,13 +122,16 @@ template <class T>
 void register_for(py::module_& m) {
   using py::arg;
   m.def("density_ratio", &density_ratio_array<T>, arg("q").noconvert(), arg("p").noconvert(),
-        arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"), "Regularised density ratio at q, [m, b].");
-  m.def("density_ratio_vjp", &density_ratio_vjp_arrays<T>, arg("q").noconvert(), arg("p").noconvert(),
-        arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"), arg("ratio").noconvert(),
-        arg("grad").noconvert(), arg("need_q"), arg("need_p"), "Gradients in q and p, None where not needed.");
+        arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
+        "Regularised density ratio at q, [m, b].");
+  m.def("density_ratio_vjp", &density_ratio_vjp_arrays<T>, arg("q").noconvert(),
+        arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
+        arg("ratio").noconvert(), arg("grad").noconvert(), arg("need_q"), arg("need_p"),
+        "Gradients in q and p, None where not needed.");
   m.def("density_ratio_divergence", &density_ratio_divergence_arrays<T>, arg("q").noconvert(),
-        arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"), arg("divergence"),
-        arg("alpha"), arg("r_min"), arg("need_p"), "f-divergence of each slice and its gradient in p.");
+        arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
+        arg("divergence"), arg("alpha"), arg("r_min"), arg("need_p"),
+        "f-divergence of each slice and its gradient in p.");
   m.def("divergence", &divergence_arrays<T>, arg("divergence"), arg("alpha"), arg("t").noconvert(),
         "Value and derivative of f at t.");
 }

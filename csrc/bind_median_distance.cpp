@@ -50,8 +50,8 @@ void register_for(py::module_& m) {
   using py::arg;
   m.def("median_distance", &median_distance_array<T>, arg("x").noconvert(),
         "Median pairwise distance of each slice, [m].");
-  m.def("median_distance_vjp", &median_distance_vjp_array<T>, arg("x").noconvert(), arg("grad").noconvert(),
-        "Gradient in x.");
+  m.def("median_distance_vjp", &median_distance_vjp_array<T>, arg("x").noconvert(),
+        arg("grad").noconvert(), "Gradient in x.");
 }
 
 }  // namespace

@@ -57,8 +57,8 @@ py::tuple sliced_wasserstein_vjp_arrays(const Array<T>& x, const Array<T>& y, do
 template <class T>
 void register_for(py::module_& m) {
   using py::arg;
-  m.def("sliced_wasserstein", &sliced_wasserstein_array<T>, arg("x").noconvert(), arg("y").noconvert(),
-        arg("order"), "W_q^q of each slice, [m].");
+  m.def("sliced_wasserstein", &sliced_wasserstein_array<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("order"), "W_q^q of each slice, [m].");
   m.def("sliced_wasserstein_vjp", &sliced_wasserstein_vjp_arrays<T>, arg("x").noconvert(),
         arg("y").noconvert(), arg("order"), arg("grad").noconvert(), arg("need_x"), arg("need_y"),
         "Gradients in x and y, None where not needed.");

@@ -1,10 +1,11 @@
 // Cholesky factorisation A = U^T U of one small symmetric matrix in float64, and the two triangular
 // solves. For kernel sources only.
 //
-// Only the upper triangle is stored and computed, row-major, so that every inner loop runs along rows,
-// and one right-hand side rides along as the column after the matrix: its forward solve is then part of
-// the factorisation. The order is padded to whole tiles with rows of the identity. Within a panel of
-// rows the algorithm looks left, tile by tile; a finished panel is then subtracted from the rest.
+// Only the upper triangle is stored and computed, row-major, so that every inner loop runs along
+// rows, and one right-hand side rides along as the column after the matrix: its forward solve is
+// then part of the factorisation. The order is padded to whole tiles with rows of the identity.
+// Within a panel of rows the algorithm looks left, tile by tile; a finished panel is then
+// subtracted from the rest.
 #pragma once
 
 #include <cmath>
@@ -14,8 +15,8 @@
 
 namespace dpslice::DPSLICE_ISA {
 
-// A tile of kTileRows x kTileVectors accumulators, its row of vectors and one broadcast value fill the
-// registers: 32 of them with AVX-512 and on ARM, else 16.
+// A tile of kTileRows x kTileVectors accumulators, its row of vectors and one broadcast value fill
+// the registers: 32 of them with AVX-512 and on ARM, else 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kTileRows = 8;
 #else
@@ -38,8 +39,10 @@ inline void complete(double* a, CholeskyShape shape, int64_t size, const double*
   for (int64_t i = 0; i < shape.order; ++i) {
     double* row = a + i * shape.stride;
     for (int64_t j = i < size ? size : i / kTileRows * kTileRows; j < shape.stride; ++j) row[j] = 0;
-    if (i < size) row[shape.order] = right_hand_side[i];
-    else row[i] = 1;
+    if (i < size)
+      row[shape.order] = right_hand_side[i];
+    else
+      row[i] = 1;
   }
 }
 
@@ -62,8 +65,9 @@ struct Tile {
       for (int v = 0; v < V; ++v) store(a + r * stride + v * L, sum[r][v]);
   }
   // Subtracts the outer products of rows [first, last) of `a` at columns i (down) and j (across).
-  inline __attribute__((always_inline)) void subtract(const double* a, int64_t stride, int64_t first,
-                                                      int64_t last, int64_t i, int64_t j) {
+  inline __attribute__((always_inline)) void subtract(const double* a, int64_t stride,
+                                                      int64_t first, int64_t last, int64_t i,
+                                                      int64_t j) {
     for (int64_t s = first; s < last; ++s) {
       const double* row = a + s * stride;
       Vector across[V];
@@ -77,7 +81,8 @@ struct Tile {
       }
     }
   }
-  // Divides by the transposed triangle of the diagonal tile at `a`, whose diagonal holds reciprocals.
+  // Divides by the transposed triangle of the diagonal tile at `a`, whose diagonal holds
+  // reciprocals.
   inline __attribute__((always_inline)) void solve(const double* a, int64_t stride) {
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
@@ -94,7 +99,8 @@ struct Tile {
   }
 };
 
-// The diagonal tile at `a`: U above, reciprocals on the diagonal, zeros below. False at a bad pivot.
+// The diagonal tile at `a`: U above, reciprocals on the diagonal, zeros below. False at a bad
+// pivot.
 inline bool factor_diagonal_tile(double* a, int64_t stride, double smallest_pivot) {
   for (int r = 0; r < kTileRows; ++r) {
     double* row = a + r * stride;
@@ -120,15 +126,17 @@ inline void finish_row_tile(double* a, int64_t stride, int64_t panel, int64_t i,
 }
 
 template <int V>
-inline void subtract_panel(double* a, int64_t stride, int64_t first, int64_t last, int64_t i, int64_t j) {
+inline void subtract_panel(double* a, int64_t stride, int64_t first, int64_t last, int64_t i,
+                           int64_t j) {
   Tile<V> tile;
   tile.load_from(a + i * stride + j, stride);
   tile.subtract(a, stride, first, last, i, j);
   tile.store_to(a + i * stride + j, stride);
 }
 
-// Factors the completed matrix in place: U above the diagonal, reciprocals of its diagonal on it, and
-// U^-T times the right-hand side in column `order`. False if a pivot is not above `smallest_pivot`.
+// Factors the completed matrix in place: U above the diagonal, reciprocals of its diagonal on it,
+// and U^-T times the right-hand side in column `order`. False if a pivot is not above
+// `smallest_pivot`.
 inline bool cholesky(double* a, CholeskyShape shape, double smallest_pivot) {
   constexpr int L = kLanes<double>;
   const int64_t order = shape.order, stride = shape.stride;
@@ -149,7 +157,8 @@ inline bool cholesky(double* a, CholeskyShape shape, double smallest_pivot) {
       for (; j < stride; j += L) finish_row_tile<1>(a, stride, panel, i, j);
     }
     for (int64_t strip = end; strip < stride; strip += kTileVectors * L) {
-      const int64_t strip_end = strip + kTileVectors * L < stride ? strip + kTileVectors * L : stride;
+      const int64_t strip_end =
+          strip + kTileVectors * L < stride ? strip + kTileVectors * L : stride;
       const int64_t rows = strip_end < order ? strip_end : order;
       for (int64_t i = end; i < rows; i += kTileRows) {
         const int64_t j = strip > i ? strip : i;  // nothing below the diagonal

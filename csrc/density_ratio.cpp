@@ -1,11 +1,11 @@
 // Regularised kernel density ratio of each slice: Gram matrix, Cholesky, solves, gradients.
 //
-// One slice is one task: its b x b factor and its points live in the thread's workspace, so memory is
-// O(threads * bandwidths * b^2), and the cross kernel with the c synthetic rows is streamed, never
-// stored. Everything is float64 inside, whatever the dtype of the arrays: K + ridge I has a condition
-// number up to b / ridge (1e4 at b = 128, ridge = 0.01), which amplifies the rounding of the kernel values as
-// well as that of the factorisation. In float32 throughout, the ratio is wrong by up to 1e-3 where 1e-5 is
-// promised.
+// One slice is one task: its b x b factor and its points live in the thread's workspace, so memory
+// is O(threads * bandwidths * b^2), and the cross kernel with the c synthetic rows is streamed,
+// never stored. Everything is float64 inside, whatever the dtype of the arrays: K + ridge I has a
+// condition number up to b / ridge (1e4 at b = 128, ridge = 0.01), which amplifies the rounding of
+// the kernel values as well as that of the factorisation. In float32 throughout, the ratio is wrong
+// by up to 1e-3 where 1e-5 is promised.
 #include "density_ratio.h"
 
 #include <cfloat>
@@ -40,17 +40,17 @@ struct Kernel {
 
 struct Workspace {
   Points q, p;
-  Buffer<double> factors;    // [bandwidths, order, stride]
-  Buffer<double> sums;       // [bandwidths, q.stride] w, then lambda
-  Buffer<double> scratch;    // [order]
-  Buffer<double> ratio;      // [q.stride] mean over the bandwidths
-  Buffer<double> slope;      // [q.stride] gradient in the ratio
-  Buffer<double> pull;       // [k, stride] gradient in the points of one side
-  Buffer<Kernel> kernels;    // [bandwidths]
+  Buffer<double> factors;  // [bandwidths, order, stride]
+  Buffer<double> sums;     // [bandwidths, q.stride] w, then lambda
+  Buffer<double> scratch;  // [order]
+  Buffer<double> ratio;    // [q.stride] mean over the bandwidths
+  Buffer<double> slope;    // [q.stride] gradient in the ratio
+  Buffer<double> pull;     // [k, stride] gradient in the points of one side
+  Buffer<Kernel> kernels;  // [bandwidths]
 };
 
-// The upper triangles of exp(gram |q_i - q_j|^2) for each bandwidth, the ridge on the diagonal. Whole diagonal
-// tiles are written, as cholesky.h needs them.
+// The upper triangles of exp(gram |q_i - q_j|^2) for each bandwidth, the ridge on the diagonal.
+// Whole diagonal tiles are written, as cholesky.h needs them.
 void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, double ridge,
                CholeskyShape shape, double* factors) {
   constexpr int L = kLanes<double>;
@@ -58,7 +58,8 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
   for (int64_t i0 = 0; i0 < q.size(); i0 += kSourceTile) {
     const int64_t rows = i0 + kSourceTile < q.size() ? kSourceTile : q.size() - i0;
     for (int64_t j = i0; j < shape.order; j += L) {
-      const int64_t above = (j / kTileRows + 1) * kTileRows - i0;  // rows whose tiles reach column j
+      const int64_t above =
+          (j / kTileRows + 1) * kTileRows - i0;  // rows whose tiles reach column j
       const int64_t count = above < rows ? above : rows;
       squared_distances(q, j, q, i0, count, squared);
       for (int64_t g = 0; g < bandwidths; ++g) {
@@ -69,11 +70,13 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
     }
   }
   for (int64_t g = 0; g < bandwidths; ++g)
-    for (int64_t i = 0; i < q.size(); ++i) factors[g * shape.numbers() + i * (shape.stride + 1)] = 1 + ridge;
+    for (int64_t i = 0; i < q.size(); ++i)
+      factors[g * shape.numbers() + i * (shape.stride + 1)] = 1 + ridge;
 }
 
 // sums[g, i] = amplitude_g sum_j exp(cross_g |q_i - p_j|^2).
-void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths, double* sums) {
+void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths,
+                double* sums) {
   constexpr int L = kLanes<double>;
   Vec<double> squared[kSourceTile];
   for (int64_t i = 0; i < q.stride(); i += L) {
@@ -82,7 +85,8 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
       const int64_t count = j0 + kSourceTile < p.size() ? kSourceTile : p.size() - j0;
       squared_distances(q, i, p, j0, count, squared);
       for (int64_t g = 0; g < bandwidths; ++g) {
-        Vec<double> sum{};  // of this tile alone: the error grows with the tile and the tiles, not with c
+        Vec<double>
+            sum{};  // of this tile alone: the error grows with the tile and the tiles, not with c
         for (int64_t s = 0; s < count; ++s) sum += vexp<double>(kernels[g].cross * squared[s]);
         double* at = sums + g * q.stride() + i;
         store(at, load(at) + sum);
@@ -95,8 +99,8 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
   }
 }
 
-// pull[t, i] += sum_j weight(j, i) (source_j - target_i)[t]. `weight(source, target0, squared)` gives the
-// weights of one source for a vector of targets.
+// pull[t, i] += sum_j weight(j, i) (source_j - target_i)[t]. `weight(source, target0, squared)`
+// gives the weights of one source for a vector of targets.
 template <class Weight>
 void add_pull(const Points& targets, const Points& sources, double* pull, Weight&& weight) {
   constexpr int L = kLanes<double>;
@@ -137,30 +141,33 @@ void write_rows(const double* pull, const Points& points, double factor, T* rows
 }
 
 // A pivot below this has no correct digit left: its rounding error is as large.
-double smallest_pivot(int64_t b, double ridge) { return DBL_EPSILON * static_cast<double>(b) * (1 + ridge); }
+double smallest_pivot(int64_t b, double ridge) {
+  return DBL_EPSILON * static_cast<double>(b) * (1 + ridge);
+}
 
 void report_failure(int64_t* failed_slice, int64_t slice) {
   // The least one, so that the message does not depend on the threads.
   int64_t seen = __atomic_load_n(failed_slice, __ATOMIC_RELAXED);
   while ((seen < 0 || slice < seen) &&
-         !__atomic_compare_exchange_n(failed_slice, &seen, slice, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+         !__atomic_compare_exchange_n(failed_slice, &seen, slice, true, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {
   }
 }
 
-// Points, kernels, and factored matrices of slice `s`; the right-hand sides [bandwidths, q.stride] are
-// w where `grad` is null, else grad. On return `sums` holds the solutions. Returns the scale of lengths, or 0
-// if a matrix is not positive definite.
+// Points, kernels, and factored matrices of slice `s`; the right-hand sides [bandwidths, q.stride]
+// are w where `grad` is null, else grad. On return `sums` holds the solutions. Returns the scale of
+// lengths, or 0 if a matrix is not positive definite.
 template <class T, class Args>
-double factor_and_solve(const Args& args, int64_t s, const T* bandwidth, int64_t bandwidths, const T* grad,
-                        Workspace& work) {
+double factor_and_solve(const Args& args, int64_t s, const T* bandwidth, int64_t bandwidths,
+                        const T* grad, Workspace& work) {
   const CholeskyShape shape(args.b);
   const double scale = unit_scale(static_cast<double>(bandwidth[s]));
   work.q.assign(args.q + s * args.b * args.k, args.b, args.k, scale);
   work.p.assign(args.p + s * args.c * args.k, args.c, args.k, scale);
   work.kernels.resize(bandwidths);
   for (int64_t g = 0; g < bandwidths; ++g)
-    work.kernels[g] = Kernel(static_cast<double>(bandwidth[g * args.m + s]) * scale, args.sigma * scale,
-                             args.b, args.c, args.k);
+    work.kernels[g] = Kernel(static_cast<double>(bandwidth[g * args.m + s]) * scale,
+                             args.sigma * scale, args.b, args.c, args.k);
   work.factors.resize(bandwidths * shape.numbers());
   fill_gram(work.q, work.kernels.data(), bandwidths, args.ridge, shape, work.factors.data());
   const int64_t stride = work.q.stride();
@@ -179,7 +186,8 @@ double factor_and_solve(const Args& args, int64_t s, const T* bandwidth, int64_t
       report_failure(args.failed_slice, s);
       return 0;
     }
-    for (int64_t i = 0; i < shape.order; ++i) work.scratch[i] = factor[i * shape.stride + shape.order];
+    for (int64_t i = 0; i < shape.order; ++i)
+      work.scratch[i] = factor[i * shape.stride + shape.order];
     solve(factor, shape, work.scratch.data(), sums);
   }
   return scale;
@@ -228,7 +236,8 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
         return (strength * load(lambda + i)) * vexp<double>(kernel.cross * squared);
       });
       add_pull(work.q, work.q, work.pull.data(), [&](int64_t l, int64_t i, Vec<double> squared) {
-        const Vec<double> both = load(lambda + i) * work.ratio[l] + lambda[l] * load(work.ratio.data() + i);
+        const Vec<double> both =
+            load(lambda + i) * work.ratio[l] + lambda[l] * load(work.ratio.data() + i);
         return (2 * kernel.gram) * both * vexp<double>(kernel.gram * squared);  // 2 gram = -1 / g^2
       });
       write_rows(work.pull.data(), work.q, scale, args.grad_q + s * args.b * args.k);

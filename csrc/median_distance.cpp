@@ -1,10 +1,11 @@
 // Exact median of the b (b - 1) / 2 pairwise distances of each slice in O(b) memory.
 //
-// Squared distances are not negative, so their float64 bits are ordered as they are. The median's bits are
-// found from the top, a digit in each pass: a pass recomputes all distances and counts the next digit of those
-// that share the digits known so far. Once few enough are left, they are collected and sorted. For an even
-// number of pairs the median is the mean of the two middle distances, as in NumPy. The gradient goes to the
-// pairs that attain it (the first in order (i, j) among equals); a distance of zero has gradient zero.
+// Squared distances are not negative, so their float64 bits are ordered as they are. The median's
+// bits are found from the top, a digit in each pass: a pass recomputes all distances and counts the
+// next digit of those that share the digits known so far. Once few enough are left, they are
+// collected and sorted. For an even number of pairs the median is the mean of the two middle
+// distances, as in NumPy. The gradient goes to the pairs that attain it (the first in order (i, j)
+// among equals); a distance of zero has gradient zero.
 #include "median_distance.h"
 
 #include <cmath>
@@ -16,20 +17,22 @@ namespace dpslice::DPSLICE_ISA {
 namespace {
 
 constexpr int kDigit = 11;  // 2048 counters: 16 KiB, half of L1
-// Pairs that are collected and sorted: at least 512 KiB for them and the sort's scratch, in L2, and O(b).
+// Pairs that are collected and sorted: at least 512 KiB for them and the sort's scratch, in L2, and
+// O(b).
 constexpr int64_t kLeastCandidates = 16384;
 constexpr int64_t kCandidatesPerPoint = 4;
 
 struct Workspace {
   Points points;
-  Buffer<double> row;       // [points.stride]
+  Buffer<double> row;  // [points.stride]
   Buffer<int64_t> counters;
   Buffer<WideKey> candidates, scratch;
 };
 
-// row[j] = |x_i - x_j|^2 for j > i. Every pass must see the same bits, so this is compiled once, not inlined
-// where the compiler might contract it differently.
-__attribute__((noinline)) void squared_distances_after(const Points& points, int64_t i, double* row) {
+// row[j] = |x_i - x_j|^2 for j > i. Every pass must see the same bits, so this is compiled once,
+// not inlined where the compiler might contract it differently.
+__attribute__((noinline)) void squared_distances_after(const Points& points, int64_t i,
+                                                       double* row) {
   constexpr int L = kLanes<double>;
   static_assert(kSourceTile % (4 * L) == 0, "whole blocks of 4 vectors lie within the stride");
   for (int64_t j = (i + 1) / (4 * L) * (4 * L); j < points.size(); j += 4 * L) {
@@ -99,7 +102,8 @@ Middle middle_pairs(Workspace& work) {
     known = known << width | digit;
   }
 
-  // Where more than `room` pairs are left, all bits are known, so all are equal and the first ones do.
+  // Where more than `room` pairs are left, all bits are known, so all are equal and the first ones
+  // do.
   const int64_t size = inside < room ? inside : room;
   work.candidates.resize(size);
   work.scratch.resize(size);
@@ -113,7 +117,8 @@ Middle middle_pairs(Workspace& work) {
       next = WideKey::make(bits, static_cast<uint64_t>(pair));
     }
   });
-  const WideKey* ordered = radix_sort(work.candidates.data(), work.scratch.data(), size, work.counters);
+  const WideKey* ordered =
+      radix_sort(work.candidates.data(), work.scratch.data(), size, work.counters);
   const int64_t last = size - 1;
   const int64_t first = rank - below < last ? rank - below : last;
   if (pairs % 2 == 1) return {ordered[first], ordered[first]};
@@ -142,7 +147,8 @@ void median_distance(const MedianDistanceArgs<T>& args) {
   parallel_for<Workspace>(args.m, [&](int64_t s, Workspace& work) {
     const double scale = assign_scaled(args.x + s * args.b * args.k, args.b, args.k, work.points);
     const Middle middle = middle_pairs(work);
-    args.value[s] = static_cast<T>(0.5 * (distance(middle.first) + distance(middle.second)) / scale);
+    args.value[s] =
+        static_cast<T>(0.5 * (distance(middle.first) + distance(middle.second)) / scale);
   });
 }
 

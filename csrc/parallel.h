@@ -47,10 +47,12 @@ class Buffer {
 // Runs body(task, scratch) for each task in [0, tasks). `Scratch` is default-constructed once in each
 // thread. Tasks go to threads as these become free, so a task must write only what is its own; then
 // results do not depend on the number of threads. The first exception stops the loop and is rethrown.
+// `most_threads` is for loops so short that waking more would take longer than the work.
 template <class Scratch, class Body>
-void parallel_for(int64_t tasks, Body&& body) {
+void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) {
   if (tasks <= 0) return;
-  const int threads = static_cast<int>(tasks < num_threads() ? tasks : num_threads());
+  if (tasks < most_threads) most_threads = tasks;
+  const int threads = static_cast<int>(most_threads < num_threads() ? most_threads : num_threads());
   if (threads == 1) {
     Scratch scratch;
     for (int64_t task = 0; task < tasks; ++task) body(task, scratch);

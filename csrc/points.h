@@ -1,8 +1,8 @@
 // The points of one slice in the layout that the small-k kernels read: float64, one row per
 // coordinate, so that a vector holds one coordinate of neighbouring points.
 //
-// Distances are sums of squared differences, never |x|^2 + |y|^2 - 2 xy, which would cancel for points
-// far from the origin. For kernel sources only.
+// Distances are sums of squared differences, never |x|^2 + |y|^2 - 2 xy, which would cancel for
+// points far from the origin. For kernel sources only.
 #pragma once
 
 #include <cmath>
@@ -27,7 +27,8 @@ class Points {
     at_.resize(stride_ * dims);
     for (int64_t t = 0; t < dims; ++t) {
       double* coordinate = at_.data() + t * stride_;
-      for (int64_t i = 0; i < size; ++i) coordinate[i] = static_cast<double>(rows[i * dims + t]) * scale;
+      for (int64_t i = 0; i < size; ++i)
+        coordinate[i] = static_cast<double>(rows[i * dims + t]) * scale;
       for (int64_t i = size; i < stride_; ++i) coordinate[i] = 0;
     }
   }
@@ -43,8 +44,8 @@ class Points {
 
 static_assert(kSourceTile % kLanes<double> == 0 && kSourceTile % 4 == 0);
 
-// squared[s] = |source(source0 + s) - target|^2 for the targets of the vector at target0. `count` is
-// rounded up to a multiple of 4, the number of sums in flight.
+// squared[s] = |source(source0 + s) - target|^2 for the targets of the vector at target0. `count`
+// is rounded up to a multiple of 4, the number of sums in flight.
 inline void squared_distances(const Points& targets, int64_t target0, const Points& sources,
                               int64_t source0, int64_t count, Vec<double>* squared) {
   const int64_t dims = targets.dims();

@@ -27,8 +27,8 @@ namespace {
 // --------------------------------------------------------------------------------- constants
 
 constexpr int kRowTile = 32;       // rows share the frame's panels, which stay in the L2 cache
-constexpr int kColumnTile = 128;   // tile, noise and x together: 96 KiB in float64
-constexpr int kDepthTile = 256;    // panel piece: 256 * kPanel numbers, within the L1 cache
+constexpr int kColumnTile = 128;   // tile, noise and x together: 128 KiB in float64
+constexpr int kDepthTile = 256;    // a panel piece is 64 KiB at most
 constexpr int kGroupRows = 4;      // rows of x per pass over a panel: registers
 constexpr int kGroupVectors = kVectorBytes == 64 ? 4 : 2;  // 4*4 of 32 registers, or 4*2 of 16
 constexpr int kBatch = 64;         // random blocks turned into normals at a time
@@ -41,6 +41,8 @@ constexpr int kPanel = kGroupVectors * kLanes<T>;  // columns of a panel of the 
 static_assert(kColumnTile % kPanel<float> == 0 && kColumnTile % kPanel<double> == 0);
 static_assert(kColumnTile % kBlockNormals == 0 && kRowTile % kGroupRows == 0);
 
+// Threads worth waking to make so many numbers of noise, or 64 times as many products.
+int64_t threads_for(int64_t numbers) { return 1 + numbers / 16384; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -73,7 +75,7 @@ void pack_frame(const T* frame, int64_t d, int64_t p, T* packed) {
       for (int64_t j = 0; j < width; ++j) to[j] = frame[l * p + first + j];
       for (int64_t j = width; j < kPanel<T>; ++j) to[j] = T(0);
     }
-  });
+  }, threads_for(d * p / 16));
 }
 
 // tile [kGroupRows, kPanel] += x [kGroupRows, depth] * panel [depth, kPanel]
@@ -135,7 +137,7 @@ void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& re
                     read_row(row + r, l0, depth, to);
                   });
     finish(tile, rows, columns, row, column, scratch);
-  });
+  }, threads_for(n * p * (1 + d / 64)));
 }
 
 // ------------------------------------------------------------------------------- secure noise
@@ -233,7 +235,7 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
     const int64_t end = smaller(n, (task + 1) * kRowsPerTask);
     for (int64_t r = task * kRowsPerTask; r < end; ++r)
       factor[r] = clipping_factor(x + r * d, d, args.max_norm);
-  });
+  }, threads_for(n * d / 16));
   *args.bad_row = -1;
   for (int64_t r = 0; r < n; ++r)
     if (factor[r] != factor[r]) {

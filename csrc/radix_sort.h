@@ -1,5 +1,5 @@
-// Sorting of (key, index) pairs by unsigned key, stable, by digits from the lowest. For kernel sources,
-// which must not use std::sort (see isa.h).
+// Sorting of (key, index) pairs by unsigned key, stable, by digits from the lowest. For kernel
+// sources, which must not use std::sort (see isa.h).
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,9 @@ inline uint64_t ordered_bits(double value) {
 struct PackedKey {
   uint64_t bits;
   static constexpr int kKeyBits = 32;
-  static PackedKey make(uint32_t key, uint64_t index) { return {static_cast<uint64_t>(key) << 32 | index}; }
+  static PackedKey make(uint32_t key, uint64_t index) {
+    return {static_cast<uint64_t>(key) << 32 | index};
+  }
   uint64_t key() const { return bits >> 32; }
   int64_t index() const { return static_cast<int64_t>(bits & 0xffffffffu); }
 };
@@ -49,8 +51,8 @@ struct SortKeyOf<double> {
 template <class T>
 using SortKey = typename SortKeyOf<T>::Key;
 
-// Digits of 8 bits for short arrays, where clearing the counters would dominate, of 11 for long ones, where
-// passes do.
+// Digits of 8 bits for short arrays, where clearing the counters would dominate, of 11 for long
+// ones, where passes do.
 constexpr int kShortDigit = 8, kLongDigit = 11;
 constexpr int64_t kLongArray = 4096;
 
@@ -68,7 +70,8 @@ Key* radix_sort_digits(Key* from, Key* to, int64_t size, Buffer<int64_t>& counte
   }
   for (int pass = 0; pass < passes; ++pass, count += digits) {
     const int shift = pass * DigitBits;
-    if (count[from[0].key() >> shift & (digits - 1)] == size) continue;  // all keys share this digit
+    if (count[from[0].key() >> shift & (digits - 1)] == size)
+      continue;  // all keys share this digit
     int64_t place = 0;
     for (int64_t digit = 0; digit < digits; ++digit) {
       const int64_t here = count[digit];

@@ -1,10 +1,12 @@
-// W_q^q between empirical measures on the line: sort both sides, walk along their quantile functions.
+// W_q^q between empirical measures on the line: sort both sides, walk along their quantile
+// functions.
 //
-// The optimal coupling on the line is the monotone one, so W_q^q is the integral over u in (0, 1) of
-// |F^-1(u) - G^-1(u)|^q. Both quantile functions are constant between multiples of 1/b and 1/c; with
-// u counted in units of 1 / (b c) the breakpoints are integers, and unequal sizes are exact. The gradient is
-// taken with the matching held fixed. Where values tie, sorting is stable (the lower index comes first), which
-// picks one of the subgradients; at order 1 the slope of |.| at 0 is 0.
+// The optimal coupling on the line is the monotone one, so W_q^q is the integral over u in (0, 1)
+// of |F^-1(u) - G^-1(u)|^q. Both quantile functions are constant between multiples of 1/b and 1/c;
+// with u counted in units of 1 / (b c) the breakpoints are integers, and unequal sizes are exact.
+// The gradient is taken with the matching held fixed. Where values tie, sorting is stable (the
+// lower index comes first), which picks one of the subgradients; at order 1 the slope of |.| at 0
+// is 0.
 #include "sliced_wasserstein.h"
 
 #include <cmath>
@@ -15,7 +17,8 @@
 namespace dpslice::DPSLICE_ISA {
 namespace {
 
-// Terms summed before they join the total, to keep the rounding error of long sums near that of short ones.
+// Terms summed before they join the total, to keep the rounding error of long sums near that of
+// short ones.
 constexpr int64_t kRun = 256;
 
 template <class T>
@@ -26,14 +29,16 @@ struct Workspace {
 };
 
 template <class T>
-const SortKey<T>* sorted(const T* values, int64_t size, Buffer<SortKey<T>>& keys, Workspace<T>& work) {
+const SortKey<T>* sorted(const T* values, int64_t size, Buffer<SortKey<T>>& keys,
+                         Workspace<T>& work) {
   keys.resize(size);
   work.scratch.resize(size);
   for (int64_t i = 0; i < size; ++i)
     keys[i] = SortKey<T>::make(ordered_bits(values[i]), static_cast<uint64_t>(i));
   const SortKey<T>* result = radix_sort(keys.data(), work.scratch.data(), size, work.counters);
   // Copied back where needed, so that the other side can use the scratch.
-  if (result != keys.data()) std::memcpy(keys.data(), result, sizeof(SortKey<T>) * static_cast<size_t>(size));
+  if (result != keys.data())
+    std::memcpy(keys.data(), result, sizeof(SortKey<T>) * static_cast<size_t>(size));
   return keys.data();
 }
 
@@ -49,8 +54,8 @@ inline Power power(double difference, double order) {
   return {below * size, order * std::copysign(below, difference)};
 }
 
-// Calls visit(i, j, weight) for each interval on which both quantile functions are constant: i and j are
-// ranks, the weight is the interval's length.
+// Calls visit(i, j, weight) for each interval on which both quantile functions are constant: i and
+// j are ranks, the weight is the interval's length.
 template <class Visit>
 void walk_quantiles(int64_t b, int64_t c, Visit&& visit) {
   if (b == c) {
@@ -88,7 +93,8 @@ void sliced_wasserstein(const SlicedWassersteinArgs<T>& args) {
     double total = 0, run = 0;
     int64_t terms = 0;
     walk_quantiles(args.b, args.c, [&](int64_t i, int64_t j, double weight) {
-      const double difference = static_cast<double>(x[by_x[i].index()]) - static_cast<double>(y[by_y[j].index()]);
+      const double difference =
+          static_cast<double>(x[by_x[i].index()]) - static_cast<double>(y[by_y[j].index()]);
       run += weight * power(difference, args.order).value;
       if (++terms == kRun) {
         total += run;
@@ -120,9 +126,11 @@ void sliced_wasserstein_vjp(const SlicedWassersteinVjpArgs<T>& args) {
       work.grad_y[at_y] -= pull;
     });
     if (args.grad_x != nullptr)
-      for (int64_t i = 0; i < args.b; ++i) args.grad_x[s * args.b + i] = static_cast<T>(work.grad_x[i]);
+      for (int64_t i = 0; i < args.b; ++i)
+        args.grad_x[s * args.b + i] = static_cast<T>(work.grad_x[i]);
     if (args.grad_y != nullptr)
-      for (int64_t j = 0; j < args.c; ++j) args.grad_y[s * args.c + j] = static_cast<T>(work.grad_y[j]);
+      for (int64_t j = 0; j < args.c; ++j)
+        args.grad_y[s * args.c + j] = static_cast<T>(work.grad_y[j]);
   });
 }
 

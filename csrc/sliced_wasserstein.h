@@ -10,8 +10,8 @@ namespace dpslice {
 template <class T>
 struct SlicedWassersteinArgs {
   int64_t m, b, c;
-  const T* x;  // [m, b]
-  const T* y;  // [m, c]
+  const T* x;    // [m, b]
+  const T* y;    // [m, c]
   double order;  // q >= 1
   T* value;      // [m] out
 };

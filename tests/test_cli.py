@@ -818,6 +818,20 @@ def test_without_typer_the_extra_is_named() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_without_torch_the_extra_is_named(table: Path, schema: Path, tmp_path: Path) -> None:
+    arguments = ["release", table, "--schema", schema, "--epsilon", 1, "--out", tmp_path / "p"]
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from dpslice.cli import main; sys.exit(main({[str(a) for a in arguments]!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment()
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: torch is needed here")
+    assert result.stderr.count("\n") == 1
+
+
 def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["account", "--epsilon", "1", "--dim", "3"]) == 0
     assert "adjacency zero_out" in capsys.readouterr().out

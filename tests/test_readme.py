@@ -6,7 +6,7 @@ that follows the README's own schema.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import re
 import runpy
 import shlex
@@ -45,6 +45,12 @@ def _few_steps(code: str) -> str:
     return re.sub(r"\bsteps=\d+", "steps=3", code)
 
 
+@dataclasses.dataclass(frozen=True)
+class _ShortTraining(synthesizer.TrainingOptions):
+    steps: int = 3
+    batch_size: int = 64
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory as the README's reader has it, and training that takes a moment."""
@@ -52,8 +58,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "people.toml").write_text(schema, encoding="utf-8")
     _write_table(Schema.load(tmp_path / "people.toml"), tmp_path / "people.csv", 300)
     monkeypatch.chdir(tmp_path)
-    short = functools.partial(synthesizer.TrainingOptions, steps=3, batch_size=64)
-    monkeypatch.setattr(synthesizer, "TrainingOptions", short)
+    monkeypatch.setattr(synthesizer, "TrainingOptions", _ShortTraining)
     return tmp_path
 
 

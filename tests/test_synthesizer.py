@@ -68,9 +68,7 @@ def test_replace_one_uses_the_diameter() -> None:
     )
     release = synthesizer.publish(_table(50))
     assert release.guarantee.adjacency == "replace_one"
-    assert release.guarantee.sensitivity == pytest.approx(
-        synthesizer.encoding.diameter, rel=1e-6
-    )
+    assert release.guarantee.sensitivity == pytest.approx(synthesizer.encoding.diameter, rel=1e-6)
 
 
 def test_same_release_and_seed_give_the_same_table(fitted: Synthesizer) -> None:

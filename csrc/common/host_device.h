@@ -1,7 +1,7 @@
 // DPSLICE_HD marks mathematics that CPU and CUDA sources share: `DPSLICE_HD inline T f(T)`.
 //
-// On the CPU these functions must be inlined: they are compiled once for each instruction set, and an
-// out-of-line copy would be merged by the linker with those of the other instruction sets.
+// On the CPU these functions must be inlined: they are compiled once for each instruction set, and
+// an out-of-line copy would be merged by the linker with those of the other instruction sets.
 #pragma once
 
 #if defined(__CUDACC__)

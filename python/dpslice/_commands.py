@@ -93,6 +93,8 @@ def _is_for_the_user(error: Exception) -> bool:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    elif isinstance(error, ModuleNotFoundError):
+        text = f"{error.name} is needed here and is not installed: pip install 'dpslice[tabular]'"
     else:
         text = str(error) or type(error).__name__
     if isinstance(error, MemoryError):

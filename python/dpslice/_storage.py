@@ -131,11 +131,12 @@ def _exchange(new: Path, old: Path) -> None:
                 return
             # Not every file system can: go on by hand.
     aside = new.with_name(new.name + ".old")
-    os.rename(old, aside)
     try:
+        os.rename(old, aside)
         os.rename(new, old)
     except BaseException:
-        os.rename(aside, old)
+        if aside.exists() and not old.exists():
+            os.rename(aside, old)
         raise
     os.rename(aside, new)
 

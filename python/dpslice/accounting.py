@@ -1784,8 +1784,10 @@ class Guarantee:
         """Add up several guarantees about the same records.
 
         Epsilon and delta add up, however the mechanisms depend on one another's outputs. If all
-        of them are slicing releases, whose parameters then must not depend on the data or on other
-        outputs, `composed_epsilon` at the sum of the deltas is taken where it is smaller.
+        of them are slicing releases of full orthonormal blocks, whose parameters then must not
+        depend on the data or on other outputs, `composed_epsilon` at the sum of the deltas is
+        taken where it is smaller. (Other frames would have to be independent of one another, and
+        releases with the same seed share theirs.)
 
         Parameters
         ----------
@@ -1853,6 +1855,10 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     """Describe one computed release for `composed_epsilon`, if the certificate says enough."""
     if leaf.sigma is None or leaf.frame is None or leaf.d is None or leaf.p is None:
         return None
+    if leaf.frame != "orthonormal" or leaf.p % leaf.d != 0:
+        # The ratio of these depends on the frame, and `composed_epsilon` takes frames to be
+        # independent. Two releases of one seed share theirs, and no certificate tells.
+        return None
     norm, distance = leaf.max_norm, leaf.sensitivity
     if norm is None or distance is None or not norm > 0.0:
         return None
@@ -1861,9 +1867,7 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
         distance = wide if leaf.diameter is None else min(wide, leaf.diameter)
     if not (leaf.sigma > 0.0 and distance > 0.0):
         return None
-    # A column of a Gaussian frame is longer than this once in 10^15 tables of a million columns.
-    longest = 1.0 if leaf.frame == "orthonormal" else 1.0 + 10.0 / math.sqrt(leaf.d)
-    exact = _rounded_sensitivity(distance, leaf.d, leaf.p, norm * longest)
+    exact = _rounded_sensitivity(distance, leaf.d, leaf.p, norm)
     return Slicing(sigma=leaf.sigma, d=leaf.d, p=leaf.p, frame=leaf.frame, sensitivity=exact)
 
 

@@ -195,12 +195,11 @@ class SlicingMechanism:
         law = _Law(self.frame, d, p, self.max_norm, math.log(self.delta - delta_numerical))
         if self.sigma is None:
             assert self.epsilon is not None
-            sigma, epsilon = law.calibrate(self.epsilon, neighbours), self.epsilon
+            sigma = law.calibrate(self.epsilon, neighbours)
         else:
             sigma = self.sigma
-            _check_sigma(sigma, law)
-            epsilon = law.epsilon(sigma, neighbours)
         _check_sigma(sigma, law)
+        epsilon = law.epsilon(sigma, neighbours) if self.epsilon is None else self.epsilon
         if self.adjacency == "zero_out":
             epsilon_replace_one = law.epsilon(sigma, self._diameter)
         else:
@@ -586,6 +585,7 @@ def _shuffle(rows: FloatArray) -> None:
 
 @contextmanager
 def _fresh_key() -> Iterator[bytearray]:
+    # Python frees the bytes that urandom made without wiping them: this is best effort.
     key = bytearray(os.urandom(32))
     try:
         yield key

@@ -15,6 +15,7 @@ On disk it is a directory:
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -23,7 +24,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -194,9 +194,9 @@ class Release:
         return self._kind
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Public facts kept with the release."""
-        return MappingProxyType(self._metadata)
+    def metadata(self) -> dict[str, Any]:
+        """Public facts kept with the release; a copy."""
+        return copy.deepcopy(self._metadata)
 
     @property
     def n(self) -> int:
@@ -536,7 +536,7 @@ def _certificate_digest(certificate: Mapping[str, Any]) -> str:
 def _read_certificate(directory: Path) -> dict[str, Any]:
     path = directory / CERTIFICATE
     if not directory.is_dir():
-        raise ReleaseError(f"there is no release at {directory} (no such directory)")
+        raise ReleaseError(f"there is no release at {directory}: no such directory")
     if not path.is_file():
         raise ReleaseError(f"{directory} is no release, or an incomplete one: no {CERTIFICATE}")
     try:

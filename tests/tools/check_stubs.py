@@ -1,7 +1,7 @@
 """Compare the stubs of the extension with what pybind11-stubgen makes of it, or write them anew.
 
-    python tests/tools/check_stubs.py            exit 1 and show the difference if they drifted
-    python tests/tools/check_stubs.py --write    update python/dpslice/_core.pyi
+python tests/tools/check_stubs.py            exit 1 and show the difference if they drifted
+python tests/tools/check_stubs.py --write    update python/dpslice/_core.pyi
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ References
 from __future__ import annotations
 
 import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray

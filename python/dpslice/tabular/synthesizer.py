@@ -33,7 +33,7 @@ from dpslice.torch.training import FitResult, TrainingState, fit
 __all__ = ["Synthesizer", "TrainingOptions"]
 
 _MODEL_FORMAT = 1
-_SAMPLE_ROWS = 16_384  # rows generated at a time, so that sampling needs O(1) memory beyond its output
+_SAMPLE_ROWS = 16_384  # generated at a time: memory beyond the output does not grow with n
 
 
 @dataclass(frozen=True)
@@ -502,7 +502,7 @@ class Synthesizer:
         )
 
     def _training_facts(self) -> dict[str, Any] | None:
-        """What the report says of the training; None for a model loaded from a file."""
+        """Return what the report says of the training; None for a model loaded from a file."""
         if self.result is None:
             return None
         return {

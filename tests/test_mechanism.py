@@ -1,0 +1,661 @@
+"""The slicing mechanism: what it accepts, what it promises, and whether its output keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from dpslice import _core, accounting, frames, mechanism
+from dpslice.mechanism import SlicingMechanism
+from dpslice.release import Release
+
+Array = NDArray[np.float64]
+
+# Noise of a release cannot be seeded: the statistical tests below fail a correct mechanism with
+# probability below 1e-9 each. A normal beyond Z_LIMIT in absolute value is that unlikely.
+Z_LIMIT = 6.12
+MARGIN = 1 + 1e-9  # on the sensitivity, privacy.md's allowance for rounding
+
+
+def rows(n: int = 200, d: int = 6, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, (n, d))
+
+
+def blocks_of(x: Array, size: int) -> Iterator[Array]:
+    for start in range(0, len(x), size):
+        yield x[start : start + size]
+
+
+NOISELESS: dict[str, Any] = {"sigma": 1e-9, "max_norm": 10.0}
+
+
+def sorted_rows(x: NDArray[np.floating]) -> Array:
+    return np.asarray(x[np.lexsort(x.T[::-1])], dtype=np.float64)
+
+
+def assert_releases_rows(release: Release, x: NDArray[np.floating], sigma: float = 1e-9) -> None:
+    """Check that a nearly noiseless release holds the projections of exactly these rows."""
+    expected = sorted_rows(np.asarray(x, dtype=np.float64) @ release.frame)
+    assert release.projections.shape == expected.shape
+    np.testing.assert_allclose(sorted_rows(release.projections), expected, atol=10 * sigma)
+
+
+# ------------------------------------------------------------------------------------ construction
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of epsilon and sigma must be given; got neither"),
+        ({"epsilon": 1.0, "sigma": 1.0, "delta": 1e-6}, "exactly one of .* got both"),
+        ({"epsilon": 1.0}, "delta must be given together with epsilon"),
+        ({"epsilon": 0.0, "delta": 1e-6}, "epsilon must be a finite number > 0; got 0.0"),
+        ({"epsilon": -1.0, "delta": 1e-6}, "epsilon must be a finite number > 0; got -1.0"),
+        ({"epsilon": math.inf, "delta": 1e-6}, "epsilon must be a finite number > 0; got inf"),
+        ({"epsilon": math.nan, "delta": 1e-6}, "epsilon must be a finite number > 0; got nan"),
+        ({"epsilon": 1.0, "delta": 0.0}, "delta must be strictly between 0 and 1; got 0.0"),
+        ({"epsilon": 1.0, "delta": 1.0}, "delta must be strictly between 0 and 1; got 1.0"),
+        ({"epsilon": 1.0, "delta": -1e-6}, "delta must be strictly between 0 and 1"),
+        ({"sigma": 0.0}, "sigma must be a finite number > 0; got 0.0"),
+        ({"sigma": -1.0}, "sigma must be a finite number > 0; got -1.0"),
+        ({"sigma": 1.0, "n_slices": 0}, "n_slices must be an integer >= 1; got 0"),
+        ({"sigma": 1.0, "slice_dim": 0}, "slice_dim must be an integer >= 1; got 0"),
+        ({"sigma": 1.0, "frame": "haar"}, "frame must be one of orthonormal, gaussian; got 'haar'"),
+        (
+            {"sigma": 1.0, "adjacency": "add_remove"},
+            "adjacency must be one of zero_out, replace_one",
+        ),
+        ({"sigma": 1.0, "max_norm": 0.0}, "max_norm must be a finite number > 0; got 0.0"),
+        ({"sigma": 1.0, "max_norm": math.inf}, "max_norm must be a finite number > 0; got inf"),
+        ({"sigma": 1.0, "diameter": 0.0}, "diameter must be a finite number > 0; got 0.0"),
+        ({"sigma": 1.0, "seed": -1}, "seed must be an integer >= 0; got -1"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SlicingMechanism(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epsilon": "1", "delta": 1e-6}, "epsilon must be a finite number > 0; got str '1'"),
+        ({"epsilon": True, "delta": 1e-6}, "epsilon must be a finite number > 0; got bool True"),
+        ({"epsilon": 1.0, "delta": "1e-6"}, "delta must be a number strictly between 0 and 1"),
+        ({"sigma": 1.0, "n_slices": 2.5}, "n_slices must be an integer >= 1; got float 2.5"),
+        ({"sigma": 1.0, "frame": 3}, "frame must be one of orthonormal, gaussian; got 3"),
+        ({"sigma": 1.0, "seed": 1.0}, "seed must be an integer >= 0; got float 1.0"),
+        ({"sigma": 1.0, "seed": "a"}, "seed must be an integer >= 0; got str 'a'"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        SlicingMechanism(**arguments)
+
+
+def test_nobody_can_set_a_key_or_choose_weaker_noise() -> None:
+    accepted = set(inspect.signature(SlicingMechanism).parameters)
+    accepted |= set(inspect.signature(SlicingMechanism.release).parameters)
+    assert not {name for name in accepted if "key" in name or "noise" in name}
+
+
+# ----------------------------------------------------------------------------------- rows: refused
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int64", "int8", "uint16", "bool", "float16", "complex128", "U3", "O"]
+)
+def test_other_dtypes_are_refused(dtype: str) -> None:
+    with pytest.raises(TypeError, match="X must have dtype float32 or float64; got"):
+        SlicingMechanism(sigma=1.0).release(np.zeros((3, 2)).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.zeros(3), ValueError, r"X must have shape \(n, d\); got shape \(3,\)"),
+        (np.zeros((2, 3, 4)), ValueError, r"X must have shape \(n, d\); got shape \(2, 3, 4\)"),
+        (np.array(1.0), ValueError, r"X must have shape \(n, d\); got shape \(\)"),
+        (np.zeros((0, 3)), ValueError, r"X must have at least one row; .*shape \(0, 3\)"),
+        (np.zeros((3, 0)), ValueError, r"X must have at least one column; got shape \(3, 0\)"),
+        ([], ValueError, "X must have at least one row; got none"),
+        ([np.zeros((0, 3))] * 2, ValueError, "X must have at least one row; got none"),
+        (np.ma.masked_array(np.zeros((3, 2))), TypeError, "X must be a plain array; got a masked"),
+        ("rows.csv", TypeError, "X must be an array of rows .* got str"),
+        ({"a": [1.0]}, TypeError, "X must be an array of rows .* got dict"),
+        (3.0, TypeError, "X must be an array of rows .* got float"),
+        (None, TypeError, "X must be an array of rows .* got NoneType"),
+        ([[1.0, 2.0]], TypeError, "a block of X must be a NumPy, torch or CuPy array; got list"),
+        ([np.zeros((3, 2), int)], TypeError, "a block of X must have dtype float32 or float64"),
+        ([np.zeros(2)], ValueError, r"a block of X must have shape \(n, d\); got shape \(2,\)"),
+    ],
+)
+def test_bad_rows(x: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SlicingMechanism(sigma=1.0).release(x)
+
+
+def test_data_frames_are_pointed_to_the_tables() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match=r"got DataFrame \(tables are encoded by dpslice.tabular"):
+        SlicingMechanism(sigma=1.0).release(pandas.DataFrame({"a": [1.0]}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_that_are_not_finite_are_named(bad: float, dtype: type) -> None:
+    x = rows(500).astype(dtype)
+    x[321, 4] = bad
+    with pytest.raises(
+        ValueError, match=r"X must hold finite numbers; got .* in row 321, column 4"
+    ):
+        SlicingMechanism(sigma=1.0).release(x)
+    with pytest.raises(ValueError, match="in row 321, column 4"):
+        SlicingMechanism(sigma=1.0).release(x, block_rows=50)
+    with pytest.raises(ValueError, match="in row 321, column 4"):
+        SlicingMechanism(sigma=1.0).release(blocks_of(x, 77))
+
+
+def test_blocks_must_have_one_width() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"must have 3 columns in every block; got shape \(4, 2\) for the block that "
+        "starts at row 5",
+    ):
+        SlicingMechanism(sigma=1.0).release([np.zeros((5, 3)), np.zeros((4, 2))])
+
+
+def test_bad_options_of_release(tmp_path: Path) -> None:
+    mechanism_ = SlicingMechanism(sigma=1.0)
+    with pytest.raises(ValueError, match="block_rows must be an integer >= 1; got 0"):
+        mechanism_.release(rows(), block_rows=0)
+    with pytest.raises(TypeError, match="metadata must be a mapping; got 'x'"):
+        mechanism_.release(rows(), metadata="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="metadata must hold only what JSON can hold"):
+        mechanism_.release(rows(), path=tmp_path / "r", metadata={"x": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slices_wider_than_the_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"slice_dim must be at most d, .* \(6\); got 7"):
+        SlicingMechanism(sigma=1.0, slice_dim=7).release(rows())
+
+
+# ---------------------------------------------------------------------------------- rows: accepted
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 5), (5, 1), (40, 7)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_size_is_released(n: int, d: int, dtype: type) -> None:
+    x = rows(n, d).astype(dtype)
+    release = SlicingMechanism(**NOISELESS).release(x)
+    assert (release.n, release.d, release.p) == (n, d, d)
+    assert_releases_rows(release, x)
+
+
+def strange_arrays() -> dict[str, Array]:
+    x = rows(50, 4)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    misaligned = raw[1:].view(np.float64).reshape(x.shape)
+    misaligned[:] = x
+    assert not misaligned.flags.aligned
+    return {
+        "fortran": np.asfortranarray(x),
+        "strided": np.repeat(x, 2, axis=0)[::2],
+        "reversed": x[::-1],
+        "columns": np.repeat(x, 2, axis=1)[:, ::2],
+        "read-only": frozen,
+        "misaligned": misaligned,
+        "big-endian": x.astype(">f8"),
+        "zeros": np.zeros((50, 4)),
+        "constant": np.full((50, 4), 0.25),
+    }
+
+
+@pytest.mark.parametrize("name", strange_arrays())
+def test_any_memory_layout_is_released(name: str) -> None:
+    x = strange_arrays()[name]
+    kept = x.copy()
+    assert_releases_rows(SlicingMechanism(**NOISELESS).release(x, block_rows=7), x)
+    np.testing.assert_array_equal(x, kept)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_torch_tensors_are_released(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(rows(), dtype=getattr(torch, dtype), requires_grad=True)
+    for given_rows in (x, x.detach().T.contiguous().T, [x[:70], x[70:]]):
+        release = SlicingMechanism(**NOISELESS).release(given_rows)
+        assert_releases_rows(release, x.detach().numpy())
+    for wrong in (torch.float16, torch.bfloat16, torch.int64):
+        with pytest.raises(TypeError, match="X must have dtype float32 or float64; got torch"):
+            SlicingMechanism(sigma=1.0).release(x.detach().to(wrong))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_iterators_and_memory_maps_are_released(tmp_path: Path, size: int, to_disk: bool) -> None:
+    x = rows(500)
+    path = tmp_path / "r.dpslice" if to_disk else None
+    release = SlicingMechanism(**NOISELESS).release(blocks_of(x, size), path=path)
+    assert_releases_rows(release, x)
+    assert release.guarantee.n == 500
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    path = tmp_path / "s.dpslice" if to_disk else None
+    assert_releases_rows(
+        SlicingMechanism(**NOISELESS).release(mapped, path=path, block_rows=size), x
+    )
+
+
+def test_blocks_without_rows_are_passed_over() -> None:
+    x = rows(20)
+    blocks = [x[:0], x[:5], x[5:5], x[5:]]
+    assert_releases_rows(SlicingMechanism(**NOISELESS).release(blocks), x)
+
+
+def test_progress_tells_rows_done(tmp_path: Path) -> None:
+    for path in (None, tmp_path / "r"):
+        seen: list[int] = []
+        SlicingMechanism(sigma=1.0).release(
+            rows(100), block_rows=30, progress=seen.append, path=path
+        )
+        assert seen == [30, 60, 90, 100]
+
+
+def test_rows_are_clipped_to_the_bound() -> None:
+    x = rows(100) * np.logspace(-2, 3, 100)[:, None]
+    release = SlicingMechanism(sigma=1e-9, max_norm=0.5).release(x)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    assert_releases_rows(release, x * np.minimum(1.0, 0.5 / norm))
+
+
+def test_a_zero_row_is_kept_as_a_row() -> None:
+    x = rows(30)
+    x[7] = 0.0
+    release = SlicingMechanism(**NOISELESS).release(x)
+    assert release.n == 30
+    assert np.sum(np.abs(release.projections).max(axis=1) < 1e-8) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "p"),
+    [
+        ({}, 10),
+        ({"n_slices": 4}, 4),
+        ({"n_slices": 25}, 25),
+        ({"slice_dim": 3}, 9),
+        ({"slice_dim": 10}, 10),
+        ({"n_slices": 7, "slice_dim": 3}, 21),
+    ],
+)
+@pytest.mark.parametrize("frame", ["orthonormal", "gaussian"])
+def test_number_of_columns(arguments: dict[str, Any], p: int, frame: str) -> None:
+    release = SlicingMechanism(frame=frame, **NOISELESS, **arguments).release(rows(20, 10))
+    assert release.p == p
+    assert release.frame_kind == frame
+    assert_releases_rows(release, rows(20, 10))
+
+
+# -------------------------------------------------------------------------------------- guarantee
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    epsilon=st.floats(-2, 2).map(lambda x: 10.0**x),
+    log_delta=st.floats(-14, -0.5),
+    d=st.integers(1, 40),
+    multiple=st.sampled_from([(1, 1), (2, 1), (3, 2), (1, 3)]),
+    frame=st.sampled_from(["orthonormal", "gaussian"]),
+    adjacency=st.sampled_from(["zero_out", "replace_one"]),
+    max_norm=st.sampled_from([1.0, 0.01, 37.5]),
+    share=st.sampled_from([None, 1.5]),
+)
+def test_total_never_exceeds_the_request(
+    epsilon: float,
+    log_delta: float,
+    d: int,
+    multiple: tuple[int, int],
+    frame: str,
+    adjacency: str,
+    max_norm: float,
+    share: float | None,
+) -> None:
+    delta = 10.0**log_delta
+    p = max(1, d * multiple[0] // multiple[1])
+    guarantee = SlicingMechanism(
+        epsilon=epsilon,
+        delta=delta,
+        n_slices=p,
+        frame=frame,
+        adjacency=adjacency,
+        max_norm=max_norm,
+        diameter=None if share is None else share * max_norm,
+    ).account(d)
+    assert (guarantee.epsilon, guarantee.delta) == (epsilon, delta)
+    assert (guarantee.d, guarantee.p, guarantee.frame) == (d, p, frame)
+    diameter = (2.0 if share is None else share) * max_norm
+    sensitivity = max_norm if adjacency == "zero_out" else diameter
+    assert guarantee.sensitivity == sensitivity
+    assert guarantee.sigma is not None
+    # Put together again from the public functions, as privacy.md section 6 says.
+    longest = max_norm * frames.column_norm_bound(frame, d, p)
+    loss = accounting.numerical_loss(p=p, sigma=guarantee.sigma, max_norm=longest)
+    assert (guarantee.epsilon_numerical, guarantee.delta_numerical) == loss
+
+    def exact_delta(at: float, sensitivity: float) -> float:
+        return accounting.delta(
+            at, sigma=guarantee.sigma, d=d, p=p, frame=frame, sensitivity=sensitivity * MARGIN
+        )
+
+    assert exact_delta(epsilon - loss[0], sensitivity) + loss[1] <= delta * (1 + 1e-12)
+    # Not wasteful either: with 1e-6 less noise the promise would be broken.
+    less = accounting.delta(
+        epsilon - loss[0],
+        sigma=guarantee.sigma * (1 - 1e-6),
+        d=d,
+        p=p,
+        frame=frame,
+        sensitivity=sensitivity * MARGIN,
+    )
+    assert less > delta - loss[1]
+    replaced = guarantee.epsilon_replace_one
+    assert replaced is not None
+    assert replaced >= epsilon * (1 - 1e-8)
+    assert exact_delta(replaced - loss[0], diameter) + loss[1] <= delta * (1 + 1e-8)
+
+
+def test_epsilon_is_stated_for_a_given_sigma() -> None:
+    guarantee = SlicingMechanism(sigma=2.0).account(10)
+    assert guarantee.sigma == 2.0
+    assert guarantee.delta == 1e-6
+    exact = accounting.epsilon(1e-6, sigma=2.0, d=10, p=10)
+    assert exact < guarantee.epsilon < exact + 1e-6
+    other = SlicingMechanism(sigma=2.0, delta=1e-3).account(10)
+    assert (other.delta, other.epsilon < guarantee.epsilon) == (1e-3, True)
+
+
+def test_replace_one_is_named_beside_zero_out() -> None:
+    zero_out = SlicingMechanism(epsilon=2.0, delta=1e-5, diameter=1.5).account(8)
+    assert zero_out.epsilon_replace_one is not None
+    assert zero_out.epsilon_replace_one > 2.0
+    same_noise = SlicingMechanism(
+        sigma=zero_out.sigma, delta=1e-5, adjacency="replace_one", diameter=1.5
+    ).account(8)
+    assert same_noise.epsilon == zero_out.epsilon_replace_one
+    assert "replace_one   epsilon" in str(zero_out)
+
+
+def test_diameter_is_at_most_twice_the_norm() -> None:
+    wide = SlicingMechanism(sigma=1.0, adjacency="replace_one", diameter=5.0).account(4)
+    default = SlicingMechanism(sigma=1.0, adjacency="replace_one").account(4)
+    assert wide == default
+    assert default.sensitivity == 2.0
+    assert not any("assumes records" in note for note in default.notes)
+    narrow = SlicingMechanism(sigma=1.0, adjacency="replace_one", diameter=1.5).account(4)
+    assert any("assumes records at most 1.5 apart" in note for note in narrow.notes)
+
+
+def test_large_products_are_accounted_with_a_larger_sensitivity() -> None:
+    # d sqrt(p) > 4e6 Delta / C: the rounding of XU alone is added to Delta.
+    d, p = 100_000, 1_700
+    size = d * math.sqrt(p)
+    assert size > 4e6
+    large = SlicingMechanism(epsilon=1.0, delta=1e-6, n_slices=p, frame="gaussian").account(d)
+    longest = frames.column_norm_bound("gaussian", d, p)
+    accounted = MARGIN + 2.0 * longest * size * 2.0**-53
+    assert any("accounted with Delta" in note for note in large.notes)
+    loss = (large.epsilon_numerical, large.delta_numerical)
+    value = accounting.delta(
+        1.0 - loss[0], sigma=large.sigma or 0, d=d, p=p, frame="gaussian", sensitivity=accounted
+    )
+    assert value <= 1e-6 - loss[1]
+    assert value > (1e-6 - loss[1]) * (1 - 1e-6)
+    small = SlicingMechanism(epsilon=1.0, delta=1e-6).account(100)
+    assert not any("accounted with Delta" in note for note in small.notes)
+    narrow = SlicingMechanism(
+        epsilon=1.0, delta=1e-6, adjacency="replace_one", diameter=1e-6
+    ).account(100)
+    assert any("accounted with Delta" in note for note in narrow.notes)
+
+
+def test_what_rounding_makes_impossible_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"delta must be greater than p \* 2\*\*-70"):
+        SlicingMechanism(epsilon=1.0, delta=1e-21).account(10)
+    with pytest.raises(ValueError, match=r"epsilon must be greater than .* what rounding takes"):
+        SlicingMechanism(epsilon=1e-10, delta=1e-6).account(10)
+    with pytest.raises(ValueError, match=r"sigma must be at least 2\*\*-40 times max_norm"):
+        SlicingMechanism(sigma=1e-13).account(10)
+    with pytest.raises(ValueError, match=r"sigma must be between 1e-150 and 1e\+150; got"):
+        SlicingMechanism(sigma=1e-200, max_norm=1e-200).account(10)
+
+
+def test_frame_and_noise_come_from_separate_streams() -> None:
+    x = rows(50)
+    seeded = SlicingMechanism(sigma=1.0, seed=5)
+    first, second = seeded.release(x), seeded.release(x)
+    np.testing.assert_array_equal(first.frame, second.frame)
+    assert not np.any(np.all(first.projections == second.projections, axis=1))
+    unseeded = SlicingMechanism(sigma=1.0)
+    assert not np.array_equal(unseeded.release(x).frame, unseeded.release(x).frame)
+
+
+def test_keys_come_from_the_operating_system_and_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    used: list[bytearray] = []
+    seen: list[bytes] = []
+
+    def urandom(size: int) -> bytes:
+        asked.append(size)
+        return bytes([len(asked)]) * size
+
+    class Watching:
+        def __getattr__(self, name: str) -> Any:
+            def call(*args: Any) -> Any:
+                keys = [a for a in args if isinstance(a, bytearray)]
+                used.extend(keys)
+                seen.extend(bytes(key) for key in keys)
+                return getattr(_core, name)(*args)
+
+            return call
+
+    monkeypatch.setattr(mechanism.os, "urandom", urandom)
+    monkeypatch.setattr(mechanism, "_core", Watching())
+    SlicingMechanism(sigma=1.0).release(rows(30), block_rows=10)
+    assert asked == [32, 32]  # noise, order of rows
+    assert seen == [b"\x01" * 32] * 3 + [b"\x02" * 32]
+    assert all(not any(key) for key in used)
+    with pytest.raises(ZeroDivisionError):
+        SlicingMechanism(sigma=1.0).release(rows(30), progress=lambda _: 1 // 0)
+    assert all(not any(key) for key in used)
+
+
+def test_rows_come_in_random_order() -> None:
+    # Row 0 of 5 in 300 nearly noiseless releases: where does it go?
+    x = np.arange(5.0)[:, None] / 5
+    places = np.zeros(5)
+    one = SlicingMechanism(sigma=1e-6, seed=0)
+    for _ in range(300):
+        places[np.argmin(np.abs(one.release(x).projections))] += 1
+    assert np.sum((places - 60) ** 2 / 60) < stats.chi2.isf(1e-10, 4)
+
+
+# ------------------------------------------------------------------------------------------- audit
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 4.0])
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_released_noise_has_the_stated_law(tmp_path: Path, epsilon: float, to_disk: bool) -> None:
+    x = np.tile([0.6, -0.8, 0.0], (200_000, 1))
+    release = SlicingMechanism(epsilon=epsilon, delta=1e-6, seed=3).release(
+        x, path=tmp_path / "r" if to_disk else None
+    )
+    assert release.projections.dtype == np.float32
+    h = 2.0 ** (math.floor(math.log2(release.sigma)) - 10)
+    steps = release.projections.astype(np.float64) / h
+    np.testing.assert_array_equal(steps, np.rint(steps))
+    noise = (release.projections - x[0] @ release.frame) / release.sigma
+    n = noise.size
+    assert abs(noise.mean()) < Z_LIMIT / math.sqrt(n)
+    assert abs(np.mean(noise**2) - 1) < Z_LIMIT * math.sqrt(2 / n) + 1e-6
+    assert stats.kstest(noise.ravel(), "norm").statistic < math.sqrt(10.7 / n) + 4e-4
+    correlations = np.corrcoef(noise.T) - np.eye(3)
+    assert np.abs(correlations).max() < Z_LIMIT / math.sqrt(len(noise))
+    lag = np.mean(noise[1:] * noise[:-1]) * math.sqrt(n)
+    assert abs(lag) < Z_LIMIT
+
+
+def empirical_delta(
+    epsilon: float, near: Array, far: Array, shift: Array, sigma: float
+) -> tuple[float, float]:
+    """Estimate Pr[near in E] - e^epsilon Pr[far in E] on the worst event E, and its error.
+
+    E is where the likelihood ratio exceeds e^epsilon; shift is the difference of the two means.
+    """
+
+    def inside(outputs: Array) -> Array:
+        return np.asarray((outputs @ shift - shift @ shift / 2) / sigma**2 > epsilon)
+
+    p, q = inside(near).mean(), inside(far).mean()
+    error = math.sqrt(p * (1 - p) / len(near) + math.exp(2 * epsilon) * q * (1 - q) / len(far))
+    return p - math.exp(epsilon) * q, error
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.2, 0.05), (1.0, 0.01), (3.0, 1e-3)])
+def test_audit_full_frame(epsilon: float, delta: float) -> None:
+    # The worst pair for zero_out: a row of norm max_norm against the zero row. Every row of a
+    # release is one experiment with the same frame; any orthonormal one gives the same privacy.
+    d, n = 4, 400_000
+    row = np.array([3.0, 0.0, 0.0, 4.0]) / 5.0 * 2.0
+    make = SlicingMechanism(epsilon=epsilon, delta=delta, max_norm=2.0, seed=11)
+    near = make.release(np.tile(row, (n, 1)))
+    far = make.release(np.zeros((n, d)))
+    value, error = empirical_delta(
+        epsilon, near.projections, far.projections, row @ near.frame, near.sigma
+    )
+    assert value < delta + Z_LIMIT * error
+    assert value > delta - Z_LIMIT * error  # the accounting is exact, so it is reached
+
+
+@pytest.mark.parametrize(
+    ("frame", "d", "p"), [("gaussian", 3, 2), ("orthonormal", 3, 2), ("orthonormal", 3, 4)]
+)
+def test_audit_random_frame(frame: str, d: int, p: int) -> None:
+    # Over many frames: 2,000 releases of 100 equal rows each, near and far.
+    epsilon, sigma, releases, n = 0.7, 0.8, 2000, 100
+    row = np.zeros(d)
+    row[0] = 1.0
+    make = SlicingMechanism(sigma=sigma, delta=0.1, n_slices=p, frame=frame)
+    stated = accounting.delta(epsilon, sigma=sigma, d=d, p=p, frame=frame)
+    plan = make.account(d)
+    values = []
+    for _ in range(releases):
+        u = frames.make_frame(frame, d, p)
+        outputs = [
+            _core.project_secure(
+                np.tile(x, (n, 1)), u, plan.sigma, mechanism.os.urandom(32), 0, 1.0, "float64"
+            )
+            for x in (row, 0 * row)
+        ]
+        values.append(empirical_delta(epsilon, outputs[0], outputs[1], row @ u, sigma)[0])
+    error = np.std(values) / math.sqrt(releases)
+    assert abs(np.mean(values) - stated) < Z_LIMIT * error
+
+
+def test_audit_replace_one() -> None:
+    row = np.array([0.6, 0.8])
+    epsilon, delta, n = 1.0, 0.01, 400_000
+    make = SlicingMechanism(epsilon=epsilon, delta=delta, adjacency="replace_one", seed=1)
+    near, far = make.release(np.tile(row, (n, 1))), make.release(np.tile(-row, (n, 1)))
+    shift = 2.0 * row @ near.frame
+    middle = (row - row) @ near.frame
+    value, error = empirical_delta(
+        epsilon,
+        near.projections - middle + shift / 2,
+        far.projections - middle + shift / 2,
+        shift,
+        near.sigma,
+    )
+    assert abs(value - delta) < Z_LIMIT * error
+
+
+# ------------------------------------------------------------------------------- types and memory
+
+
+@pytest.mark.parametrize(
+    ("ratio", "dtype"), [(7000.0, np.float32), (9000.0, np.float64), (1.0, np.float32)]
+)
+def test_projections_are_float32_where_that_is_exact(ratio: float, dtype: type) -> None:
+    release = SlicingMechanism(sigma=1.0, max_norm=ratio).release(rows())
+    assert release.projections.dtype == dtype
+
+
+def test_noise_beyond_the_range_of_float32_is_released_in_float64() -> None:
+    for unit in (1e-60, 1e60):
+        release = SlicingMechanism(sigma=unit, max_norm=unit).release(unit * rows())
+        assert release.projections.dtype == np.float64
+        assert 0.5 < (release.projections / unit).std() < 2.0
+
+
+def test_mechanism_is_a_plain_value() -> None:
+    one = SlicingMechanism(epsilon=1, delta=1e-6)
+    assert one == SlicingMechanism(epsilon=1.0, delta=1e-6)
+    assert "epsilon=1.0" in repr(one)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.epsilon = 2.0  # type: ignore[misc]
+
+
+STREAM = """
+import resource, sys
+import numpy as np
+from dpslice.mechanism import SlicingMechanism
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def blocks(n):
+    for start in range(0, n, 10_000):
+        yield np.full((10_000, 32), 0.1)
+
+mechanism = SlicingMechanism(sigma=1.0, seed=0)
+mechanism.release(blocks(20_000), path=sys.argv[1] + "/warm-up")
+before = peak()
+if sys.argv[2] == "disk":
+    release = mechanism.release(blocks(800_000), path=sys.argv[1] + "/r")
+    mapped = release.projections.nbytes  # the page cache counts a shuffled map as resident
+else:
+    release = mechanism.release(blocks(800_000))
+    mapped = release.projections.nbytes
+print(peak() - before - mapped, mapped)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_release_needs_one_block_beyond_its_output(tmp_path: Path, where: str) -> None:
+    # 800,000 x 32 rows: 205 MB in float64, 102 MB released; a block and its output are 24 MB. In
+    # memory, an iterator's output grows by an eighth at a time.
+    run = subprocess.run(
+        [sys.executable, "-c", STREAM, str(tmp_path), where],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    beyond, output = map(int, run.stdout.split())
+    assert output == 800_000 * 32 * 4
+    assert beyond < 45e6
