@@ -1,17 +1,18 @@
-// Sums over all pairs (x_i, y_j) of one slice, streamed: what kernel_sum.cpp and logsumexp.cpp share.
+// Sums over all pairs (x_i, y_j) of one slice, streamed: what kernel_sum.cpp, logsumexp.cpp and
+// pair_gradients.cpp share.
 //
 // Forward, for each x_i, either sum_j f_j K_ij or log sum_j exp(l_j) K_ij. Backward, with
-// E_ij = exp(log K_ij + offset_i + offset_j), the weighted sums of E_ij (y_j - x_i) over j, over i, or
-// both in one sweep. No b x c matrix exists: a block of rows meets a block of columns, and what they
-// add up to stays in the block's accumulators. "Rows" own a task, "columns" stream past; either cloud
-// can be either, so that a gradient in y alone is a sweep whose rows are y.
+// E_ij = exp(log K_ij + offset_i + offset_j), the weighted sums of E_ij (y_j - x_i) over j, over i,
+// or both in one sweep. No b x c matrix exists: a block of rows meets a block of columns, and what
+// they add up to stays in the block's accumulators. "Rows" own a task, "columns" stream past;
+// either cloud can be either, so that a gradient in y alone is a sweep whose rows are y.
 //
 // Two ways to log K (csrc/common/gaussian_kernel.h):
-//   by differences  coordinates scaled by a power of two, so exactly; no cancellation. For k <= 8 with
-//                   the coordinates in registers, and for any k where products would cancel.
-//   by products     x.y - |x|^2/2 - |y|^2/2 of points centred on the mean of y and divided by the
-//                   bandwidth. A rounding error of the product becomes a relative error of K, so this is
-//                   used only where |x||y| <= kProductReach.
+// - By differences: coordinates scaled by a power of two, so exactly; nothing cancels. For k <= 8
+//   with the coordinates in registers, and for any k where products would cancel.
+// - By products: x.y - |x|^2/2 - |y|^2/2 of points centred on the mean of y and divided by the
+//   bandwidth. A rounding error of the product becomes a relative error of K, so this is used only
+//   where |x||y| <= product_reach.
 //
 // Every sum has an order that depends on the sizes alone, not on the number of threads.
 #pragma once
@@ -28,19 +29,20 @@
 
 namespace dpslice::DPSLICE_ISA {
 
-// ---------------------------------------------------------------------------------------- constants
+// --------------------------------------------------------------------------------------- constants
 
 // Up to this dimension differences are cheaper than products, which compute whole tiles.
 constexpr int64_t kDirectDims = 8;
 
-// Rows of one task: enough that a column block, once in cache, is used often; few enough that tasks of
-// one slice of some hundred rows still spread over threads.
+// Rows of one task: enough that a column block, once in cache, is used often; few enough that tasks
+// of one slice of some hundred rows still spread over threads.
 constexpr int64_t kRowBlock = 64;
 
 // Columns of one block, by products: their share of the gradient's right operand fits one pass.
 template <class T>
 constexpr int64_t kColumnBlock = 3 * kPanel<T>;
-static_assert(kColumnBlock<float> <= kPassDepth<float> && kColumnBlock<double> <= kPassDepth<double>);
+static_assert(kColumnBlock<float> <= kPassDepth<float> &&
+              kColumnBlock<double> <= kPassDepth<double>);
 
 // Columns of one block, by differences: after each, row sums go from vectors of T to float64.
 constexpr int64_t kDirectBlock = 2048;
@@ -58,8 +60,8 @@ inline double product_reach(int64_t k) {
   return 2.0 * static_cast<double>(k) > least ? 2.0 * static_cast<double>(k) : least;
 }
 
-// A logsumexp larger than this, rounded to float32, is too coarse to normalise its row by (error above
-// 4e-6): backward then computes it again in float64.
+// A logsumexp larger than this, rounded to float32, is too coarse to normalise its row by (error
+// above 4e-6): backward then computes it again in float64.
 constexpr double kCoarseLogsumexp = 128;
 
 // Partial sums over x, of all slices together, are about this many, however many threads there are.
@@ -70,11 +72,11 @@ constexpr int64_t kMaxParts = 8;
 // One cloud of points in one slice.
 template <class T>
 struct Cloud {
-  const T* points;        // [size, k]
+  const T* points;  // [size, k]
   int64_t size;
-  const T* log_weights;   // [size] or null: added to the exponent
-  const double* shift;    // [size] or null: added to the exponent, in full precision
-  const T* factor;        // [size] or null: multiplies the kernel
+  const T* log_weights;  // [size] or null: added to the exponent
+  const double* shift;   // [size] or null: added to the exponent, in full precision
+  const T* factor;       // [size] or null: multiplies the kernel
 };
 
 // Where and how the points of one slice are measured.
@@ -82,10 +84,10 @@ template <class T>
 struct Measure {
   bool by_product = false;
   int64_t k = 0, k_padded = 0;
-  double scale = 1;          // of coordinates
-  double gradient_scale = 1; // from sums of E (v - u) in scaled coordinates to a gradient
-  T factor = 0;              // log K = -factor * squared scaled distance
-  Buffer<double> centre;     // [k]
+  double scale = 1;           // of coordinates
+  double gradient_scale = 1;  // from sums of E (v - u) in scaled coordinates to a gradient
+  T factor = 0;               // log K = -factor * squared scaled distance
+  Buffer<double> centre;      // [k]
 
   // to: [k_padded], the rest zeros.
   void scaled(const T* point, T* to) const {
@@ -167,7 +169,8 @@ inline Offset<T> offset_of(const Cloud<T>& cloud, int64_t i, double log_kernel) 
 }
 
 // Distance of the same point's coordinates t and t + 1: an odd number of cache lines, for arrays at
-// distances of 4 KiB share a set of the first-level cache, and stores to one delay loads of another.
+// distances of 4 KiB share a set of the first-level cache, and stores to one delay loads of
+// another.
 template <class T>
 constexpr int64_t column_stride(int64_t size) {
   constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
@@ -179,10 +182,10 @@ static_assert(64 % kVectorBytes == 0);
 template <class T>
 struct Columns {
   int64_t size = 0, padded = 0;
-  int64_t stride = 0;            // of coordinates, by differences: see column_stride
-  Buffer<T> coordinates;         // by differences [k, stride]; by products panels of [k, size]
-  Buffer<T> values;              // by products, for gradients: panels of [size, k + 1], f_j (y_j, 1)
-  Buffer<T> high, low, factor;   // [padded]; padding: exponent -inf, factor 0
+  int64_t stride = 0;           // of coordinates, by differences: see column_stride
+  Buffer<T> coordinates;        // by differences [k, stride]; by products panels of [k, size]
+  Buffer<T> values;             // by products, for gradients: panels of [size, k + 1], f_j (y_j, 1)
+  Buffer<T> high, low, factor;  // [padded]; padding: exponent -inf, factor 0
 
   void pack(const Cloud<T>& cloud, const Measure<T>& measure, bool with_values, Buffer<T>& point) {
     const int64_t k = measure.k;
@@ -356,12 +359,13 @@ struct PairScratch {
   Measure<T> measure;
   Columns<T> columns;
   Rows<T> rows;
-  Buffer<T> point;         // one scaled point
-  Buffer<T> exponents;     // [padded_rows(kRowBlock), kColumnBlock]
-  Buffer<T> row_sums;      // by products [padded_rows(kRowBlock), padded k + 1]
+  Buffer<T> point;            // one scaled point
+  Buffer<T> exponents;        // [padded_rows(kRowBlock), kColumnBlock]
+  Buffer<T> row_sums;         // by products [padded_rows(kRowBlock), padded k + 1]
   Buffer<double> row_totals;  // by differences [kRowBlock, k + 1]
-  T* column_sums = nullptr;  // of the part: by products [padded c, padded k + 1], else [k + 1, stride]
-  Buffer<T> vectors;       // by differences, any k: row sums in flight [k + 1, lanes]
+  Buffer<T> vectors;          // by differences, any k: row sums in flight [k + 1, lanes]
+  // Sums over rows: by products [padded c, padded k + 1], by differences [k + 1, stride].
+  T* column_sums = nullptr;
 };
 
 // Calls add.operator()<n>(first column) for groups of n = kGroup vectors, then for single ones.
@@ -431,7 +435,7 @@ inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
           const Vec<T> high = load(columns.high.data() + j0 + at);
           if constexpr (kReduction == Reduction::logsum)
             exponent[v] = load(row + at) + high;  // the row's own term is added to the logarithm
-          else  // rounding must not make a kernel larger than 1
+          else                                    // rounding must not make a kernel larger than 1
             exponent[v] = vmin<T>(log_kernel_of_product(load(row + at), own, high), Vec<T>{});
         }
         totals[r].add(exponent, columns.factor.data() + j0 + j);
@@ -441,7 +445,7 @@ inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
   for (int64_t r = 0; r < rows.size; ++r) values[r] = totals[r].finish(rows.log_kernel[r]);
 }
 
-// --------------------------------------------------------------------------------------- launcher
+// ---------------------------------------------------------------------------------------- launcher
 
 template <class T>
 struct PairSums {
@@ -466,8 +470,8 @@ inline void launch_sums(const PairSums<T>& args) {
     const Measure<T>& measure = scratch.measure;
     if (scratch.slice != s) {
       const Cloud<T> y{args.y + s * args.c * args.k, args.c,
-                       args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr, nullptr,
-                       args.factor != nullptr ? args.factor + s * args.c : nullptr};
+                       args.log_weights != nullptr ? args.log_weights + s * args.c : nullptr,
+                       nullptr, args.factor != nullptr ? args.factor + s * args.c : nullptr};
       measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
                     scratch.point);
       scratch.columns.pack(y, measure, false, scratch.point);

@@ -1,8 +1,8 @@
 // Log sums of Gaussian kernels and their gradients. The loops over pairs are in gaussian_pairs.h.
 //
-// L_i = log sum_j exp(l_j) K_ij. With the shares p_ij = exp(l_j + log K_ij - L_i), which add up to 1
-// over j: grad_x_i = g_i sum_j p_ij (y_j - x_i) / h^2; grad_y_j = sum_i g_i p_ij (x_i - y_j) / h^2;
-// grad_l_j = sum_i g_i p_ij. Backward computes the shares again from the saved L.
+// L_i = log sum_j exp(l_j) K_ij. With the shares p_ij = exp(l_j + log K_ij - L_i), which add up to
+// 1 over j: grad_x_i = g_i sum_j p_ij (y_j - x_i) / h^2; grad_y_j = sum_i g_i p_ij (x_i - y_j) /
+// h^2; grad_l_j = sum_i g_i p_ij. Backward computes the shares again from the saved L.
 #include "logsumexp.h"
 
 #include "gaussian_pairs.h"
@@ -56,8 +56,9 @@ inline void widened_vjp(const LogsumexpVjpArgs<float>& args, const Buffer<bool>&
   wide.grad_y = room(args.grad_y, y_size, grad_y);
   wide.grad_log_weights = room(args.grad_log_weights, args.c, grad_log_weights);
   logsumexps.resize(count * args.b);
-  DPSLICE_ISA::logsumexp(LogsumexpArgs<double>{count, args.b, args.c, args.k, wide.x, wide.y, wide.bandwidth,
-                                               wide.log_weights, logsumexps.data()});
+  DPSLICE_ISA::logsumexp(LogsumexpArgs<double>{count, args.b, args.c, args.k, wide.x, wide.y,
+                                               wide.bandwidth, wide.log_weights,
+                                               logsumexps.data()});
   wide.logsumexp = logsumexps.data();
   DPSLICE_ISA::logsumexp_vjp(wide);
   scatter(wide.grad_x, x_size, args.grad_x);
@@ -66,7 +67,8 @@ inline void widened_vjp(const LogsumexpVjpArgs<float>& args, const Buffer<bool>&
 }
 
 // Sets shift and narrow for float32: see below. False if no slice is left to compute.
-inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift, Buffer<bool>& narrow) {
+inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift,
+                   Buffer<bool>& narrow) {
   Buffer<bool> again(args.m), wide(args.m);
   Buffer<float> point;
   int64_t agains = 0, wides = 0;
@@ -97,10 +99,10 @@ inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift, B
   return wides < args.m;
 }
 
-// In float32 the last place of a large logsumexp is too coarse for the shares that it normalises. By
-// products, the logsumexps of such a slice are computed again, to more places. By differences the
-// exponents are as large as the logsumexps, and float32 does not hold their shares: the slice is
-// computed in float64.
+// In float32 the last place of a large logsumexp is too coarse for the shares that it normalises.
+// By products, the logsumexps of such a slice are computed again, to more places. By differences
+// the exponents are as large as the logsumexps, and float32 does not hold their shares: the slice
+// is computed in float64.
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args) {
   Buffer<double> shift(args.m * args.b);

@@ -1,7 +1,7 @@
 // Gradients of a sum or a log sum of Gaussian kernels, in x, in y, or in both in one sweep.
 //
-// With E_ij = exp(log K_ij + offset_i + offset_j): the weighted sums of E_ij (y_j - x_i) over j and of
-// E_ij (x_i - y_j) over i. See gaussian_pairs.h for rows, columns and the two ways to log K.
+// With E_ij = exp(log K_ij + offset_i + offset_j): the weighted sums of E_ij (y_j - x_i) over j and
+// of E_ij (x_i - y_j) over i. See gaussian_pairs.h for rows, columns and the two ways to log K.
 #include "pair_gradients.h"
 
 #include "gaussian_pairs.h"
@@ -13,8 +13,9 @@ constexpr int64_t kFinishBlock = 256;
 
 // ------------------------------------------------------------------------------------------ sweeps
 
-// The exponent of E_ij. What belongs to x comes last and in two parts: it holds minus the logsumexp of
-// the row, and subtracts exactly from a sum of the same size that was rounded the same way forward.
+// The exponent of E_ij. What belongs to x comes last and in two parts: it holds minus the logsumexp
+// of the row, and subtracts exactly from a sum of the same size that was rounded the same way
+// forward.
 template <bool kRowsAreX, class V, class R>
 inline V joint_exponent(V log_kernel, V column_high, V column_low, R row_high, R row_low) {
   if constexpr (kRowsAreX)
@@ -36,7 +37,8 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   const Rows<T>& rows = scratch.rows;
   const int64_t k = K > 0 ? K : measure.k, stride = columns.stride;
   const T factor = measure.factor;
-  // Held here, for the compiler must assume that stores of sums could change the fields of `scratch`.
+  // Held here, for the compiler must assume that stores of sums could change the fields of
+  // `scratch`.
   const T* const coordinates = columns.coordinates.data();
   const T* const column_high = columns.high.data();
   const T* const column_low = columns.low.data();
@@ -51,8 +53,8 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
     const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
     for (int64_t r0 = 0; r0 < rows.size; r0 += kAtOnce) {
-      // Rows past the last one are the padding of Rows where that goes so far, else the last row again
-      // with an exponent of -inf.
+      // Rows past the last one are the padding of Rows where that goes so far, else the last row
+      // again with an exponent of -inf.
       const T* at[kAtOnce];
       T row_high[kAtOnce], row_low[kAtOnce], row_factor[kAtOnce];
 #pragma GCC unroll 9
@@ -95,8 +97,8 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
               squares += d * d;
             }
           }
-          const Vec<T> e = vexp<T>(joint_exponent<kRowsAreX>(
-              log_kernel_of_square(squares, factor), high, low, row_high[q], row_low[q]));
+          const Vec<T> e = vexp<T>(joint_exponent<kRowsAreX>(log_kernel_of_square(squares, factor),
+                                                             high, low, row_high[q], row_low[q]));
           const Vec<T> across = e * column_factor, along = e * row_factor[q];
           if constexpr (K > 0) {
 #pragma GCC unroll 9
@@ -126,8 +128,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
         if constexpr (K > 0 && kColumnSums) {
           T* const to = column_sums + j;
 #pragma GCC unroll 9
-          for (int t = 0; t <= K; ++t)
-            store(to + t * stride, load(to + t * stride) + down[t]);
+          for (int t = 0; t <= K; ++t) store(to + t * stride, load(to + t * stride) + down[t]);
         }
       }
       for (int q = 0; q < kAtOnce && r0 + q < rows.size; ++q)
@@ -160,9 +161,9 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
       const Vec<T> row_high = splat(rows.high[r]), row_low = splat(rows.low[r]);
       for (int64_t j = 0; j < count; j += lanes) {
         T* const place = e + r * kColumnBlock<T> + j;
-        const Vec<T> exponent = joint_exponent<kRowsAreX>(
-            load(place), load(columns.high.data() + j0 + j), load(columns.low.data() + j0 + j),
-            row_high, row_low);
+        const Vec<T> exponent =
+            joint_exponent<kRowsAreX>(load(place), load(columns.high.data() + j0 + j),
+                                      load(columns.low.data() + j0 + j), row_high, row_low);
         // A kernel, or a share of a logsumexp, is at most 1.
         store(place, vexp<T>(vmin<T>(exponent, Vec<T>{})));
       }
@@ -265,8 +266,8 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
   });
 }
 
-// Both gradients in one sweep over rows of x. Sums over x are made in parts, each of some row blocks,
-// which are then added in their order: their number depends on the sizes only.
+// Both gradients in one sweep over rows of x. Sums over x are made in parts, each of some row
+// blocks, which are then added in their order: their number depends on the sizes only.
 template <class T>
 inline void launch_both_gradients(const PairGradients<T>& args) {
   const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;

@@ -12,17 +12,17 @@ namespace dpslice::DPSLICE_ISA {
 template <class T>
 struct PairGradients {
   int64_t m, b, c, k;
-  const T* x;           // [m, b, k]
-  const T* y;           // [m, c, k]
-  const T* bandwidth;   // [m]
+  const T* x;            // [m, b, k]
+  const T* y;            // [m, c, k]
+  const T* bandwidth;    // [m]
   const T* log_weights;  // [m, c] or null
-  const T* factor;      // [m, c] or null
-  const double* shift;  // [m, b] or null: minus the logsumexp of each row
-  const T* grad;        // [m, b]
-  T* grad_x;            // [m, b, k] or null
-  T* grad_y;            // [m, c, k] or null
-  T* grad_factor;       // [m, c] or null: in the factor, or equally in the log weights
-  const bool* chosen;   // [m] or null: the slices to compute; others are left alone
+  const T* factor;       // [m, c] or null
+  const double* shift;   // [m, b] or null: minus the logsumexp of each row
+  const T* grad;         // [m, b]
+  T* grad_x;             // [m, b, k] or null
+  T* grad_y;             // [m, c, k] or null
+  T* grad_factor;        // [m, c] or null: in the factor, or equally in the log weights
+  const bool* chosen;    // [m] or null: the slices to compute; others are left alone
 };
 
 // Writes the gradients that are not null.

@@ -1,7 +1,7 @@
 // Vectors of float and double, as wide as the instruction set of this compilation.
 //
-// GCC's and Clang's vector extensions carry the arithmetic, so a kernel is written once; only the few
-// operations that they lack are spelled out here.
+// GCC's and Clang's vector extensions carry the arithmetic, so a kernel is written once; only the
+// few operations that they lack are spelled out here.
 #pragma once
 
 #include <cstdint>
@@ -127,14 +127,15 @@ inline T max_lanes(Vec<T> v) {
   return best;
 }
 
-// ------------------------------------------------------------------------------------ exponential
+// ------------------------------------------------------------------------------------- exponential
 //
 // exp(x) = 2^n exp(r), n the integer nearest x / ln 2, |r| <= ln(2)/2. ln 2 is split in two so that
 // n ln 2 is exact. exp(r) = 1 + r + r^2 q(r), with q from tests/tools/exp_coefficients.py: relative
 // error 1e-8 and 2e-17. In all the error is below 1.2 units in the last place (tests/test_isa.py).
 // Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves n in the low bits, which are then
-// shifted into the exponent; AVX-512 has an instruction for that. Below kUnderflow (where exp leaves the
-// normal numbers) the result is 0; arguments are expected to be <= kOverflow. NaN gives NaN.
+// shifted into the exponent; AVX-512 has an instruction for that. Below kUnderflow (where exp
+// leaves the normal numbers) the result is 0; arguments are expected to be <= kOverflow. NaN gives
+// NaN.
 
 template <class T>
 struct ExpConstants;
@@ -144,9 +145,9 @@ struct ExpConstants<float> {
   static constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   static constexpr int kMantissa = 23, kTerms = 5;
-  static constexpr float kQ[kTerms] = {  // highest degree first
-      0.00139261761199355789f, 0.0083631730745137109f, 0.041666554662050534f,
-      0.166665770255979882f, 0.5f};
+  static constexpr float kQ[kTerms] = {// highest degree first
+                                       0.00139261761199355789f, 0.0083631730745137109f,
+                                       0.041666554662050534f, 0.166665770255979882f, 0.5f};
 };
 template <>
 struct ExpConstants<double> {
@@ -155,11 +156,11 @@ struct ExpConstants<double> {
                           kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissa = 52, kTerms = 10;
-  static constexpr double kQ[kTerms] = {
-      2.51003758325612337e-8,    2.76200758799833666e-7, 2.75572684803100255e-6,
-      0.0000248015213223686933,  0.000198412698630405453, 0.00138888889171967191,
-      0.00833333333333006445,    0.0416666666666241619,  0.166666666666666675,
-      0.500000000000000102};
+  static constexpr double kQ[kTerms] = {2.51003758325612337e-8,  2.76200758799833666e-7,
+                                        2.75572684803100255e-6,  0.0000248015213223686933,
+                                        0.000198412698630405453, 0.00138888889171967191,
+                                        0.00833333333333006445,  0.0416666666666241619,
+                                        0.166666666666666675,    0.500000000000000102};
 };
 
 template <class T>

@@ -1,10 +1,10 @@
-// Products of a row-major left operand with a right operand packed in panels, one register tile at a
-// time. For kernel sources only.
+// Products of a row-major left operand with a right operand packed in panels, one register tile at
+// a time. For kernel sources only.
 //
-// C[rows, columns] (+)= A[rows, depth] B[depth, columns]. A tile of C stays in registers for the whole
-// depth: each step loads kTileVectors vectors of B, broadcasts kTileRows numbers of A, and does
-// kTileRows * kTileVectors fused multiply-adds. The order of the sum over the depth is fixed and the
-// same for each element, wherever it lies in C.
+// C[rows, columns] (+)= A[rows, depth] B[depth, columns]. A tile of C stays in registers for the
+// whole depth: each step loads kTileVectors vectors of B, broadcasts kTileRows numbers of A, and
+// does kTileRows * kTileVectors fused multiply-adds. The order of the sum over the depth is fixed
+// and the same for each element, wherever it lies in C.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace dpslice::DPSLICE_ISA {
 
-// ---------------------------------------------------------------------------------------- constants
+// --------------------------------------------------------------------------------------- constants
 
 // A tile and its operands must fit the vector registers: 32 of AVX-512 and NEON, 16 elsewhere.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -23,7 +23,8 @@ constexpr int kVectorRegisters = 32;
 constexpr int kTileRows = 4, kTileVectors = 3;
 constexpr int kVectorRegisters = 16;
 #else
-constexpr int kTileRows = 4, kTileVectors = 2;  // no fused multiply-add: the product needs a register
+constexpr int kTileRows = 4,
+              kTileVectors = 2;  // no fused multiply-add: the product needs a register
 constexpr int kVectorRegisters = 16;
 #endif
 static_assert(kTileRows * kTileVectors + kTileVectors + 1 <= kVectorRegisters);
@@ -32,7 +33,8 @@ static_assert(kTileRows * kTileVectors + kTileVectors + 1 <= kVectorRegisters);
 template <class T>
 constexpr int64_t kPanel = kTileVectors * kLanes<T>;
 
-// Sizes are padded to whole vectors, and to whole tiles where a transposed operand makes columns rows.
+// Sizes are padded to whole vectors, and to whole tiles where a transposed operand makes columns
+// rows.
 template <class T>
 constexpr int64_t kQuantum = kLanes<T> > kTileRows ? kLanes<T> : kTileRows;
 static_assert(kPanel<float> % kQuantum<float> == 0 && kPanel<double> % kQuantum<double> == 0);
@@ -50,7 +52,7 @@ constexpr int64_t kPassBytes = 28 * 1024;
 template <class T>
 constexpr int64_t kPassDepth = kPassBytes / (kPanel<T> * static_cast<int64_t>(sizeof(T)));
 
-// ------------------------------------------------------------------------------------------- panels
+// ------------------------------------------------------------------------------------------ panels
 
 // The right operand: panels of kPanel columns one after the other, the last one narrower; within a
 // panel [depth, width]. Columns past `columns` are zeros.
@@ -71,12 +73,12 @@ struct PanelLayout {
   }
 };
 
-// --------------------------------------------------------------------------------------------- tile
+// -------------------------------------------------------------------------------------------- tile
 
 // a[r * a_row + t * a_depth] is A, b[t * kVectors * lanes + column] is B.
 template <class T, int kVectors>
-inline void tile_product(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, T* c,
-                         int64_t c_row, bool accumulate) {
+inline void tile_product(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b,
+                         T* c, int64_t c_row, bool accumulate) {
   constexpr int lanes = kLanes<T>;
   Vec<T> sum[kTileRows][kVectors];
 #pragma GCC unroll 8

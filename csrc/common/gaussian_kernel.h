@@ -14,9 +14,9 @@ DPSLICE_HD inline V log_kernel_of_square(V squared_distance, T factor) {
   return squared_distance * -factor;
 }
 
-// log K from the product u.v of points already divided by the bandwidth, with log K(u, 0) = -|u|^2/2
-// and log K(v, 0). The three cancel where u and v are close together and far from the origin: callers
-// centre the points first, and take differences where that does not help.
+// log K from the product u.v of points already divided by the bandwidth, with log K(u, 0) =
+// -|u|^2/2 and log K(v, 0). The three cancel where u and v are close together and far from the
+// origin: callers centre the points first, and take differences where that does not help.
 template <class V, class U, class W>
 DPSLICE_HD inline V log_kernel_of_product(V product, U log_kernel_u, W log_kernel_v) {
   return product + log_kernel_v + log_kernel_u;
