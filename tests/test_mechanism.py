@@ -375,7 +375,9 @@ def test_total_never_exceeds_the_request(
     )
     assert less > delta - loss[1]
     replaced = guarantee.epsilon_replace_one
-    assert replaced is not None
+    assert (replaced is None) == (adjacency == "replace_one")
+    if replaced is None:
+        return
     assert replaced >= epsilon * (1 - 1e-8)
     assert exact_delta(replaced - loss[0], diameter) + loss[1] <= delta * (1 + 1e-8)
 
@@ -435,11 +437,13 @@ def test_large_products_are_accounted_with_a_larger_sensitivity() -> None:
 
 
 def test_what_rounding_makes_impossible_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"delta must be greater than p \* 2\*\*-70"):
+    with pytest.raises(ValueError, match="delta must exceed what rounding needs at p = 10"):
         SlicingMechanism(epsilon=1.0, delta=1e-21).account(10)
-    with pytest.raises(ValueError, match=r"epsilon must be greater than .* what rounding takes"):
+    with pytest.raises(ValueError, match="epsilon must exceed what rounding needs at p = 10"):
         SlicingMechanism(epsilon=1e-10, delta=1e-6).account(10)
-    with pytest.raises(ValueError, match=r"sigma must be at least 2\*\*-40 times max_norm"):
+    with pytest.raises(
+        ValueError, match=r"sigma must be at least 2\*\*-40 times the longest projection"
+    ):
         SlicingMechanism(sigma=1e-13).account(10)
     with pytest.raises(ValueError, match=r"sigma must be between 1e-150 and 1e\+150; got"):
         SlicingMechanism(sigma=1e-200, max_norm=1e-200).account(10)

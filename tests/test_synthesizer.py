@@ -180,6 +180,12 @@ def test_nothing_works_before_fit(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_schema_that_allows_one_row_only_is_refused() -> None:
+    synthesizer = Synthesizer(Schema([Categorical("x", ("a",))]), epsilon=1.0, delta=1e-5)
+    with pytest.raises(ValueError, match="at least two different rows"):
+        synthesizer.publish(pd.DataFrame({"x": ["a", "a"]}))
+
+
 def test_sample_size_is_checked(fitted: Synthesizer) -> None:
     with pytest.raises(ValueError, match="n must be an integer >= 1; got 0"):
         fitted.sample(0)

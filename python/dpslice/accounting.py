@@ -1891,8 +1891,11 @@ def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
 
 
 def _rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
-    # 1e-9 covers the rounding of the frame, and that of XU while d sqrt(p) <= 4e6 distance/norm.
-    return distance + max(1e-9 * distance, 2.25 * norm * d * math.sqrt(p) * 2.0**-53)
+    # 1e-9 covers the rounding of the frame, and that of XU while d sqrt(p) <= 4e6 distance/norm;
+    # beyond that, the latter (at most 2 norm d sqrt(p) 2^-53 for two rows) is added on its own.
+    size = norm * d * math.sqrt(p)
+    products = 2.0 * size * 2.0**-53 if size > 4e6 * distance else 0.0
+    return distance * (1.0 + 1e-9) + products
 
 
 @dataclass(frozen=True)
@@ -1920,6 +1923,16 @@ class _Setting:
         if adjacency == "zero_out":
             return self.max_norm
         return min(self.diameter, 2.0 * self.max_norm)  # rows are clipped to max_norm
+
+    def notes(self) -> tuple[str, ...]:
+        distance = self.distance(self.adjacency)
+        accounted = _rounded_sensitivity(distance, self.d, self.p, self.max_norm * self.column_norm)
+        if accounted <= distance * (1.0 + 1.5e-9):
+            return ()
+        return (
+            f"accounted with Delta = {accounted:.9g}, which covers the rounding of products of "
+            "this size",
+        )
 
     def numerical(self, sigma: float) -> tuple[float, float]:
         return numerical_loss(p=self.p, sigma=sigma, max_norm=self.max_norm * self.column_norm)
@@ -2042,7 +2055,7 @@ def slicing_guarantee(
         delta_numerical=delta_numerical,
         epsilon_replace_one=stated("replace_one") if setting.adjacency == "zero_out" else None,
         private=private,
-        notes=tuple(notes),
+        notes=(*notes, *setting.notes()),
     )
 
 

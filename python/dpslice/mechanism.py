@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +42,6 @@ _DEFAULT_DELTA: Final = 1e-6  # where sigma is given: epsilon has to be stated a
 
 Array = NDArray[np.float64]
 FloatArray = NDArray[np.floating[Any]]
-
-# Accounting with Delta (1 + 1e-9) covers the rounding of U, and that of XU (at most
-# 2 C d sqrt(p) 2^-53 for two rows) as long as d sqrt(p) <= 4e6 Delta / C.
-_SENSITIVITY_MARGIN: Final = 1e-9
-_COVERED: Final = 4e6
 
 # Released numbers are multiples of h >= sigma/2^11 below 2^11 (C/sigma + 17) h: 24 bits hold them
 # while C/sigma < 8000, provided that h and they are normal float32 numbers.
@@ -185,54 +179,35 @@ class SlicingMechanism:
         d = _arrays.positive_integer("d", d)
         p = self._columns(d)
         assert self.delta is not None
-        neighbours = self.max_norm if self.adjacency == "zero_out" else self._diameter
-        delta_numerical = accounting.numerical_loss(p=p, sigma=1.0, max_norm=1.0)[1]
-        if self.delta <= delta_numerical:
-            raise ValueError(
-                f"delta must be greater than p * 2**-70 = {delta_numerical:.3g}, the part that "
-                f"rounding takes with p = {p} released columns; got {self.delta}"
-            )
-        law = _Law(self.frame, d, p, self.max_norm, math.log(self.delta - delta_numerical))
-        if self.sigma is None:
-            assert self.epsilon is not None
-            sigma = law.calibrate(self.epsilon, neighbours)
-        else:
+        column_norm = frames.column_norm_bound(self.frame, d, p)
+        longest = self.max_norm * column_norm  # bound on a number of XU
+        setting = _Setting(
+            delta=self.delta,
+            d=d,
+            p=p,
+            frame=self.frame,
+            adjacency=self.adjacency,
+            max_norm=self.max_norm,
+            diameter=self._diameter,
+            column_norm=column_norm,
+        )
+        if self.epsilon is None:
+            assert self.sigma is not None
             sigma = self.sigma
-        _check_sigma(sigma, law)
-        epsilon = law.epsilon(sigma, neighbours) if self.epsilon is None else self.epsilon
-        if self.adjacency == "zero_out":
-            epsilon_replace_one = law.epsilon(sigma, self._diameter)
         else:
-            epsilon_replace_one = epsilon
+            sigma = accounting.calibrate_slicing(epsilon=self.epsilon, **setting)
+        _check_sigma(sigma, longest)
         notes = ["rows are published in random order; no amplification by it is claimed"]
         if self._diameter < 2.0 * self.max_norm:
             notes.append(
                 f"replace_one assumes records at most {self._diameter:.9g} apart: a property of "
                 "their public domain"
             )
-        if law.accounted(neighbours) > neighbours * (1.0 + 1.5 * _SENSITIVITY_MARGIN):
-            notes.append(
-                f"accounted with Delta = {law.accounted(neighbours):.9g}, which covers the "
-                "rounding of products of this size"
-            )
-        return Guarantee(
-            epsilon=epsilon,
-            delta=self.delta,
-            adjacency=self.adjacency,
-            mechanism="slicing",
-            sensitivity=neighbours,
-            sigma=sigma,
-            frame=self.frame,
-            d=d,
-            p=p,
-            n=n,
-            max_norm=self.max_norm,
-            diameter=self._diameter,
-            epsilon_numerical=law.loss(sigma),
-            delta_numerical=delta_numerical,
-            epsilon_replace_one=epsilon_replace_one,
-            notes=tuple(notes),
-        )
+        guarantee = accounting.slicing_guarantee(sigma=sigma, n=n, notes=notes, **setting)
+        if self.epsilon is None:
+            return guarantee
+        # What was asked for bounds what was reached, which is less by the last digits.
+        return dataclasses.replace(guarantee, epsilon=self.epsilon)
 
     @property
     def _diameter(self) -> float:
@@ -392,82 +367,29 @@ class SlicingMechanism:
 # ------------------------------------------------------------------------------------ accounting
 
 
-@dataclass(frozen=True)
-class _Law:
-    """Epsilon and sigma of one shape of release, the loss by rounding included."""
+class _Setting(TypedDict):
+    """What calibration and guarantee of a release share."""
 
-    frame: str
+    delta: float
     d: int
     p: int
+    frame: str
+    adjacency: str
     max_norm: float
-    log_delta: float  # what rounding leaves of delta
-
-    @property
-    def longest(self) -> float:
-        """Bound on a number of XU: max_norm times the longest column of the frame."""
-        return self.max_norm * frames.column_norm_bound(self.frame, self.d, self.p)
-
-    def accounted(self, sensitivity: float) -> float:
-        size = self.d * math.sqrt(self.p)
-        accounted = sensitivity * (1.0 + _SENSITIVITY_MARGIN)
-        if size * self.longest > _COVERED * sensitivity:
-            accounted += 2.0 * self.longest * size * 2.0**-53
-        return accounted
-
-    def loss(self, sigma: float) -> float:
-        return accounting.numerical_loss(p=self.p, sigma=sigma, max_norm=self.longest)[0]
-
-    def epsilon(self, sigma: float, sensitivity: float) -> float:
-        """Total epsilon: an upper bound."""
-        exact = accounting.epsilon(
-            sigma=sigma,
-            d=self.d,
-            p=self.p,
-            frame=self.frame,
-            sensitivity=self.accounted(sensitivity),
-            log_delta=self.log_delta,
-        )
-        return exact + self.loss(sigma)
-
-    def calibrate(self, epsilon: float, sensitivity: float) -> float:
-        """Sigma whose total epsilon is at most the given one.
-
-        The loss falls as sigma rises. So the loss at a sigma that is too small, because it leaves
-        nothing for the loss, bounds the loss at the sigma that does leave it.
-        """
-
-        def sigma_for(exact: float) -> float:
-            return accounting.calibrate_sigma(
-                exact,
-                d=self.d,
-                p=self.p,
-                frame=self.frame,
-                sensitivity=self.accounted(sensitivity),
-                log_delta=self.log_delta,
-            )
-
-        loss = self.loss(sigma_for(epsilon))
-        if epsilon <= 2.0 * loss:
-            raise ValueError(
-                f"epsilon must be greater than {2.0 * loss:.3g}: of that order is what rounding "
-                f"takes with p = {self.p} released columns; got {epsilon}"
-            )
-        sigma = sigma_for(epsilon - loss)
-        if self.loss(sigma) > loss:
-            raise RuntimeError("calibration failed: the loss by rounding rose with sigma")
-        return sigma
+    diameter: float
+    column_norm: float
 
 
-def _check_sigma(sigma: float, law: _Law) -> None:
+def _check_sigma(sigma: float, longest: float) -> None:
     if not _SIGMA_RANGE[0] <= sigma <= _SIGMA_RANGE[1]:
         raise ValueError(
             f"sigma must be between {_SIGMA_RANGE[0]:g} and {_SIGMA_RANGE[1]:g}; got {sigma:g}: "
             "change the unit of the rows, max_norm with it"
         )
-    if law.longest / sigma > _LARGEST_RATIO:
+    if longest / sigma > _LARGEST_RATIO:
         raise ValueError(
-            f"sigma must be at least 2**-40 times max_norm (that protects nothing any more); "
-            f"got sigma = {sigma:g} for max_norm = {law.max_norm:g}"
+            "sigma must be at least 2**-40 times the longest projection (below that it protects "
+            f"nothing any more); got sigma = {sigma:g} for projections up to {longest:g}"
         )
 
 

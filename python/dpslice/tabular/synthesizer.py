@@ -153,9 +153,15 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the table does not follow the schema, or `path` exists and is not to be
-            overwritten.
+            If the table does not follow the schema, or the schema allows one row only.
+        FileExistsError
+            If `path` exists and is not to be overwritten.
         """
+        if self.encoding.max_norm == 0.0:
+            raise ValueError(
+                "schema must allow at least two different rows; each of its columns has one "
+                "possible value, so there is nothing to release"
+            )
         mechanism = SlicingMechanism(
             epsilon=self.epsilon,
             delta=self.delta,
