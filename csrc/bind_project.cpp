@@ -24,7 +24,8 @@ class Key {
       throw std::invalid_argument("key must be 32 bytes");
     const unsigned char* b = static_cast<const unsigned char*>(info.ptr);
     for (int i = 0; i < kChaChaKeyWords; ++i, b += 4)
-      words_[i] = uint32_t{b[0]} | uint32_t{b[1]} << 8 | uint32_t{b[2]} << 16 | uint32_t{b[3]} << 24;
+      words_[i] =
+          uint32_t{b[0]} | uint32_t{b[1]} << 8 | uint32_t{b[2]} << 16 | uint32_t{b[3]} << 24;
   }
   Key(const Key&) = delete;
   Key& operator=(const Key&) = delete;
@@ -127,8 +128,8 @@ Array<T> project_fast_rows(const Array<T>& x, const Array<T>& frame, double sigm
   Array<T> out = empty<T>({n, p});
   uint32_t words[2];
   fast_key(key.first, key.second, words);
-  const ProjectFastArgs<T> args{x.data(),  frame.data(),       sigma, words,
-                                first_row, out.mutable_data(), n,     x.shape(1), p};
+  const ProjectFastArgs<T> args{x.data(), frame.data(), sigma, words, first_row, out.mutable_data(),
+                                n,        x.shape(1),   p};
   py::gil_scoped_release unlocked;
   project_fast(args);
   return out;

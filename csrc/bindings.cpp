@@ -31,7 +31,8 @@ PYBIND11_MODULE(_core, m) {
     throw py::import_error(std::string("environment variable DPSLICE_ISA: ") + error.what());
   }
   m.def("num_threads", &num_threads, "Threads that kernels use.");
-  m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set the threads that kernels use.");
+  m.def("set_num_threads", &set_num_threads, py::arg("threads"),
+        "Set the threads that kernels use.");
   m.def("isa", [] { return std::string(isa_name(active_isa())); }, "Instruction set in use.");
   m.def("set_isa", &set_active_isa, py::arg("name"), "Use the kernels of another instruction set.");
   m.def("available_isas", &available_isas,

@@ -1,6 +1,6 @@
-// What every bind_*.cpp uses. Bindings translate: arrays in, pointers and sizes out, the interpreter
-// lock released around the kernel. Arguments were checked in python/dpslice/_arrays.py; here are only
-// guards against reading out of bounds.
+// What every bind_*.cpp uses. Bindings translate: arrays in, pointers and sizes out, the
+// interpreter lock released around the kernel. Arguments were checked in python/dpslice/_arrays.py;
+// here are only guards against reading out of bounds.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -17,8 +17,8 @@ namespace dpslice {
 
 namespace py = pybind11;
 
-// A C-contiguous array of exactly this dtype: arguments are declared noconvert, so that an overload is
-// never chosen by converting.
+// A C-contiguous array of exactly this dtype: arguments are declared noconvert, so that an overload
+// is never chosen by converting.
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
@@ -32,7 +32,9 @@ inline void require_shape(const char* name, const py::array& array,
   bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
   py::ssize_t axis = 0;
   for (int64_t size : shape) same = same && array.shape(axis++) == size;
-  if (!same) throw std::invalid_argument(std::string(name) + " does not have the shape that the other arguments imply");
+  if (!same)
+    throw std::invalid_argument(std::string(name) +
+                                " does not have the shape that the other arguments imply");
 }
 
 inline void require_rank(const char* name, const py::array& array, py::ssize_t rank) {

@@ -1,8 +1,9 @@
 // Instruction sets: which are compiled in, which one runs, and how a kernel is reached.
 //
-// Each kernel source is compiled once per instruction set with DPSLICE_ISA set to its name, and puts
-// its code into namespace dpslice::DPSLICE_ISA. DPSLICE_DECLARE_KERNEL declares all those twins and one
-// function of the same name in namespace dpslice that calls the twin for the instruction set in use.
+// Each kernel source is compiled once per instruction set with DPSLICE_ISA set to its name, and
+// puts its code into namespace dpslice::DPSLICE_ISA. DPSLICE_DECLARE_KERNEL declares all those
+// twins and one function of the same name in namespace dpslice that calls the twin for the
+// instruction set in use.
 //
 // Files compiled per instruction set must not instantiate templates or inline functions of the
 // standard library that are emitted out of line (containers, algorithms, strings): the linker keeps
@@ -38,31 +39,31 @@ std::vector<std::string> available_isas();  // what this build and this processo
   }
 
 #if defined(__x86_64__)
-#define DPSLICE_DECLARE_KERNEL(name, Args)                       \
-  DPSLICE_DECLARE_TWIN(baseline, name, Args)                     \
-  DPSLICE_DECLARE_TWIN(avx2, name, Args)                         \
-  DPSLICE_DECLARE_TWIN(avx512, name, Args)                       \
-  template <class T>                                             \
-  inline void name(const Args<T>& args) {                        \
-    switch (active_isa()) {                                      \
-      case Isa::avx512: return avx512::name(args);               \
-      case Isa::avx2: return avx2::name(args);                   \
-      case Isa::baseline: return baseline::name(args);           \
-    }                                                            \
+#define DPSLICE_DECLARE_KERNEL(name, Args)             \
+  DPSLICE_DECLARE_TWIN(baseline, name, Args)           \
+  DPSLICE_DECLARE_TWIN(avx2, name, Args)               \
+  DPSLICE_DECLARE_TWIN(avx512, name, Args)             \
+  template <class T>                                   \
+  inline void name(const Args<T>& args) {              \
+    switch (active_isa()) {                            \
+      case Isa::avx512: return avx512::name(args);     \
+      case Isa::avx2: return avx2::name(args);         \
+      case Isa::baseline: return baseline::name(args); \
+    }                                                  \
   }
 #elif defined(__aarch64__)
-#define DPSLICE_DECLARE_KERNEL(name, Args)  \
-  DPSLICE_DECLARE_TWIN(neon, name, Args)    \
-  template <class T>                        \
-  inline void name(const Args<T>& args) {   \
-    neon::name(args);                       \
+#define DPSLICE_DECLARE_KERNEL(name, Args) \
+  DPSLICE_DECLARE_TWIN(neon, name, Args)   \
+  template <class T>                       \
+  inline void name(const Args<T>& args) {  \
+    neon::name(args);                      \
   }
 #else
-#define DPSLICE_DECLARE_KERNEL(name, Args)    \
-  DPSLICE_DECLARE_TWIN(baseline, name, Args)  \
-  template <class T>                          \
-  inline void name(const Args<T>& args) {     \
-    baseline::name(args);                     \
+#define DPSLICE_DECLARE_KERNEL(name, Args)   \
+  DPSLICE_DECLARE_TWIN(baseline, name, Args) \
+  template <class T>                         \
+  inline void name(const Args<T>& args) {    \
+    baseline::name(args);                    \
   }
 #endif
 

@@ -44,10 +44,10 @@ class Buffer {
   int64_t size_ = 0;
 };
 
-// Runs body(task, scratch) for each task in [0, tasks). `Scratch` is default-constructed once in each
-// thread. Tasks go to threads as these become free, so a task must write only what is its own; then
-// results do not depend on the number of threads. The first exception stops the loop and is rethrown.
-// `most_threads` is for loops so short that waking more would take longer than the work.
+// Runs body(task, scratch) for each task in [0, tasks). `Scratch` is default-constructed once in
+// each thread. Tasks go to threads as these become free, so a task must write only what is its own;
+// then results do not depend on the number of threads. The first exception stops the loop and is
+// rethrown. `most_threads` is for loops so short that waking more would take longer than the work.
 template <class Scratch, class Body>
 void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) {
   if (tasks <= 0) return;

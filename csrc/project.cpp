@@ -6,10 +6,10 @@
 // block it comes with; noise depends on (key, row number, column) alone.
 //
 // No block of the ChaCha20 key stream is ever used twice under a key. A block is named by nonce (96
-// bits) and counter (32 bits). The noise of row r (of the whole release, not of the call) in columns
-// 4g ... 4g+3 takes the block with nonce (r, domain), r in 64 bits, and counter g: a one-to-one map, as
-// r < 2^64 and p < 2^34. The domain word sets these apart from the blocks of shuffle_rows, which
-// has a key of its own anyway. Keys are fresh for each release.
+// bits) and counter (32 bits). The noise of row r (of the whole release, not of the call) in
+// columns 4g ... 4g+3 takes the block with nonce (r, domain), r in 64 bits, and counter g: a
+// one-to-one map, as r < 2^64 and p < 2^34. The domain word sets these apart from the blocks of
+// shuffle_rows, which has a key of its own anyway. Keys are fresh for each release.
 #include "project.h"
 
 #include <cmath>
@@ -26,13 +26,13 @@ namespace {
 
 // --------------------------------------------------------------------------------- constants
 
-constexpr int kRowTile = 32;       // rows share the frame's panels, which stay in the L2 cache
-constexpr int kColumnTile = 128;   // tile, noise and x together: 128 KiB in float64
-constexpr int kDepthTile = 256;    // a panel piece is 64 KiB at most
-constexpr int kGroupRows = 4;      // rows of x per pass over a panel: registers
+constexpr int kRowTile = 32;      // rows share the frame's panels, which stay in the L2 cache
+constexpr int kColumnTile = 128;  // tile, noise and x together: 128 KiB in float64
+constexpr int kDepthTile = 256;   // a panel piece is 64 KiB at most
+constexpr int kGroupRows = 4;     // rows of x per pass over a panel: registers
 constexpr int kGroupVectors = kVectorBytes == 64 ? 4 : 2;  // 4*4 of 32 registers, or 4*2 of 16
-constexpr int kBatch = 64;         // random blocks turned into normals at a time
-constexpr int kBlockNormals = 4;   // normals per ChaCha20 block: 2 * 192 of its 512 bits
+constexpr int kBatch = 64;        // random blocks turned into normals at a time
+constexpr int kBlockNormals = 4;  // normals per ChaCha20 block: 2 * 192 of its 512 bits
 constexpr uint32_t kNoiseDomain = 0;
 
 template <class T>
@@ -68,14 +68,17 @@ struct SecretBuffer {
 // frame [d, p] -> panels [ceil(p / kPanel), d, kPanel], zero beyond column p.
 template <class T>
 void pack_frame(const T* frame, int64_t d, int64_t p, T* packed) {
-  parallel_for<NoScratch>(ceil_div(p, kPanel<T>), [&](int64_t panel, NoScratch&) {
-    const int64_t first = panel * kPanel<T>, width = smaller(kPanel<T>, p - first);
-    T* to = packed + panel * d * kPanel<T>;
-    for (int64_t l = 0; l < d; ++l, to += kPanel<T>) {
-      for (int64_t j = 0; j < width; ++j) to[j] = frame[l * p + first + j];
-      for (int64_t j = width; j < kPanel<T>; ++j) to[j] = T(0);
-    }
-  }, threads_for(d * p / 16));
+  parallel_for<NoScratch>(
+      ceil_div(p, kPanel<T>),
+      [&](int64_t panel, NoScratch&) {
+        const int64_t first = panel * kPanel<T>, width = smaller(kPanel<T>, p - first);
+        T* to = packed + panel * d * kPanel<T>;
+        for (int64_t l = 0; l < d; ++l, to += kPanel<T>) {
+          for (int64_t j = 0; j < width; ++j) to[j] = frame[l * p + first + j];
+          for (int64_t j = width; j < kPanel<T>; ++j) to[j] = T(0);
+        }
+      },
+      threads_for(d * p / 16));
 }
 
 // tile [kGroupRows, kPanel] += x [kGroupRows, depth] * panel [depth, kPanel]
@@ -97,8 +100,8 @@ void multiply_group(const T* x, const T* panel, int64_t depth, T* tile) {
     }
 }
 
-// tile [kRowTile, kColumnTile] = rows of x times a column range of the packed frame. `read_row(r, l0,
-// depth, to)` fills `to` with entries l0 ... l0+depth-1 of row r.
+// tile [kRowTile, kColumnTile] = rows of x times a column range of the packed frame. `read_row(r,
+// l0, depth, to)` fills `to` with entries l0 ... l0+depth-1 of row r.
 template <class T, class ReadRow>
 void multiply_tile(int64_t rows, int64_t first_column, int64_t columns, int64_t d, const T* packed,
                    T* x, T* tile, ReadRow&& read_row) {
@@ -126,18 +129,20 @@ void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& re
   Buffer<T> packed(ceil_div(p, kPanel<T>) * kPanel<T> * d);
   pack_frame(frame, d, p, packed.data());
   const int64_t column_tiles = ceil_div(p, kColumnTile);
-  parallel_for<Scratch>(ceil_div(n, kRowTile) * column_tiles, [&](int64_t task, Scratch& scratch) {
-    const int64_t row = task / column_tiles * kRowTile;
-    const int64_t column = task % column_tiles * kColumnTile;
-    const int64_t rows = smaller(kRowTile, n - row), columns = smaller(kColumnTile, p - column);
-    T* x = scratch.x.resize(kRowTile * kDepthTile);
-    T* tile = scratch.tile.resize(kRowTile * kColumnTile);
-    multiply_tile(rows, column, columns, d, packed.data(), x, tile,
-                  [&](int64_t r, int64_t l0, int64_t depth, T* to) {
-                    read_row(row + r, l0, depth, to);
-                  });
-    finish(tile, rows, columns, row, column, scratch);
-  }, threads_for(n * p * (1 + d / 64)));
+  parallel_for<Scratch>(
+      ceil_div(n, kRowTile) * column_tiles,
+      [&](int64_t task, Scratch& scratch) {
+        const int64_t row = task / column_tiles * kRowTile;
+        const int64_t column = task % column_tiles * kColumnTile;
+        const int64_t rows = smaller(kRowTile, n - row), columns = smaller(kColumnTile, p - column);
+        T* x = scratch.x.resize(kRowTile * kDepthTile);
+        T* tile = scratch.tile.resize(kRowTile * kColumnTile);
+        multiply_tile(
+            rows, column, columns, d, packed.data(), x, tile,
+            [&](int64_t r, int64_t l0, int64_t depth, T* to) { read_row(row + r, l0, depth, to); });
+        finish(tile, rows, columns, row, column, scratch);
+      },
+      threads_for(n * p * (1 + d / 64)));
 }
 
 // ------------------------------------------------------------------------------- secure noise
@@ -183,11 +188,10 @@ void secure_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t row
 #pragma omp simd
     for (int i = 0; i < kBatch; ++i) {
       const uint32_t* w = words + i;
-      secure_normal_pair(w[0 * kBatch], w[1 * kBatch], w[2 * kBatch], w[3 * kBatch],
-                         w[4 * kBatch], w[5 * kBatch], normals + i, normals + kBatch + i);
-      secure_normal_pair(w[6 * kBatch], w[7 * kBatch], w[8 * kBatch], w[9 * kBatch],
-                         w[10 * kBatch], w[11 * kBatch], normals + 2 * kBatch + i,
-                         normals + 3 * kBatch + i);
+      secure_normal_pair(w[0 * kBatch], w[1 * kBatch], w[2 * kBatch], w[3 * kBatch], w[4 * kBatch],
+                         w[5 * kBatch], normals + i, normals + kBatch + i);
+      secure_normal_pair(w[6 * kBatch], w[7 * kBatch], w[8 * kBatch], w[9 * kBatch], w[10 * kBatch],
+                         w[11 * kBatch], normals + 2 * kBatch + i, normals + 3 * kBatch + i);
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t index = first + i;
@@ -231,11 +235,14 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
   SecretBuffer<double> factors;
   double* factor = factors.resize(n);
   constexpr int64_t kRowsPerTask = 256;
-  parallel_for<NoScratch>(ceil_div(n, kRowsPerTask), [&](int64_t task, NoScratch&) {
-    const int64_t end = smaller(n, (task + 1) * kRowsPerTask);
-    for (int64_t r = task * kRowsPerTask; r < end; ++r)
-      factor[r] = clipping_factor(x + r * d, d, args.max_norm);
-  }, threads_for(n * d / 16));
+  parallel_for<NoScratch>(
+      ceil_div(n, kRowsPerTask),
+      [&](int64_t task, NoScratch&) {
+        const int64_t end = smaller(n, (task + 1) * kRowsPerTask);
+        for (int64_t r = task * kRowsPerTask; r < end; ++r)
+          factor[r] = clipping_factor(x + r * d, d, args.max_norm);
+      },
+      threads_for(n * d / 16));
   *args.bad_row = -1;
   for (int64_t r = 0; r < n; ++r)
     if (factor[r] != factor[r]) {
@@ -263,8 +270,8 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
           const double* normal = noise + r * kColumnTile;
           T* out = args.out + (row + r) * p + column;
           for (int64_t j = 0; j < columns; ++j)
-            out[j] = static_cast<T>(
-                h * std::nearbyint((product[j] + args.sigma * normal[j]) * per_h));
+            out[j] =
+                static_cast<T>(h * std::nearbyint((product[j] + args.sigma * normal[j]) * per_h));
         }
       });
 }
@@ -341,8 +348,7 @@ void secure_normals(const SecureNormalsArgs<T>& args) {
 #pragma omp simd
   for (int64_t i = 0; i < args.n; ++i) {
     const uint32_t* w = args.words + 6 * i;
-    secure_normal_pair(w[0], w[1], w[2], w[3], w[4], w[5], args.out + 2 * i,
-                       args.out + 2 * i + 1);
+    secure_normal_pair(w[0], w[1], w[2], w[3], w[4], w[5], args.out + 2 * i, args.out + 2 * i + 1);
   }
 }
 

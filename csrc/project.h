@@ -20,7 +20,8 @@ struct ProjectSecureArgs {
   double max_norm;      // may be infinite
   T* out;               // [n, p]
   int64_t n, d, p;
-  int64_t* bad_row;  // the first row that holds NaN or infinity, else -1; with one, nothing is written
+  int64_t*
+      bad_row;  // the first row that holds NaN or infinity, else -1; with one, nothing is written
 };
 
 // The same without clipping, in T throughout, with Philox noise: for experiments.

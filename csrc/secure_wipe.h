@@ -10,7 +10,10 @@ namespace dpslice {
 __attribute__((always_inline)) inline void secure_wipe(void* data, size_t bytes) {
   if (data == nullptr) return;
   memset(data, 0, bytes);
-  __asm__ __volatile__("" : : "r"(data) : "memory");  // the zeros are "read", so they must be written
+  __asm__ __volatile__(""
+                       :
+                       : "r"(data)
+                       : "memory");  // the zeros are "read", so they must be written
 }
 
 }  // namespace dpslice

@@ -1,5 +1,6 @@
-// Fisher and Yates: row i, from the last to the second, changes places with a row drawn uniformly from
-// rows 0 ... i. One swap at a time, so it needs no memory beyond a chunk of a row and works on a memory map.
+// Fisher and Yates: row i, from the last to the second, changes places with a row drawn uniformly
+// from rows 0 ... i. One swap at a time, so it needs no memory beyond a chunk of a row and works on
+// a memory map.
 #include "shuffle_rows.h"
 
 #include <algorithm>
@@ -33,7 +34,8 @@ class Stream {
     return high << 32 | low;
   }
 
-  // Uniform on 0 ... bound - 1: numbers of the last, incomplete run of `bound` values are drawn again.
+  // Uniform on 0 ... bound - 1: numbers of the last, incomplete run of `bound` values are drawn
+  // again.
   uint64_t below(uint64_t bound) {
     const uint64_t incomplete = (UINT64_MAX % bound + 1) % bound;  // 2^64 mod bound
     for (;;) {

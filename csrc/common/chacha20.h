@@ -1,7 +1,7 @@
 // The ChaCha20 block function of RFC 8439, section 2.3, for one block or for one block per lane.
 //
-// A block is 16 words of 32 bits; serialised little-endian they are 64 bytes of key stream. `Word` is
-// uint32_t, or a vector of them: then each lane computes the block of its own counter and nonce.
+// A block is 16 words of 32 bits; serialised little-endian they are 64 bytes of key stream. `Word`
+// is uint32_t, or a vector of them: then each lane computes the block of its own counter and nonce.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-// Random bits to standard normals, by Box and Muller: sqrt(-2 ln u) times the cosine and the sine of
-// 2 pi u'. Both are used: they are independent.
+// Random bits to standard normals, by Box and Muller: sqrt(-2 ln u) times the cosine and the sine
+// of 2 pi u'. Both are used: they are independent.
 //
-// Two versions. secure_normal_pair takes 192 bits, in float64: u has its full relative precision near
-// 0 and near 1 (the privacy argument needs both: 64 bits would cut the tail at 9.4 sigma and coarsen
-// it long before). fast_normals takes 64 bits (float32) or 128 bits (float64) per pair.
+// Two versions. secure_normal_pair takes 192 bits, in float64: u has its full relative precision
+// near 0 and near 1 (the privacy argument needs both: 64 bits would cut the tail at 9.4 sigma and
+// coarsen it long before). fast_normals takes 64 bits (float32) or 128 bits (float64) per pair.
 //
 // Everything is free of branches and of library calls but sqrt, so that loops over it become vector
 // code, and a GPU computes the same to a few units in the last place.
@@ -26,8 +26,8 @@ DPSLICE_HD inline To bits_as(From from) {
   return to;
 }
 
-// Exact, and in vector code where the instruction set has no conversion of unsigned numbers: the word
-// becomes the low mantissa bits of 2^52 + word.
+// Exact, and in vector code where the instruction set has no conversion of unsigned numbers: the
+// word becomes the low mantissa bits of 2^52 + word.
 DPSLICE_HD inline double word_to_double(uint64_t word_below_2_52) {
   return bits_as<double>(uint64_t{0x4330000000000000} | word_below_2_52) - 4503599627370496.0;
 }
@@ -71,8 +71,9 @@ DPSLICE_HD inline float log_positive(float x) {
 
 // ------------------------------------------------------------------------------- cosine and sine
 //
-// Of 2 pi times the fraction word / 2^32 (+ low / 2^64): the nearest quarter turn is taken off as an
-// integer, exactly; Taylor series serve on [-pi/4, pi/4], to below 2^-57 (float64) or 2^-28 (float32).
+// Of 2 pi times the fraction word / 2^32 (+ low / 2^64): the nearest quarter turn is taken off as
+// an integer, exactly; Taylor series serve on [-pi/4, pi/4], to below 2^-57 (float64) or 2^-28
+// (float32).
 
 template <class T>
 DPSLICE_HD inline void quarter_turn(T x, uint32_t quarter, T* cosine, T* sine) {
@@ -94,7 +95,7 @@ DPSLICE_HD inline void turn(uint32_t word, uint32_t low, double* cosine, double*
   const uint32_t quarter = (word + 0x20000000u) >> 30;
   const uint32_t rest = word - (quarter << 30);  // a signed number in [-2^29, 2^29)
   const double fraction = (word_to_double(rest ^ 0x80000000u) - 2147483648.0) +
-                          word_to_double(low) * 2.3283064365386963e-10;  // 2^-32
+                          word_to_double(low) * 2.3283064365386963e-10;    // 2^-32
   quarter_turn(fraction * 1.4629180792671596e-09, quarter, cosine, sine);  // pi / 2^31
 }
 
@@ -106,10 +107,10 @@ DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
 
 // --------------------------------------------------------------------------------------- secure
 //
-// words: six words of a key stream. One bit of the first four chooses u = v or u = 1 - v, the other 127
-// give v = w/2 in (0, 1/2]; so u is uniform on (0, 1), and -ln u, which is -ln v or -log1p(-v), has a
-// relative error of a few 2^-53 at both ends. In the second case x = 1 - v is rounded, and ln(1 - v) =
-// ln x + ((1 - x) - v)/x up to the square of a rounding error; 1 - x is exact.
+// words: six words of a key stream. One bit of the first four chooses u = v or u = 1 - v, the other
+// 127 give v = w/2 in (0, 1/2]; so u is uniform on (0, 1), and -ln u, which is -ln v or -log1p(-v),
+// has a relative error of a few 2^-53 at both ends. In the second case x = 1 - v is rounded, and
+// ln(1 - v) = ln x + ((1 - x) - v)/x up to the square of a rounding error; 1 - x is exact.
 
 DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   const double high = word_to_double(a & 0x7fffffffu) * 4294967296.0 + word_to_double(b);
@@ -123,8 +124,7 @@ DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, u
 }
 
 DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
-                                          uint32_t w4, uint32_t w5, double* first,
-                                          double* second) {
+                                          uint32_t w4, uint32_t w5, double* first, double* second) {
   const double radius = sqrt(2.0 * minus_log_uniform(w0, w1, w2, w3));
   double cosine, sine;
   turn(w4, w5, &cosine, &sine);
@@ -134,8 +134,9 @@ DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2,
 
 // ----------------------------------------------------------------------------------------- fast
 //
-// The normals of one Philox block: four in float32, two in float64. Noise at (row, column) comes from
-// the block with counter (column / kFastNormals, row, 0), whatever the tiling, thread count or device.
+// The normals of one Philox block: four in float32, two in float64. Noise at (row, column) comes
+// from the block with counter (column / kFastNormals, row, 0), whatever the tiling, thread count or
+// device.
 
 template <class T>
 constexpr int kFastNormals = sizeof(T) == 8 ? 2 : 4;
@@ -150,7 +151,8 @@ DPSLICE_HD inline void fast_normal_pair(uint32_t radius_word, uint32_t angle_wor
   out[1] = radius * sine;
 }
 
-DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3, float* out) {
+DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
+                                    float* out) {
   fast_normal_pair(w0, w1, out);
   fast_normal_pair(w2, w3, out + 2);
 }

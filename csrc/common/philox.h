@@ -1,7 +1,7 @@
 // Philox4x32-10: a counter of 128 bits and a key of 64 bits give 128 random bits, without state.
 //
-// Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Fast and of good
-// statistical quality, but no cipher: for experiments, never for noise that protects anyone.
+// Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Fast and of
+// good statistical quality, but no cipher: for experiments, never for noise that protects anyone.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@ namespace dpslice {
 
 constexpr int kPhiloxRounds = 10;
 
-// Replaces the counter (c0, c1, c2, c3) by its random words. Scalars, not arrays: so loops vectorise.
+// Replaces the counter (c0, c1, c2, c3) by its random words. Scalars, not arrays: so loops
+// vectorise.
 DPSLICE_HD inline void philox4x32(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3,
                                   uint32_t k0, uint32_t k1) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
