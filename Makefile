@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
-  $(shell find csrc cuda python -type f -not -name '*.so' -not -name '*.pyc')
+  $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc')
 
 .PHONY: demo test lint sanitize bench wheel stubs clean
 
