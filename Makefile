@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Constraints hold for build environments too, so they go by environment variable.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# OpenMP threads that wait actively starve one another on a machine that does other things too.
+export OMP_WAIT_POLICY ?= passive
 
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
   $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc')
