@@ -8,7 +8,11 @@
 #include <cstring>
 
 #if defined(__x86_64__)
+// GCC 12 takes its own undefined operands for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #ifndef DPSLICE_ISA
@@ -187,9 +191,9 @@ inline Vec<T> vexp(Vec<T> x) {
   if constexpr (sizeof(T) == 8)
     return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(x, splat(C::kUnderflow), _CMP_NLT_UQ), p, n);
 #else
-  const VecInt<T> exponent = reinterpret_cast<const VecInt<T>&>(shifted) << C::kMantissa;
-  const VecInt<T> bits = reinterpret_cast<const VecInt<T>&>(p) + exponent;
-  const Vec<T> value = reinterpret_cast<const Vec<T>&>(bits);
+  // Casts of vectors keep the bits.
+  const VecInt<T> bits = (VecInt<T>)p + ((VecInt<T>)shifted << C::kMantissa);
+  const Vec<T> value = (Vec<T>)bits;
   return x < C::kUnderflow ? Vec<T>{} : value;
 #endif
 }

@@ -37,8 +37,9 @@ def main() -> None:
     with mpmath.workdps(60):
         for dtype, degree in DEGREES.items():
             found, error = coefficients(degree)
-            accuracy = mpmath.nstr(error, 3)
-            print(f"{dtype}: degree {degree}, relative error {accuracy}, highest first")
+            print(
+                f"{dtype}: degree {degree}, relative error {mpmath.nstr(error, 3)}, highest first"
+            )
             for c in reversed(found):
                 print(f"  {mpmath.nstr(c, 18)},")
 
