@@ -71,7 +71,7 @@ inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift,
                    Buffer<bool>& narrow) {
   Buffer<bool> again(args.m), wide(args.m);
   Buffer<float> point;
-  int64_t agains = 0, wides = 0;
+  int64_t recomputed = 0, wides = 0;
   for (int64_t s = 0; s < args.m; ++s) {
     double largest = 0;
     for (int64_t i = s * args.b; i < (s + 1) * args.b; ++i) {
@@ -84,12 +84,12 @@ inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift,
       measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c,
                     args.k, args.bandwidth[s], measure, point);
       (measure.by_product ? again : wide)[s] = true;
-      ++(measure.by_product ? agains : wides);
+      ++(measure.by_product ? recomputed : wides);
     }
     narrow[s] = !wide[s];
   }
   if (wides > 0) widened_vjp(args, wide, wides);
-  if (agains > 0) {
+  if (recomputed > 0) {
     launch_sums<float, Reduction::logsum>(
         PairSums<float>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
                         args.log_weights, nullptr, again.data(), nullptr, shift.data()});

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_vjp']
+__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exponential', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_vjp']
 def available_isas() -> list[str]:
     """
     Instruction sets that this build and this processor both have, slowest first.
@@ -59,6 +59,16 @@ def divergence(divergence: typing.SupportsInt | typing.SupportsIndex, alpha: typ
 def divergence(divergence: typing.SupportsInt | typing.SupportsIndex, alpha: typing.SupportsFloat | typing.SupportsIndex, t: numpy.typing.NDArray[numpy.float64]) -> tuple:
     """
     Value and derivative of f at t.
+    """
+@typing.overload
+def exponential(x: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    The kernels' exponential of each number, for tests.
+    """
+@typing.overload
+def exponential(x: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    The kernels' exponential of each number, for tests.
     """
 @typing.overload
 def gaussian_kernel_logsumexp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], log_weights: numpy.typing.NDArray[numpy.float32] | None) -> numpy.typing.NDArray[numpy.float32]:
