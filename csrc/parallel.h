@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <exception>
 #include <new>
 
 #include "threads.h"
@@ -58,9 +57,8 @@ void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) 
     for (int64_t task = 0; task < tasks; ++task) body(task, scratch);
     return;
   }
-  std::exception_ptr error;
+  FirstError error;
   std::atomic<int64_t> next{0};
-  std::atomic_flag failed = ATOMIC_FLAG_INIT;
 #pragma omp parallel num_threads(threads)
   {
     try {
@@ -72,10 +70,10 @@ void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) 
       }
     } catch (...) {
       next.store(tasks, std::memory_order_relaxed);  // the other threads finish what they hold
-      if (!failed.test_and_set()) error = std::current_exception();
+      error.keep_current();
     }
   }
-  if (error) std::rethrow_exception(error);
+  error.rethrow();
 }
 
 struct NoScratch {};

@@ -182,8 +182,13 @@ inline Vec<T> vexp(Vec<T> x) {
   const Vec<T> r = (bounded - n * C::kLn2High) - n * C::kLn2Low;
   Vec<T> q = splat(C::kQ[0]);
   for (int i = 1; i < C::kTerms; ++i) q = q * r + C::kQ[i];
-  // 1 + r + r^2 q, last factor first, so that the rounding is that of the last sum.
+#if defined(__FMA__) || defined(__aarch64__)
+  // 1 + r + r^2 q, last factor first: the last product is not rounded.
   const Vec<T> p = (q * r + T(1)) * r + T(1);
+#else
+  // Where it is rounded, the smaller product is the one to round.
+  const Vec<T> p = ((q * r) * r + r) + T(1);
+#endif
 #if defined(__AVX512F__)
   // "Not less than": -inf is masked out whatever became of it above, NaN is not.
   if constexpr (sizeof(T) == 4)

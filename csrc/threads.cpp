@@ -18,4 +18,13 @@ int num_threads() {
 
 void set_num_threads(int threads) { requested.store(threads); }
 
+FirstError::FirstError() noexcept = default;
+FirstError::~FirstError() = default;
+void FirstError::keep_current() noexcept {
+  if (!taken_.test_and_set()) error_ = std::current_exception();
+}
+void FirstError::rethrow() const {
+  if (error_) std::rethrow_exception(error_);
+}
+
 }  // namespace dpslice

@@ -1,9 +1,27 @@
-// The number of threads that kernels use: OMP_NUM_THREADS at start, then what set_num_threads says.
+// Threads of the kernels: how many, and what one of them throws.
 #pragma once
+
+#include <atomic>
+#include <exception>
 
 namespace dpslice {
 
+// OMP_NUM_THREADS at start, then what set_num_threads says.
 int num_threads();
 void set_num_threads(int threads);
+
+// The first exception that any thread of a loop raises. Out of line: inline functions of
+// std::exception_ptr must not be emitted by files that are compiled per instruction set (isa.h).
+class FirstError {
+ public:
+  FirstError() noexcept;
+  ~FirstError();
+  void keep_current() noexcept;  // inside a catch block
+  void rethrow() const;          // if there was one
+
+ private:
+  std::atomic_flag taken_;
+  std::exception_ptr error_;
+};
 
 }  // namespace dpslice
