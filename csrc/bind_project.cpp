@@ -177,7 +177,7 @@ void register_project(py::module_& m) {
   m.def("philox4x32", &philox4x32_words, py::arg("counter"), py::arg("key"),
         "One block of Philox4x32-10.");
   m.def("secure_normals", &secure_normals_from, py::arg("words").noconvert(),
-        "Pairs of normals from given random words, for tests.");
+        "Pairs of standard normals, each from six uniform random words.");
 }
 
 }  // namespace dpslice

@@ -11,15 +11,19 @@ against the noisy slices.
 from dpslice import accounting, divergences, kernels
 from dpslice._version import __version__
 from dpslice.accounting import Guarantee
-from dpslice.mechanism import SlicingMechanism
-from dpslice.release import Release, ReleaseError
+from dpslice.features import MarginalSums
+from dpslice.mechanism import SlicingMechanism, SumMechanism
+from dpslice.release import Release, ReleaseError, SumRelease
 from dpslice.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "Guarantee",
+    "MarginalSums",
     "Release",
     "ReleaseError",
     "SlicingMechanism",
+    "SumMechanism",
+    "SumRelease",
     "__version__",
     "accounting",
     "divergences",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from dpslice.accounting import Guarantee
     from dpslice.tabular.schema import Column, Schema
-    from dpslice.tabular.synthesizer import Synthesizer, TrainingOptions
+    from dpslice.tabular.synthesizer import MixtureOptions, Synthesizer, TrainingOptions
 
 __all__ = ["app"]
 
@@ -157,6 +157,14 @@ class Adjacency(enum.StrEnum):
 
     zero_out = "zero_out"
     replace_one = "replace_one"
+    add_remove = "add_remove"
+
+
+class Method(enum.StrEnum):
+    """Kind of release."""
+
+    sums = "sums"
+    rows = "rows"
 
 
 TableArgument = Annotated[
@@ -184,7 +192,16 @@ AdjacencyOption = Annotated[
     typer.Option(
         "--adjacency",
         help="What epsilon protects: zero_out, that one person's row holds data or is blank; "
-        "replace_one (stronger), which of all possible rows it is. The number of rows is public.",
+        "replace_one (stronger), which of all possible rows it is; the number of rows is public. "
+        "add_remove, for sums: that the row is in the table at all.",
+    ),
+]
+MethodOption = Annotated[
+    Method,
+    typer.Option(
+        "--method",
+        help="What is released: sums, noisy counts of all columns and pairs of columns (the best "
+        "synthetic tables); or rows, one noisy row per row, for any loss and generator.",
     ),
 ]
 SeedOption = Annotated[
@@ -198,7 +215,8 @@ StepsOption = Annotated[
     int | None, typer.Option("--steps", help="Training steps. Default: the library's choice.")
 ]
 BatchSizeOption = Annotated[
-    int | None, typer.Option("--batch-size", help="Rows per training step. Default: as above.")
+    int | None,
+    typer.Option("--batch-size", help="Rows per training step, of method rows. Default: as above."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
@@ -218,15 +236,19 @@ def _load_schema(path: Path, *, target: str | None = None) -> Schema:
     return schema if target is None else dataclasses.replace(schema, target=target)
 
 
-def _training(steps: int | None, batch_size: int | None) -> TrainingOptions:
-    from dpslice.tabular.synthesizer import TrainingOptions
+def _training(
+    method: str, steps: int | None, batch_size: int | None
+) -> MixtureOptions | TrainingOptions:
+    from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions
 
-    given: dict[str, int] = {}
+    given: dict[str, Any] = {}
     if steps is not None:
         given["steps"] = _arrays.positive_integer("steps", steps)
     if batch_size is not None:
+        if method != "rows":
+            raise ValueError("--batch-size is for --method rows: sums are fitted as a whole")
         given["batch_size"] = _arrays.positive_integer("batch_size", batch_size)
-    return TrainingOptions(**given)  # type: ignore[arg-type]
+    return TrainingOptions(**given) if method == "rows" else MixtureOptions(**given)
 
 
 def _check_outputs(
@@ -292,7 +314,7 @@ def _publish(
 ) -> Release:
     with _console.rows_progress("releasing", quiet=quiet) as done:
         release = synthesizer.publish(table, path=path, overwrite=overwrite, progress=done)
-    _warn_of_delta(release.guarantee, release.n, quiet=quiet)
+    _warn_of_delta(release.guarantee, release.estimated_n, quiet=quiet)
     return release
 
 
@@ -310,16 +332,14 @@ def _train(synthesizer: Synthesizer, *, checkpoint: Path | None, quiet: bool, ke
         raise Interrupted(f"training stopped after step {result.steps} of {total}. {kept}")
 
 
-def _describe_training(synthesizer: Synthesizer) -> dict[str, Any]:
-    result = synthesizer.result
-    assert result is not None
-    options = synthesizer.training
-    return {
-        "steps": result.steps,
-        "batch size": options.batch_size,
-        "seed": synthesizer.seed,
-        "loss": [float(value) for value in result.history],
-    }
+def _sizes(release: Release) -> dict[str, Any]:
+    """Return what is public of a release's sizes and noise."""
+    sizes: dict[str, Any] = {"kind": release.kind, "d": release.d, "p": release.p}
+    if release.guarantee.adjacency != "add_remove":
+        sizes["n"] = release.n
+    if release.kind == "rows":
+        sizes["frame"] = release.frame_kind
+    return {**sizes, "sigma": release.sigma}
 
 
 def _summary(
@@ -364,6 +384,7 @@ def synthesize(
     out: Annotated[Path, typer.Option("--out", help="Synthetic CSV to write.")],
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    method: MethodOption = Method.sums,
     rows: Annotated[
         int | None, typer.Option("--rows", "-n", help="Synthetic rows. Default: as in the table.")
     ] = None,
@@ -397,7 +418,7 @@ def synthesize(
 ) -> None:
     """Make a synthetic table from a private one.
 
-    Releases the table, trains a generator on the release, and samples from it.
+    Releases the table, trains a model on the release, and samples from it.
 
     Each run reads the private table once and spends (epsilon, delta); the losses of several runs
     on one table add up. What the schema cost, if it was inferred, comes on top and is shown.
@@ -416,8 +437,9 @@ def synthesize(
         description,
         epsilon=epsilon,
         delta=delta,
+        method=method.value,
         adjacency=adjacency.value,
-        training=_training(steps, batch_size),
+        training=_training(method.value, steps, batch_size),
         seed=seed,
     )
     seconds: dict[str, float] = {}
@@ -433,7 +455,7 @@ def synthesize(
     with _timed(seconds, "training"):
         _train(synthesizer, checkpoint=None, quiet=quiet, kept=kept)
     with _timed(seconds, "sampling"):
-        count = rows if rows is not None else release.n
+        count = rows if rows is not None else release.estimated_n
         synthetic = synthesizer.sample(count)
         if model is not None:
             synthesizer.save(model)
@@ -450,14 +472,14 @@ def synthesize(
                 schema=description,
                 guarantee=synthesizer.guarantee,
                 seed=seed,
-                training=_describe_training(synthesizer),
+                training=synthesizer.training_facts(),
             )
     summary = _summary(
         "synthesize",
         synthesizer.guarantee,
         {"synthetic table": out, "release": release_path, "model": model, "report": report},
         seconds,
-        n=release.n,
+        **_sizes(release),
         rows=count,
         steps=synthesizer.training.steps,
     )
@@ -484,6 +506,7 @@ def release(
     out: Annotated[Path, typer.Option("--out", help="Release (a directory) to write.")],
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    method: MethodOption = Method.sums,
     target: Annotated[
         str | None,
         typer.Option(
@@ -508,7 +531,12 @@ def release(
     from dpslice.tabular.synthesizer import Synthesizer
 
     synthesizer = Synthesizer(
-        description, epsilon=epsilon, delta=delta, adjacency=adjacency.value, seed=seed
+        description,
+        epsilon=epsilon,
+        delta=delta,
+        method=method.value,
+        adjacency=adjacency.value,
+        seed=seed,
     )
     seconds: dict[str, float] = {}
     with _timed(seconds, "release"):
@@ -520,10 +548,7 @@ def release(
         synthesizer.guarantee,
         {"release": out},
         seconds,
-        n=made.n,
-        d=made.d,
-        p=made.p,
-        sigma=made.sigma,
+        **_sizes(made),
         fingerprint=made.fingerprint,
     )
     if json:
@@ -566,8 +591,9 @@ def train(
     from dpslice.tabular.synthesizer import Synthesizer
 
     state = checkpoint if checkpoint is not None else out.with_name(out.name + ".checkpoint")
-    options = _training(steps, batch_size)
-    synthesizer = Synthesizer.from_release(Release.load(release_path), training=options, seed=seed)
+    release = Release.load(release_path)
+    options = _training(release.kind, steps, batch_size)
+    synthesizer = Synthesizer.from_release(release, training=options, seed=seed)
     if restart:
         state.unlink(missing_ok=True)
     elif state.exists():
@@ -607,6 +633,15 @@ def sample(
         Path | None,
         typer.Option("--schema", help="Refuse a model that was made for another schema."),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help="Only rows with this value, such as sex=Female; nothing after = is a missing "
+            "one. May be given several times.",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of the rows. Default: that of training.")
     ] = None,
@@ -623,7 +658,8 @@ def sample(
     synthesizer = Synthesizer.load(model)
     if schema is not None:
         _check_same_schema(synthesizer.schema, _load_schema(schema), model)
-    synthetic = synthesizer.sample(rows, seed=seed)
+    conditions = _conditions(synthesizer.schema, where or [])
+    synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions)
     if path is None:
         synthetic.to_csv(sys.stdout, index=False)
         return
@@ -635,6 +671,21 @@ def sample(
         f"{total.adjacency} adjacency",
         quiet=quiet,
     )
+
+
+def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
+    """Read conditions COLUMN=VALUE as a CSV file's cells are read."""
+    from dpslice.tabular.files import cell_value
+
+    conditions: dict[str, object] = {}
+    for text in where:
+        name, equals, cell = text.partition("=")
+        if not equals or name not in schema.names:
+            raise ValueError(
+                f"--where must be COLUMN=VALUE for a column of the table; got {text!r}"
+            )
+        conditions[name] = cell_value(schema[name], cell)
+    return conditions
 
 
 def _check_same_schema(of_model: Schema, given: Schema, model: Path) -> None:
@@ -838,12 +889,7 @@ def verify(
         _console.print_json(
             {
                 "valid": True,
-                "kind": loaded.kind,
-                "n": loaded.n,
-                "d": loaded.d,
-                "p": loaded.p,
-                "sigma": loaded.sigma,
-                "frame": loaded.frame_kind,
+                **_sizes(loaded),
                 "fingerprint": loaded.fingerprint,
                 "guarantee": total.to_dict(),
             }
@@ -1195,6 +1241,7 @@ def demo(
     epsilon: Annotated[float, typer.Option("--epsilon", help="Privacy loss, > 0.")] = 3.0,
     delta: Annotated[float, typer.Option("--delta", help="Probability of a larger loss.")] = 1e-5,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    method: MethodOption = Method.sums,
     seed: SeedOption = 0,
     steps: StepsOption = None,
     batch_size: BatchSizeOption = None,
@@ -1243,8 +1290,9 @@ def demo(
         schema,
         epsilon=epsilon,
         delta=delta,
+        method=method.value,
         adjacency=adjacency.value,
-        training=_training(steps, batch_size),
+        training=_training(method.value, steps, batch_size),
         seed=seed,
     )
     seconds: dict[str, float] = {}
@@ -1254,7 +1302,7 @@ def demo(
         kept = f"The release is kept: go on with dpslice train {paths['release']}"
         _train(synthesizer, checkpoint=None, quiet=quiet, kept=kept)
     with _timed(seconds, "sampling"):
-        synthetic = synthesizer.sample(release.n)
+        synthetic = synthesizer.sample(release.estimated_n)
         synthesizer.save(paths["model"])
         write_csv(synthetic, paths["synthetic table"])
     _console.remark("writing the report", quiet=quiet)
@@ -1267,14 +1315,14 @@ def demo(
             guarantee=synthesizer.guarantee,
             holdout=held_out,
             seed=seed,
-            training=_describe_training(synthesizer),
+            training=synthesizer.training_facts(),
         )
     summary = _summary(
         "demo",
         synthesizer.guarantee,
         paths,
         seconds,
-        n=release.n,
+        **_sizes(release),
         rows=len(synthetic),
         scores_not_private={key: results[key] for _, key, _ in _SCORES},
     )

@@ -164,7 +164,7 @@ def project_secure(x: numpy.typing.NDArray[numpy.float64], frame: numpy.typing.N
     """
 def secure_normals(words: numpy.typing.NDArray[numpy.uint32]) -> numpy.typing.NDArray[numpy.float64]:
     """
-    Pairs of normals from given random words, for tests.
+    Pairs of standard normals, each from six uniform random words.
     """
 def set_isa(name: str) -> None:
     """

@@ -31,6 +31,7 @@ from dpslice import _arrays, _special
 __all__ = [
     "ADJACENCIES",
     "FRAMES",
+    "SUM_ADJACENCIES",
     "Guarantee",
     "Slicing",
     "Subsample",
@@ -38,6 +39,7 @@ __all__ = [
     "calibrate_sigma",
     "calibrate_slicing",
     "calibrate_subsampled_sigma",
+    "calibrate_sums",
     "composed_delta",
     "composed_epsilon",
     "delta",
@@ -55,10 +57,13 @@ __all__ = [
     "slicing_guarantee",
     "subsampled_delta",
     "subsampled_epsilon",
+    "sum_guarantee",
+    "sum_numerical_loss",
 ]
 
 FRAMES: Final = ("orthonormal", "gaussian")
-ADJACENCIES: Final = ("zero_out", "replace_one")
+ADJACENCIES: Final = ("zero_out", "replace_one")  # of a release of rows: n is visible
+SUM_ADJACENCIES: Final = ("zero_out", "replace_one", "add_remove")
 
 Array = NDArray[np.float64]
 
@@ -1122,7 +1127,7 @@ def _subsampled(
 ) -> _Base:
     if not isinstance(sample, Subsample):
         raise TypeError(f"sample must be a Subsample; got {type(sample).__name__}")
-    kind = _arrays.choice("adjacency", adjacency, (*ADJACENCIES, "add_remove"))
+    kind = _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
     if kind == "add_remove" and sample.rate is not None:
         raise ValueError(
             "adjacency add_remove needs a fixed sample size: the number of rows that a rate"
@@ -1553,6 +1558,7 @@ def numerical_loss(*, p: int, sigma: float, max_norm: float) -> tuple[float, flo
 _NEIGHBOURS: Final = {
     "zero_out": "one record's row is replaced by a row of zeros, which stays in the table",
     "replace_one": "one record is replaced by any other record of the domain",
+    "add_remove": "one record is in the table or not",
 }
 _UPWARDS: Final = Context(prec=6, rounding=ROUND_CEILING)
 
@@ -1573,20 +1579,22 @@ class Guarantee:
     epsilon, delta : float
         Totals: upper bounds that include the numerical loss and every composed part. ``epsilon``
         may be infinite.
-    adjacency : {"zero_out", "replace_one"}
-        Which pairs of tables the promise is about. The number of rows is public in both.
+    adjacency : {"zero_out", "replace_one", "add_remove"}
+        Which pairs of tables the promise is about. The number of rows is public in the first two.
     mechanism : str
-        What was done: ``"slicing"``, ``"schema inference"``, ``"composition"``, ...
+        What was done: ``"slicing"``, ``"sums"``, ``"schema inference"``, ``"composition"``, ...
     sensitivity : float, optional
-        L2 distance of two neighbouring rows, in the unit of the data.
+        L2 distance of two neighbouring rows, in the unit of the data; of sums, of two neighbouring
+        tables' sums.
     sigma : float, optional
         Standard deviation of the noise, in the unit of the data.
     frame : {"orthonormal", "gaussian"}, optional
         Law of the random projection.
     d, p, n : int, optional
-        Features, released columns, rows (a public number).
+        Features, released columns (of sums: released numbers), rows (a public number, never stated
+        under ``add_remove``).
     max_norm, diameter : float, optional
-        Bounds on the norm of a row and on the distance of two rows.
+        Bounds on the norm of a row (of sums: of a record's features) and on the distance of two.
     epsilon_numerical, delta_numerical : float
         Loss by rounding (`numerical_loss`), already inside ``epsilon`` and ``delta``.
     epsilon_replace_one : float, optional
@@ -1629,7 +1637,7 @@ class Guarantee:
         put("delta", _arrays.nonnegative_real("delta", self.delta))
         if self.delta > 1.0:
             raise ValueError(f"delta must be at most 1; got {self.delta}")
-        _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
+        _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
         _arrays.text("mechanism", self.mechanism)
         if self.frame is not None:
             _arrays.choice("frame", self.frame, FRAMES)
@@ -1642,6 +1650,8 @@ class Guarantee:
             value = getattr(self, name)
             if value is not None:
                 put(name, _arrays.integer(name, value, minimum=0 if name == "n" else 1))
+        if self.n is not None and self.adjacency == "add_remove":
+            raise ValueError("n must not be stated under add_remove, which protects it")
         for name in ("epsilon_numerical", "delta_numerical"):
             put(name, _arrays.nonnegative_real(name, getattr(self, name)))
         if self.epsilon_replace_one is not None:
@@ -1678,20 +1688,28 @@ class Guarantee:
                 f"  delta         {_rounded_up(self.delta)}",
             ]
         rows = "n is public" if self.n is None else f"n is public: n = {self.n}"
+        if self.adjacency == "add_remove":
+            rows = "n is protected too"
         lines.append(f"  adjacency     {self.adjacency}: {_NEIGHBOURS[self.adjacency]}; {rows}")
         if self.sensitivity is not None:
+            what = "tables' sums" if self.mechanism == "sums" else "rows"
             lines.append(
-                f"  Delta         {self.sensitivity:.9g}   (distance of neighbouring rows)"
+                f"  Delta         {self.sensitivity:.9g}   (distance of neighbouring {what})"
             )
         bounds = []
         if self.max_norm is not None:
             bounds.append(f"norm at most {self.max_norm:.9g}")
         if self.diameter is not None:
-            bounds.append(f"distance of two rows at most {self.diameter:.9g}")
+            two = "of two" if self.mechanism == "sums" else "of two rows"
+            bounds.append(f"distance {two} at most {self.diameter:.9g}")
         if bounds:
-            lines.append(f"  rows          {', '.join(bounds)}")
+            label = "features      " if self.mechanism == "sums" else "rows          "
+            lines.append(f"  {label}{', '.join(bounds)}")
         if self.sigma is not None:
-            lines.append(f"  sigma         {self.sigma:.9g}   (noise on every released number)")
+            what = "noise on every released number"
+            if self.mechanism == "sums":
+                what = "noise on every released sum, in the unit of the features"
+            lines.append(f"  sigma         {self.sigma:.9g}   ({what})")
         if self.frame is not None:
             shape = "" if self.d is None or self.p is None else f", d = {self.d}, p = {self.p}"
             lines.append(f"  frame         {self.frame}{shape}")
@@ -1702,7 +1720,7 @@ class Guarantee:
                 f"  rounding      epsilon {_rounded_up(self.epsilon_numerical)}, delta"
                 f" {_rounded_up(self.delta_numerical)}   (already included)"
             )
-        if self.adjacency == "zero_out":
+        if self.adjacency != "replace_one":
             if self.epsilon_replace_one is not None:
                 lines.append(
                     f"  replace_one   epsilon {_rounded_up(self.epsilon_replace_one)} at the same"
@@ -1784,8 +1802,8 @@ class Guarantee:
         """Add up several guarantees about the same records.
 
         Epsilon and delta add up, however the mechanisms depend on one another's outputs. If all
-        of them are slicing releases of full orthonormal blocks, whose parameters then must not
-        depend on the data or on other outputs, `composed_epsilon` at the sum of the deltas is
+        of them are sums or slicing releases of full orthonormal blocks, whose parameters then must
+        not depend on the data or on other outputs, `composed_epsilon` at the sum of the deltas is
         taken where it is smaller. (Other frames would have to be independent of one another, and
         releases with the same seed share theirs.)
 
@@ -1871,12 +1889,21 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     return Slicing(sigma=leaf.sigma, d=leaf.d, p=leaf.p, frame=leaf.frame, sensitivity=exact)
 
 
+def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
+    """Describe a sum release for `composed_epsilon`: a Gaussian mechanism, as if d = p = 1."""
+    distance = leaf.sensitivity if adjacency == leaf.adjacency else leaf.diameter
+    if leaf.sigma is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
+        return None
+    return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=distance * _SUM_ROUNDING)
+
+
 def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
-    """Epsilon of slicing releases by `composed_epsilon`; infinite where that does not apply."""
+    """Epsilon of several releases by `composed_epsilon`; infinite where that does not apply."""
     leaves = _leaves(guarantees)
     parts = []
+    describe = {"slicing": _slicing_of, "sums": _sums_of}
     for leaf in leaves:
-        part = _slicing_of(leaf, adjacency) if leaf.mechanism == "slicing" else None
+        part = describe[leaf.mechanism](leaf, adjacency) if leaf.mechanism in describe else None
         if part is None:
             return math.inf
         parts.append(part)
@@ -2123,5 +2150,188 @@ def calibrate_slicing(
         )
     sigma = least(eps - rounding)
     while _epsilon(target, setting.ratio(sigma, setting.adjacency)) + rounding > eps:
+        sigma *= _SAFE_SIGMA
+    return sigma
+
+
+# ------------------------------------------------------------------------------ sum releases
+
+_SUM_ROUNDING: Final = 1.0 + 1e-9  # covers the rounding of norms, weights and noise scales
+_FINEST_RATIO: Final = 2.0**11  # noise over grid, as long as the grid follows the noise
+
+
+def sum_numerical_loss(cells: int, *, coarsest: float = _FINEST_RATIO) -> tuple[float, float]:
+    r"""Privacy that a sum release loses because a computer rounds.
+
+    The sum itself is exact. A released number is S + h round(V / h), where the computed noise V
+    differs from the ideal one by at most ``e = 8 * 2**-52 * 11 s`` except with probability
+    ``2**-74``, s being its standard deviation. As in `numerical_loss`, with C = 0, that changes the
+    probability of a cell of the grid by a factor of at most 1 + 2.1 e/h, on both sides.
+
+    Parameters
+    ----------
+    cells : int
+        Released numbers.
+    coarsest : float
+        Largest s / h among them. It is below 2**11 while the grid follows the noise.
+
+    Returns
+    -------
+    epsilon, delta : float
+        ``2e-11 * 11 * cells * max(1, coarsest / 2**11)`` and ``cells * 2**-70``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `cells` is no positive integer, or `coarsest` not finite and positive.
+    """
+    count = _arrays.positive_integer("cells", cells)
+    ratio = _arrays.positive_real("coarsest", coarsest) / _FINEST_RATIO
+    return 2.2e-10 * count * max(1.0, ratio), count * 2.0**-70
+
+
+def _sum_distances(adjacency: object, norm: object, diameter: object) -> tuple[str, float, float]:
+    kind = _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
+    bound = _arrays.positive_real("norm", norm)
+    far = min(_arrays.positive_real("diameter", diameter), 2.0 * bound)
+    return kind, far if kind == "replace_one" else bound, far
+
+
+def _sum_target(delta: object, cells: int) -> tuple[float, float]:
+    """Delta asked for, and the log of what is left of it after rounding."""
+    total = _arrays.open_unit("delta", delta)
+    rounding = sum_numerical_loss(cells)[1]
+    if not total > rounding:
+        raise ValueError(
+            f"delta must exceed what rounding needs for {cells} sums, {rounding}; got {total}"
+        )
+    return total, math.log(total - rounding)
+
+
+def sum_guarantee(
+    *,
+    sigma: float,
+    delta: float,
+    cells: int,
+    norm: float,
+    diameter: float,
+    adjacency: str = "zero_out",
+    coarsest: float = _FINEST_RATIO,
+    n: int | None = None,
+    notes: Sequence[str] = (),
+) -> Guarantee:
+    r"""Guarantee of one computed sum release, with everything that rounding costs.
+
+    Publishing :math:`\sum_i \phi(x_i) + N(0, \sigma^2 I)` is a Gaussian mechanism whose ratio of
+    sensitivity to noise is the norm bound over sigma where a record is added, removed or replaced
+    by one without features, and the diameter over sigma where it is replaced by any other.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise, in the unit of the features.
+    delta : float
+        Total delta to state, 0 < delta < 1.
+    cells : int
+        Released numbers.
+    norm, diameter : float
+        Bounds on the norm of a record's features, and on the distance of two records'.
+    adjacency : {"zero_out", "replace_one", "add_remove"}
+        Neighbouring tables.
+    coarsest : float
+        As in `sum_numerical_loss`.
+    n : int, optional
+        Records; public, and not to be given under ``add_remove``.
+    notes : sequence of str
+        Further conditions, for the certificate.
+
+    Returns
+    -------
+    Guarantee
+        With ``mechanism="sums"`` and the ``replace_one`` epsilon beside the other adjacencies'.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or delta does not exceed what rounding needs.
+
+    Examples
+    --------
+    >>> promise = sum_guarantee(sigma=2.0, delta=1e-6, cells=10, norm=1.0, diameter=1.4)
+    >>> f"{promise.epsilon:.4f}"
+    '2.2541'
+    """
+    noise = _arrays.positive_real("sigma", sigma)
+    kind, distance, far = _sum_distances(adjacency, norm, diameter)
+    total, target = _sum_target(delta, cells)
+    epsilon_numerical, delta_numerical = sum_numerical_loss(cells, coarsest=coarsest)
+
+    def stated(reach: float) -> float:
+        return _epsilon(target, _Ratio(reach * _SUM_ROUNDING / noise)) + epsilon_numerical
+
+    return Guarantee(
+        epsilon=stated(distance),
+        delta=total,
+        adjacency=kind,
+        mechanism="sums",
+        sensitivity=distance,
+        sigma=noise,
+        p=cells,
+        n=n,
+        max_norm=norm,
+        diameter=far,
+        epsilon_numerical=epsilon_numerical,
+        delta_numerical=delta_numerical,
+        epsilon_replace_one=None if kind == "replace_one" else stated(far),
+        notes=tuple(notes),
+    )
+
+
+def calibrate_sums(
+    epsilon: float,
+    delta: float,
+    *,
+    cells: int,
+    norm: float,
+    diameter: float,
+    adjacency: str = "zero_out",
+    coarsest: float = _FINEST_RATIO,
+) -> float:
+    """Noise of one computed sum release, so that its total stays within a given epsilon and delta.
+
+    Parameters
+    ----------
+    epsilon : float
+        Total epsilon allowed, > 0.
+    delta : float
+        Total delta allowed, 0 < delta < 1.
+    cells, norm, diameter, adjacency, coarsest
+        As in `sum_guarantee`.
+
+    Returns
+    -------
+    float
+        Sigma, in the unit of the features.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the stated kind.
+    ValueError
+        If an argument is out of range, or rounding alone needs more than epsilon or delta.
+    """
+    eps = _arrays.positive_real("epsilon", epsilon)
+    _, distance, _ = _sum_distances(adjacency, norm, diameter)
+    _, target = _sum_target(delta, cells)
+    rounding = sum_numerical_loss(cells, coarsest=coarsest)[0]
+    if not eps > rounding:
+        raise ValueError(
+            f"epsilon must exceed what rounding needs for {cells} sums, {rounding}; got {eps}"
+        )
+    reach = distance * _SUM_ROUNDING
+    sigma = reach / _gaussian_mu(eps - rounding, target) * _SAFE_SIGMA
+    while _epsilon(target, _Ratio(reach / sigma)) + rounding > eps:
         sigma *= _SAFE_SIGMA
     return sigma

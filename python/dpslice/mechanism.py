@@ -1,7 +1,9 @@
-r"""The slicing mechanism: private rows in, a `Release` out. The only code that reads private data.
+r"""The mechanisms: private records in, a `Release` out. The only code that reads private data.
 
-Each row is clipped to ``max_norm``, projected on a public random frame U, and published with
-Gaussian noise, in random order:
+Rows
+----
+`SlicingMechanism`: each row is clipped to ``max_norm``, projected on a public random frame U, and
+published with Gaussian noise, in random order:
 
 .. math:: O = XU + V, \qquad V_{ij} \sim N(0, \sigma^2) \text{ i.i.d.}
 
@@ -10,6 +12,19 @@ and the result is rounded to a power-of-two grid below sigma; what a computer's 
 reveal is bounded by `dpslice.accounting.numerical_loss` and included in the guarantee. Nobody can
 choose or read a key through this interface, and no two releases share one.
 
+Sums
+----
+`SumMechanism`: the features of all records are added up and published with Gaussian noise. The sum
+S is a vector of exact integers, the same for any order of the records and any blocks. Noise V is
+made in float64 of random bits of the operating system and rounded to a power-of-two grid h below
+its standard deviation, and not above 1, *before* it is added: S and the rounded noise are multiples
+of h that float64 holds exactly, so what is published is h round((S + V) / h), computed without an
+error that could depend on S. (On exact real numbers that rounding is post-processing; ties have
+probability 0.) The only difference to the ideal mechanism is the error of V itself:
+`dpslice.accounting.sum_numerical_loss`.
+
+Both
+----
 No statistic of the rows is computed, kept or shown, apart from their number, which is public, and
 from errors about rows that cannot be released (NaN, infinity), which are for the data holder's
 eyes. How long the work takes depends on the rows' number and length; a protection against someone
@@ -20,6 +35,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,12 +48,12 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
-from dpslice.accounting import Guarantee
-from dpslice.release import Release
+from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
+from dpslice.features import MarginalSums
+from dpslice.release import Release, SumRelease
 
-__all__ = ["SlicingMechanism"]
+__all__ = ["SlicingMechanism", "SumMechanism"]
 
-ADJACENCIES: Final = ("zero_out", "replace_one")
 _DEFAULT_DELTA: Final = 1e-6  # where sigma is given: epsilon has to be stated at some delta
 
 Array = NDArray[np.float64]
@@ -50,6 +66,12 @@ _FLOAT32_SIGMA: Final = (2.0**-100, 2.0**100)
 # In float64 the same numbers must stay below 2^52, or rounding to the grid would do nothing.
 _LARGEST_RATIO: Final = 2.0**40
 _SIGMA_RANGE: Final = (1e-150, 1e150)
+
+# Counts stay below 2^32, noise on them below 17 times 2^34, and both are multiples of a grid of
+# 2^-20 at least (1 where the noise is that large): float64 adds them without rounding.
+_MOST_RECORDS: Final = 1 << 32
+_COUNT_NOISE: Final = (2.0**-10, 2.0**34)
+_NOISE_CHUNK: Final = 1 << 16  # pairs of normals made at a time
 
 _BLOCK_NUMBERS: Final = 1 << 21  # a block of rows, and its output, hold about this many numbers
 _SMALLEST_BLOCK: Final = 64
@@ -129,17 +151,8 @@ class SlicingMechanism:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        if (self.epsilon is None) == (self.sigma is None):
-            given = "both" if self.epsilon is not None else "neither"
-            raise ValueError(f"exactly one of epsilon and sigma must be given; got {given}")
-        if self.epsilon is not None:
-            put("epsilon", _arrays.positive_real("epsilon", self.epsilon))
-            if self.delta is None:
-                raise ValueError("delta must be given together with epsilon")
-        else:
-            put("sigma", _arrays.positive_real("sigma", self.sigma))
-        delta = _DEFAULT_DELTA if self.delta is None else self.delta
-        put("delta", _arrays.open_unit("delta", delta))
+        for name, value in _checked_budget(self.epsilon, self.delta, self.sigma).items():
+            put(name, value)
         for name in ("n_slices", "slice_dim"):
             if getattr(self, name) is not None:
                 put(name, _arrays.positive_integer(name, getattr(self, name)))
@@ -327,14 +340,17 @@ class SlicingMechanism:
             n = projections.shape[0]
             del projections
             _storage.write_npy(directory / _release.FRAME, plan.frame)
+            facts = {
+                "kind": "rows",
+                "frame_kind": self.frame,
+                "n": n,
+                "d": plan.d,
+                "p": plan.p,
+                "dtype": plan.dtype.name,
+                "sigma": plan.sigma,
+            }
             certificate = _release.make_certificate(
-                kind="rows",
-                frame_kind=self.frame,
-                n=n,
-                d=plan.d,
-                p=plan.p,
-                dtype=plan.dtype.name,
-                sigma=plan.sigma,
+                facts,
                 guarantee=dataclasses.replace(plan.guarantee, n=n),
                 metadata=metadata,
                 digests={
@@ -364,11 +380,240 @@ class SlicingMechanism:
         return plan, itertools.chain([first], pieces)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SumMechanism:
+    r"""Publish noisy sums of the features of private records.
+
+    .. math:: T = \sum_i \phi(x_i) + V, \qquad V_j \sim N(0, \sigma^2) \text{ i.i.d.}
+
+    Parameters
+    ----------
+    features : MarginalSums
+        Public feature map; the bounds on its norm and diameter set the noise.
+    epsilon : float, optional
+        Privacy parameter of a release, > 0; the total, loss by rounding included. Exactly one of
+        `epsilon` and `sigma` is given.
+    delta : float, optional
+        Privacy parameter, 0 < delta < 1. Needed with `epsilon`; with `sigma` it is the delta at
+        which epsilon is stated (default 1e-6).
+    sigma : float, optional
+        Standard deviation of the noise, in the unit of the features.
+    adjacency : {"zero_out", "replace_one", "add_remove"}
+        What one record's contribution means. ``zero_out``: the record against one that counts
+        nowhere, and ``add_remove``: the record in the table or not, at distance
+        ``features.norm``; ``replace_one``: the record against any other, at distance
+        ``features.diameter``. The number of records is public in the first and the last;
+        ``add_remove`` protects it, and a release does not state it then.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If an argument is out of range, both or neither of `epsilon` and `sigma` are given,
+        `epsilon` comes without `delta`, or they are so small that floating-point numbers cannot
+        deliver them.
+
+    Notes
+    -----
+    Every call of `release` spends the guarantee anew (`Guarantee.compose`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dpslice
+    >>> codes = np.random.default_rng(0).integers(0, 3, (5000, 2))
+    >>> features = dpslice.MarginalSums((3, 3), [(0,), (1,), (0, 1)])
+    >>> mechanism = dpslice.SumMechanism(features=features, epsilon=1.0, delta=1e-6)
+    >>> release = mechanism.release(codes)
+    >>> release.kind, release.sums.shape
+    ('sums', (15,))
+    """
+
+    features: MarginalSums
+    epsilon: float | None = None
+    delta: float | None = None
+    sigma: float | None = None
+    adjacency: str = "zero_out"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.features, MarginalSums):
+            raise TypeError(f"features must be MarginalSums; got {_arrays.describe(self.features)}")
+        for name, value in _checked_budget(self.epsilon, self.delta, self.sigma).items():
+            object.__setattr__(self, name, value)
+        _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
+
+    def account(self, *, n: int | None = None) -> Guarantee:
+        """Tell what a release will guarantee, and its sigma.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of records, to be named in the guarantee where it is public.
+
+        Returns
+        -------
+        Guarantee
+            The one that `release` will attach; ``guarantee.sigma`` is the noise.
+
+        Raises
+        ------
+        ValueError
+            If epsilon or delta is so small that floating-point numbers cannot deliver it.
+        """
+        assert self.delta is not None
+        setting = _SumSetting(
+            delta=self.delta,
+            cells=self.features.n_cells,
+            norm=self.features.norm,
+            diameter=self.features.diameter,
+            adjacency=self.adjacency,
+            coarsest=1.0,
+        )
+        if self.epsilon is None:
+            assert self.sigma is not None
+            sigma = self.sigma
+        else:
+            sigma = accounting.calibrate_sums(self.epsilon, **setting)
+        coarsest = max(sigma / w / _grid(sigma / w) for w in set(self.features.weights))
+        if coarsest >= 2.0**11:
+            # Where the noise is so large that its grid is the counts' own: twice covers what a
+            # slightly larger sigma may add.
+            setting["coarsest"] = 2.0 * coarsest
+            if self.epsilon is not None:
+                sigma = accounting.calibrate_sums(self.epsilon, **setting)
+        _check_count_noise(sigma, self.features.weights)
+        guarantee = accounting.sum_guarantee(
+            sigma=sigma, n=None if self.adjacency == "add_remove" else n, **setting
+        )
+        if self.epsilon is None:
+            return guarantee
+        # What was asked for bounds what was reached, which is less by the last digits.
+        return dataclasses.replace(guarantee, epsilon=self.epsilon)
+
+    def release(
+        self,
+        X: object,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        block_rows: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> SumRelease:
+        """Release private records: read once, block by block.
+
+        Parameters
+        ----------
+        X : array of integers, shape (n, columns), or iterable of such
+            Codes of private records, memory maps included, or blocks of them.
+        path : path, optional
+            Directory to save the release in; it appears once it is complete.
+        overwrite : bool
+            Whether a release that is already at `path` may be replaced.
+        block_rows : int, optional
+            Records counted at a time. Default: blocks of about 16 MiB.
+        metadata : mapping, optional
+            Public facts to keep with the release: anything that JSON can hold.
+        progress : callable, optional
+            Called with the number of records done after each block.
+
+        Returns
+        -------
+        SumRelease
+
+        Raises
+        ------
+        TypeError
+            If X is not made of arrays of integers.
+        ValueError
+            If there is no record, a shape is wrong, or a code is outside its column's levels (the
+            record is named); or as in `account`.
+        FileExistsError
+            If `path` exists and is not to be (or cannot be) overwritten.
+        OSError
+            If the disk is full or cannot be written. After this or any other error, Ctrl-C
+            included, nothing is left at `path`.
+        """
+        if block_rows is not None:
+            block_rows = _arrays.positive_integer("block_rows", block_rows)
+        facts = _release.plain_metadata(metadata)
+        guarantee = self.account()
+        if path is None:
+            return self._release(X, guarantee, block_rows, facts, progress)
+        _release.refuse_foreign(Path(path))
+        with _storage.publishing(Path(path), overwrite=overwrite) as directory:
+            release = self._release(X, guarantee, block_rows, facts, progress)
+            release.write_files(directory)
+        return release
+
+    def _release(
+        self,
+        X: object,
+        guarantee: Guarantee,
+        block_rows: int | None,
+        metadata: dict[str, Any],
+        progress: Callable[[int], None] | None,
+    ) -> SumRelease:
+        total, n = self._count(X, block_rows, progress)
+        assert guarantee.sigma is not None
+        public_n = None if self.adjacency == "add_remove" else n
+        return SumRelease(
+            self.features,
+            total + _count_noise(guarantee.sigma, self.features),
+            guarantee.sigma,
+            dataclasses.replace(guarantee, n=public_n),
+            n=public_n,
+            metadata=metadata,
+        )
+
+    def _count(
+        self, X: object, block_rows: int | None, progress: Callable[[int], None] | None
+    ) -> tuple[NDArray[np.int64], int]:
+        """Add up the features of all records, exactly, and count them."""
+        name = "X"
+        blocks: Iterable[Any] = [X]
+        if not isinstance(X, np.ndarray):
+            if not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)):
+                raise TypeError(
+                    "X must be a NumPy array of integer codes or an iterable of such blocks; "
+                    f"got {type(X).__name__}"
+                )
+            name, blocks = "a block of X", X
+        step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // len(self.features.sizes))
+        total = np.zeros(self.features.n_cells, dtype=np.int64)
+        done = 0
+        for block in blocks:
+            codes = self.features.check_block(name, block, first_row=done)
+            for start in range(0, len(codes), step):
+                piece = codes[start : start + step]
+                total += self.features.sum(piece)
+                done += len(piece)
+                if progress is not None:
+                    progress(done)
+        if done == 0:
+            raise ValueError("X must have at least one row; got none")
+        if done >= _MOST_RECORDS:
+            raise ValueError(f"X must have fewer than 2**32 rows; got {done}")
+        return total, done
+
+
 # ------------------------------------------------------------------------------------ accounting
 
 
+class _SumSetting(TypedDict):
+    """What calibration and guarantee of a sum release share."""
+
+    delta: float
+    cells: int
+    norm: float
+    diameter: float
+    adjacency: str
+    coarsest: float
+
+
 class _Setting(TypedDict):
-    """What calibration and guarantee of a release share."""
+    """What calibration and guarantee of a release of rows share."""
 
     delta: float
     d: int
@@ -378,6 +623,22 @@ class _Setting(TypedDict):
     max_norm: float
     diameter: float
     column_norm: float
+
+
+def _checked_budget(epsilon: object, delta: object, sigma: object) -> dict[str, float]:
+    """Check that one of epsilon and sigma is given, and a delta with it; return what is."""
+    checked = {}
+    if (epsilon is None) == (sigma is None):
+        given = "both" if epsilon is not None else "neither"
+        raise ValueError(f"exactly one of epsilon and sigma must be given; got {given}")
+    if epsilon is not None:
+        checked["epsilon"] = _arrays.positive_real("epsilon", epsilon)
+        if delta is None:
+            raise ValueError("delta must be given together with epsilon")
+    else:
+        checked["sigma"] = _arrays.positive_real("sigma", sigma)
+    checked["delta"] = _arrays.open_unit("delta", _DEFAULT_DELTA if delta is None else delta)
+    return checked
 
 
 def _check_sigma(sigma: float, longest: float) -> None:
@@ -397,6 +658,39 @@ def _output_dtype(frame: str, d: int, p: int, sigma: float, max_norm: float) -> 
     longest = max_norm * frames.column_norm_bound(frame, d, p)
     exact = longest < _FLOAT32_RATIO * sigma and _FLOAT32_SIGMA[0] < sigma < _FLOAT32_SIGMA[1]
     return np.dtype(np.float32 if exact else np.float64)
+
+
+# --------------------------------------------------------------------------------- noise on counts
+
+
+def _grid(deviation: float) -> float:
+    """Grid of the noise on a count: 2^(floor(log2 s) - 10), which divides 1 where it can."""
+    return math.ldexp(1.0, min(0, math.frexp(deviation)[1] - 11))
+
+
+def _check_count_noise(sigma: float, weights: tuple[float, ...]) -> None:
+    low, high = _COUNT_NOISE
+    least, most = sigma / max(weights), sigma / min(weights)
+    if not (low <= least and most <= high):
+        raise ValueError(
+            f"the noise on a count must lie between {low:g} and {high:g}; got {least:g} to {most:g}"
+            ": change epsilon, the number of groups, or their weights"
+        )
+
+
+def _count_noise(sigma: float, features: MarginalSums) -> Array:
+    """Noise for every count, on its grid: shape (n_cells,)."""
+    deviation = sigma / features.cell_weights()
+    noise = np.empty(deviation.size)
+    for first in range(0, noise.size, 2 * _NOISE_CHUNK):
+        part = noise[first : first + 2 * _NOISE_CHUNK]
+        pairs = (part.size + 1) // 2
+        words = np.frombuffer(os.urandom(24 * pairs), dtype=np.uint32).reshape(pairs, 6)
+        part[:] = _core.secure_normals(words).ravel()[: part.size]
+    grids = {w: _grid(sigma / w) for w in set(features.weights)}
+    grid = np.array([grids[w] for w in features.cell_weights()])
+    # Division by a power of two is exact, so the rounding to the grid is the only one.
+    return np.asarray(np.rint(noise * deviation / grid) * grid)
 
 
 # --------------------------------------------------------------------------------- rows in and out

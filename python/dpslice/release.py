@@ -1,15 +1,17 @@
 r"""Release: the published artefact, and everything one may do with it for ever.
 
-A release is (U, O = XU + V, sigma, guarantee): the public frame, the noisy projections of the
-private rows in random order, the standard deviation of the noise, and what it all guarantees.
-Whatever is computed from it is post-processing and costs nothing. Nothing here reads private data.
+There are two kinds. A release of *rows* is (U, O = XU + V, sigma, guarantee): the public frame, the
+noisy projections of the private rows in random order, the standard deviation of the noise, and what
+it all guarantees. A release of *sums* (`SumRelease`) is (phi, T = sum of phi(x) + noise, sigma,
+guarantee). Whatever is computed from either is post-processing and costs nothing. Nothing here
+reads private data.
 
 On disk it is a directory:
 
 ``certificate.json``
     Format version, kind, sizes, sigma, the guarantee, metadata, the SHA-256 of each array file,
     and one of the certificate itself. Checksums find damage, not forgery: they are no signature.
-``frame.npy``, ``projections.npy``
+``frame.npy``, ``projections.npy``, or ``sums.npy``
     Plain arrays, never pickles.
 """
 
@@ -31,8 +33,9 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays, _storage, frames
 from dpslice.accounting import Guarantee
+from dpslice.features import MarginalSums
 
-__all__ = ["Release", "ReleaseError", "Slices"]
+__all__ = ["Release", "ReleaseError", "Slices", "SumRelease"]
 
 FORMAT: Final = "dpslice release"
 FORMAT_VERSION: Final = 1
@@ -40,22 +43,24 @@ CERTIFICATE: Final = "certificate.json"
 FRAME: Final = "frame.npy"
 PROJECTIONS: Final = "projections.npy"
 
-_KINDS: Final = ("rows",)
-_ENTRIES: Final = {
+SUMS: Final = "sums.npy"
+
+_COMMON_ENTRIES: Final = {
     "format",
     "format_version",
     "kind",
-    "frame_kind",
     "n",
-    "d",
-    "p",
-    "dtype",
     "sigma",
     "guarantee",
     "metadata",
     "files",
     "certificate_sha256",
 }
+_ENTRIES: Final = {  # by kind
+    "rows": _COMMON_ENTRIES | {"frame_kind", "d", "p", "dtype"},
+    "sums": _COMMON_ENTRIES | {"features"},
+}
+_FILES: Final = {"rows": {FRAME, PROJECTIONS}, "sums": {SUMS}}
 
 Array = NDArray[np.float64]
 FloatArray = NDArray[np.floating[Any]]
@@ -92,9 +97,10 @@ class Slices:
 
 
 class Release:
-    r"""A published release: frame, noisy projections, and their guarantee.
+    r"""A published release of rows: frame, noisy projections, and their guarantee.
 
-    Made by `SlicingMechanism.release` or `Release.load`. Arrays are read-only.
+    Made by `SlicingMechanism.release` or `Release.load`. Arrays are read-only. A release of sums is
+    a `SumRelease`, which is a Release of the other `kind`.
 
     Parameters
     ----------
@@ -108,8 +114,6 @@ class Release:
         What the release promises.
     frame_kind : {"orthonormal", "gaussian"}
         Law of the frame.
-    kind : {"rows"}
-        One noisy row per private row.
     metadata : mapping, optional
         Public facts to keep with the release: anything that JSON can hold.
 
@@ -144,22 +148,24 @@ class Release:
         guarantee: Guarantee,
         *,
         frame_kind: str,
-        kind: str = "rows",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        self._hold(sigma, guarantee, metadata)
         self._frame: Array = _read_only("frame", frame, (np.float64,))
         self._projections: FloatArray = _read_only(
             "projections", projections, (np.float32, np.float64)
         )
+        self._frame_kind = _arrays.choice("frame_kind", frame_kind, frames.FRAMES)
+        self._check_consistency()
+
+    def _hold(self, sigma: object, guarantee: object, metadata: Mapping[str, Any] | None) -> None:
+        """Check and keep what both kinds have."""
         self._sigma = _arrays.positive_real("sigma", sigma)
         if not isinstance(guarantee, Guarantee):
             raise TypeError(f"guarantee must be a Guarantee; got {_arrays.describe(guarantee)}")
         self._guarantee = guarantee
-        self._frame_kind = _arrays.choice("frame_kind", frame_kind, frames.FRAMES)
-        self._kind = _arrays.choice("kind", kind, _KINDS)
         self._metadata = plain_metadata(metadata)
         self._stored_digests: dict[str, str] | None = None
-        self._check_consistency()
 
     # --------------------------------------------------------------------------- what it holds
 
@@ -190,13 +196,33 @@ class Release:
 
     @property
     def kind(self) -> str:
-        """Kind of release: ``rows``, one noisy row per private row."""
-        return self._kind
+        """Kind of release: ``rows``, one noisy row per private row, or ``sums`` over them."""
+        return "rows"
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Public facts kept with the release; a copy."""
         return copy.deepcopy(self._metadata)
+
+    @property
+    def features(self) -> MarginalSums:
+        """Public feature map, of a release of sums; a release of rows has none."""
+        raise ReleaseError("a release of rows has no features: that is for kind 'sums'")
+
+    @property
+    def sums(self) -> Array:
+        """Noisy sums, of a release of sums; a release of rows has none."""
+        raise ReleaseError("a release of rows has no sums: that is for kind 'sums'")
+
+    @property
+    def noise(self) -> Array:
+        """Noise on each sum, of a release of sums; a release of rows has none."""
+        raise ReleaseError("a release of rows has no sums: that is for kind 'sums'")
+
+    @property
+    def estimated_n(self) -> int:
+        """Number of records where it is public, else an estimate from what was released."""
+        return self.n
 
     @property
     def n(self) -> int:
@@ -330,7 +356,7 @@ class Release:
             If an array is not what the certificate says.
         """
         stored = self._certificate["files"]
-        for name, array in ((FRAME, self._frame), (PROJECTIONS, self._projections)):
+        for name, array in self._files().items():
             if _storage.array_digest(array) != stored[name]:
                 raise ReleaseError(
                     f"{name} has been altered or damaged: its checksum is not the certificate's"
@@ -360,9 +386,19 @@ class Release:
         target = Path(path)
         refuse_foreign(target)
         with _storage.publishing(target, overwrite=overwrite) as directory:
-            _storage.write_npy(directory / FRAME, self._frame)
-            _storage.write_npy(directory / PROJECTIONS, self._projections)
-            write_certificate(directory, self._certificate)
+            self.write_files(directory)
+
+    def write_files(self, directory: Path) -> None:
+        """Write the files of the release into an empty directory.
+
+        Parameters
+        ----------
+        directory : Path
+            Where to. Not atomic: `save` is.
+        """
+        for name, array in self._files().items():
+            _storage.write_npy(directory / name, array)
+        write_certificate(directory, self._certificate)
 
     @classmethod
     def load(
@@ -392,10 +428,10 @@ class Release:
         directory = Path(path)
         certificate = _read_certificate(directory)
         digests = certificate["files"]
-        shapes = {
-            FRAME: ((certificate["d"], certificate["p"]), "float64"),
-            PROJECTIONS: ((certificate["n"], certificate["p"]), certificate["dtype"]),
-        }
+        try:
+            shapes = _shapes(certificate)
+        except (TypeError, ValueError) as error:
+            raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
         arrays = {}
         for name, (shape, dtype) in shapes.items():
             arrays[name] = _open_array(directory / name, shape, dtype)
@@ -404,16 +440,13 @@ class Release:
                     f"{directory / name} has been altered or damaged: its checksum is not the "
                     "certificate's"
                 )
+        large = arrays.get(PROJECTIONS)
+        if large is not None and mmap:
+            arrays = {name: a if a is large else np.array(a) for name, a in arrays.items()}
+        else:
+            arrays = {name: np.array(a) for name, a in arrays.items()}
         try:
-            release = cls(
-                np.array(arrays[FRAME]),
-                arrays[PROJECTIONS] if mmap else np.array(arrays[PROJECTIONS]),
-                certificate["sigma"],
-                Guarantee.from_dict(certificate["guarantee"]),
-                frame_kind=certificate["frame_kind"],
-                kind=certificate["kind"],
-                metadata=certificate["metadata"],
-            )
+            release = _rebuild(certificate, arrays)
         except (TypeError, ValueError) as error:
             raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
         release._stored_digests = dict(digests)
@@ -421,25 +454,29 @@ class Release:
 
     # --------------------------------------------------------------------------------- helpers
 
+    def _files(self) -> dict[str, FloatArray]:
+        """Return the arrays by the names of their files."""
+        return {FRAME: self._frame, PROJECTIONS: self._projections}
+
+    def _facts(self) -> dict[str, Any]:
+        """Return the certificate's entries about this kind."""
+        return {
+            "kind": self.kind,
+            "frame_kind": self._frame_kind,
+            "n": self.n,
+            "d": self.d,
+            "p": self.p,
+            "dtype": self._projections.dtype.name,
+            "sigma": self._sigma,
+        }
+
     @functools.cached_property
     def _certificate(self) -> dict[str, Any]:
         digests = self._stored_digests
         if digests is None:
-            digests = {
-                FRAME: _storage.array_digest(self._frame),
-                PROJECTIONS: _storage.array_digest(self._projections),
-            }
+            digests = {name: _storage.array_digest(a) for name, a in self._files().items()}
         return make_certificate(
-            kind=self._kind,
-            frame_kind=self._frame_kind,
-            n=self.n,
-            d=self.d,
-            p=self.p,
-            dtype=self._projections.dtype.name,
-            sigma=self._sigma,
-            guarantee=self._guarantee,
-            metadata=self._metadata,
-            digests=digests,
+            self._facts(), guarantee=self._guarantee, metadata=self._metadata, digests=digests
         )
 
     def _check_consistency(self) -> None:
@@ -467,28 +504,177 @@ class Release:
                     f"the guarantee is about another release: it says {name} = {stated}, "
                     f"this one has {actual}"
                 )
-        stated_sigma = promised.sigma
+        self._check_sigma()
+        if self._frame_kind == "orthonormal" and not _looks_orthonormal(self._frame):
+            raise ReleaseError("the frame is said to be orthonormal, but its columns are not")
+
+    def _check_sigma(self) -> None:
+        stated_sigma = self._guarantee.sigma
         if stated_sigma is not None and not math.isclose(stated_sigma, self._sigma, rel_tol=1e-12):
             raise ReleaseError(
                 f"the guarantee is about another release: it says sigma = {stated_sigma}, "
                 f"this one has {self._sigma}"
             )
-        if self._frame_kind == "orthonormal" and not _looks_orthonormal(self._frame):
-            raise ReleaseError("the frame is said to be orthonormal, but its columns are not")
+
+
+class SumRelease(Release):
+    r"""A published release of sums: feature map, noisy sums, and their guarantee.
+
+    Made by `SumMechanism.release` or `Release.load`. Arrays are read-only.
+
+    Parameters
+    ----------
+    features : MarginalSums
+        Public feature map.
+    sums : array, shape (n_cells,), float64
+        Noisy counts.
+    sigma : float
+        Standard deviation of the noise, in the unit of the features. Positive.
+    guarantee : Guarantee
+        What the release promises.
+    n : int, optional
+        Number of records, where it is public.
+    metadata : mapping, optional
+        Public facts to keep with the release: anything that JSON can hold.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind or dtype.
+    ValueError
+        If a shape or sigma is wrong; `ReleaseError` if the parts contradict one another.
+    """
+
+    def __init__(
+        self,
+        features: MarginalSums,
+        sums: Array,
+        sigma: float,
+        guarantee: Guarantee,
+        *,
+        n: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._hold(sigma, guarantee, metadata)
+        if not isinstance(features, MarginalSums):
+            raise TypeError(f"features must be MarginalSums; got {_arrays.describe(features)}")
+        self._features = features
+        if not isinstance(sums, np.ndarray):
+            raise TypeError(f"sums must be a NumPy array; got {_arrays.describe(sums)}")
+        # A column, as every array file of a release has two axes.
+        self._sums: Array = _read_only("sums", sums.reshape(-1, 1), (np.float64,))
+        if not np.isfinite(self._sums).all():
+            raise ReleaseError("sums must be finite; some are NaN or infinity")
+        self._n = None if n is None else _arrays.positive_integer("n", n)
+        for name, stated, actual in (
+            ("p", guarantee.p, features.n_cells),
+            ("n", guarantee.n, self._n),
+            ("cells", features.n_cells, self._sums.shape[0]),
+        ):
+            if (stated is not None or name == "n") and stated != actual:
+                raise ReleaseError(
+                    f"the guarantee is about another release: it says {name} = {stated}, "
+                    f"this one has {actual}"
+                )
+        self._check_sigma()
+
+    @property
+    def kind(self) -> str:
+        """Kind of release: ``sums``."""
+        return "sums"
+
+    @property
+    def features(self) -> MarginalSums:
+        """Public feature map."""
+        return self._features
+
+    @property
+    def sums(self) -> Array:
+        """Noisy counts, shape (n_cells,), float64, read-only: tables in the order of the groups."""
+        return self._sums[:, 0]
+
+    @property
+    def noise(self) -> Array:
+        """Standard deviation of the noise on each of `sums`, shape (n_cells,)."""
+        return self._sigma / self._features.cell_weights()
+
+    @property
+    def n(self) -> int:
+        """Number of records, where it is public; `estimated_n` serves elsewhere."""
+        if self._n is None:
+            raise ReleaseError(
+                "the number of records is protected by this release; estimated_n is an estimate "
+                "from what was released"
+            )
+        return self._n
+
+    @property
+    def estimated_n(self) -> int:
+        """Number of records where it is public, else an estimate from what was released."""
+        if self._n is not None:
+            return self._n
+        return max(1, round(self._features.estimate_n(self.sums, self.noise)))
+
+    @property
+    def frame(self) -> Array:
+        """Raise: sums have no frame."""
+        raise ReleaseError("a release of sums has no frame: that is for kind 'rows'")
+
+    @property
+    def projections(self) -> FloatArray:
+        """Raise: sums have no projections."""
+        raise ReleaseError("a release of sums has no projections: that is for kind 'rows'")
+
+    @property
+    def frame_kind(self) -> str:
+        """Raise: sums have no frame."""
+        raise ReleaseError("a release of sums has no frame: that is for kind 'rows'")
+
+    @property
+    def d(self) -> int:
+        """Number of columns of a record."""
+        return len(self._features.sizes)
+
+    @property
+    def p(self) -> int:
+        """Number of released sums."""
+        return self._features.n_cells
+
+    def slices(self, slice_dim: int, n_slices: int | None = None) -> Slices:
+        """Raise: sums have no slices."""
+        raise ReleaseError("a release of sums has no slices: that is for kind 'rows'")
+
+    def reslice(
+        self, slice_dim: int, n_slices: int, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Raise: sums have no slices."""
+        raise ReleaseError("a release of sums has no slices: that is for kind 'rows'")
+
+    def __repr__(self) -> str:
+        return (
+            f"SumRelease(columns={self.d}, groups={len(self._features.groups)}, sums={self.p}, "
+            f"sigma={self.sigma:.6g}, adjacency={self.guarantee.adjacency!r}, "
+            f"epsilon={self.guarantee.epsilon:.6g}, delta={self.guarantee.delta:.6g})"
+        )
+
+    def _files(self) -> dict[str, FloatArray]:
+        return {SUMS: self._sums}
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "n": self._n,
+            "sigma": self._sigma,
+            "features": self._features.to_dict(),
+        }
 
 
 # ------------------------------------------------------------------------ files of a release
 
 
 def make_certificate(
+    facts: Mapping[str, Any],
     *,
-    kind: str,
-    frame_kind: str,
-    n: int,
-    d: int,
-    p: int,
-    dtype: str,
-    sigma: float,
     guarantee: Guarantee,
     metadata: Mapping[str, Any],
     digests: Mapping[str, str],
@@ -497,13 +683,7 @@ def make_certificate(
     certificate: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "frame_kind": frame_kind,
-        "n": n,
-        "d": d,
-        "p": p,
-        "dtype": dtype,
-        "sigma": sigma,
+        **facts,
         "guarantee": guarantee.to_dict(),
         "metadata": dict(metadata),
         "files": dict(digests),
@@ -553,22 +733,51 @@ def _read_certificate(directory: Path) -> dict[str, Any]:
             f"{path} was written by a newer dpslice (format version {version}; this one reads "
             f"up to {FORMAT_VERSION}): update dpslice"
         )
-    if set(certificate) != _ENTRIES:
-        missing = sorted(_ENTRIES - set(certificate))
-        unknown = sorted(set(certificate) - _ENTRIES)
+    kind = certificate.get("kind")
+    if not isinstance(kind, str) or kind not in _ENTRIES:
+        raise ReleaseError(f"{path} is of an unknown kind of release: {kind!r}")
+    if set(certificate) != _ENTRIES[kind]:
+        missing = sorted(_ENTRIES[kind] - set(certificate))
+        unknown = sorted(set(certificate) - _ENTRIES[kind])
         raise ReleaseError(f"{path} lacks the entries {missing} or has unknown ones {unknown}")
     if certificate["certificate_sha256"] != _certificate_digest(certificate):
         raise ReleaseError(f"{path} has been altered: its checksum does not match its content")
-    sizes = [certificate[name] for name in ("n", "d", "p")]
     files = certificate["files"]
-    if (
-        not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-        or certificate["dtype"] not in ("float32", "float64")
-        or not isinstance(files, dict)
-        or set(files) != {FRAME, PROJECTIONS}
-    ):
-        raise ReleaseError(f"{path} is inconsistent: sizes, dtype or list of files are not valid")
+    if not isinstance(files, dict) or set(files) != _FILES[kind]:
+        raise ReleaseError(f"{path} is inconsistent: the list of files is not valid")
     return certificate
+
+
+def _shapes(certificate: Mapping[str, Any]) -> dict[str, tuple[tuple[int, int], str]]:
+    """Shape and dtype of each array file, as the certificate has them."""
+    if certificate["kind"] == "sums":
+        features = MarginalSums.from_dict(certificate["features"])
+        return {SUMS: ((features.n_cells, 1), "float64")}
+    n, d, p = (_arrays.integer(name, certificate[name], minimum=1) for name in ("n", "d", "p"))
+    dtype = _arrays.choice("dtype", certificate["dtype"], ("float32", "float64"))
+    return {FRAME: ((d, p), "float64"), PROJECTIONS: ((n, p), dtype)}
+
+
+def _rebuild(certificate: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Release:
+    """Make the release of a certificate and its arrays."""
+    guarantee = Guarantee.from_dict(certificate["guarantee"])
+    if certificate["kind"] == "sums":
+        return SumRelease(
+            MarginalSums.from_dict(certificate["features"]),
+            arrays[SUMS],
+            certificate["sigma"],
+            guarantee,
+            n=certificate["n"],
+            metadata=certificate["metadata"],
+        )
+    return Release(
+        arrays[FRAME],
+        arrays[PROJECTIONS],
+        certificate["sigma"],
+        guarantee,
+        frame_kind=certificate["frame_kind"],
+        metadata=certificate["metadata"],
+    )
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -12,6 +12,7 @@ from dpslice._arrays import require
 
 require("pandas", extra="tabular")  # before the modules below import it: says which extra is needed
 
+from dpslice.tabular.discretization import Discretization  # noqa: E402
 from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
 from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
 from dpslice.tabular.schema import (  # noqa: E402
@@ -26,8 +27,9 @@ from dpslice.tabular.schema import (  # noqa: E402
 
 if TYPE_CHECKING:
     from dpslice.tabular.generator import TabularGenerator
+    from dpslice.tabular.mixture import ProductMixture
     from dpslice.tabular.report import write_report
-    from dpslice.tabular.synthesizer import Synthesizer
+    from dpslice.tabular.synthesizer import MixtureOptions, Synthesizer, TrainingOptions
 
 __all__ = [
     "Block",
@@ -35,11 +37,15 @@ __all__ = [
     "Categorical",
     "Column",
     "Datetime",
+    "Discretization",
     "Encoding",
+    "MixtureOptions",
     "Number",
+    "ProductMixture",
     "Schema",
     "Synthesizer",
     "TabularGenerator",
+    "TrainingOptions",
     "iter_csv",
     "read_csv",
     "sdv_types",
@@ -48,8 +54,11 @@ __all__ = [
 ]
 
 _LAZY = {
+    "MixtureOptions": "dpslice.tabular.synthesizer",
+    "ProductMixture": "dpslice.tabular.mixture",
     "Synthesizer": "dpslice.tabular.synthesizer",
     "TabularGenerator": "dpslice.tabular.generator",
+    "TrainingOptions": "dpslice.tabular.synthesizer",
     "write_report": "dpslice.tabular.report",
 }
 

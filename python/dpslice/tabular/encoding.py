@@ -281,7 +281,7 @@ class Encoding:
             n_states = levels + column.nullable
             weight = self.category_weight * factor
         else:
-            extra = len(_special(column)) + column.nullable
+            extra = len(special_values(column)) + column.nullable
             n_states = 1 + extra if extra else 0
             weight = self.state_weight * factor if n_states else 0.0
             first = self.number_weight * factor / 2.0
@@ -356,19 +356,8 @@ class Encoding:
         TypeError, ValueError
             As `encode`; also if there is no row at all.
         """
-        _arrays.positive_integer("block_rows", block_rows)
-        pieces: Iterable[pd.DataFrame] = [df] if isinstance(df, pd.DataFrame) else df
-        empty = True
-        for piece in pieces:
-            if empty or not isinstance(piece, pd.DataFrame) or len(piece) > 0:
-                self.schema.check_columns(piece)
-            else:
-                continue  # a later piece may well be empty; the first one shows the columns
-            for first in range(0, len(piece), block_rows):
-                yield self.encode(piece.iloc[first : first + block_rows])
-                empty = False
-        if empty:
-            raise ValueError("df must have at least one row; got no blocks")
+        for piece in self.schema.blocks(df, block_rows=block_rows):
+            yield self.encode(piece)
 
     # -------------------------------------------------------------------------- from vectors
 
@@ -413,9 +402,9 @@ class Encoding:
         if block.n_states:
             states = np.argmax(rows[:, block.states] + self.offset[block.states], axis=1)
         if isinstance(column, Number | Datetime):
-            values = _place_to_value(column, _nearest_place(block, rows[:, block.values]))
+            values = place_to_value(column, _nearest_place(block, rows[:, block.values]))
             if block.n_states:
-                others = np.array([0.0, *_special(column), np.nan])
+                others = np.array([0.0, *special_values(column), np.nan])
                 values = np.where(states == 0, values, others[states])
             return values
         values = states.astype(np.float64)
@@ -427,11 +416,12 @@ class Encoding:
 # --------------------------------------------------------------------------------------- values
 
 
-def _special(column: Number | Datetime) -> tuple[float, ...]:
+def special_values(column: Number | Datetime) -> tuple[float, ...]:
+    """Values that are states of their own."""
     return column.special if isinstance(column, Number) else ()
 
 
-def _bounds(column: Number | Datetime) -> tuple[float, float]:
+def bounds_of(column: Number | Datetime) -> tuple[float, float]:
     """Bounds of the regular values, as the numbers of `to_numbers`."""
     return column.regular_bounds if isinstance(column, Number) else column.bounds_seconds
 
@@ -443,9 +433,9 @@ def _log_unit(column: Number) -> float:
     return max(unit, 1.0) if column.type == "integer" else unit
 
 
-def _value_to_place(column: Number | Datetime, values: Rows) -> Rows:
+def value_to_place(column: Number | Datetime, values: Rows) -> Rows:
     """Place of each value in the bounds: 0 at the lower end, 1 at the upper one."""
-    low, high = _bounds(column)
+    low, high = bounds_of(column)
     above = np.clip(values, low, high) - low
     if isinstance(column, Number) and column.scale == "log":
         unit = _log_unit(column)
@@ -455,9 +445,9 @@ def _value_to_place(column: Number | Datetime, values: Rows) -> Rows:
     return np.minimum(place, 1.0)
 
 
-def _place_to_value(column: Number | Datetime, place: Rows) -> Rows:
-    """Inverse of `_value_to_place`; places outside [0, 1] are clipped."""
-    low, high = _bounds(column)
+def place_to_value(column: Number | Datetime, place: Rows) -> Rows:
+    """Inverse of `value_to_place`; places outside [0, 1] are clipped."""
+    low, high = bounds_of(column)
     place = np.clip(place.astype(np.float64), 0.0, 1.0)
     if isinstance(column, Number) and column.scale == "log":
         unit = _log_unit(column)
@@ -509,10 +499,10 @@ def _nearest_place(block: Block, points: NDArray[Any]) -> Rows:
 def _encode_value(rows: Rows, block: Block, column: Number | Datetime, values: Rows) -> None:
     missing = np.isnan(values)
     states = np.zeros(len(values), dtype=np.intp)
-    for state, special in enumerate(_special(column), start=1):
+    for state, special in enumerate(special_values(column), start=1):
         states[values == special] = state
     states[missing] = block.n_states - 1
-    place = _value_to_place(column, np.where(missing, _bounds(column)[0], values))
+    place = value_to_place(column, np.where(missing, bounds_of(column)[0], values))
     points = _curve(block, place)
     if block.n_states:
         _add_states(rows, block, states)

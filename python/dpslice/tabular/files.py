@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _storage
 
 if TYPE_CHECKING:
-    from dpslice.tabular.schema import Schema
+    from dpslice.tabular.schema import Column, Schema
 
-__all__ = ["iter_csv", "read_csv", "read_header", "replacing", "write_csv"]
+__all__ = ["cell_value", "iter_csv", "read_csv", "read_header", "replacing", "write_csv"]
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -202,6 +202,36 @@ def iter_csv(
             )
         if not any_rows:
             raise ValueError(f"{path}: the table has no rows, only a header")
+
+
+def cell_value(column: Column, cell: str) -> object:
+    """Read one cell of a column as `read_csv` would.
+
+    Parameters
+    ----------
+    column : Column
+        The column of a schema.
+    cell : str
+        Its text; empty for a missing value.
+
+    Returns
+    -------
+    object
+        The value; None if missing.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read as the column's type.
+    """
+    from dpslice.tabular.schema import Schema  # which itself imports this module
+
+    read = _cell_readers(Schema([column]), frozenset({""}))[column.name]
+    try:
+        value = read([cell])[0]
+    except _BadCell as bad:
+        raise ValueError(f"column {column.name!r}: {bad.rule}; got {bad.cell!r}") from None
+    return None if pd.isna(value) else value
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[str, ...]:

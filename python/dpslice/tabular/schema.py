@@ -18,7 +18,7 @@ import math
 import numbers
 import os
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -894,6 +894,42 @@ class Schema:
             If it has no rows, or a column is missing, unknown or doubled.
         """
         _check_frame(df, self.names)
+
+    def blocks(
+        self, df: pd.DataFrame | Iterable[pd.DataFrame], *, block_rows: int
+    ) -> Iterator[pd.DataFrame]:
+        """Cut a table, whole or in pieces, into blocks of rows.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame, or iterable of them
+            The table; a piece may be empty, but not all of them.
+        block_rows : int
+            Most rows per block.
+
+        Yields
+        ------
+        pandas.DataFrame
+            Blocks with the schema's columns, none empty.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `check_columns`; also if there is no row at all.
+        """
+        block_rows = _arrays.positive_integer("block_rows", block_rows)
+        pieces: Iterable[pd.DataFrame] = [df] if isinstance(df, pd.DataFrame) else df
+        empty = True
+        for piece in pieces:
+            if empty or not isinstance(piece, pd.DataFrame) or len(piece) > 0:
+                self.check_columns(piece)
+            else:
+                continue  # a later piece may well be empty; the first one shows the columns
+            for first in range(0, len(piece), block_rows):
+                yield piece.iloc[first : first + block_rows]
+                empty = False
+        if empty:
+            raise ValueError("df must have at least one row; got no blocks")
 
     # ------------------------------------------------------------------------------- as a file
 

@@ -1,7 +1,8 @@
-"""From a private table to a synthetic one: encode, release once, train, sample.
+"""From a private table to a synthetic one: release once, train, sample.
 
-`Synthesizer.fit` is the one place of the tabular package where private rows meet the mechanism;
-everything after its release works on the release alone, as does `Synthesizer.train`, which a user
+How, is the method's business: `SumMethod` (the default) or `RowMethod`. `Synthesizer.publish` is
+the one place of the tabular package where private rows meet a mechanism; everything after it works
+on the release alone, as does `Synthesizer.train`, which a user
 can call on a release that came from somewhere else.
 """
 
@@ -9,60 +10,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from dpslice import _arrays
 from dpslice.accounting import Guarantee
-from dpslice.mechanism import SlicingMechanism
 from dpslice.release import Release
-from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.files import replacing
-from dpslice.tabular.generator import TabularGenerator
-from dpslice.tabular.moments import estimate_moments
-from dpslice.tabular.schema import Schema
-from dpslice.torch.losses import SmoothedLikelihood
-from dpslice.torch.training import FitResult, TrainingState, fit
+from dpslice.tabular.rows import RowMethod, TrainingOptions
+from dpslice.tabular.schema import Datetime, Number, Schema
+from dpslice.tabular.sums import MixtureOptions, SumMethod
+from dpslice.torch.training import FitResult, TrainingState
 
-__all__ = ["Synthesizer", "TrainingOptions"]
+__all__ = ["MixtureOptions", "Synthesizer", "TrainingOptions"]
 
-_MODEL_FORMAT = 1
-_SAMPLE_ROWS = 16_384  # generated at a time: memory beyond the output does not grow with n
+_MODEL_FORMAT = 2
 
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a generator is trained on a release. None of it costs privacy.
-
-    The defaults were chosen by measurement (``bench/quality.py``).
-
-    Parameters
-    ----------
-    steps : int
-        Steps of Adam.
-    batch_size : int
-        Released rows, and synthetic rows, per step.
-    lr : float
-        Peak learning rate; a cosine schedule lowers it to 0.
-    ema : float or None
-        Decay of the running mean of the weights, which is what is sampled from in the end.
-    code_dim, hidden, temperature
-        As in `TabularGenerator`.
-    """
-
-    steps: int = 1000
-    batch_size: int = 2048
-    lr: float = 1e-3
-    ema: float | None = 0.998
-    code_dim: int = 16
-    hidden: tuple[int, ...] = field(default=(128, 128))
-    temperature: float = 0.5
+_Method = type[RowMethod] | type[SumMethod]
+METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
 
 
 class Synthesizer:
@@ -76,13 +47,16 @@ class Synthesizer:
     epsilon, delta : float
         The guarantee of the release, under `adjacency`. What the schema cost comes on top:
         `guarantee` is the total.
-    method : {"rows"}
-        Kind of release: ``rows`` publishes one noisy encoded row per private row.
-    adjacency : {"zero_out", "replace_one"}
+    method : {"sums", "rows"}
+        Kind of release. ``sums`` publishes noisy counts of all columns and pairs of columns: its
+        noise falls with the number of rows. ``rows`` publishes one noisy encoded row per private
+        row: noisier, but it holds the whole distribution and serves any loss.
+    adjacency : {"zero_out", "replace_one", "add_remove"}
         What neighbouring tables are. ``zero_out``: one person's row is blanked; ``replace_one``:
-        it is exchanged for any other. The number of rows is public in both.
-    training : TrainingOptions, optional
-        How the generator is trained.
+        it is exchanged for any other; the number of rows is public in both. ``add_remove``, for
+        sums only: the row is in the table or not.
+    training : MixtureOptions or TrainingOptions, optional
+        How the model is trained: the former for sums, the latter for rows.
     seed : int
         Seed of the public randomness: frame, initial weights, batches, samples. Never of the
         release's noise.
@@ -99,9 +73,9 @@ class Synthesizer:
         *,
         epsilon: float,
         delta: float,
-        method: str = "rows",
+        method: str = "sums",
         adjacency: str = "zero_out",
-        training: TrainingOptions | None = None,
+        training: MixtureOptions | TrainingOptions | None = None,
         seed: int = 0,
     ) -> None:
         if not isinstance(schema, Schema):
@@ -109,17 +83,25 @@ class Synthesizer:
         self.schema = schema
         self.epsilon = _arrays.positive_real("epsilon", epsilon)
         self.delta = _arrays.open_unit("delta", delta)
-        self.method = _arrays.choice("method", method, ("rows",))
-        self.adjacency = _arrays.choice("adjacency", adjacency, ("zero_out", "replace_one"))
-        if training is not None and not isinstance(training, TrainingOptions):
-            raise TypeError(f"training must be TrainingOptions; got {_arrays.describe(training)}")
-        self.training = training if training is not None else TrainingOptions()
+        self.method = _arrays.choice("method", method, METHODS)
+        kind = METHODS[self.method]
+        self.adjacency = _arrays.choice("adjacency", adjacency, kind.adjacencies)
+        if training is not None and not isinstance(training, kind.options_class):
+            raise TypeError(
+                f"training must be {kind.options_class.__name__} with method={method!r}; "
+                f"got {_arrays.describe(training)}"
+            )
+        self.training: Any = training if training is not None else kind.options_class()
         self.seed = _arrays.integer("seed", seed, minimum=0)
-        self.encoding = Encoding(schema)
+        self._use({})
         self.release: Release | None = None
-        self.generator: TabularGenerator | None = None
+        self.model: nn.Module | None = None
         self.result: FitResult | None = None
         self._guarantee: Guarantee | None = None
+
+    def _use(self, settings: Mapping[str, Any]) -> None:
+        """Take the method's coordinates of rows, with other settings than the defaults."""
+        self._method: Any = METHODS[self.method](self.schema, self.training, settings)
 
     # ------------------------------------------------------------------------- private side
 
@@ -138,7 +120,8 @@ class Synthesizer:
         df : pandas.DataFrame, or iterable of them
             The private table, whole or in pieces (`iter_csv`).
         path : path, optional
-            Where to save the release; it is then written as it is made, in memory for one block.
+            Where to save the release; rows are then written as they are made, in memory for one
+            block.
         overwrite : bool
             Whether a release that is already at `path` may be replaced.
         progress : callable, optional
@@ -157,29 +140,22 @@ class Synthesizer:
         FileExistsError
             If `path` exists and is not to be overwritten.
         """
-        if self.encoding.max_norm == 0.0:
-            raise ValueError(
-                "schema must allow at least two different rows; each of its columns has one "
-                "possible value, so there is nothing to release"
-            )
-        mechanism = SlicingMechanism(
+        kind = METHODS[self.method]
+        metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
+        if self.schema.guarantee is not None:
+            metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
+        self.release = self._method.publish(
+            df,
             epsilon=self.epsilon,
             delta=self.delta,
             adjacency=self.adjacency,
-            max_norm=self.encoding.max_norm,
-            diameter=self.encoding.diameter,
             seed=self.seed,
-        )
-        metadata = {"schema": self.schema.to_dict(), "encoding": self.encoding.weights()}
-        if self.schema.guarantee is not None:
-            metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
-        self.release = mechanism.release(
-            self.encoding.encode_blocks(df),
             path=path,
             overwrite=overwrite,
             metadata=metadata,
             progress=progress,
         )
+        assert self.release is not None
         self._guarantee = _total_guarantee(self.release)
         return self.release
 
@@ -217,16 +193,20 @@ class Synthesizer:
 
     @classmethod
     def from_release(
-        cls, release: Release, *, training: TrainingOptions | None = None, seed: int = 0
+        cls,
+        release: Release,
+        *,
+        training: MixtureOptions | TrainingOptions | None = None,
+        seed: int = 0,
     ) -> Synthesizer:
         """Make a synthesizer for a release of a table, not trained yet.
 
         Parameters
         ----------
         release : Release
-            A release that `publish` made: its metadata hold the schema.
-        training : TrainingOptions, optional
-            How the generator is trained.
+            A release that `publish` made, of either kind: its metadata hold the schema.
+        training : MixtureOptions or TrainingOptions, optional
+            How the model is trained.
         seed : int
             Seed of training and sampling.
 
@@ -237,27 +217,26 @@ class Synthesizer:
         Raises
         ------
         ValueError
-            If the release holds no schema, or one of another width than its rows.
+            If the release holds no schema, or one that it was not made with.
         """
-        if "schema" not in release.metadata or "encoding" not in release.metadata:
+        kind = METHODS[release.kind]
+        metadata = release.metadata
+        if "schema" not in metadata or kind.settings_key not in metadata:
             raise ValueError(
                 "release must be one of a table; this one holds no schema in its metadata "
                 "(train on it with dpslice.torch.fit and a generator of your own)"
             )
         synthesizer = cls(
-            Schema.from_dict(release.metadata["schema"]),
+            Schema.from_dict(metadata["schema"]),
             epsilon=release.guarantee.epsilon,
             delta=release.guarantee.delta,
+            method=release.kind,
             adjacency=release.guarantee.adjacency,
             training=training,
             seed=seed,
         )
-        synthesizer.encoding = Encoding(synthesizer.schema, **release.metadata["encoding"])
-        if synthesizer.encoding.d != release.d:
-            raise ValueError(
-                f"release has rows of {release.d} entries, but its schema encodes to "
-                f"{synthesizer.encoding.d}"
-            )
+        synthesizer._use(metadata[kind.settings_key])
+        synthesizer._method.check(release)
         synthesizer.release = release
         synthesizer._guarantee = _total_guarantee(release)
         return synthesizer
@@ -270,7 +249,7 @@ class Synthesizer:
         progress: bool = True,
         callbacks: Sequence[Callable[[TrainingState], object]] = (),
     ) -> Synthesizer:
-        """Train a generator on a release; free of privacy cost, so as often as you like.
+        """Train a model on a release; free of privacy cost, so as often as you like.
 
         Parameters
         ----------
@@ -291,41 +270,34 @@ class Synthesizer:
         Raises
         ------
         ValueError
-            If there is no release, its rows do not fit the encoding, or the checkpoint belongs to
-            another release.
+            If there is no release, it is of another kind or was not made of the schema, or the
+            checkpoint belongs to another release.
         """
         release = release if release is not None else self.release
         if release is None:
             raise ValueError("there is no release to train on: call fit or publish first")
-        if release.d != self.encoding.d:
-            raise ValueError(
-                f"release must have rows of {self.encoding.d} entries, as the schema encodes "
-                f"them; got {release.d}"
-            )
-        options = self.training
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
-            torch.manual_seed(self.seed)
-            generator = self._new_generator()
-        generator.start_from(estimate_moments(release))
-        loss = SmoothedLikelihood(release, batch_size=options.batch_size, seed=self.seed)
-        self.result = fit(
-            generator,
-            loss,
-            steps=options.steps,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            ema=options.ema,
+        if release.kind != self.method:
+            raise ValueError(f"release must be of kind {self.method!r}; got {release.kind!r}")
+        self._method.check(release)
+        model, self.result = self._method.train(
+            release,
             seed=self.seed,
             checkpoint=checkpoint,
             progress=progress,
             callbacks=callbacks,
         )
         self.release = release
-        self.generator = generator.eval()
+        self.model = model.eval()
         self._guarantee = _total_guarantee(release)
         return self
 
-    def sample(self, n: int, *, seed: int | None = None) -> pd.DataFrame:
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        conditions: Mapping[str, object] | None = None,
+    ) -> pd.DataFrame:
         """Draw synthetic rows; free of privacy cost.
 
         Parameters
@@ -334,6 +306,10 @@ class Synthesizer:
             Number of rows.
         seed : int, optional
             Default: the synthesizer's seed. The same seed gives the same rows.
+        conditions : mapping from str to value, optional
+            Values that columns are to have (None: missing), such as ``{"sex": "Female"}``. Models
+            of sums draw from their exact conditional distribution; a number is conditioned on by
+            its bin. Models of rows draw until enough rows meet the conditions.
 
         Returns
         -------
@@ -342,20 +318,35 @@ class Synthesizer:
 
         Raises
         ------
-        ValueError
-            If the synthesizer is not trained, or n < 1.
+        TypeError, ValueError
+            If the synthesizer is not trained, n < 1, or a condition names no column, a value that
+            its column cannot hold, or rows that the model (nearly) never makes.
         """
         n = _arrays.positive_integer("n", n)
-        generator = self._trained()
+        model = self._trained()
         seed = self.seed if seed is None else _arrays.integer("seed", seed, minimum=0)
-        source = torch.Generator().manual_seed(seed)
-        pieces: list[pd.DataFrame] = []
-        for first in range(0, n, _SAMPLE_ROWS):
-            rows = min(_SAMPLE_ROWS, n - first)
-            z = torch.randn(rows, generator.latent_dim, generator=source)
-            with torch.no_grad():
-                pieces.append(self.encoding.decode(generator(z).numpy().astype(np.float64)))
-        return pd.concat(pieces, ignore_index=True)
+        conditions = self._checked_conditions(conditions)
+        table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
+        return table
+
+    def _checked_conditions(self, conditions: Mapping[str, object] | None) -> dict[str, object]:
+        checked: dict[str, Any] = dict(conditions or {})
+        for name, value in checked.items():
+            if name not in self.schema.names:
+                raise ValueError(f"conditions must name columns of the table; got {name!r}")
+            column = self.schema[name]
+            number = column.to_numbers(pd.Series([value], name=name))
+            # Tables are clipped to their bounds; a condition outside them is a mistake.
+            kept = True
+            if isinstance(column, Number) and not pd.isna(value):
+                kept = float(number[0]) == float(value)
+            elif isinstance(column, Datetime) and not pd.isna(value):
+                kept = column.from_numbers(number)[0] == pd.Timestamp(value)
+            if not kept:
+                raise ValueError(
+                    f"conditions must be values that column {name!r} can hold; got {value!r}"
+                )
+        return checked
 
     @property
     def guarantee(self) -> Guarantee:
@@ -409,7 +400,7 @@ class Synthesizer:
             target=target,
             holdout=holdout,
             seed=self.seed,
-            training=self._training_facts(),
+            training=self.training_facts(),
         )
 
     # ------------------------------------------------------------------------------- files
@@ -430,7 +421,7 @@ class Synthesizer:
         state = self._trained().state_dict()
         header = {
             "schema": self.schema.to_dict(),
-            "encoding": self.encoding.weights(),
+            "settings": self._method.settings(),
             "training": asdict(self.training),
             "epsilon": self.epsilon,
             "delta": self.delta,
@@ -474,53 +465,47 @@ class Synthesizer:
             version = content["dpslice_model"]
         except Exception as error:  # torch raises many kinds here; all mean the same to the user
             raise ValueError(f"{path}: not a model saved by dpslice, or damaged") from error
-        if version > _MODEL_FORMAT:
+        if version != _MODEL_FORMAT:
+            age = "a newer" if version > _MODEL_FORMAT else "an older"
             raise ValueError(
-                f"{path}: written by a newer dpslice (model format {version}; this one reads "
-                f"{_MODEL_FORMAT})"
+                f"{path}: written by {age} dpslice (model format {version}; this one reads "
+                f"{_MODEL_FORMAT}): train it again from its release, which costs no privacy"
             )
         try:
             header = json.loads(content["header"])
-            training = header["training"] | {"hidden": tuple(header["training"]["hidden"])}
+            options = METHODS[header["method"]].options_class
             synthesizer = cls(
                 Schema.from_dict(header["schema"]),
-                training=TrainingOptions(**training),
+                training=options(**header["training"]),
                 **{k: header[k] for k in ("epsilon", "delta", "method", "adjacency", "seed")},
             )
-            synthesizer.encoding = Encoding(synthesizer.schema, **header["encoding"])
+            synthesizer._use(header["settings"])
             synthesizer._guarantee = Guarantee.from_dict(header["guarantee"])
-            generator = synthesizer._new_generator()
-            generator.load_state_dict(content["state"])
+            model = synthesizer._method.new_model()
+            model.load_state_dict(content["state"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: damaged model file: {error}") from error
-        synthesizer.generator = generator.eval()
+        synthesizer.model = model.eval()
         return synthesizer
 
     # ------------------------------------------------------------------------------ helpers
 
-    def _new_generator(self) -> TabularGenerator:
-        options = self.training
-        return TabularGenerator(
-            self.encoding,
-            code_dim=options.code_dim,
-            hidden=options.hidden,
-            temperature=options.temperature,
-        )
-
-    def _training_facts(self) -> dict[str, Any] | None:
+    def training_facts(self) -> dict[str, Any] | None:
         """Return what the report says of the training; None for a model loaded from a file."""
         if self.result is None:
             return None
         return {
             "steps": self.result.steps,
             "seconds": round(self.result.seconds, 1),
-            "loss": self.result.history,
+            **self._method.facts(self.release, self._trained()),
+            "seed": self.seed,
+            "loss": [float(value) for value in self.result.history],
         }
 
-    def _trained(self) -> TabularGenerator:
-        if self.generator is None:
+    def _trained(self) -> nn.Module:
+        if self.model is None:
             raise ValueError("the synthesizer is not trained: call fit first")
-        return self.generator
+        return self.model
 
 
 def _total_guarantee(release: Release) -> Guarantee:

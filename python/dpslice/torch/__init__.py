@@ -12,6 +12,7 @@ _arrays.require("torch", extra="torch")  # before the modules below, which impor
 
 from dpslice.torch import functional  # noqa: E402
 from dpslice.torch.losses import (  # noqa: E402
+    MarginalMatching,
     SlicedDivergence,
     SlicedWasserstein,
     SmoothedLikelihood,
@@ -27,6 +28,7 @@ from dpslice.torch.training import (  # noqa: E402
 __all__ = [
     "CheckpointError",
     "FitResult",
+    "MarginalMatching",
     "SlicedDivergence",
     "SlicedWasserstein",
     "SmoothedLikelihood",

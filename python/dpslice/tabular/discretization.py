@@ -1,0 +1,454 @@
+r"""Rows of a table as integer codes, for sum releases, and back.
+
+Each column becomes a *coarse* code, which pairs of columns are counted by, and a number or a
+datetime with many values a *fine* code as well, which is counted alone. The levels of a code are
+
+=====================  =====================================================================
+column                 levels
+=====================  =====================================================================
+categorical, boolean   its categories (and "missing")
+number, datetime       bins over its bounds, then each special value (and "missing")
+=====================  =====================================================================
+
+Bins are equally wide in the place of a value in its bounds (on a logarithmic scale where the schema
+says so); those of integers and of days hold whole values, one each where there are few. A coarse
+bin is a run of fine ones. Everything follows from the public schema alone.
+
+Counting pairs coarsely keeps them many to a cell, where noise is small against the count; the fine
+counts bring back the shape inside a bin (`FineShape`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpslice import _arrays
+from dpslice.tabular.encoding import bounds_of, place_to_value, special_values, value_to_place
+from dpslice.tabular.schema import Categorical, Column, Datetime, Number, Schema
+
+__all__ = ["Discretization", "FineShape"]
+
+Codes = NDArray[np.int64]
+Numbers = NDArray[np.float64]
+
+COARSE_BINS = 32  # of a number, where pairs are counted
+FINE_BINS = 256  # of a number, where it is counted alone
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """The levels of one column.
+
+    Parameters
+    ----------
+    column : Column
+        The column of the schema.
+    edges : array, shape (fine bins + 1,) or None
+        Ends of the fine bins, increasing; None for categories.
+    starts : array, shape (coarse bins + 1,)
+        ``starts[i]`` is the first fine bin of coarse bin i; the last entry is their number.
+    whole : float or None
+        Step between the values of a bin (1 for integers, a day in seconds), None if continuous.
+    n_states : int
+        Levels that are not bins: special values and missing; all levels of a categorical column.
+    """
+
+    column: Column
+    edges: Numbers | None
+    starts: Codes
+    whole: float | None
+    n_states: int
+
+    @property
+    def n_bins(self) -> int:
+        """Coarse bins."""
+        return len(self.starts) - 1
+
+    @property
+    def n_fine_bins(self) -> int:
+        """Fine bins."""
+        return int(self.starts[-1])
+
+    @property
+    def coarse(self) -> int:
+        """Coarse levels."""
+        return self.n_bins + self.n_states
+
+    @property
+    def fine(self) -> int:
+        """Fine levels; equal to the coarse ones where there is nothing finer."""
+        return self.n_fine_bins + self.n_states
+
+    @property
+    def has_fine(self) -> bool:
+        """Whether the fine code says more than the coarse one."""
+        return self.fine > self.coarse
+
+
+@dataclass(frozen=True, eq=False)
+class FineShape:
+    """How the values of one column lie inside its coarse bins.
+
+    Parameters
+    ----------
+    cumulative : array, shape (fine bins + 1,)
+        Cumulative weight of the fine bins, from 0.
+    """
+
+    cumulative: Numbers
+
+
+class Discretization:
+    """The map between tables of a schema and integer codes.
+
+    Parameters
+    ----------
+    schema : Schema
+        The public schema.
+    coarse_bins, fine_bins : int
+        Most bins of a number, in pairs and alone. `fine_bins` is at least `coarse_bins`.
+
+    Attributes
+    ----------
+    levels : tuple of Levels
+        One per column of the schema.
+    sizes : tuple of int
+        Levels of each code: the coarse codes in the schema's order, then the fine ones of the
+        columns that have them.
+    fine_codes : dict from int to int
+        For each column with a fine code, where that is among the codes.
+
+    Raises
+    ------
+    TypeError
+        If `schema` is no Schema, or a number of bins no integer.
+    ValueError
+        If a number of bins is less than 1, or fewer fine bins than coarse ones are asked for.
+
+    Examples
+    --------
+    >>> schema = Schema([Number("age", "integer", 0, 99), Categorical("job", ("cook", "pilot"))])
+    >>> discretization = Discretization(schema, coarse_bins=10)
+    >>> discretization.sizes
+    (10, 2, 100)
+    >>> discretization.encode(pd.DataFrame({"age": [0, 57], "job": ["pilot", "cook"]}))
+    array([[ 0,  1,  0],
+           [ 5,  0, 57]])
+    """
+
+    def __init__(
+        self, schema: Schema, *, coarse_bins: int = COARSE_BINS, fine_bins: int = FINE_BINS
+    ) -> None:
+        if not isinstance(schema, Schema):
+            raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
+        self.schema = schema
+        self.coarse_bins = _arrays.positive_integer("coarse_bins", coarse_bins)
+        self.fine_bins = _arrays.positive_integer("fine_bins", fine_bins)
+        if self.fine_bins < self.coarse_bins:
+            raise ValueError(
+                f"fine_bins must be at least coarse_bins ({self.coarse_bins}); got {fine_bins}"
+            )
+        self.levels = tuple(self._levels(column) for column in schema)
+        sizes = [levels.coarse for levels in self.levels]
+        self.fine_codes: dict[int, int] = {}
+        for j, levels in enumerate(self.levels):
+            if levels.has_fine:
+                self.fine_codes[j] = len(sizes)
+                sizes.append(levels.fine)
+        self.sizes: tuple[int, ...] = tuple(sizes)
+
+    def settings(self) -> dict[str, int]:
+        """Return the keyword arguments that make the same discretization of the same schema.
+
+        Returns
+        -------
+        dict
+            JSON-safe.
+        """
+        return {"coarse_bins": self.coarse_bins, "fine_bins": self.fine_bins}
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the table, which is also the number of coarse codes."""
+        return len(self.levels)
+
+    def groups(self) -> tuple[tuple[tuple[int, ...], ...], tuple[float, ...]]:
+        """Return the groups of codes that a sum release counts, and their weights.
+
+        Every column alone, coarse and fine, and every pair of columns. A group's weight is the
+        product of its columns' weights in the schema.
+
+        Returns
+        -------
+        groups : tuple of tuple of int
+            Positions of codes.
+        weights : tuple of float
+            One per group.
+        """
+        weight = [levels.column.weight for levels in self.levels]
+        columns = range(self.n_columns)
+        groups: list[tuple[int, ...]] = [(j,) for j in columns]
+        weights = [weight[j] for j in columns]
+        for j, position in self.fine_codes.items():
+            groups.append((position,))
+            weights.append(weight[j])
+        for a in columns:
+            for b in range(a + 1, self.n_columns):
+                groups.append((a, b))
+                weights.append(weight[a] * weight[b])
+        return tuple(groups), tuple(weights)
+
+    def _levels(self, column: Column) -> Levels:
+        if not isinstance(column, Number | Datetime):
+            size = len(column.categories) if isinstance(column, Categorical) else 2
+            none = np.zeros(1, dtype=np.int64)
+            return Levels(column, None, none, None, size + column.nullable)
+        states = len(special_values(column)) + column.nullable
+        low, high = bounds_of(column)
+        whole = _step(column)
+        if whole is None:
+            edges = place_to_value(column, np.linspace(0.0, 1.0, self.fine_bins + 1))
+            starts = np.linspace(0, self.fine_bins, self.coarse_bins + 1).round().astype(np.int64)
+            return Levels(column, edges, starts, None, states)
+        first, last = math.ceil(low / whole), math.floor(high / whole)
+        count = last - first + 1
+        if count <= self.fine_bins:
+            units = np.arange(first, last + 2, dtype=np.float64)
+        else:
+            ends = place_to_value(column, np.linspace(0.0, 1.0, self.fine_bins + 1)) / whole
+            units = np.unique(np.concatenate([[first], np.ceil(ends[1:-1]), [last + 1]]))
+        # A whole value u belongs to the bin whose ends are u - 1/2 and u + 1/2, or wider ones.
+        edges = (units - 0.5) * whole
+        ends = value_to_place(column, np.clip(edges, low, high)) * self.coarse_bins
+        starts = _runs(ends, min(self.coarse_bins, len(edges) - 1))
+        return Levels(column, edges, starts, whole, states)
+
+    # ----------------------------------------------------------------------------- to codes
+
+    def encode(self, df: pd.DataFrame) -> Codes:
+        """Turn a table into codes.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame, n rows
+            A table of the schema. It is checked as `Schema.validate` checks it; values outside
+            their bounds are clipped.
+
+        Returns
+        -------
+        ndarray, shape (n, number of codes), int64
+            ``0 <= codes[:, i] < sizes[i]``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Schema.validate`.
+        """
+        self.schema.check_columns(df)
+        codes = np.empty((len(df), len(self.sizes)), dtype=np.int64)
+        for j, levels in enumerate(self.levels):
+            values = levels.column.to_numbers(df[levels.column.name])
+            coarse, fine = _codes(levels, values)
+            codes[:, j] = coarse
+            if j in self.fine_codes:
+                codes[:, self.fine_codes[j]] = fine
+        return codes
+
+    def encode_blocks(
+        self, df: pd.DataFrame | Iterable[pd.DataFrame], *, block_rows: int = 65_536
+    ) -> Iterator[Codes]:
+        """Encode a table in blocks of rows, in memory for one block.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame, or iterable of them
+            The table, whole or in pieces (as `iter_csv` gives them).
+        block_rows : int
+            Most rows per block.
+
+        Yields
+        ------
+        ndarray, shape (<= block_rows, number of codes), int64
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `encode`; also if there is no row at all.
+        """
+        for piece in self.schema.blocks(df, block_rows=block_rows):
+            yield self.encode(piece)
+
+    def code_of(self, column: int, value: object) -> int:
+        """Coarse code of one value of a column.
+
+        Parameters
+        ----------
+        column : int
+            Position of the column.
+        value : object
+            A value as the table would hold it; None for a missing one.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the column cannot hold the value.
+        """
+        levels = self.levels[column]
+        number = levels.column.to_numbers(pd.Series([value], name=levels.column.name))
+        return int(_codes(levels, number)[0][0])
+
+    # --------------------------------------------------------------------------- from codes
+
+    def decode(
+        self, codes: Codes, shapes: Mapping[int, FineShape], rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """Turn coarse codes into a table.
+
+        A value is drawn inside its bin: a fine bin by the column's shape (evenly, without one),
+        then evenly in the fine bin.
+
+        Parameters
+        ----------
+        codes : ndarray, shape (n, number of columns), int64
+            Coarse codes.
+        shapes : mapping from int to FineShape
+            By column.
+        rng : numpy.random.Generator
+            Where values inside bins come from.
+
+        Returns
+        -------
+        pandas.DataFrame, n rows
+            Columns and dtypes of the schema.
+
+        Raises
+        ------
+        ValueError
+            If the codes have another shape, or one is out of range.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.n_columns:
+            raise ValueError(f"codes must have shape (n, {self.n_columns}); got {codes.shape}")
+        highest = np.array([levels.coarse for levels in self.levels])
+        if ((codes < 0) | (codes >= highest)).any():
+            raise ValueError("codes must lie within the levels of their columns")
+        return pd.DataFrame(
+            {
+                levels.column.name: levels.column.from_numbers(
+                    _values(levels, codes[:, j], shapes.get(j), rng)
+                )
+                for j, levels in enumerate(self.levels)
+            }
+        )
+
+    def shapes(self, counts: Mapping[int, Numbers]) -> dict[int, FineShape]:
+        """Shapes inside coarse bins, from noisy counts of the fine levels.
+
+        Negative counts are taken for none; a coarse bin without any count is even.
+
+        Parameters
+        ----------
+        counts : mapping from int to array, shape (fine levels,)
+            By column; finite.
+
+        Returns
+        -------
+        dict from int to FineShape
+        """
+        shapes = {}
+        for j, noisy in counts.items():
+            levels = self.levels[j]
+            weight = np.maximum(noisy[: levels.n_fine_bins], 0.0)
+            for start, stop in zip(levels.starts[:-1], levels.starts[1:], strict=True):
+                if not weight[start:stop].sum() > 0.0:
+                    weight[start:stop] = 1.0
+            shapes[j] = FineShape(np.concatenate([[0.0], np.cumsum(weight)]))
+        return shapes
+
+
+# ---------------------------------------------------------------------------------------- helpers
+
+
+def _step(column: Number | Datetime) -> float | None:
+    """Distance of neighbouring values, None for real numbers."""
+    if isinstance(column, Datetime):
+        return column.unit
+    return 1.0 if column.type == "integer" else None
+
+
+def _runs(ends: Numbers, wanted: int) -> Codes:
+    """Cut fine bins into at most `wanted` runs of about equal width in `ends`, none empty."""
+    bins = len(ends) - 1
+    if bins <= wanted:
+        return np.arange(bins + 1, dtype=np.int64)
+    middles = 0.5 * (ends[:-1] + ends[1:])  # in units of a coarse bin
+    run = np.clip(np.floor(middles), 0, wanted - 1)
+    starts = np.flatnonzero(np.diff(run, prepend=-1.0) > 0)
+    return np.append(starts, bins).astype(np.int64)
+
+
+def _codes(levels: Levels, values: Numbers) -> tuple[Codes, Codes]:
+    """Coarse and fine codes [n] of the numbers that `Column.to_numbers` makes."""
+    missing = np.isnan(values)
+    if levels.edges is None:
+        codes = np.where(missing, levels.coarse - 1, values).astype(np.int64)
+        return codes, codes
+    column = levels.column
+    assert isinstance(column, Number | Datetime)
+    inside = np.where(missing, levels.edges[0], values)
+    fine = np.searchsorted(levels.edges, inside, side="right") - 1
+    fine = np.clip(fine, 0, levels.n_fine_bins - 1)
+    coarse = np.searchsorted(levels.starts, fine, side="right") - 1
+    states = np.full(len(values), -1)
+    for state, special in enumerate(special_values(column)):
+        states[values == special] = state
+    states[missing] = levels.n_states - 1
+    special_row = states >= 0
+    coarse = np.where(special_row, levels.n_bins + states, coarse)
+    fine = np.where(special_row, levels.n_fine_bins + states, fine)
+    return coarse.astype(np.int64), fine.astype(np.int64)
+
+
+def _values(
+    levels: Levels, codes: Codes, shape: FineShape | None, rng: np.random.Generator
+) -> Numbers:
+    """Numbers [n] for `Column.from_numbers`."""
+    column = levels.column
+    if levels.edges is None:
+        values = codes.astype(np.float64)
+        if column.nullable:
+            values[codes == levels.coarse - 1] = np.nan
+        return values
+    assert isinstance(column, Number | Datetime)
+    bins = np.minimum(codes, levels.n_bins - 1)
+    first, last = levels.starts[bins], levels.starts[bins + 1]
+    uniform = rng.random(len(codes))
+    if shape is None:
+        fine = first + np.floor(uniform * (last - first)).astype(np.int64)
+    else:
+        low, high = shape.cumulative[first], shape.cumulative[last]
+        fine = np.searchsorted(shape.cumulative, low + uniform * (high - low), side="right") - 1
+    fine = np.clip(fine, first, last - 1)
+    within = rng.random(len(codes))
+    lower, upper = levels.edges[fine], levels.edges[fine + 1]
+    if levels.whole is None:
+        places = value_to_place(column, np.stack([lower, upper]))
+        values = place_to_value(column, places[0] + within * (places[1] - places[0]))
+    else:
+        count = np.rint((upper - lower) / levels.whole)
+        values = lower + (0.5 + np.floor(within * count)) * levels.whole
+        values = np.clip(values, *bounds_of(column))
+    others: Sequence[Any] = [*special_values(column), *([np.nan] if column.nullable else [])]
+    for state, other in enumerate(others):
+        values[codes == levels.n_bins + state] = other
+    return values

@@ -1,0 +1,190 @@
+r"""A model of tables for sum releases: a mixture of K products of categorical distributions.
+
+.. math:: q(x) = \frac1K \sum_{l=1}^K \prod_j q_{lj}(x_j), \qquad q_{lj} = \mathrm{softmax}
+
+Every sum over pairs of columns is a matrix product of its probabilities, without sampling noise,
+and so is every conditional distribution: that makes it quick to fit to a `MarginalMatching` loss
+and exact to condition on. With K at about a thousand it holds dependences of any order that a table
+shows in its pairs; trials of networks of the same cost came nowhere near it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpslice import _arrays
+from dpslice.tabular.discretization import FineShape
+
+__all__ = ["ProductMixture"]
+
+Codes = NDArray[np.int64]
+Numbers = NDArray[np.float64]
+
+
+class ProductMixture(nn.Module):
+    """Mixture of products, its components equally likely.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Levels of each column.
+    components : int
+        Number of components K.
+    fine_bins : sequence of int
+        Fine bins of each column that has a `FineShape`: the model keeps the shapes with its
+        weights, so that it can be sampled from without the release.
+
+    Attributes
+    ----------
+    latent_dim : int
+        1: `dpslice.torch.fit` hands every generator noise; this one needs none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is no positive integer, or there is no column.
+    """
+
+    latent_dim = 1
+
+    def __init__(
+        self, sizes: Sequence[int], components: int, fine_bins: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.sizes = tuple(_arrays.positive_integer("sizes", size) for size in sizes)
+        if not self.sizes:
+            raise ValueError("sizes must hold at least one column; got none")
+        self.components = _arrays.positive_integer("components", components)
+        self.logits = nn.Parameter(torch.zeros(self.components, sum(self.sizes)))
+        self._shapes = [f"shape_{i}" for i in range(len(fine_bins))]
+        for name, bins in zip(self._shapes, fine_bins, strict=True):
+            self.register_buffer(name, torch.zeros(bins + 1, dtype=torch.float64))
+
+    def set_shapes(self, shapes: Sequence[FineShape]) -> None:
+        """Keep the shapes of the columns that have one, in order."""
+        for name, shape in zip(self._shapes, shapes, strict=True):
+            self.get_buffer(name).copy_(torch.from_numpy(shape.cumulative))
+
+    def shapes(self) -> list[FineShape]:
+        """Return the shapes that `set_shapes` was given."""
+        return [FineShape(self.get_buffer(name).numpy()) for name in self._shapes]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the probabilities of every component.
+
+        Parameters
+        ----------
+        z : Tensor, shape (K, 1)
+            Not used.
+
+        Returns
+        -------
+        Tensor, shape (K, sum of sizes)
+            Row l: the distributions of component l, column after column.
+        """
+        parts = self.logits.split(self.sizes, dim=1)
+        return torch.cat([torch.softmax(part, dim=1) for part in parts], dim=1)
+
+    @torch.no_grad()
+    def start_from(
+        self, counts: Sequence[NDArray[np.floating[Any]]], *, spread: float, seed: int
+    ) -> None:
+        """Start with components scattered about a product of given distributions.
+
+        Parameters
+        ----------
+        counts : sequence of arrays, one of shape (levels,) per column
+            Estimated counts, which may be negative.
+        spread : float
+            Standard deviation of the logits. Equal components would stay equal.
+        seed : int
+            Seed of the scatter.
+        """
+        centres = []
+        for size, noisy in zip(self.sizes, counts, strict=True):
+            # Half a count for each level: a start must not rule one out.
+            share = np.maximum(np.asarray(noisy, dtype=np.float64), 0.0) + 0.5
+            assert share.shape == (size,)
+            centres.append(np.log(share / share.sum()))
+        scatter = torch.randn(
+            self.logits.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        start = torch.from_numpy(np.concatenate(centres)) + spread * scatter
+        self.logits.copy_(start.to(self.logits.dtype))
+
+    @torch.no_grad()
+    def probabilities(self) -> list[Numbers]:
+        """Return the distributions of every component.
+
+        Returns
+        -------
+        list of arrays, one of shape (K, levels) per column, float64
+        """
+        parts = self.logits.double().split(self.sizes, dim=1)
+        return [torch.softmax(part, dim=1).numpy() for part in parts]
+
+    def sample(
+        self, n: int, rng: np.random.Generator, *, given: Mapping[int, int] | None = None
+    ) -> Codes:
+        """Draw rows of codes.
+
+        Parameters
+        ----------
+        n : int
+            Number of rows.
+        rng : numpy.random.Generator
+            Where they come from.
+        given : mapping from int to int, optional
+            Levels that columns are to have. The rows are drawn from the exact conditional
+            distribution.
+
+        Returns
+        -------
+        ndarray, shape (n, number of columns), int64
+
+        Raises
+        ------
+        ValueError
+            If the model gives the condition no probability that a float could hold.
+        """
+        given = dict(given or {})
+        distributions = self.probabilities()
+        chosen = self._choose_components(n, rng, [distributions[j][:, v] for j, v in given.items()])
+        codes = np.empty((n, len(self.sizes)), dtype=np.int64)
+        for j, probability in enumerate(distributions):
+            if j in given:
+                codes[:, j] = given[j]
+                continue
+            cumulative = np.cumsum(probability, axis=1)
+            cumulative[:, -1] = np.inf  # rounding must not leave a number beyond the last level
+            # Components lie side by side on one increasing line: one search serves all rows.
+            line = (np.minimum(cumulative, 2.0) + 3.0 * np.arange(self.components)[:, None]).ravel()
+            found = np.searchsorted(line, 3.0 * chosen + rng.random(n), side="right")
+            codes[:, j] = found - chosen * self.sizes[j]
+        return codes
+
+    def _choose_components(
+        self, n: int, rng: np.random.Generator, likelihoods: Sequence[Numbers]
+    ) -> Codes:
+        """Draw a component for each row: each nearly as often as expected, in random order."""
+        with np.errstate(divide="ignore"):
+            logs = sum(
+                (np.log(likelihood) for likelihood in likelihoods), np.zeros(self.components)
+            )
+        peak = float(np.max(logs))
+        if not math.isfinite(peak):
+            raise ValueError("conditions must be possible; the model gives them no probability")
+        weight = np.exp(logs - peak)
+        expected = n * np.cumsum(weight) / weight.sum()
+        # One random offset, then evenly: systematic sampling, without the noise of n draws.
+        ends = np.floor(expected + rng.random()).astype(np.int64)
+        counts = np.diff(np.minimum(ends, n), prepend=0)
+        counts[-1] += n - counts.sum()
+        return rng.permutation(np.repeat(np.arange(self.components), counts))

@@ -1,0 +1,202 @@
+"""Synthesis from a release of rows: encoded rows, a small network, the smoothed likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dpslice.accounting import ADJACENCIES
+from dpslice.mechanism import SlicingMechanism
+from dpslice.release import Release
+from dpslice.tabular.encoding import Encoding
+from dpslice.tabular.generator import TabularGenerator
+from dpslice.tabular.moments import estimate_moments
+from dpslice.tabular.schema import Schema
+from dpslice.torch.losses import SmoothedLikelihood
+from dpslice.torch.training import FitResult, fit
+
+__all__ = ["RowMethod", "TrainingOptions"]
+
+_SAMPLE_ROWS: Final = 16_384  # generated at a time: memory beyond the output does not grow with n
+_MOST_TRIES: Final = 1_000  # rows generated for each row wanted, where conditions are rare
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a generator is trained on a release of rows. None of it costs privacy.
+
+    The defaults were chosen by measurement (``bench/quality.py``).
+
+    Parameters
+    ----------
+    steps : int
+        Steps of Adam.
+    batch_size : int
+        Released rows, and synthetic rows, per step.
+    lr : float
+        Peak learning rate; a cosine schedule lowers it to 0.
+    ema : float or None
+        Decay of the running mean of the weights, which is what is sampled from in the end.
+    code_dim, hidden, temperature
+        As in `TabularGenerator`.
+    """
+
+    steps: int = 1000
+    batch_size: int = 2048
+    lr: float = 1e-3
+    ema: float | None = 0.998
+    code_dim: int = 16
+    hidden: tuple[int, ...] = field(default=(128, 128))
+    temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # lists come out of files
+
+
+class RowMethod:
+    """What `Synthesizer` does with ``method="rows"``.
+
+    Parameters
+    ----------
+    schema : Schema
+        The public schema.
+    options : TrainingOptions
+        How the generator is trained.
+    settings : mapping, optional
+        Arguments of `Encoding`, as `settings` returned them. Default: its defaults.
+    """
+
+    name: ClassVar[str] = "rows"
+    adjacencies: ClassVar[tuple[str, ...]] = ADJACENCIES
+    options_class: ClassVar[type[TrainingOptions]] = TrainingOptions
+    settings_key: ClassVar[str] = "encoding"  # in the metadata of a release
+
+    def __init__(
+        self, schema: Schema, options: TrainingOptions, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.options = options
+        self.encoding = Encoding(schema, **(settings or {}))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what makes the same coordinates of the same schema."""
+        return self.encoding.weights()
+
+    def publish(
+        self,
+        df: pd.DataFrame | Iterable[pd.DataFrame],
+        *,
+        epsilon: float,
+        delta: float,
+        adjacency: str,
+        seed: int,
+        **where: Any,
+    ) -> Release:
+        """Release a private table; `where` is passed on to `SlicingMechanism.release`."""
+        if self.encoding.max_norm == 0.0:
+            raise ValueError(
+                "schema must allow at least two different rows; each of its columns has one "
+                "possible value, so there is nothing to release"
+            )
+        mechanism = SlicingMechanism(
+            epsilon=epsilon,
+            delta=delta,
+            adjacency=adjacency,
+            max_norm=self.encoding.max_norm,
+            diameter=self.encoding.diameter,
+            seed=seed,
+        )
+        return mechanism.release(self.encoding.encode_blocks(df), **where)
+
+    def check(self, release: Release) -> None:
+        """Raise ValueError unless the release's rows are of this encoding."""
+        if release.d != self.encoding.d:
+            raise ValueError(
+                f"release must have rows of {self.encoding.d} entries, as the schema encodes "
+                f"them; got {release.d}"
+            )
+
+    def new_model(self) -> TabularGenerator:
+        """Make a generator, not trained yet."""
+        options = self.options
+        return TabularGenerator(
+            self.encoding,
+            code_dim=options.code_dim,
+            hidden=options.hidden,
+            temperature=options.temperature,
+        )
+
+    def train(
+        self, release: Release, *, seed: int, **how: Any
+    ) -> tuple[TabularGenerator, FitResult]:
+        """Train a new generator; `how` is passed on to `dpslice.torch.fit`."""
+        options = self.options
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
+            torch.manual_seed(seed)
+            generator = self.new_model()
+        generator.start_from(estimate_moments(release))
+        loss = SmoothedLikelihood(release, batch_size=options.batch_size, seed=seed)
+        result = fit(
+            generator,
+            loss,
+            steps=options.steps,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            ema=options.ema,
+            seed=seed,
+            **how,
+        )
+        return generator, result
+
+    def sample(
+        self,
+        generator: TabularGenerator,
+        n: int,
+        *,
+        seed: int,
+        conditions: Mapping[str, object],
+    ) -> pd.DataFrame:
+        """Draw rows; those that meet conditions are found by rejection."""
+        source = torch.Generator().manual_seed(seed)
+        wanted = self._wanted(conditions)
+        pieces: list[pd.DataFrame] = []
+        found = made = 0
+        while found < n:
+            rows = min(_SAMPLE_ROWS, n - found) if not wanted else _SAMPLE_ROWS
+            z = torch.randn(rows, generator.latent_dim, generator=source)
+            with torch.no_grad():
+                piece = self.encoding.decode(generator(z).numpy().astype(np.float64))
+            made += rows
+            if wanted:
+                piece = piece[self._meets(piece, wanted)].iloc[: n - found]
+            found += len(piece)
+            pieces.append(piece)
+            if found < n and made > max(_MOST_TRIES * n, 10 * _SAMPLE_ROWS):
+                raise ValueError(
+                    f"conditions must not be so rare: {found} of {made} generated rows meet them"
+                )
+        return pd.concat(pieces, ignore_index=True)
+
+    def _wanted(self, conditions: Mapping[str, object]) -> dict[str, float]:
+        columns = {column.name: column for column in self.encoding.schema}
+        return {
+            name: float(columns[name].to_numbers(pd.Series([value], name=name))[0])
+            for name, value in conditions.items()
+        }
+
+    def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
+        meets = np.ones(len(piece), dtype=bool)
+        for column in self.encoding.schema:
+            if column.name in wanted:
+                values = column.to_numbers(piece[column.name])
+                value = wanted[column.name]
+                meets &= np.isnan(values) if np.isnan(value) else values == value
+        return meets
+
+    def facts(self, release: Release | None, model: TabularGenerator) -> dict[str, Any]:
+        """Return what a report says of the method beyond steps and loss."""
+        return {"batch size": self.options.batch_size}
