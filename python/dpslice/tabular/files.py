@@ -226,7 +226,7 @@ def cell_value(column: Column, cell: str) -> object:
     """
     from dpslice.tabular.schema import Schema  # which itself imports this module
 
-    read = _cell_readers(Schema([column]), frozenset({""}))[column.name]
+    read = _cell_readers(Schema((column,)), frozenset({""}))[column.name]
     try:
         value = read([cell])[0]
     except _BadCell as bad:

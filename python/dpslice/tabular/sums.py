@@ -49,7 +49,7 @@ class MixtureOptions:
         Standard deviation of the logits at the start.
     """
 
-    steps: int = 1000
+    steps: int = 2000
     components: int = 1024
     lr: float = 0.05
     spread: float = 0.5
@@ -184,10 +184,12 @@ class SumMethod:
         """Return what a report says of the method beyond steps and loss."""
         facts: dict[str, Any] = {"components": self.options.components}
         if release is not None:
-            facts["misfit over noise, mean"] = round(
-                float(np.mean(self.misfits(release, model))), 3
-            )
-            facts["misfit over noise, worst pair"] = self._worst(release, model)
+            misfits = self.misfits(release, model)
+            if np.isfinite(misfits).any():
+                worst = np.unravel_index(int(np.nanargmax(misfits)), misfits.shape)
+                a, b = (self.discretization.schema.names[j] for j in worst)
+                facts["misfit over noise, mean of pairs"] = float(f"{np.nanmean(misfits):.3g}")
+                facts["misfit over noise, worst pair"] = f"{a}, {b}: {np.nanmax(misfits):.3g}"
         return facts
 
     def misfits(self, release: Release, model: ProductMixture) -> NDArray[np.float64]:
@@ -219,11 +221,3 @@ class SumMethod:
                 share = probabilities[a].T @ probabilities[b] / model.components
                 misfits[a, b] = misfits[b, a] = np.mean(((n * share - table) / deviation) ** 2)
         return misfits
-
-    def _worst(self, release: Release, model: ProductMixture) -> str:
-        misfits = self.misfits(release, model)
-        if not np.isfinite(misfits).any():
-            return "-"
-        a, b = np.unravel_index(int(np.nanargmax(misfits)), misfits.shape)
-        names = self.discretization.schema.names
-        return f"{names[a]} and {names[b]}: {misfits[a, b]:.3g}"
