@@ -16,6 +16,7 @@ On disk it is a directory:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -475,6 +476,40 @@ class Release:
             )
         if self._frame_kind == "orthonormal" and not _looks_orthonormal(self._frame):
             raise ReleaseError("the frame is said to be orthonormal, but its columns are not")
+
+
+def total_guarantee(release: Release, *others: Guarantee) -> Guarantee:
+    """Compose a release's guarantee with what finding its schema has cost.
+
+    Parameters
+    ----------
+    release : Release
+        The cost of its schema, if that was inferred from private rows, is in its metadata.
+    *others : Guarantee
+        Costs of schemas that may or may not be the release's own; counted if they are not.
+
+    Returns
+    -------
+    Guarantee
+        The release's own, if nothing else was spent.
+
+    Raises
+    ------
+    ValueError
+        If the adjacencies differ.
+    """
+    recorded = release.metadata.get("schema_guarantee")
+    spent = [] if recorded is None else [Guarantee.from_dict(recorded)]
+    spent += [other for other in others if other not in spent]
+    n = release.guarantee.n
+    for i, cost in enumerate(spent):
+        if cost.n is not None and n is not None and cost.n != n:
+            # Of another version or a part of the table: the sum bounds what either tells of a
+            # record that is in both.
+            spent[i] = dataclasses.replace(
+                cost, n=None, notes=(*cost.notes, f"estimated from a table of {cost.n} rows.")
+            )
+    return Guarantee.compose(*spent, release.guarantee)
 
 
 # ------------------------------------------------------------------------ files of a release

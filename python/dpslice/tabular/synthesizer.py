@@ -21,7 +21,7 @@ import torch
 from dpslice import _arrays
 from dpslice.accounting import Guarantee
 from dpslice.mechanism import SlicingMechanism
-from dpslice.release import Release
+from dpslice.release import Release, total_guarantee
 from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.files import replacing
 from dpslice.tabular.generator import TabularGenerator
@@ -40,7 +40,7 @@ _SAMPLE_ROWS = 16_384  # generated at a time: memory beyond the output does not 
 class TrainingOptions:
     """How a generator is trained on a release. None of it costs privacy.
 
-    The defaults were chosen by measurement (``bench/bench_quality.py``).
+    The defaults were chosen by measurement (``bench/quality.py``).
 
     Parameters
     ----------
@@ -111,6 +111,12 @@ class Synthesizer:
         self.delta = _arrays.open_unit("delta", delta)
         self.method = _arrays.choice("method", method, ("rows",))
         self.adjacency = _arrays.choice("adjacency", adjacency, ("zero_out", "replace_one"))
+        if schema.guarantee is not None and schema.guarantee.adjacency != self.adjacency:
+            # Said now: after the release its cost would be spent and the total still unknown.
+            raise ValueError(
+                f"adjacency must be {schema.guarantee.adjacency!r}, as the schema was inferred "
+                f"under that; got {adjacency!r} (or infer the schema anew)"
+            )
         if training is not None and not isinstance(training, TrainingOptions):
             raise TypeError(f"training must be TrainingOptions; got {_arrays.describe(training)}")
         self.training = training if training is not None else TrainingOptions()
@@ -180,7 +186,7 @@ class Synthesizer:
             metadata=metadata,
             progress=progress,
         )
-        self._guarantee = _total_guarantee(self.release)
+        self._guarantee = self._total(self.release)
         return self.release
 
     def fit(
@@ -259,7 +265,7 @@ class Synthesizer:
                 f"{synthesizer.encoding.d}"
             )
         synthesizer.release = release
-        synthesizer._guarantee = _total_guarantee(release)
+        synthesizer._guarantee = synthesizer._total(release)
         return synthesizer
 
     def train(
@@ -322,7 +328,7 @@ class Synthesizer:
         )
         self.release = release
         self.generator = generator.eval()
-        self._guarantee = _total_guarantee(release)
+        self._guarantee = self._total(release)
         return self
 
     def sample(self, n: int, *, seed: int | None = None) -> pd.DataFrame:
@@ -498,6 +504,11 @@ class Synthesizer:
 
     # ------------------------------------------------------------------------------ helpers
 
+    def _total(self, release: Release) -> Guarantee:
+        """Guarantee of a release and of the schema, also of a release that does not name it."""
+        cost = self.schema.guarantee
+        return total_guarantee(release) if cost is None else total_guarantee(release, cost)
+
     def _new_generator(self) -> TabularGenerator:
         options = self.training
         return TabularGenerator(
@@ -521,11 +532,3 @@ class Synthesizer:
         if self.generator is None:
             raise ValueError("the synthesizer is not trained: call fit first")
         return self.generator
-
-
-def _total_guarantee(release: Release) -> Guarantee:
-    """Compose the release's guarantee with what its schema cost, if that was inferred."""
-    spent = release.metadata.get("schema_guarantee")
-    if spent is None:
-        return release.guarantee
-    return Guarantee.compose(Guarantee.from_dict(spent), release.guarantee)
