@@ -201,6 +201,13 @@ void secure_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t row
   }
 }
 
+// A subnormal factor has lost digits: rounded up, it could leave the row at twice max_norm. Below
+// this size (down to which 1e-11 of it is sure) the row becomes zero instead.
+double reliable_factor(double factor) {
+  if (factor >= 1.0) return 1.0;
+  return factor >= 1e-312 ? factor : 0.0;
+}
+
 // min(1, max_norm / ||row||), or NaN if the row holds NaN or infinity.
 template <class X>
 double clipping_factor(const X* row, int64_t d, double max_norm) {
@@ -211,7 +218,7 @@ double clipping_factor(const X* row, int64_t d, double max_norm) {
   // not finite for bad ones: these take the long way.
   if (squares > 1e-280 && squares < 1e280) {
     const double norm = std::sqrt(squares);
-    return norm > max_norm ? max_norm / norm : 1.0;
+    return norm > max_norm ? reliable_factor(max_norm / norm) : 1.0;
   }
   double largest = 0;
   for (int64_t l = 0; l < d; ++l) {
@@ -225,8 +232,8 @@ double clipping_factor(const X* row, int64_t d, double max_norm) {
     const double part = static_cast<double>(row[l]) / largest;
     squares += part * part;
   }
-  const double factor = max_norm / largest / std::sqrt(squares);
-  return factor < 1.0 ? factor : 1.0;
+  // The root is at least 1, so no quotient on the way is smaller than the result.
+  return reliable_factor(max_norm / largest / std::sqrt(squares));
 }
 
 template <class T, class X>

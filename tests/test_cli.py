@@ -275,6 +275,13 @@ def test_train_and_sample_are_reproducible(released: Path, model: Path, tmp_path
     assert succeed("sample", model, "-n", 20, "--seed", 9).stdout != tables[0]
 
 
+def test_sample_writes_the_same_to_a_file_and_to_standard_output(
+    model: Path, tmp_path: Path
+) -> None:
+    succeed("sample", model, "-n", 9, "--out", tmp_path / "s.csv")
+    assert invoke("sample", model, "-n", 9).stdout_bytes == (tmp_path / "s.csv").read_bytes()
+
+
 def test_sample_to_a_file_states_the_guarantee(model: Path, schema: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     result = succeed("sample", model, "-n", 7, "--out", out, "--schema", schema)
@@ -439,6 +446,12 @@ def test_schema_check(schema: Path, table: Path) -> None:
     assert document["target"] == "smoker"
 
 
+def test_schema_check_of_a_schema_that_allows_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text('[columns.x]\ntype = "categorical"\ncategories = ["a"]\n')
+    assert "norm at most 0" in succeed("schema", "check", path).stdout
+
+
 def test_schema_template_reads_names_only(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "new.toml"
     succeed("schema", "template", table, "--out", out)
@@ -491,6 +504,21 @@ def test_schema_infer_refuses_a_file_without_types(table: Path, tmp_path: Path) 
     types.write_text("[table]\n")
     arguments = ["--types", types, "--epsilon", 1, "--out", tmp_path / "s.toml"]
     refuse(r"must have a table \[columns", "schema", "infer", table, *arguments)
+    types.write_text('[columns.age]\ntype = "integer"\nnullable = "no"\n')
+    refuse("column 'age': nullable must be True or False", "schema", "infer", table, *arguments)
+
+
+def test_release_refuses_a_schema_of_another_adjacency(table: Path, tmp_path: Path) -> None:
+    types, out = tmp_path / "types.toml", tmp_path / "p.dpslice"
+    types.write_text(
+        '[columns.age]\ntype = "integer"\n[columns.town]\ntype = "categorical"\n'
+        '[columns.smoker]\ntype = "boolean"\n[columns.income]\ntype = "real"\n'
+    )
+    inferred = tmp_path / "inferred.toml"
+    succeed("schema", "infer", table, "--types", types, "--epsilon", 90, "--out", inferred)
+    arguments = ["--schema", inferred, "--epsilon", 4, "--out", out, "--adjacency", "replace_one"]
+    refuse("adjacency must be 'zero_out'", "release", table, *arguments)
+    assert not out.exists()
 
 
 # ------------------------------------------------------------------------------- users' mistakes

@@ -129,10 +129,22 @@ def test_other_encodings_and_files_are_refused(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(packed[:-20])
     with pytest.raises(ValueError, match="not a complete gzip file"):
         read_csv(tmp_path / "cut.csv.gz", SCHEMA)
+    damaged = bytearray(packed)
+    damaged[10] |= 0b110  # a kind of block that does not exist
+    with pytest.raises(ValueError, match="not a complete gzip file"):
+        read_csv(write_bytes(tmp_path / "damaged.csv.gz", damaged), SCHEMA)
     with pytest.raises(ValueError, match="must be UTF-8 text"):
         read_csv(write_bytes(tmp_path / "picture.csv", b"\x89PNG\r\n\x1a\n"), SCHEMA)
     with pytest.raises(FileNotFoundError):
         read_csv(tmp_path / "none.csv", SCHEMA)
+
+
+@pytest.mark.parametrize("digits", [18, 19, 25, 300, 400, 4000])
+def test_integers_of_any_length_are_clipped(tmp_path, digits):
+    schema = Schema([Number("age", "integer", 0, 100, nullable=True)])
+    path = write(tmp_path / "t.csv", f'age\n{"9" * digits}\n-{"9" * digits}\n7\n""\n')
+    frame = read_csv(path, schema)
+    assert schema.validate(frame)["age"].tolist() == [100, 0, 7, pd.NA]
 
 
 def write_bytes(path, data):

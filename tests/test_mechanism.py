@@ -285,6 +285,16 @@ def test_rows_are_clipped_to_the_bound() -> None:
     assert_releases_rows(release, x * np.minimum(1.0, 0.5 / norm))
 
 
+def test_a_clipping_factor_without_digits_leaves_no_row_too_long() -> None:
+    # 4e-16 / 1.54e308 = 2.6e-324 would round to 4.9e-324, the smallest number there is.
+    bound = 4e-16
+    for shape in (1, 4):
+        x = np.zeros((1, shape))
+        x[0, :] = 1.54e308
+        release = SlicingMechanism(sigma=1e-25, max_norm=bound).release(x)
+        assert np.linalg.norm(release.projections) <= bound * (1.0 + 1e-6)
+
+
 def test_a_zero_row_is_kept_as_a_row() -> None:
     x = rows(30)
     x[7] = 0.0

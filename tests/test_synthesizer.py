@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the synthesizer trains with torch")
 pd = pytest.importorskip("pandas", reason="the synthesizer works on tables")
 
-from dpslice import Release  # noqa: E402
+from dpslice import Release, SlicingMechanism  # noqa: E402
 from dpslice.tabular import Boolean, Categorical, Number, Schema, Synthesizer  # noqa: E402
 from dpslice.tabular.synthesizer import TrainingOptions  # noqa: E402
 
@@ -241,3 +241,38 @@ def test_full_disk_loses_no_earlier_model(
         fitted.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def _inferred_schema(table: pd.DataFrame) -> Schema:
+    types = {"job": "categorical", "age": "integer", "member": "boolean"}
+    return Schema.infer(table, epsilon=1.0, delta=1e-6, types=types, nullable=["member"])
+
+
+def test_cost_of_the_schema_is_counted_though_the_release_does_not_name_it() -> None:
+    table = _table(3000)
+    schema = _inferred_schema(table)
+    synthesizer = Synthesizer(schema, epsilon=3.0, delta=1e-5, training=QUICK)
+    encoding = synthesizer.encoding
+    mechanism = SlicingMechanism(
+        epsilon=3.0, delta=1e-5, max_norm=encoding.max_norm, diameter=encoding.diameter
+    )
+    release = mechanism.release(encoding.encode(table))
+    synthesizer.train(release, progress=False)
+    assert synthesizer.guarantee.epsilon == pytest.approx(4.0)
+
+
+def test_a_schema_inferred_under_another_adjacency_is_refused_before_anything_is_spent() -> None:
+    schema = _inferred_schema(_table(3000))
+    with pytest.raises(ValueError, match="adjacency must be 'zero_out'"):
+        Synthesizer(schema, epsilon=3.0, delta=1e-5, adjacency="replace_one")
+
+
+def test_a_schema_inferred_from_more_rows_than_are_released() -> None:
+    table = _table(3000)
+    synthesizer = Synthesizer(_inferred_schema(table), epsilon=3.0, delta=1e-5)
+    release = synthesizer.publish(table[:2500])
+    total = synthesizer.guarantee
+    assert total.n == 2500
+    assert total.epsilon == pytest.approx(4.0)
+    assert "estimated from a table of 3000 rows" in str(total)
+    assert Synthesizer.from_release(release).guarantee == total

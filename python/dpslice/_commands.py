@@ -29,7 +29,7 @@ import typer
 from typer.core import TyperGroup
 
 from dpslice import __version__, _arrays, _console, accounting, frames
-from dpslice.release import Release
+from dpslice.release import Release, total_guarantee
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -652,7 +652,7 @@ def sample(
     path = None if out == "-" else Path(out)
     _check_outputs({"--out": path}, [model], overwrite=overwrite)
     _arrays.positive_integer("rows", rows)
-    from dpslice.tabular.files import write_csv
+    from dpslice.tabular.files import write_csv, write_text
     from dpslice.tabular.synthesizer import Synthesizer
 
     synthesizer = Synthesizer.load(model)
@@ -661,7 +661,7 @@ def sample(
     conditions = _conditions(synthesizer.schema, where or [])
     synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions)
     if path is None:
-        synthetic.to_csv(sys.stdout, index=False)
+        write_text(synthetic, sys.stdout.buffer)
         return
     write_csv(synthetic, path)
     total = synthesizer.guarantee
@@ -884,7 +884,7 @@ def verify(
     damage; they do not show who made the release.
     """
     loaded = Release.load(release_path, verify=True)
-    total = _total_guarantee(loaded)
+    total = total_guarantee(loaded)
     if json:
         _console.print_json(
             {
@@ -898,14 +898,6 @@ def verify(
         print(total)
         print()
         print(f"files match their checksums; fingerprint {loaded.fingerprint}")
-
-
-def _total_guarantee(release: Release) -> Guarantee:
-    """Compose the release's guarantee with what its schema cost."""
-    spent = release.metadata.get("schema_guarantee")
-    if spent is None:
-        return release.guarantee
-    return accounting.Guarantee.compose(accounting.Guarantee.from_dict(spent), release.guarantee)
 
 
 _SCORES = (
@@ -985,7 +977,7 @@ def report(
     description = _load_schema(schema)
     guarantee = None
     if release_path is not None:
-        guarantee = _total_guarantee(Release.load(release_path))
+        guarantee = total_guarantee(Release.load(release_path))
     elif model is not None:
         from dpslice.tabular.synthesizer import Synthesizer
 
@@ -1145,7 +1137,7 @@ def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str]]:
     for name, keys in tables.items():
         if isinstance(keys, Mapping) and "type" in keys and set(keys) <= {"type", "nullable"}:
             kinds[name] = keys["type"]
-            may_miss = bool(keys.get("nullable", True))
+            may_miss = _arrays.boolean(f"column {name!r}: nullable", keys.get("nullable", True))
         else:
             kinds[name] = described = Schema.from_dict({"columns": {name: keys}}).columns[0]
             may_miss = described.nullable
@@ -1188,7 +1180,8 @@ def schema_check(
     if table is not None:
         # Encoding checks every cell as a release would; the rows are thrown away.
         n = sum(len(rows) for rows in encoding.encode_blocks(iter_csv(table, description)))
-    shares = [(block.radius / encoding.max_norm) ** 2 for block in encoding.blocks]
+    whole = encoding.max_norm or 1.0  # 0 if no column allows two values
+    shares = [(block.radius / whole) ** 2 for block in encoding.blocks]
     blocks = [
         {
             "name": block.column,

@@ -18,6 +18,7 @@ On disk it is a directory:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -667,6 +668,40 @@ class SumRelease(Release):
             "sigma": self._sigma,
             "features": self._features.to_dict(),
         }
+
+
+def total_guarantee(release: Release, *others: Guarantee) -> Guarantee:
+    """Compose a release's guarantee with what finding its schema has cost.
+
+    Parameters
+    ----------
+    release : Release
+        The cost of its schema, if that was inferred from private rows, is in its metadata.
+    *others : Guarantee
+        Costs of schemas that may or may not be the release's own; counted if they are not.
+
+    Returns
+    -------
+    Guarantee
+        The release's own, if nothing else was spent.
+
+    Raises
+    ------
+    ValueError
+        If the adjacencies differ.
+    """
+    recorded = release.metadata.get("schema_guarantee")
+    spent = [] if recorded is None else [Guarantee.from_dict(recorded)]
+    spent += [other for other in others if other not in spent]
+    n = release.guarantee.n
+    for i, cost in enumerate(spent):
+        if cost.n is not None and n is not None and cost.n != n:
+            # Of another version or a part of the table: the sum bounds what either tells of a
+            # record that is in both.
+            spent[i] = dataclasses.replace(
+                cost, n=None, notes=(*cost.notes, f"estimated from a table of {cost.n} rows.")
+            )
+    return Guarantee.compose(*spent, release.guarantee)
 
 
 # ------------------------------------------------------------------------ files of a release

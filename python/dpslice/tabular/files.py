@@ -14,6 +14,7 @@ import io
 import math
 import os
 import secrets
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,12 +87,13 @@ def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         if str(path).endswith(".gz"):
             # No file name and no time of writing in the header, so that bytes are reproducible.
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                _write_text(df, packed)
+                write_text(df, packed)
         else:
-            _write_text(df, raw)
+            write_text(df, raw)
 
 
-def _write_text(df: pd.DataFrame, handle: Any) -> None:
+def write_text(df: pd.DataFrame, handle: Any) -> None:
+    """Write a table as UTF-8 CSV to an open binary file, as `write_csv` does to a named one."""
     df = df.copy(deep=False)
     for i, dtype in enumerate(df.dtypes):
         if isinstance(dtype, np.dtype) and dtype.kind == "M":
@@ -273,7 +275,7 @@ def _csv_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
             ) from None
         except csv.Error as error:
             raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{path}: not a complete gzip file ({error})") from None
 
 
@@ -373,10 +375,8 @@ def _reader_of(name: str, kind: str, missing: frozenset[str]) -> _CellReader:
 
     def integer(cells: Sequence[str]) -> pd.Series[Any]:
         present = [c not in missing for c in cells]
-        values = np.array([_integer(c) if p else 0 for c, p in zip(cells, present, strict=True)])
-        if values.dtype != np.int64:  # beyond int64: far outside any schema's bounds
-            values = values.astype(np.float64)
-        series = pd.Series(values)
+        values = [_integer(c) if p else 0 for c, p in zip(cells, present, strict=True)]
+        series = pd.Series(values, dtype="int64")
         if all(present):
             return series
         # Whether a cell is missing must not change the dtype from block to block.
@@ -412,16 +412,19 @@ def _real(cell: str) -> float:
     raise _BadCell(cell, "must be a number (an empty cell is a missing value)")
 
 
+# No schema's bound or category lies beyond 2**53, so that larger integers are as good as this one.
+_HUGE = 2**62
+
+
 def _integer(cell: str) -> int:
+    number: float  # Python's word for int or float
     try:
-        if "_" not in cell:
-            return int(cell)
+        number = int(cell) if "_" not in cell else _real(cell)
     except ValueError:
-        pass
-    number = _real(cell)
-    if not number.is_integer():  # infinity is none either
+        number = _real(cell)
+    if isinstance(number, float) and not number.is_integer():  # infinity is none either
         raise _BadCell(cell, "must be a whole number (an empty cell is a missing value)")
-    return int(number)
+    return max(-_HUGE, min(int(number), _HUGE))
 
 
 _TRUTH = {"true": True, "t": True, "yes": True, "1": True, "1.0": True}

@@ -21,7 +21,7 @@ from torch import nn
 
 from dpslice import _arrays
 from dpslice.accounting import Guarantee
-from dpslice.release import Release
+from dpslice.release import Release, total_guarantee
 from dpslice.tabular.files import replacing
 from dpslice.tabular.rows import RowMethod, TrainingOptions
 from dpslice.tabular.schema import Datetime, Number, Schema
@@ -86,6 +86,12 @@ class Synthesizer:
         self.method = _arrays.choice("method", method, METHODS)
         kind = METHODS[self.method]
         self.adjacency = _arrays.choice("adjacency", adjacency, kind.adjacencies)
+        if schema.guarantee is not None and schema.guarantee.adjacency != self.adjacency:
+            # Said now: after the release its cost would be spent and the total still unknown.
+            raise ValueError(
+                f"adjacency must be {schema.guarantee.adjacency!r}, as the schema was inferred "
+                f"under that; got {adjacency!r} (or infer the schema anew)"
+            )
         if training is not None and not isinstance(training, kind.options_class):
             raise TypeError(
                 f"training must be {kind.options_class.__name__} with method={method!r}; "
@@ -156,7 +162,7 @@ class Synthesizer:
             progress=progress,
         )
         assert self.release is not None
-        self._guarantee = _total_guarantee(self.release)
+        self._guarantee = self._total(self.release)
         return self.release
 
     def fit(
@@ -238,7 +244,7 @@ class Synthesizer:
         synthesizer._use(metadata[kind.settings_key])
         synthesizer._method.check(release)
         synthesizer.release = release
-        synthesizer._guarantee = _total_guarantee(release)
+        synthesizer._guarantee = synthesizer._total(release)
         return synthesizer
 
     def train(
@@ -288,7 +294,7 @@ class Synthesizer:
         )
         self.release = release
         self.model = model.eval()
-        self._guarantee = _total_guarantee(release)
+        self._guarantee = self._total(release)
         return self
 
     def sample(
@@ -490,6 +496,11 @@ class Synthesizer:
 
     # ------------------------------------------------------------------------------ helpers
 
+    def _total(self, release: Release) -> Guarantee:
+        """Guarantee of a release and of the schema, also of a release that does not name it."""
+        cost = self.schema.guarantee
+        return total_guarantee(release) if cost is None else total_guarantee(release, cost)
+
     def training_facts(self) -> dict[str, Any] | None:
         """Return what the report says of the training; None for a model loaded from a file."""
         if self.result is None:
@@ -506,11 +517,3 @@ class Synthesizer:
         if self.model is None:
             raise ValueError("the synthesizer is not trained: call fit first")
         return self.model
-
-
-def _total_guarantee(release: Release) -> Guarantee:
-    """Compose the release's guarantee with what its schema cost, if that was inferred."""
-    spent = release.metadata.get("schema_guarantee")
-    if spent is None:
-        return release.guarantee
-    return Guarantee.compose(Guarantee.from_dict(spent), release.guarantee)
