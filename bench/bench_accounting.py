@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import peers
-from harness import OURS, Case, Contender, Group, parameters
-
 from dpslice import accounting
+from harness import OURS, Case, Contender, Group, parameters
 
 EPSILON, DELTA, SIGMA = 3.0, 1e-6, 1.5
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import peers
 import torch
-from harness import COMPILED, NAIVE, OURS, OURS_TWO, STRICT, Case, Contender, Counts, Group
-from harness import parameters, tuned, two_threads
 
+import peers
 from dpslice.divergences import get_divergence
 from dpslice.torch import functional
+from harness import (
+    COMPILED,
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    STRICT,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    parameters,
+    tuned,
+    two_threads,
+)
 
 BANDWIDTH = 1.7  # about the median distance of two points of a plane
 RIDGE = 1e-2
@@ -90,15 +102,11 @@ CASES = [
         for m, b, k in ((100, 128, 8), (200, 256, 2), (50, 512, 2), (20, 1024, 3))
     ),
     *(
-        Case(
-            "density_ratio", (("m", 20), ("b", b), ("k", 2)), build, (OURS, STRICT), series="b"
-        )
+        Case("density_ratio", (("m", 20), ("b", b), ("k", 2)), build, (OURS, STRICT), series="b")
         for b in (32, 64, 128, 256, 512)
     ),
     *(
-        Case(
-            "density_ratio", (("m", m), ("b", 128), ("k", 2)), build, (OURS, STRICT), series="m"
-        )
+        Case("density_ratio", (("m", m), ("b", 128), ("k", 2)), build, (OURS, STRICT), series="m")
         for m in (4, 16, 64, 256)
     ),
 ]

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import peers
 import torch
-from harness import COMPILED, NAIVE, OURS, OURS_TWO, STRICT, Case, Contender, Counts, Group
-from harness import parameters, tuned, two_threads
 
+import peers
 from dpslice.torch import functional
+from harness import (
+    COMPILED,
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    STRICT,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    parameters,
+    tuned,
+    two_threads,
+)
 
 BANDWIDTH = 1.0
 
@@ -32,9 +44,7 @@ def pair_counts(m: int, b: int, k: int, *, gradient: bool = True) -> Counts:
     )
 
 
-def _strict(
-    x: torch.Tensor, y: torch.Tensor, upstream: torch.Tensor
-) -> Callable[[], Contender]:
+def _strict(x: torch.Tensor, y: torch.Tensor, upstream: torch.Tensor) -> Callable[[], Contender]:
     def make() -> Contender:
         by = [False, True] if x.shape[-1] <= 3 else [False]
         return Contender(

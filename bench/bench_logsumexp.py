@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import peers
 import torch
-from bench_kernel_sum import pair_counts
-from harness import COMPILED, NAIVE, OURS, OURS_TWO, STRICT, Case, Contender, Group
-from harness import parameters, tuned, two_threads
 
+import peers
+from bench_kernel_sum import pair_counts
 from dpslice.torch import functional
+from harness import (
+    COMPILED,
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    STRICT,
+    Case,
+    Contender,
+    Group,
+    parameters,
+    tuned,
+    two_threads,
+)
 
 BANDWIDTH = 1.0
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import peers
 import torch
-from harness import NAIVE, OURS, OURS_TWO, STRICT, Case, Contender, Counts, Group
-from harness import parameters, two_threads
 
+import peers
 from dpslice.torch import functional
+from harness import (
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    STRICT,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    parameters,
+    two_threads,
+)
 
 
 def build(m: int, b: int, k: int) -> Group:

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import peers
 import torch
-from harness import NAIVE, OURS, OURS_TWO, STRICT, Answer, Case, Contender, Counts, Group
-from harness import parameters, tuned, two_threads
 
+import peers
 from dpslice import kernels
+from harness import (
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    STRICT,
+    Answer,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    parameters,
+    tuned,
+    two_threads,
+)
 
 SIGMA = 0.5
 KEY_BYTES = 12  # of key stream for a normal number: 16 and 8 bytes make two
@@ -47,9 +59,7 @@ def build(noise: str) -> Callable[..., Group]:
             return judged(lambda sigma: lambda: {"value": kernels.project(x, frame, sigma, noise)})
 
         def strict() -> Contender:
-            fastest = tuned(
-                [peers.project_strict(x, frame, SIGMA, rows=rows) for rows in ROWS]
-            )
+            fastest = tuned([peers.project_strict(x, frame, SIGMA, rows=rows) for rows in ROWS])
             judge = judged(lambda sigma: peers.project_strict(x, frame, sigma, rows=2048))
             return Contender(fastest, checked=judge.checked)
 
@@ -66,8 +76,8 @@ def build(noise: str) -> Callable[..., Group]:
                 ),
             },
             truth={"value": exact, "noise": torch.tensor(SIGMA)},
-            # Over 4.7e6 normals and more, their deviation is known to 3e-4; ten times that.
-            tolerance={"value": 1e-5, "noise": 3e-3 if n * p > 1e6 else 3e-2},
+            # The deviation of N normal numbers is known to 1 / sqrt(2 N); six times that.
+            tolerance={"value": 1e-5, "noise": 6 / (2 * n * p) ** 0.5},
             counts=Counts(
                 flop=2 * n * d * p,
                 key_bytes=KEY_BYTES * n * p if noise == "secure" else 0,

@@ -9,6 +9,8 @@ sampled in a process of its own: the output counts, the mapped file does not.
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,17 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
-from harness import NAIVE, OURS, OURS_TWO, Case, Contender, Counts, Group, parameters, two_threads
 
 import dpslice
+import peers
+from harness import NAIVE, OURS, OURS_TWO, Case, Contender, Counts, Group, parameters, two_threads
 
 SIGMA = 0.3
 MEAN = 0.05
 
 
 def _open(path: str, n: int, d: int) -> Any:
-    return np.memmap(path, dtype=np.float32, mode="r", shape=(n, d))
+    # Copy on write: torch takes no read-only arrays.
+    return np.memmap(path, dtype=np.float32, mode="c", shape=(n, d))
 
 
 def _calls(path: str, n: int, d: int) -> dict[str, Callable[[], Any]]:
@@ -47,8 +50,9 @@ def _calls(path: str, n: int, d: int) -> dict[str, Callable[[], Any]]:
 
 
 def build(n: int, d: int) -> Group:
-    folder = tempfile.TemporaryDirectory()
-    path = str(Path(folder.name) / "rows")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = str(Path(folder) / "rows")
     rng = np.random.default_rng(0)
     rows = np.memmap(path, dtype=np.float32, mode="w+", shape=(n, d))
     total = np.zeros(d)
@@ -68,7 +72,6 @@ def build(n: int, d: int) -> Group:
             return {"peak_bytes": float(printed), "output_bytes": 4.0 * n * d}
 
         def checked() -> dict[str, Any]:
-            assert folder.name  # the file lives as long as the contenders
             return {"value": calls[name]().mean(0, dtype=np.float64)}
 
         return lambda: Contender(
@@ -85,9 +88,7 @@ def build(n: int, d: int) -> Group:
         truth={"value": (total / n) @ calls["frame"]()},
         # The mean of the noise: SIGMA / sqrt(n) beside MEAN, five times.
         tolerance={"value": 5 * SIGMA / n**0.5 / MEAN},
-        counts=Counts(
-            flop=2 * n * d * d, key_bytes=12 * n * d, read=4 * n * d, written=4 * n * d
-        ),
+        counts=Counts(flop=2 * n * d * d, key_bytes=12 * n * d, read=4 * n * d, written=4 * n * d),
     )
 
 

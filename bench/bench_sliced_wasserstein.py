@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import peers
 import torch
-from harness import NAIVE, OURS, OURS_TWO, STRICT, Case, Contender, Counts, Group
-from harness import parameters, tuned, two_threads
 
+import peers
 from dpslice.torch import functional
+from harness import (
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    STRICT,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    parameters,
+    tuned,
+    two_threads,
+)
 
 
 def data(m: int, b: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

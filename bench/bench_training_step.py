@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import peers
 import torch
-from harness import NAIVE, OURS, OURS_TWO, Answer, Case, Contender, Group, parameters, two_threads
 from torch import Tensor, nn
 
 import dpslice
+import peers
 from dpslice.divergences import get_divergence
 from dpslice.torch import SlicedDivergence, SlicedWasserstein, SmoothedLikelihood
+from harness import NAIVE, OURS, OURS_TWO, Answer, Case, Contender, Group, parameters, two_threads
 
 ROWS, D = 20_000, 94
 LATENT, HIDDEN = 32, 128
@@ -63,6 +63,7 @@ class Plain:
         return values.view(len(values), -1, self.k).transpose(0, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Return the loss of synthetic rows."""
         n = len(self.released)
         batch = self.released
         if self.b < n:

@@ -6,20 +6,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import ceilings
-import harness
 import pytest
 
+import ceilings
 import dpslice
+import harness
 from dpslice import _core
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="the marked cases, two rounds each")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "quick: part of the smoke run")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

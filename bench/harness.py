@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ceilings import Ceilings
 from threadpoolctl import ThreadpoolController
 
 import dpslice
+from ceilings import Ceilings
 
 OURS = "dpslice"
 OURS_TWO = "dpslice, 2 threads"
@@ -44,7 +44,7 @@ SLOW_SECONDS = 0.7  # calls that take longer run twice only
 Answer = Mapping[str, Any]  # what is computed, by name: arrays or tensors
 
 
-class Unavailable(Exception):  # noqa: N818
+class Unavailable(Exception):
     """A contender that cannot run here, with the reason."""
 
 
@@ -188,7 +188,7 @@ def _surroundings(contender: Contender, pools: ThreadpoolController) -> Iterator
 
 
 def two_threads(contender: Contender) -> Contender:
-    """The same with two threads; unavailable on one core."""
+    """Give the same two threads; unavailable on one core."""
     if (os.cpu_count() or 1) < 2:
         raise Unavailable("this machine has one core")
     return replace(contender, threads=2)

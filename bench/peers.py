@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Answer, Unavailable
 from torch import Tensor
+
+from harness import Answer, Unavailable
 
 Call = Callable[[], Answer]
 
@@ -58,7 +59,7 @@ def with_gradient(forward: Callable[[Tensor], Tensor], at: Tensor, upstream: Ten
 
 
 def compiled(forward: Callable[[Tensor], Tensor], at: Tensor, upstream: Tensor) -> Call:
-    """The same with the forward pass, and so the backward pass, compiled."""
+    """Compile the forward pass, and so the backward pass."""
     import logging
 
     logging.getLogger("torch").setLevel(logging.ERROR)
@@ -112,7 +113,7 @@ def _log_kernels_by_products(a: Tensor, d: Tensor, out: Tensor) -> Tensor:
 
 
 def _log_kernels_by_differences(a: Tensor, d: Tensor, out: Tensor, spare: Tensor) -> Tensor:
-    """The same from differences of the coordinates, k passes over the block."""
+    """Take differences of the coordinates, in k passes over the block."""
     k = a.shape[-1] - 2
     torch.sub(a[:, :, None, 0], d[:, None, :, 0], out=out)
     out.mul_(out)
@@ -213,7 +214,10 @@ def kernel_logsumexp_scipy(x: Tensor, y: Tensor, bandwidth: float) -> Call:
     pairs = list(zip(x.numpy(), y.numpy(), strict=True))
     return lambda: {
         "value": np.stack(
-            [logsumexp(cdist(a, d, "sqeuclidean") * (-0.5 / bandwidth**2), axis=1) for a, d in pairs]
+            [
+                logsumexp(cdist(a, d, "sqeuclidean") * (-0.5 / bandwidth**2), axis=1)
+                for a, d in pairs
+            ]
         )
     }
 
@@ -231,7 +235,8 @@ def density_ratio_kl(
     gram = gram + ridge * torch.eye(b, dtype=q.dtype)
     w = (b / c) * (bandwidth / wide) ** k * kernel_sum(q, p, wide)
     ratio = torch.linalg.solve(gram, w.unsqueeze(-1)).squeeze(-1).clamp_min(r_min)
-    return (ratio * ratio.log() - ratio + 1).mean(-1)
+    divergence: Tensor = (ratio * ratio.log() - ratio + 1).mean(-1)
+    return divergence
 
 
 def density_ratio_kl_strict(
@@ -245,7 +250,7 @@ def density_ratio_kl_strict(
     *,
     block: int,
 ) -> Call:
-    """The same with one Cholesky factor for both solves and the gradient written out."""
+    """Solve by one Cholesky factor, for the value and for the gradient written out."""
     m, b, k = q.shape
     c = p.shape[1]
     wide = math.hypot(bandwidth, sigma)
@@ -362,7 +367,7 @@ def sliced_wasserstein_numpy(x: Tensor, y: Tensor, upstream: Tensor) -> Call:
 
 def sliced_wasserstein_pot(x: Tensor, y: Tensor, upstream: Tensor) -> Call:
     """POT, differentiated by autograd."""
-    wasserstein_1d = imported("ot").wasserstein_1d
+    wasserstein_1d = imported("ot").wasserstein_1d  # codespell:ignore ot
     transposed = x.T.contiguous()
     return with_gradient(lambda at: wasserstein_1d(transposed, at.T, p=2), y, upstream)
 
@@ -379,8 +384,7 @@ def median_distance(x: Tensor) -> Call:
 def median_distance_strict(x: Tensor) -> Call:
     """By selection, not sorting, and with the root of two numbers only."""
     b = x.shape[1]
-    i, j = torch.triu_indices(b, b, offset=1)
-    count = len(i)
+    count = b * (b - 1) // 2
     low, high = (count - 1) // 2 + 1, count // 2 + 1
 
     @torch.no_grad()
@@ -407,21 +411,21 @@ def median_distance_scipy(x: Tensor) -> Call:
 
 
 def release(rows: np.ndarray[Any, Any], frame: np.ndarray[Any, Any], sigma: float) -> Any:
-    """A noisy projection as NumPy users write it: no clipping, no grid, no secret order or noise."""
+    """Project and add noise as NumPy users do: no clipping, no grid, no secret order or noise."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((len(rows), frame.shape[1]), dtype=np.float32)
     return rows @ frame + np.float32(sigma) * noise
 
 
 def release_torch(rows: np.ndarray[Any, Any], frame: np.ndarray[Any, Any], sigma: float) -> Any:
-    """The same as torch users write it."""
+    """Do the same as torch users write it."""
     x = torch.from_numpy(np.ascontiguousarray(rows))
     u = torch.from_numpy(frame)
     return (x @ u + sigma * torch.randn(len(x), u.shape[1])).numpy()
 
 
 def gaussian_delta(epsilon: float, sigma: float) -> float:
-    """delta of the Gaussian mechanism of sensitivity 1, by its formula (Balle and Wang 2018)."""
+    """Compute delta of the Gaussian mechanism of sensitivity 1 (Balle and Wang 2018)."""
     log_ndtr = imported("scipy.special").log_ndtr
     near = log_ndtr(0.5 / sigma - epsilon * sigma)
     far = epsilon + log_ndtr(-0.5 / sigma - epsilon * sigma)
@@ -429,14 +433,20 @@ def gaussian_delta(epsilon: float, sigma: float) -> float:
 
 
 def gaussian_sigma(epsilon: float, delta: float) -> float:
-    """sigma of the Gaussian mechanism by bisection of the formula."""
+    """Compute sigma of the Gaussian mechanism by bisection of the formula."""
     brentq = imported("scipy.optimize").brentq
-    f = lambda log_sigma: math.log(gaussian_delta(epsilon, math.exp(log_sigma)) / delta)  # noqa: E731
+
+    def f(log_sigma: float) -> float:
+        return math.log(gaussian_delta(epsilon, math.exp(log_sigma)) / delta)
+
     return math.exp(brentq(f, -2.0, 1.5, xtol=1e-14))
 
 
 def gaussian_epsilon(delta: float, sigma: float) -> float:
-    """epsilon of the Gaussian mechanism by bisection of the formula."""
+    """Compute epsilon of the Gaussian mechanism by bisection of the formula."""
     brentq = imported("scipy.optimize").brentq
-    f = lambda epsilon: math.log(gaussian_delta(epsilon, sigma) / delta)  # noqa: E731
+
+    def f(epsilon: float) -> float:
+        return math.log(gaussian_delta(epsilon, sigma) / delta)
+
     return float(brentq(f, 0.0, 10.0, xtol=1e-14))
