@@ -53,7 +53,7 @@ NUMBER_WEIGHT = 0.5  # diameter 2 a_1 of a number's first harmonic; a_h = a_1 / 
 HARMONICS = 2
 CATEGORY_WEIGHT = 1.0  # one-hot weight of a category; two levels are sqrt(2) times this apart
 STATE_WEIGHT = 0.5  # one-hot weight of "regular", special and missing in a column with a value
-TARGET_WEIGHT = 1.5  # factor for the schema's target: what depends on it matters most to its owner
+TARGET_WEIGHT = 2.0  # factor for the schema's target: what depends on it matters most to its owner
 
 # scale="log" encodes log1p((v - min) / s), where s is this fraction of the range, and at least 1
 # for integers: values nearer to min than s are spread linearly, two decades above logarithmically.

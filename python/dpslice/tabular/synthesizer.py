@@ -40,7 +40,7 @@ _SAMPLE_ROWS = 16_384  # generated at a time: memory beyond the output does not 
 class TrainingOptions:
     """How a generator is trained on a release. None of it costs privacy.
 
-    The defaults were chosen by measurement (``bench/bench_quality.py``).
+    The defaults were chosen by measurement (``bench/quality.py``).
 
     Parameters
     ----------
