@@ -33,9 +33,7 @@ def trimmed(raw: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(
             {
                 **benchmark["extra_info"],
-                "median_s": stats["median"],
-                "min_s": stats["min"],
-                "iqr_s": stats["iqr"],
+                **{f"{name}_s": float(f"{stats[name]:.4g}") for name in ("median", "min")},
                 "rounds": stats["rounds"],
             }
         )
@@ -240,6 +238,7 @@ def plot(report: Mapping[str, Any], path: Path) -> bool:
         return False
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "dpslice"  # the same figure for the same numbers
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text: a tenth of the size
     from matplotlib import pyplot
 
     cases = by_case(report["rows"])
@@ -275,7 +274,10 @@ def plot(report: Mapping[str, Any], path: Path) -> bool:
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("time of the peer / time of dpslice, one thread")
-    axes.grid(axis="x", which="both", lw=0.3)
+    axes.minorticks_off()
+    marked = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+    axes.set_xticks(marked, [f"{mark:g}" for mark in marked])
+    axes.grid(axis="x", lw=0.3)
     if bars:
         axes.legend(fontsize=7)
     if panels:
@@ -288,6 +290,8 @@ def plot(report: Mapping[str, Any], path: Path) -> bool:
                     panel.loglog(*zip(*line, strict=True), "o-", label=name, ms=3, lw=1)
             panel.set_title(f"{kernel} over {grows}", fontsize=8)
             panel.set_xlabel(grows, fontsize=7)
+            panel.minorticks_off()
+            panel.set_xticks([size for size, _ in points], [f"{size:,}" for size, _ in points])
             panel.set_ylabel("s", fontsize=7)
             panel.tick_params(labelsize=6)
             panel.grid(lw=0.3)
@@ -313,7 +317,10 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     machine = re.sub(r"[^a-z0-9]+", "-", f"{report['processor']} {report['cores']} cores".lower())
     stem = args.out / f"{machine}-{report['date']}"
-    (stem.parent / f"{stem.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    # A line per row, so that two reports can be compared line by line.
+    head = json.dumps({**report, "rows": []}, indent=1).removesuffix("[]\n}")
+    rows = ",\n".join("  " + json.dumps(row) for row in report["rows"])
+    (stem.parent / f"{stem.name}.json").write_text(f"{head}[\n{rows}\n ]\n}}\n")
     figure = stem.parent / f"{stem.name}.svg"
     drawn = plot(report, figure)
     text = markdown(report, figure.name if drawn else None)
