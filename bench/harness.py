@@ -39,7 +39,7 @@ GROWTH_BUDGET = 0.8
 QUICK_BUDGET = 0.1
 MOST_ROUNDS = 100
 FEWEST_ROUNDS = 5
-SLOW_SECONDS = 0.7  # calls that take longer run twice only,
+SLOW_SECONDS = 0.7  # calls that take longer run three times only,
 SLOWEST_SECONDS = 3.0  # and beyond this once, after the run that is checked
 
 Answer = Mapping[str, Any]  # what is computed, by name: arrays or tensors
@@ -245,7 +245,7 @@ def _timed(contender: Contender) -> float:
 
 def _rounds(estimate: float, budget: float) -> int:
     if estimate > SLOW_SECONDS:
-        return 1 if estimate > SLOWEST_SECONDS else 2
+        return 1 if estimate > SLOWEST_SECONDS else 3
     return min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(budget / max(estimate, 1e-9))))
 
 
