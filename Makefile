@@ -3,7 +3,8 @@
 #   make test       the tests
 #   make lint       formatters, linters, types, stubs
 #   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
-#   make bench      benchmarks
+#   make bench      benchmarks against what one would use instead, and their report
+#   make instructions  instruction counts of the kernels against the committed ones
 #   make wheel      a wheel in dist/
 #   make clean      remove what the targets above made
 
@@ -19,7 +20,7 @@ export OMP_WAIT_POLICY ?= passive
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
   $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: demo test lint sanitize bench wheel stubs clean
+.PHONY: demo test lint sanitize bench instructions wheel stubs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dpslice demo --out demo-output --overwrite
@@ -56,7 +57,10 @@ sanitize: $(VENV)/.dev
 	bash tests/tools/sanitize.sh $(BIN)/python
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+instructions: $(VENV)/.dev
+	$(BIN)/python bench/instructions.py $(WRITE)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel

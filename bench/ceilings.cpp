@@ -1,0 +1,141 @@
+// What one core of this machine can do at most: one loop per resource, timed from ceilings.py.
+//
+// Compiled where it runs, for that processor. Loops return what they computed, so that none of it
+// can be left out.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+constexpr int kLanes = kBytes / 4;
+typedef float Floats __attribute__((vector_size(kBytes)));
+typedef int32_t Ints __attribute__((vector_size(kBytes)));
+typedef uint32_t Words __attribute__((vector_size(kBytes)));
+
+namespace {
+
+Floats all(float value) { return Floats{} + value; }
+
+float sum(Floats v) {
+  float total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
+  return total;
+}
+
+// exp of a non-positive number: 2^n p(r), degree 6, about one ulp; the work that no float32
+// exponential of that accuracy can do without.
+Floats exponential(Floats x) {
+  const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Floats shifted = x * all(1.44269504f) + magic;
+  const Floats n = shifted - magic;
+  Floats r = x - n * all(0.693359375f);
+  r = r + n * all(2.12194440e-4f);
+  Floats p = all(1.0f / 720);
+  p = p * r + all(1.0f / 120);
+  p = p * r + all(1.0f / 24);
+  p = p * r + all(1.0f / 6);
+  p = p * r + all(0.5f);
+  p = p * r + all(1.0f);
+  p = p * r + all(1.0f);
+  Ints exponent;
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  Ints bits;
+  std::memcpy(&bits, &p, sizeof bits);
+  bits += exponent << 23;
+  Floats result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+Words rotated(Words x, int by) { return (x << by) | (x >> (32 - by)); }
+
+void quarter_round(Words& a, Words& b, Words& c, Words& d) {
+  a += b, d = rotated(d ^ a, 16);
+  c += d, b = rotated(b ^ c, 12);
+  a += b, d = rotated(d ^ a, 8);
+  c += d, b = rotated(b ^ c, 7);
+}
+
+}  // namespace
+
+extern "C" {
+
+int lanes() { return kLanes; }
+
+// Twelve chains of multiply-adds hide the latency: 24 * lanes operations a round.
+float multiply_adds(int64_t rounds) {
+  constexpr int kChains = 12;
+  Floats chains[kChains];
+  for (int i = 0; i < kChains; ++i) chains[i] = all(0.001f * (i + 1));
+  const Floats factor = all(0.999f), term = all(0.001f);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) chains[i] = chains[i] * factor + term;
+  }
+  Floats total{};
+  for (int i = 0; i < kChains; ++i) total += chains[i];
+  return sum(total);
+}
+
+// Eight exponentials at a time, in registers: 8 * lanes a round.
+float exponentials(int64_t rounds) {
+  constexpr int kChains = 8;
+  Floats total[kChains] = {};
+  Floats x[kChains];
+  for (int i = 0; i < kChains; ++i) x[i] = all(-0.1f * (i + 1));
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kChains; ++i) {
+      total[i] += exponential(x[i]);
+      x[i] -= all(1e-7f);
+    }
+  }
+  Floats all_of_them{};
+  for (int i = 0; i < kChains; ++i) all_of_them += total[i];
+  return sum(all_of_them);
+}
+
+// ChaCha20 key stream, one block per lane, discarded: 64 * lanes bytes a round.
+uint32_t key_stream(int64_t rounds) {
+  Words start[16];
+  for (int i = 0; i < 16; ++i) start[i] = Words{} + static_cast<uint32_t>(i * 2654435761u);
+  Words total{};
+  for (int64_t round = 0; round < rounds; ++round) {
+    start[12] += 1;
+    Words s[16];
+    for (int i = 0; i < 16; ++i) s[i] = start[i];
+    for (int i = 0; i < 10; ++i) {
+      for (int column = 0; column < 4; ++column)
+        quarter_round(s[column], s[4 + column], s[8 + column], s[12 + column]);
+      for (int column = 0; column < 4; ++column)
+        quarter_round(s[column], s[4 + (column + 1) % 4], s[8 + (column + 2) % 4],
+                      s[12 + (column + 3) % 4]);
+    }
+    for (int i = 0; i < 16; ++i) total ^= s[i] + start[i];
+  }
+  uint32_t folded = 0;
+  for (int lane = 0; lane < kLanes; ++lane) folded ^= total[lane];
+  return folded;
+}
+
+float read_all(const float* data, int64_t size) {
+  Floats total[8] = {};
+  for (int64_t i = 0; i + 8 * kLanes <= size; i += 8 * kLanes)
+    for (int j = 0; j < 8; ++j) {
+      Floats v;
+      std::memcpy(&v, data + i + j * kLanes, sizeof v);
+      total[j] += v;
+    }
+  Floats all_of_them{};
+  for (int j = 0; j < 8; ++j) all_of_them += total[j];
+  return sum(all_of_them);
+}
+
+void write_all(float* data, int64_t size) { std::memset(data, 1, size * sizeof(float)); }
+}
