@@ -50,7 +50,7 @@ min = 0
 max = 100_000
 nullable = true
 """
-TINY = ["--steps", "3", "--batch-size", "32"]
+TINY = ["--steps", "3"]
 
 
 def _rows(n: int) -> list[list[str]]:
@@ -114,6 +114,14 @@ def refuse(match: str, *arguments: object, code: int = 1) -> None:
 def released(table: Path, schema: Path) -> Path:
     path = table.with_name("people.dpslice")
     succeed("release", table, "--schema", schema, "--epsilon", 5, "--out", path, "--quiet")
+    return path
+
+
+@pytest.fixture(scope="module")
+def released_rows(table: Path, schema: Path) -> Path:
+    path = table.with_name("rows.dpslice")
+    options = ["--method", "rows", "--epsilon", 5, "--out", path, "--quiet"]
+    succeed("release", table, "--schema", schema, *options)
     return path
 
 
@@ -340,10 +348,13 @@ def test_account_inverts(schema: Path) -> None:
 
 
 def test_account_of_a_schema_tells_what_its_release_will_state(
-    schema: Path, released: Path
+    schema: Path, released: Path, released_rows: Path
 ) -> None:
     document = json.loads(succeed("account", "--epsilon", 5, "--schema", schema, "--json").stdout)
     stated = dpslice.Release.load(released).guarantee
+    assert document["sums"]["sigma"] == stated.sigma
+    assert document["sums"]["p"] == stated.p
+    stated = dpslice.Release.load(released_rows).guarantee
     assert document["frames"]["orthonormal"]["sigma"] == pytest.approx(stated.sigma, rel=1e-9)
     assert document["frames"]["orthonormal"]["epsilon_replace_one"] == pytest.approx(
         stated.epsilon_replace_one, rel=1e-8
@@ -407,18 +418,23 @@ def test_verify_shows_the_certificate(released: Path) -> None:
     assert succeed("verify", released, "--quiet").output == ""
 
 
-def test_verify_refuses_what_is_damaged(released: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sums", "rows"])
+def test_verify_refuses_what_is_damaged(
+    kind: str, released: Path, released_rows: Path, tmp_path: Path
+) -> None:
+    large = {"sums": "sums.npy", "rows": "projections.npy"}[kind]
+
     def copy(name: str) -> Path:
-        shutil.copytree(released, tmp_path / name)
+        shutil.copytree({"sums": released, "rows": released_rows}[kind], tmp_path / name)
         return tmp_path / name
 
     refuse("no release at", "verify", tmp_path / "nowhere")
     truncated = copy("truncated")
-    with open(truncated / "projections.npy", "rb+") as file:
+    with open(truncated / large, "rb+") as file:
         file.truncate(200)
     refuse("truncated", "verify", truncated)
     altered = copy("altered")
-    with open(altered / "projections.npy", "rb+") as file:
+    with open(altered / large, "rb+") as file:
         file.seek(-1, os.SEEK_END)
         byte = file.read(1)
         file.seek(-1, os.SEEK_END)
@@ -432,7 +448,7 @@ def test_verify_refuses_what_is_damaged(released: Path, tmp_path: Path) -> None:
     refuse("newer dpslice", "verify", newer)
     refuse("newer dpslice", "train", newer, "--out", tmp_path / "m.pt")
     incomplete = copy("incomplete")
-    (incomplete / "frame.npy").unlink()
+    (incomplete / large).unlink()
     refuse("incomplete", "verify", incomplete)
     assert not (tmp_path / "m.pt").exists()
 
@@ -602,7 +618,12 @@ class TestRefusals:
             (["--epsilon", 5, "--seed", -1], "seed must be"),
             (["--epsilon", 5, "--target", "name"], "target must name a column"),
             (["--epsilon", 5, "--steps", 0], "steps must be"),
-            (["--epsilon", 5, "--batch-size", 0], "batch_size must be"),
+            (["--epsilon", 5, "--method", "rows", "--batch-size", 0], "batch_size must be"),
+            (["--epsilon", 5, "--batch-size", 64], "--batch-size is for --method rows"),
+            (
+                ["--epsilon", 5, "--method", "rows", "--adjacency", "add_remove"],
+                "adjacency must be one of zero_out, replace_one",
+            ),
             (["--epsilon", 5, "--rows", 0], "rows must be"),
         ],
     )
@@ -766,27 +787,67 @@ def test_interrupted_synthesis_keeps_the_release_only(
     table: Path, schema: Path, tmp_path: Path
 ) -> None:
     out, kept = tmp_path / "s.csv", tmp_path / "p.dpslice"
-    options = ["--out", out, "--release", kept, "--steps", 10**6, "--batch-size", 32]
+    options = ["--out", out, "--release", kept, "--steps", 10**6]
     process = start("synthesize", table, "--schema", schema, "--epsilon", 5, *options)
     interrupt_when(process, kept.exists)
     assert [p.name for p in tmp_path.iterdir()] == ["p.dpslice"]
     succeed("verify", kept)
 
 
-def test_interrupted_training_goes_on_from_its_checkpoint(released: Path, tmp_path: Path) -> None:
+def test_interrupted_training_goes_on_from_its_checkpoint(
+    released_rows: Path, tmp_path: Path
+) -> None:
     out, state = tmp_path / "m.pt", tmp_path / "m.pt.checkpoint"
-    arguments = ["train", released, "--out", out, "--batch-size", 16]
+    arguments = ["train", released_rows, "--out", out, "--batch-size", 16]
     process = start(*arguments, "--steps", 10**6)
     errors = interrupt_when(process, state.exists)
     assert str(state) in errors
     stopped = int(re.search(r"after step (\d+)", errors)[1])  # type: ignore[index]
     assert [p.name for p in tmp_path.iterdir()] == [state.name]
     other = ["--batch-size", 17, "--steps", 3]
-    refuse("batch_size", "train", released, "--out", out, *other, "--quiet")
+    refuse("batch_size", "train", released_rows, "--out", out, *other, "--quiet")
     result = succeed(*arguments, "--steps", stopped + 2, "--json")
     assert json.loads(result.stdout)["steps"] == stopped + 2
     assert "going on from" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["m.pt"]
+
+
+def test_methods_and_adjacencies(table: Path, schema: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    for number, options in enumerate(
+        (["--method", "rows", "--batch-size", 32], ["--adjacency", "add_remove"])
+    ):
+        kept = tmp_path / f"{number}.dpslice"
+        common = ["--epsilon", 5, "--out", out, "--overwrite", "--release", kept]
+        result = succeed(
+            "synthesize", table, "--schema", schema, *common, *options, *TINY, "--json"
+        )
+        summary = json.loads(result.stdout)
+        assert summary["kind"] == ("rows", "sums")[number]
+        if summary["guarantee"]["adjacency"] == "add_remove":
+            assert "n" not in summary
+            assert "n is protected too" in succeed("verify", kept).stdout
+
+
+def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    where = ["--where", "town=Bern", "--where", "smoker=true", "--where", "income="]
+    succeed("sample", model, "-n", 20, "--out", out, *where, "--quiet")
+    with open(out, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert {(row["town"], row["smoker"].lower(), row["income"]) for row in rows} == {
+        ("Bern", "true", "")
+    }
+    for bad, match in (
+        ("city=Bern", "must be COLUMN=VALUE"),
+        ("town", "must be COLUMN=VALUE"),
+        ("town=Rome", "not among the schema's categories"),
+        ("age=old", "must be a number"),
+        ("age=1000", "conditions must be values that column 'age' can hold"),
+        ("age=", "missing value"),
+    ):
+        refuse(match, "sample", model, "-n", 5, "--out", tmp_path / "t.csv", "--where", bad)
 
 
 def test_train_restart_ignores_the_checkpoint(released: Path, tmp_path: Path) -> None:
@@ -890,7 +951,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_demo_does_the_whole_job(tmp_path: Path) -> None:
     pytest.importorskip("statsmodels")
     out = tmp_path / "demo"
-    result = succeed("demo", "--out", out, "--steps", 3, "--batch-size", 64)
+    result = succeed("demo", "--out", out, "--steps", 3)
     text = result.stdout
     assert "zero_out" in text
     assert "NOT PRIVATE" in text

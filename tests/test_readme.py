@@ -6,7 +6,7 @@ that follows the README's own schema.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import re
 import runpy
 import shlex
@@ -45,12 +45,6 @@ def _few_steps(code: str) -> str:
     return re.sub(r"\bsteps=\d+", "steps=3", code)
 
 
-@dataclasses.dataclass(frozen=True)
-class _ShortTraining(synthesizer.TrainingOptions):
-    steps: int = 3
-    batch_size: int = 64
-
-
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory as the README's reader has it, and training that takes a moment."""
@@ -58,7 +52,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "people.toml").write_text(schema, encoding="utf-8")
     _write_table(Schema.load(tmp_path / "people.toml"), tmp_path / "people.csv", 300)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(synthesizer, "TrainingOptions", _ShortTraining)
+    short = functools.partial(synthesizer.MixtureOptions, steps=3)
+    monkeypatch.setattr(synthesizer, "default_options", lambda method: short())
     return tmp_path
 
 
@@ -78,7 +73,7 @@ def test_commands_run_in_order(workplace: Path) -> None:
     for line in lines:
         arguments = shlex.split(line)[1:]
         if arguments[0] in TRAINED:
-            arguments += ["--steps", "3", "--batch-size", "64"]
+            arguments += ["--steps", "3"]
         result = CliRunner().invoke(_commands.app, arguments, prog_name="dpslice")
         assert result.exit_code == 0, (line, result.output)
 

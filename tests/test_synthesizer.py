@@ -11,8 +11,15 @@ torch = pytest.importorskip("torch", reason="the synthesizer trains with torch")
 pd = pytest.importorskip("pandas", reason="the synthesizer works on tables")
 
 from dpslice import Release, SlicingMechanism  # noqa: E402
-from dpslice.tabular import Boolean, Categorical, Number, Schema, Synthesizer  # noqa: E402
-from dpslice.tabular.synthesizer import TrainingOptions  # noqa: E402
+from dpslice.tabular import (  # noqa: E402
+    Boolean,
+    Categorical,
+    Encoding,
+    Number,
+    Schema,
+    Synthesizer,
+)
+from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions  # noqa: E402
 
 SCHEMA = Schema(
     [
@@ -22,7 +29,10 @@ SCHEMA = Schema(
     ],
     target="member",
 )
-QUICK = TrainingOptions(steps=20, batch_size=128)
+QUICK = {
+    "rows": TrainingOptions(steps=20, batch_size=128),
+    "sums": MixtureOptions(steps=20, components=32),
+}
 
 
 def _table(n: int, seed: int = 0) -> pd.DataFrame:
@@ -38,10 +48,15 @@ def _table(n: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-@pytest.fixture(scope="module")
-def fitted() -> Synthesizer:
-    synthesizer = Synthesizer(SCHEMA, epsilon=4.0, delta=1e-5, training=QUICK)
-    return synthesizer.fit(_table(600), progress=False)
+def _synthesizer(method: str, **options: object) -> Synthesizer:
+    given: dict[str, object] = {"epsilon": 4.0, "delta": 1e-5, "training": QUICK[method]}
+    schema = options.pop("schema", SCHEMA)
+    return Synthesizer(schema, method=method, **(given | options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=["sums", "rows"])
+def fitted(request: pytest.FixtureRequest) -> Synthesizer:
+    return _synthesizer(request.param).fit(_table(600), progress=False)
 
 
 def test_samples_follow_the_schema(fitted: Synthesizer) -> None:
@@ -57,23 +72,27 @@ def test_guarantee_is_the_requested_one(fitted: Synthesizer) -> None:
     assert 3.99 < promise.epsilon <= 4.0
     assert 0 < promise.delta <= 1e-5
     assert promise.adjacency == "zero_out"
-    assert promise.sensitivity == pytest.approx(fitted.encoding.max_norm, rel=1e-6)
+    assert fitted.release is not None
+    rows = fitted.method == "rows"
+    bound = Encoding(SCHEMA).max_norm if rows else fitted.release.features.norm
+    assert promise.sensitivity == pytest.approx(bound, rel=1e-6)
     assert promise.epsilon_replace_one is not None
     assert promise.epsilon_replace_one > promise.epsilon
 
 
-def test_replace_one_uses_the_diameter() -> None:
-    synthesizer = Synthesizer(
-        SCHEMA, epsilon=4.0, delta=1e-5, adjacency="replace_one", training=QUICK
-    )
-    release = synthesizer.publish(_table(50))
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_replace_one_uses_the_diameter(method: str) -> None:
+    release = _synthesizer(method, adjacency="replace_one").publish(_table(50))
     assert release.guarantee.adjacency == "replace_one"
-    assert release.guarantee.sensitivity == pytest.approx(synthesizer.encoding.diameter, rel=1e-6)
+    far = Encoding(SCHEMA).diameter if method == "rows" else release.features.diameter
+    assert release.guarantee.sensitivity == pytest.approx(far, rel=1e-6)
 
 
 def test_same_release_and_seed_give_the_same_table(fitted: Synthesizer) -> None:
     assert fitted.release is not None
-    again = Synthesizer.from_release(fitted.release, training=QUICK).train(progress=False)
+    again = Synthesizer.from_release(fitted.release, training=QUICK[fitted.method]).train(
+        progress=False
+    )
     pd.testing.assert_frame_equal(again.sample(300), fitted.sample(300))
     pd.testing.assert_frame_equal(fitted.sample(50, seed=3), fitted.sample(50, seed=3))
     assert not fitted.sample(300, seed=3).equals(fitted.sample(300, seed=4))
@@ -82,7 +101,7 @@ def test_same_release_and_seed_give_the_same_table(fitted: Synthesizer) -> None:
 def test_training_leaves_the_callers_random_state_alone(fitted: Synthesizer) -> None:
     assert fitted.release is not None
     before = torch.random.get_rng_state()
-    Synthesizer.from_release(fitted.release, training=QUICK).train(progress=False)
+    Synthesizer.from_release(fitted.release, training=QUICK[fitted.method]).train(progress=False)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -94,7 +113,7 @@ def test_a_saved_release_can_be_trained_on_elsewhere(fitted: Synthesizer, tmp_pa
     assert fitted.release is not None
     fitted.release.save(tmp_path / "people.dpslice")
     release = Release.load(tmp_path / "people.dpslice")
-    again = Synthesizer.from_release(release, training=QUICK).train(progress=False)
+    again = Synthesizer.from_release(release, training=QUICK[fitted.method]).train(progress=False)
     assert again.schema == fitted.schema
     pd.testing.assert_frame_equal(again.sample(100), fitted.sample(100))
     assert again.guarantee == fitted.guarantee
@@ -109,9 +128,10 @@ def test_saved_model_samples_the_same(fitted: Synthesizer, tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]  # no temporary file is left
 
 
-def test_table_in_pieces_is_released_whole() -> None:
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_table_in_pieces_is_released_whole(method: str) -> None:
     table = _table(100)
-    synthesizer = Synthesizer(SCHEMA, epsilon=4.0, delta=1e-5)
+    synthesizer = _synthesizer(method)
     release = synthesizer.publish(piece for piece in (table[:40], table[40:]))
     assert release.n == 100
 
@@ -120,7 +140,7 @@ def test_cost_of_an_inferred_schema_is_in_the_guarantee() -> None:
     table = _table(3000)
     types = {"job": "categorical", "age": "integer", "member": "boolean"}
     schema = Schema.infer(table, epsilon=1.0, delta=1e-6, types=types, nullable=["member"])
-    synthesizer = Synthesizer(schema, epsilon=3.0, delta=1e-5, training=QUICK)
+    synthesizer = Synthesizer(schema, epsilon=3.0, delta=1e-5)
     release = synthesizer.publish(table)
     assert schema.guarantee is not None
     total = synthesizer.guarantee
@@ -136,11 +156,62 @@ def test_report_is_written(fitted: Synthesizer, tmp_path: Path) -> None:
     assert "not private" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
 
 
-def test_one_row_and_one_column_work() -> None:
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_one_row_and_one_column_work(method: str) -> None:
     schema = Schema([Number("x", "real", 0.0, 1.0)])
-    synthesizer = Synthesizer(schema, epsilon=1.0, delta=1e-5, training=QUICK)
+    synthesizer = _synthesizer(method, schema=schema, epsilon=1.0)
     sample = synthesizer.fit(pd.DataFrame({"x": [0.25]}), progress=False).sample(5)
     assert sample["x"].between(0, 1).all()
+
+
+def test_conditions_are_met(fitted: Synthesizer) -> None:
+    sample = fitted.sample(40, conditions={"job": "cook", "member": True})
+    assert len(sample) == 40
+    assert set(sample["job"]) == {"cook"}
+    assert sample["member"].all()
+    assert fitted.sample(5, conditions={"member": None})["member"].isna().all()
+    if fitted.method == "sums":  # the very value, not another of its bin
+        assert (fitted.sample(20, conditions={"age": 33})["age"] == 33).all()
+    for conditions, match in (
+        ({"town": "Bern"}, "conditions must name columns of the table; got 'town'"),
+        ({"job": "king"}, "not among the schema's categories"),
+        ({"age": 91}, "conditions must be values that column 'age' can hold; got 91"),
+        ({"age": 3.5}, "column 'age'"),
+        ({"age": None}, "missing"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            fitted.sample(5, conditions=conditions)
+
+
+def test_add_remove_tells_the_number_of_rows_nowhere(tmp_path: Path) -> None:
+    synthesizer = _synthesizer("sums", adjacency="add_remove")
+    release = synthesizer.publish(_table(73_127), path=tmp_path / "p.dpslice")
+    certificate = (tmp_path / "p.dpslice" / "certificate.json").read_text(encoding="utf-8")
+    for text in (certificate, repr(release), str(release.guarantee), repr(release.guarantee)):
+        assert "73127" not in text
+    with pytest.raises(ValueError, match="number of records is protected"):
+        _ = release.n
+    assert abs(release.estimated_n - 73_127) < 200
+
+
+def test_sums_hold_what_depends_on_what() -> None:
+    """Pairs far from independent survive release, fit and sampling."""
+    rng = np.random.default_rng(5)
+    job = rng.integers(0, 3, 20_000)
+    table = pd.DataFrame(
+        {
+            "job": np.array(["clerk", "cook", "pilot"])[job],
+            "age": np.clip(20 + 20 * job + rng.integers(0, 8, 20_000), 0, 90),
+            "member": pd.array(job == 2, dtype="boolean"),
+        }
+    )
+    synthesizer = _synthesizer("sums", training=MixtureOptions(steps=1000, components=64))
+    sample = synthesizer.fit(table, progress=False).sample(20_000)
+    pilots = sample["job"] == "pilot"
+    assert abs(pilots.mean() - (job == 2).mean()) < 0.02
+    assert sample["member"][pilots].mean() > 0.97
+    assert sample["member"][~pilots].mean() < 0.03
+    assert sample["age"][pilots].between(57, 70).mean() > 0.95
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -152,11 +223,16 @@ def test_one_row_and_one_column_work() -> None:
         ({"epsilon": 0.0}, ValueError, "epsilon must be a finite number > 0; got 0.0"),
         ({"epsilon": float("nan")}, ValueError, "epsilon must be a finite number > 0"),
         ({"delta": 1.0}, ValueError, "delta must be strictly between 0 and 1; got 1.0"),
-        ({"method": "sums"}, ValueError, "method must be one of rows; got 'sums'"),
-        ({"adjacency": "add_remove"}, ValueError, "adjacency must be one of"),
+        ({"method": "maps"}, ValueError, "method must be one of sums, rows; got 'maps'"),
+        ({"method": "rows", "adjacency": "add_remove"}, ValueError, "adjacency must be one of"),
         ({"seed": -1}, ValueError, "seed must be an integer >= 0; got -1"),
         ({"schema": "people.toml"}, TypeError, "schema must be a Schema"),
-        ({"training": {"steps": 5}}, TypeError, "training must be TrainingOptions"),
+        (
+            {"training": {"steps": 5}},
+            TypeError,
+            "training must be MixtureOptions with method='sums'",
+        ),
+        ({"method": "rows", "training": QUICK["sums"]}, TypeError, "must be TrainingOptions"),
     ],
 )
 def test_bad_options_are_refused(
@@ -181,7 +257,7 @@ def test_nothing_works_before_fit(tmp_path: Path) -> None:
 
 
 def test_a_schema_that_allows_one_row_only_is_refused() -> None:
-    synthesizer = Synthesizer(Schema([Categorical("x", ("a",))]), epsilon=1.0, delta=1e-5)
+    synthesizer = _synthesizer("rows", schema=Schema([Categorical("x", ("a",))]))
     with pytest.raises(ValueError, match="at least two different rows"):
         synthesizer.publish(pd.DataFrame({"x": ["a", "a"]}))
 
@@ -197,7 +273,8 @@ def test_a_release_of_no_table_is_refused(fitted: Synthesizer) -> None:
     release = SlicingMechanism(sigma=1.0, delta=1e-5).release(np.ones((5, 3)) / 2)
     with pytest.raises(ValueError, match="holds no schema"):
         Synthesizer.from_release(release)
-    with pytest.raises(ValueError, match=f"rows of {fitted.encoding.d} entries"):
+    match = "rows of 10 entries" if fitted.method == "rows" else "release must be of kind 'sums'"
+    with pytest.raises(ValueError, match=match):
         fitted.train(release)
 
 
@@ -251,8 +328,8 @@ def _inferred_schema(table: pd.DataFrame) -> Schema:
 def test_cost_of_the_schema_is_counted_though_the_release_does_not_name_it() -> None:
     table = _table(3000)
     schema = _inferred_schema(table)
-    synthesizer = Synthesizer(schema, epsilon=3.0, delta=1e-5, training=QUICK)
-    encoding = synthesizer.encoding
+    synthesizer = _synthesizer("rows", schema=schema, epsilon=3.0)
+    encoding = Encoding(schema)
     mechanism = SlicingMechanism(
         epsilon=3.0, delta=1e-5, max_norm=encoding.max_norm, diameter=encoding.diameter
     )

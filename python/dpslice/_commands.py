@@ -160,6 +160,13 @@ class Adjacency(enum.StrEnum):
     add_remove = "add_remove"
 
 
+class RowAdjacency(enum.StrEnum):
+    """Which tables are neighbours where the number of rows is public."""
+
+    zero_out = "zero_out"
+    replace_one = "replace_one"
+
+
 class Method(enum.StrEnum):
     """Kind of release."""
 
@@ -194,6 +201,14 @@ AdjacencyOption = Annotated[
         help="What epsilon protects: zero_out, that one person's row holds data or is blank; "
         "replace_one (stronger), which of all possible rows it is; the number of rows is public. "
         "add_remove, for sums: that the row is in the table at all.",
+    ),
+]
+RowAdjacencyOption = Annotated[
+    RowAdjacency,
+    typer.Option(
+        "--adjacency",
+        help="What epsilon protects: zero_out, that one person's row holds data or is blank; "
+        "replace_one (stronger), which of all possible rows it is. The number of rows is public.",
     ),
 ]
 MethodOption = Annotated[
@@ -726,7 +741,7 @@ def account(
         float | None, typer.Option("--sigma", help="Noise, in the unit of the rows: what epsilon?")
     ] = None,
     delta: DeltaOption = DEFAULT_DELTA,
-    adjacency: AdjacencyOption = Adjacency.zero_out,
+    adjacency: RowAdjacencyOption = RowAdjacency.zero_out,
     max_norm: Annotated[
         float | None, typer.Option("--max-norm", help="Bound on the norm of a row. Default: 1.")
     ] = None,
@@ -739,7 +754,7 @@ def account(
     """Convert between noise and guarantee; reads no data.
 
     Exact accounting of both kinds of frame, what rounding costs included, beside what Theorem 1
-    of the paper (arXiv 2410.19941) would need.
+    of the paper (arXiv 2410.19941) would need; of a schema, the noise of a release of sums too.
     """
     if (epsilon is None) == (sigma is None):
         raise ValueError("exactly one of --epsilon and --sigma must be given")
@@ -750,7 +765,8 @@ def account(
             raise ValueError("--max-norm and --diameter follow from --schema: leave them out")
         from dpslice.tabular.encoding import Encoding
 
-        encoding = Encoding(_load_schema(schema))
+        description = _load_schema(schema)
+        encoding = Encoding(description)
         dim, max_norm, diameter = encoding.d, encoding.max_norm, encoding.diameter
     d = _arrays.positive_integer("dim", dim)
     p = d if columns is None else _arrays.positive_integer("columns", columns)
@@ -783,6 +799,9 @@ def account(
         "epsilon": accounting.paper_epsilon(delta, sigma=paper_noise, **at),  # type: ignore[arg-type]
         "alpha": accounting.paper_alpha(delta, sigma=paper_noise, **at),  # type: ignore[arg-type]
     }
+    sums = None
+    if schema is not None and epsilon is not None:
+        sums = _account_sums(description, epsilon, delta, adjacency.value)
     if json:
         _console.print_json(
             {
@@ -792,6 +811,7 @@ def account(
                 "sensitivity": distance,
                 "frames": {name: g.to_dict() for name, g in stated.items()},
                 "paper_theorem_1": paper,
+                **({} if sums is None else {"sums": sums.to_dict()}),
             }
         )
         return
@@ -815,10 +835,27 @@ def account(
     cells.append(
         ["gaussian, Theorem 1", up(paper["sigma"]), "1.000", up(paper["epsilon"]), "-", "-"]
     )
-    replaced = "replace_one epsilon" if adjacency is Adjacency.zero_out else ""
+    replaced = "replace_one epsilon" if adjacency is RowAdjacency.zero_out else ""
     header = ["frame", "sigma", "Theorem 1's / this", "epsilon", replaced, "of it rounding"]
     kept = [i for i, name in enumerate(header) if name]
     _console.print_table([header[i] for i in kept], [[row[i] for i in kept] for row in cells])
+    if sums is not None:
+        print()
+        print(
+            f"a release of sums instead: {sums.p} counts, noise {up(sums.sigma or 0.0)} on each "
+            "of a column of weight 1"
+        )
+
+
+def _account_sums(schema: Schema, epsilon: float, delta: float, adjacency: str) -> Guarantee:
+    """Tell what a release of sums of a table of this schema would guarantee."""
+    from dpslice.mechanism import SumMechanism
+    from dpslice.tabular.discretization import Discretization
+
+    features = Discretization(schema).features()
+    return SumMechanism(
+        features=features, epsilon=epsilon, delta=delta, adjacency=adjacency
+    ).account()
 
 
 _PACKAGES = ("numpy", "torch", "pandas", "scikit-learn", "sdmetrics", "statsmodels", "typer")
@@ -1070,7 +1107,7 @@ def schema_infer(
     ],
     out: Annotated[Path, typer.Option("--out", help="Schema file to write.")],
     delta: DeltaOption = DEFAULT_DELTA,
-    adjacency: AdjacencyOption = Adjacency.zero_out,
+    adjacency: RowAdjacencyOption = RowAdjacency.zero_out,
     target: Annotated[
         str | None, typer.Option("--target", help="Target column to note in the schema.")
     ] = None,

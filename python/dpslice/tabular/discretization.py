@@ -30,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpslice import _arrays
+from dpslice.features import MarginalSums
 from dpslice.tabular.encoding import bounds_of, place_to_value, special_values, value_to_place
 from dpslice.tabular.schema import Categorical, Column, Datetime, Number, Schema
 
@@ -40,6 +41,9 @@ Numbers = NDArray[np.float64]
 
 COARSE_BINS = 32  # of a number, where pairs are counted
 FINE_BINS = 256  # of a number, where it is counted alone
+
+# Coarse levels of all columns together: models of pairs hold some square matrices over them.
+MOST_LEVELS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,19 +183,31 @@ class Discretization:
         """Columns of the table, which is also the number of coarse codes."""
         return len(self.levels)
 
-    def groups(self) -> tuple[tuple[tuple[int, ...], ...], tuple[float, ...]]:
-        """Return the groups of codes that a sum release counts, and their weights.
+    def features(self) -> MarginalSums:
+        """Return what a sum release counts of the codes.
 
         Every column alone, coarse and fine, and every pair of columns. A group's weight is the
         product of its columns' weights in the schema.
 
         Returns
         -------
-        groups : tuple of tuple of int
-            Positions of codes.
-        weights : tuple of float
-            One per group.
+        MarginalSums
+
+        Raises
+        ------
+        ValueError
+            If the columns have so many levels that the tables of all pairs would not fit into
+            memory; the largest columns are named.
         """
+        coarse = self.sizes[: self.n_columns]
+        if sum(coarse) > MOST_LEVELS:
+            widest = sorted(zip(coarse, self.schema.names, strict=True), reverse=True)[:3]
+            named = ", ".join(f"{name!r} ({size})" for size, name in widest)
+            raise ValueError(
+                f"schema must have at most {MOST_LEVELS} levels over all columns to count pairs "
+                f"of them; got {sum(coarse)}, most of them in {named}: drop or coarsen such "
+                "columns, or use method='rows'"
+            )
         weight = [levels.column.weight for levels in self.levels]
         columns = range(self.n_columns)
         groups: list[tuple[int, ...]] = [(j,) for j in columns]
@@ -203,7 +219,7 @@ class Discretization:
             for b in range(a + 1, self.n_columns):
                 groups.append((a, b))
                 weights.append(weight[a] * weight[b])
-        return tuple(groups), tuple(weights)
+        return MarginalSums(self.sizes, tuple(groups), tuple(weights))
 
     def _levels(self, column: Column) -> Levels:
         if not isinstance(column, Number | Datetime):

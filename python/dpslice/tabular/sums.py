@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dpslice.accounting import SUM_ADJACENCIES
-from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import Release
 from dpslice.tabular.discretization import Discretization
@@ -26,9 +25,6 @@ from dpslice.torch.losses import MarginalMatching
 from dpslice.torch.training import FitResult, fit
 
 __all__ = ["MixtureOptions", "SumMethod"]
-
-# Square matrices over all levels of all columns, a handful of them in float32 and float64.
-_MOST_LEVELS: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,7 @@ class SumMethod:
     Raises
     ------
     ValueError
-        If the schema's columns have so many levels that the tables of all pairs would not fit into
-        memory; the largest columns are named.
+        As `Discretization.features`.
     """
 
     name: ClassVar[str] = "sums"
@@ -84,17 +79,7 @@ class SumMethod:
     ) -> None:
         self.options = options
         self.discretization = Discretization(schema, **(settings or {}))
-        sizes = self.discretization.sizes[: self.discretization.n_columns]
-        if sum(sizes) > _MOST_LEVELS:
-            widest = sorted(zip(sizes, schema.names, strict=True), reverse=True)[:3]
-            named = ", ".join(f"{name!r} ({size})" for size, name in widest)
-            raise ValueError(
-                f"schema must have at most {_MOST_LEVELS} levels over all columns to count pairs "
-                f"of them; got {sum(sizes)}, most of them in {named}: drop or coarsen such "
-                "columns, or use method='rows'"
-            )
-        groups, weights = self.discretization.groups()
-        self.features = MarginalSums(self.discretization.sizes, groups, weights)
+        self.features = self.discretization.features()
 
     def settings(self) -> dict[str, Any]:
         """Return what makes the same codes of the same schema."""

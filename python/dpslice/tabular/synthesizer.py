@@ -36,6 +36,11 @@ _Method = type[RowMethod] | type[SumMethod]
 METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
 
 
+def default_options(method: str) -> MixtureOptions | TrainingOptions:
+    """Return how a model of a method is trained unless the user says otherwise."""
+    return METHODS[method].options_class()
+
+
 class Synthesizer:
     """Private synthetic tables.
 
@@ -97,7 +102,7 @@ class Synthesizer:
                 f"training must be {kind.options_class.__name__} with method={method!r}; "
                 f"got {_arrays.describe(training)}"
             )
-        self.training: Any = training if training is not None else kind.options_class()
+        self.training: Any = training if training is not None else default_options(self.method)
         self.seed = _arrays.integer("seed", seed, minimum=0)
         self._use({})
         self.release: Release | None = None

@@ -1,0 +1,306 @@
+"""Sum releases: exact accounting, noise, exact addition, files, and what they do not tell."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import dpslice
+from dpslice import (
+    Guarantee,
+    MarginalSums,
+    Release,
+    ReleaseError,
+    SlicingMechanism,
+    SumMechanism,
+    SumRelease,
+    accounting,
+)
+
+FEATURES = MarginalSums((3, 4), [(0,), (1,), (0, 1)], [1.0, 2.0, 0.5])
+
+
+def _codes(n: int = 1000, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, 3, n), rng.integers(0, 4, n)], axis=1)
+
+
+def _mechanism(**options: object) -> SumMechanism:
+    given: dict = {"epsilon": 2.0, "delta": 1e-6} | options
+    return SumMechanism(features=FEATURES, **given)
+
+
+# ----------------------------------------------------------------------------------- accounting
+
+
+@pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-8), (1.0, 1e-6), (5.0, 1e-5)])
+def test_epsilon_is_that_of_the_gaussian_mechanism(
+    adjacency: str, epsilon: float, delta: float
+) -> None:
+    """Against the exact profile in SciPy, at the sigma and sensitivity that are stated."""
+    promise = _mechanism(epsilon=epsilon, delta=delta, adjacency=adjacency).account()
+    reach = FEATURES.diameter if adjacency == "replace_one" else FEATURES.norm
+    assert promise.sensitivity == pytest.approx(reach, rel=1e-12)
+    mu = promise.sensitivity / promise.sigma
+    exact = stats.norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * stats.norm.cdf(
+        -mu / 2 - epsilon / mu
+    )
+    assert exact < delta  # never less noise than needed ...
+    assert exact == pytest.approx(delta, rel=1e-6)  # ... and hardly more
+    assert promise.epsilon == epsilon
+
+
+def test_epsilon_agrees_with_dp_accounting() -> None:
+    gaussian = pytest.importorskip("dp_accounting.dp_event")
+    from dp_accounting.pld import PLDAccountant
+
+    promise = _mechanism(epsilon=None, sigma=3.0, adjacency="add_remove").account()
+    accountant = PLDAccountant(value_discretization_interval=1e-5)
+    accountant.compose(gaussian.GaussianDpEvent(3.0 / FEATURES.norm))
+    assert promise.epsilon == pytest.approx(accountant.get_epsilon(1e-6), abs=2e-4)
+
+
+def test_replace_one_is_stated_beside_the_others() -> None:
+    weak = _mechanism(epsilon=None, sigma=3.0).account()
+    strong = _mechanism(epsilon=None, sigma=3.0, adjacency="replace_one").account()
+    assert weak.epsilon_replace_one == strong.epsilon > weak.epsilon
+    assert strong.epsilon_replace_one is None
+    assert "Delta" in str(weak)
+    assert "tables' sums" in str(weak)
+
+
+def test_rounding_costs_what_is_stated() -> None:
+    promise = _mechanism().account()
+    assert promise.epsilon_numerical == pytest.approx(2.2e-10 * FEATURES.n_cells)
+    assert promise.delta_numerical == FEATURES.n_cells * 2.0**-70
+    # Beyond 2^11 the grid stays at 1, so the noise's own error weighs more against it.
+    coarse = _mechanism(epsilon=1e-3).account()
+    assert coarse.epsilon_numerical > 2.2e-10 * FEATURES.n_cells
+    assert coarse.epsilon == 1e-3
+
+
+def test_releases_compose() -> None:
+    one = _mechanism(epsilon=None, sigma=3.0).account(n=1000)
+    both = Guarantee.compose(one, one)
+    joint = _mechanism(epsilon=None, sigma=3.0 / math.sqrt(2.0), delta=2e-6).account()
+    assert both.composition == "joint"
+    assert both.epsilon == pytest.approx(joint.epsilon, rel=1e-6)
+    rows = SlicingMechanism(sigma=3.0, delta=1e-6).account(4, n=1000)
+    mixed = Guarantee.compose(one, rows)
+    assert mixed.composition == "joint"
+    assert max(one.epsilon, rows.epsilon) < mixed.epsilon < one.epsilon + rows.epsilon
+    with pytest.raises(ValueError, match="same adjacency"):
+        Guarantee.compose(_mechanism(adjacency="add_remove").account(), rows)
+
+
+# ------------------------------------------------------------------------------------- releases
+
+
+def test_noise_is_gaussian_and_on_its_grid() -> None:
+    """Kolmogorov-Smirnov over 19,000 numbers; the error rate is 1e-6."""
+    codes = _codes()
+    exact = FEATURES.sum(codes)
+    releases = [_mechanism(epsilon=None, sigma=7.0).release(codes) for _ in range(1000)]
+    noise = np.stack([release.sums - exact for release in releases])  # [1000, 19]
+    scale = releases[0].noise
+    np.testing.assert_array_equal(scale, 7.0 / FEATURES.cell_weights())
+    for column in range(noise.shape[1]):
+        grid = 2.0 ** (math.floor(math.log2(scale[column])) - 10)
+        steps = noise[:, column] / grid
+        np.testing.assert_array_equal(steps, np.rint(steps))
+    assert stats.kstest((noise / scale).ravel(), "norm").pvalue > 1e-6
+    correlation = np.corrcoef((noise / scale).T)
+    np.fill_diagonal(correlation, 0.0)
+    assert np.abs(correlation).max() < 5.5 / math.sqrt(1000)  # 171 pairs at 4e-8 each
+
+
+def test_large_noise_has_whole_steps() -> None:
+    sums = _mechanism(epsilon=None, sigma=1e5).release(_codes()).sums
+    np.testing.assert_array_equal(sums, np.rint(sums))
+
+
+def test_blocks_iterators_and_memory_maps_are_one_table(tmp_path: Path) -> None:
+    codes = _codes(500)
+    np.save(tmp_path / "codes.npy", codes.astype(np.int16))
+    mapped = np.load(tmp_path / "codes.npy", mmap_mode="r")
+    tiny = _mechanism(epsilon=None, sigma=2.0**-9)  # noise far below a count of one
+    exact = FEATURES.sum(codes)
+    done: list[int] = []
+    for source, options in (
+        (codes, {}),
+        (codes, {"block_rows": 7, "progress": done.append}),
+        (iter([codes[:100], codes[100:100], codes[100:]]), {}),
+        (mapped, {"block_rows": 64}),
+    ):
+        release = tiny.release(source, **options)
+        np.testing.assert_array_equal(np.rint(release.sums), exact)
+        assert release.n == 500
+    assert done == [*range(7, 500, 7), 500]
+
+
+def test_saved_release_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "p.dpslice"
+    release = _mechanism().release(_codes(), path=path, metadata={"what": "test"})
+    loaded = Release.load(path)
+    assert isinstance(loaded, SumRelease)
+    assert loaded.kind == "sums"
+    np.testing.assert_array_equal(loaded.sums, release.sums)
+    assert loaded.features == FEATURES
+    assert loaded.guarantee == release.guarantee
+    assert loaded.metadata == {"what": "test"}
+    assert loaded.fingerprint == release.fingerprint
+    assert not loaded.sums.flags.writeable
+    loaded.verify()
+    loaded.save(tmp_path / "again.dpslice")
+    assert sorted(p.name for p in path.iterdir()) == ["certificate.json", "sums.npy"]
+    assert (tmp_path / "again.dpslice" / "sums.npy").read_bytes() == (
+        path / "sums.npy"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.update(n=7), "it says n = 1000, this one has 7"),
+        (lambda c: c.update(sigma=9.0), "it says sigma"),
+        (lambda c: c["features"].update(map="moments"), "unknown map"),
+        (
+            lambda c: c["features"].update(sizes=[3, 5]),
+            r"certificate says float64 of shape \(23, 1\)",
+        ),
+        (lambda c: c.update(files={}), "list of files is not valid"),
+        (lambda c: c.pop("features"), "lacks the entries"),
+    ],
+)
+def test_inconsistent_certificates_are_refused(change, match: str, tmp_path: Path) -> None:
+    from dpslice import release as module
+
+    path = tmp_path / "p.dpslice"
+    _mechanism().release(_codes(), path=path)
+    certificate = json.loads((path / "certificate.json").read_text())
+    change(certificate)
+    certificate["certificate_sha256"] = module._certificate_digest(certificate)
+    (path / "certificate.json").write_text(json.dumps(certificate))
+    with pytest.raises(ReleaseError, match=match):
+        Release.load(path)
+
+
+def test_damaged_sums_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.dpslice"
+    _mechanism().release(_codes(), path=path)
+    content = bytearray((path / "sums.npy").read_bytes())
+    content[-1] ^= 1
+    (path / "sums.npy").write_bytes(content)
+    with pytest.raises(ReleaseError, match="altered or damaged"):
+        Release.load(path)
+
+
+def test_the_kinds_say_what_they_do_not_have() -> None:
+    sums = _mechanism().release(_codes())
+    for name in ("frame", "projections", "frame_kind"):
+        with pytest.raises(ReleaseError, match="that is for kind 'rows'"):
+            getattr(sums, name)
+    with pytest.raises(ReleaseError, match="no slices"):
+        sums.slices(1)
+    with pytest.raises(ReleaseError, match="no slices"):
+        sums.reslice(1, 1, np.random.default_rng(0))
+    rows = SlicingMechanism(sigma=1.0).release(np.ones((4, 2)) / 2)
+    for name in ("sums", "features", "noise"):
+        with pytest.raises(ReleaseError, match="that is for kind 'sums'"):
+            getattr(rows, name)
+    assert rows.estimated_n == 4
+    assert sums.estimated_n == 1000
+
+
+def test_nothing_is_left_of_a_failed_release(tmp_path: Path) -> None:
+    def broken():
+        yield _codes(10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _mechanism().release(broken(), path=tmp_path / "p.dpslice")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "p.dpslice").mkdir()
+    with pytest.raises(ReleaseError, match="is no release"):
+        _mechanism().release(_codes(), path=tmp_path / "p.dpslice", overwrite=True)
+    _mechanism().release(_codes(), path=tmp_path / "q.dpslice")
+    read = iter([_codes()])
+    with pytest.raises(FileExistsError, match="exists already"):
+        _mechanism().release(read, path=tmp_path / "q.dpslice")
+    assert next(read) is not None  # nothing was read, so nothing was spent
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"features": None}, TypeError, "features must be MarginalSums; got None"),
+        ({"sigma": 1.0}, ValueError, "exactly one of epsilon and sigma must be given; got both"),
+        ({"epsilon": None}, ValueError, "got neither"),
+        ({"delta": None}, ValueError, "delta must be given together with epsilon"),
+        ({"epsilon": -1.0}, ValueError, "epsilon must be a finite number > 0"),
+        ({"delta": 1.0}, ValueError, "delta must be strictly between 0 and 1"),
+        ({"adjacency": "swap"}, ValueError, "adjacency must be one of zero_out, replace_one, add"),
+    ],
+)
+def test_bad_settings_are_refused(options: dict, error: type[Exception], match: str) -> None:
+    given = {"features": FEATURES, "epsilon": 1.0, "delta": 1e-6} | options
+    with pytest.raises(error, match=match):
+        SumMechanism(**given)
+
+
+def test_budgets_beyond_floats_are_refused() -> None:
+    with pytest.raises(ValueError, match="epsilon must exceed what rounding needs"):
+        _mechanism(epsilon=1e-12).account()
+    with pytest.raises(ValueError, match="delta must exceed what rounding needs"):
+        _mechanism(delta=1e-30).account()
+    with pytest.raises(ValueError, match="noise on a count must lie between"):
+        _mechanism(epsilon=None, sigma=1e-6).account()
+    with pytest.raises(ValueError, match="noise on a count must lie between"):
+        _mechanism(epsilon=None, sigma=1e12).account()
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "match"),
+    [
+        (np.zeros((0, 2), dtype=int), ValueError, "X must have at least one row; got none"),
+        (iter([]), ValueError, "X must have at least one row; got none"),
+        (np.zeros((3, 2)), TypeError, "X must be a NumPy array of integer codes"),
+        (np.int64(3), TypeError, "X must be a NumPy array of integer codes or an iterable"),
+        ("codes.npy", TypeError, "X must be a NumPy array of integer codes or an iterable"),
+        ([[0, 1]], TypeError, "a block of X must be a NumPy array of integer codes"),
+        (
+            iter([_codes(5), np.array([[0, 4]])]),
+            ValueError,
+            "a block of X.*row 5 has 4 in column 1",
+        ),
+    ],
+)
+def test_bad_tables_are_refused(table: object, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        _mechanism().release(table)
+
+
+def test_one_record_is_a_table() -> None:
+    release = _mechanism().release(np.array([[2, 3]]))
+    assert release.n == 1
+    assert release.estimated_n == 1
+
+
+def test_n_is_not_stated_under_add_remove() -> None:
+    promise = _mechanism(adjacency="add_remove").account(n=1000)
+    assert promise.n is None
+    with pytest.raises(ValueError, match="n must not be stated under add_remove"):
+        Guarantee(epsilon=1.0, delta=1e-6, adjacency="add_remove", mechanism="sums", n=5)
+
+
+def test_public_names() -> None:
+    assert {"MarginalSums", "SumMechanism", "SumRelease"} <= set(dpslice.__all__)
