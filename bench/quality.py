@@ -6,8 +6,8 @@ The table is shuffled with the run's seed; 80 % is private, 20 % is held out for
 
 Methods
 -------
-``ours``
-    `Synthesizer` as it comes.
+``sums``, ``rows``
+    `Synthesizer` as it comes, with either kind of release.
 ``paper k=1|2|3``
     The configuration of the source paper, unembellished: gaussian frame, sigma by its Theorem 1,
     fixed slices of k columns, density ratio with sampled noise, batches of 128, its own start. Same
@@ -53,8 +53,12 @@ PAPER_STEPS = 3000
 PAPER_BATCH = 128
 
 
-def ours(schema: Schema, private: pd.DataFrame, args: argparse.Namespace, seed: int) -> Any:
-    synthesizer = Synthesizer(schema, epsilon=args.epsilon, delta=args.delta, seed=seed)
+def ours(
+    schema: Schema, private: pd.DataFrame, args: argparse.Namespace, seed: int, method: str
+) -> Any:
+    synthesizer = Synthesizer(
+        schema, epsilon=args.epsilon, delta=args.delta, method=method, seed=seed
+    )
     synthesizer.fit(private, progress=False)
     return synthesizer.sample(len(private)), synthesizer.guarantee
 
@@ -92,7 +96,8 @@ def paper(
 
 
 METHODS = {
-    "ours": ours,
+    "sums": lambda *given: ours(*given, method="sums"),
+    "rows": lambda *given: ours(*given, method="rows"),
     "paper k=1": lambda *given: paper(*given, k=1),
     "paper k=2": lambda *given: paper(*given, k=2),
     "paper k=3": lambda *given: paper(*given, k=3),

@@ -890,7 +890,7 @@ def test_from_dict_is_strict() -> None:
         ({"epsilon": math.nan}, ValueError, "epsilon must be a number >= 0"),
         ({"delta": 1.5}, ValueError, "delta must be at most 1"),
         ({"delta": -0.1}, ValueError, "delta must be a finite number >= 0"),
-        ({"adjacency": "add_remove"}, ValueError, "adjacency must be one of"),
+        ({"adjacency": "swap"}, ValueError, "adjacency must be one of"),
         ({"mechanism": ""}, ValueError, "mechanism must not be empty"),
         ({"mechanism": 3}, TypeError, "mechanism must be a string"),
         ({"frame": "haar"}, ValueError, "frame must be one of"),

@@ -83,6 +83,23 @@ def test_rounding_costs_what_is_stated() -> None:
     coarse = _mechanism(epsilon=1e-3).account()
     assert coarse.epsilon_numerical > 2.2e-10 * FEATURES.n_cells
     assert coarse.epsilon == 1e-3
+    assert coarse.epsilon_numerical >= 2.2e-10 * FEATURES.n_cells * coarse.sigma / 0.5 / 2.0**11
+
+
+def test_rounding_that_needs_most_of_epsilon_is_accounted_in_full() -> None:
+    """More noise makes rounding cost more, which needs more noise: the last word is consistent."""
+    features = MarginalSums((1000, 1000), [(0, 1)])
+    promise = SumMechanism(features=features, epsilon=3e-3, delta=1e-6).account()
+    assert promise.epsilon_numerical >= 2.2e-10 * 10**6 * promise.sigma / 2.0**11 > 1e-4
+    assert promise.epsilon == 3e-3
+    with pytest.raises(ValueError, match="epsilon must exceed what rounding needs"):
+        SumMechanism(features=features, epsilon=1e-3, delta=1e-6).account()
+
+
+def test_weights_whose_squares_underflow() -> None:
+    features = MarginalSums((2,), [(0,)], [2.7e-162])
+    assert features.norm == 2.7e-162
+    assert "counts nowhere" in str(_mechanism().account())
 
 
 def test_releases_compose() -> None:

@@ -1690,7 +1690,10 @@ class Guarantee:
         rows = "n is public" if self.n is None else f"n is public: n = {self.n}"
         if self.adjacency == "add_remove":
             rows = "n is protected too"
-        lines.append(f"  adjacency     {self.adjacency}: {_NEIGHBOURS[self.adjacency]}; {rows}")
+        neighbours = _NEIGHBOURS[self.adjacency]
+        if self.mechanism == "sums" and self.adjacency == "zero_out":
+            neighbours = "one record is replaced by one that counts nowhere"
+        lines.append(f"  adjacency     {self.adjacency}: {neighbours}; {rows}")
         if self.sensitivity is not None:
             what = "tables' sums" if self.mechanism == "sums" else "rows"
             lines.append(

@@ -119,7 +119,7 @@ class MarginalSums:
     @property
     def norm(self) -> float:
         """Norm of the features of every record."""
-        return math.sqrt(math.fsum(weight * weight for weight in self.weights))
+        return math.hypot(*self.weights)  # without squares that could underflow
 
     @property
     def diameter(self) -> float:

@@ -468,21 +468,21 @@ class SumMechanism:
             norm=self.features.norm,
             diameter=self.features.diameter,
             adjacency=self.adjacency,
-            coarsest=1.0,
+            coarsest=2.0**11,  # while the grid follows the noise
         )
         if self.epsilon is None:
             assert self.sigma is not None
             sigma = self.sigma
         else:
             sigma = accounting.calibrate_sums(self.epsilon, **setting)
-        coarsest = max(sigma / w / _grid(sigma / w) for w in set(self.features.weights))
-        if coarsest >= 2.0**11:
-            # Where the noise is so large that its grid is the counts' own: twice covers what a
-            # slightly larger sigma may add.
+        _check_count_noise(sigma, self.features.weights)
+        while (coarsest := _coarsest(sigma, self.features.weights)) > setting["coarsest"]:
+            # Where the noise is so large that its grid is the counts' own, rounding costs more the
+            # larger it is, which may in turn need more noise: ahead of it by a factor of 2.
             setting["coarsest"] = 2.0 * coarsest
             if self.epsilon is not None:
                 sigma = accounting.calibrate_sums(self.epsilon, **setting)
-        _check_count_noise(sigma, self.features.weights)
+                _check_count_noise(sigma, self.features.weights)
         guarantee = accounting.sum_guarantee(
             sigma=sigma, n=None if self.adjacency == "add_remove" else n, **setting
         )
@@ -666,6 +666,11 @@ def _output_dtype(frame: str, d: int, p: int, sigma: float, max_norm: float) -> 
 def _grid(deviation: float) -> float:
     """Grid of the noise on a count: 2^(floor(log2 s) - 10), which divides 1 where it can."""
     return math.ldexp(1.0, min(0, math.frexp(deviation)[1] - 11))
+
+
+def _coarsest(sigma: float, weights: tuple[float, ...]) -> float:
+    """Return the largest ratio of a count's noise to its grid."""
+    return max(sigma / w / _grid(sigma / w) for w in set(weights))
 
 
 def _check_count_noise(sigma: float, weights: tuple[float, ...]) -> None:

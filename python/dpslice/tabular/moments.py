@@ -69,6 +69,8 @@ def estimate_moments(release: Release) -> Moments:
     .. [1] Donoho, Gavish and Johnstone, "Optimal shrinkage of eigenvalues in the spiked covariance
        model", arXiv:1311.0851.
     """
+    if release.kind != "rows":
+        raise ValueError(f"moments are estimated of a release of rows; got kind {release.kind!r}")
     n, d, p = release.n, release.d, release.p
     total = np.zeros(p)
     products = np.zeros((p, p))

@@ -1,0 +1,188 @@
+"""Tables as codes and back: levels, bins, shapes, and what is counted."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pytest
+
+pd = pytest.importorskip("pandas", reason="codes are made of tables")
+
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from dpslice.tabular import (  # noqa: E402
+    Boolean,
+    Categorical,
+    Datetime,
+    Discretization,
+    Number,
+    Schema,
+)
+from table_strategies import schemas, tables  # noqa: E402
+
+SCHEMA = Schema(
+    [
+        Number("age", "integer", 17, 90),
+        Number("income", "real", 0.0, 1e5, special=(0.0,), scale="log", nullable=True),
+        Categorical("job", ("cook", "pilot"), weight=2.0),
+        Boolean("member", nullable=True),
+        Datetime("since", datetime.date(2000, 1, 1), datetime.date(2009, 12, 31)),
+        Number("rooms", "integer", 1, 8),
+    ]
+)
+
+
+def _table(n: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    income = np.exp(rng.normal(9.0, 1.0, n)).clip(0, 1e5)
+    income[::5] = 0.0
+    income[::7] = np.nan
+    member = pd.array(rng.random(n) < 0.3, dtype="boolean")
+    member[::10] = pd.NA
+    return pd.DataFrame(
+        {
+            "age": rng.integers(17, 91, n),
+            "income": income,
+            "job": rng.choice(["cook", "pilot"], n),
+            "member": member,
+            "since": np.datetime64("2000-01-01") + rng.integers(0, 3653, n).astype("m8[D]"),
+            "rooms": rng.integers(1, 9, n),
+        }
+    ).astype({"since": "datetime64[ns]"})
+
+
+def test_levels() -> None:
+    found = Discretization(SCHEMA)
+    # age: 74 whole values in 32 runs; income: 32 bins, zero, missing; since: 3653 days.
+    assert found.sizes == (32, 34, 2, 3, 32, 8, 74, 258, 256)
+    assert found.fine_codes == {0: 6, 1: 7, 4: 8}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), coarse=st.integers(1, 40), more=st.integers(0, 60))
+def test_codes_of_decoded_codes_are_the_same(data: st.DataObject, coarse: int, more: int) -> None:
+    """Whatever the schema: a decoded row has the very codes that it was decoded from."""
+    schema = data.draw(schemas())
+    table = data.draw(tables(schema))
+    found = Discretization(schema, coarse_bins=coarse, fine_bins=coarse + more)
+    codes = found.encode(table)
+    assert ((codes >= 0) & (codes < np.array(found.sizes))).all()
+    counts = {
+        j: np.bincount(codes[:, position], minlength=found.sizes[position]).astype(float)
+        for j, position in found.fine_codes.items()
+    }
+    decoded = found.decode(
+        codes[:, : found.n_columns], found.shapes(counts), np.random.default_rng(0)
+    )
+    schema.validate(decoded)
+    again = found.encode(decoded)[:, : found.n_columns]
+    for j, levels in enumerate(found.levels):
+        special = getattr(levels.column, "special", ())
+        if special:  # a value drawn in a bin may by rounding be a special one: then it is that
+            same = np.isin(found.levels[j].column.to_numbers(decoded[levels.column.name]), special)
+            assert ((again[:, j] == codes[:, j]) | same).all()
+        else:
+            np.testing.assert_array_equal(again[:, j], codes[:, j])
+
+
+def test_shapes_bring_the_distribution_inside_bins_back() -> None:
+    """With the exact fine counts, a number's distribution is that of the table, bin by bin."""
+    table = _table(50_000)
+    found = Discretization(SCHEMA)
+    codes = found.encode(table)
+    counts = {
+        j: np.bincount(codes[:, position], minlength=found.sizes[position]).astype(float)
+        for j, position in found.fine_codes.items()
+    }
+    decoded = found.decode(codes[:, :6], found.shapes(counts), np.random.default_rng(1))
+    again = found.encode(decoded)
+    for j, position in found.fine_codes.items():
+        other = np.bincount(again[:, position], minlength=found.sizes[position])
+        difference = np.abs(np.cumsum(other - counts[j])).max() / len(table)
+        assert difference < 0.01, found.levels[j].column.name
+
+
+def test_negative_counts_and_empty_bins() -> None:
+    found = Discretization(Schema([Number("x", "real", 0.0, 1.0)]), coarse_bins=2, fine_bins=4)
+    shape = found.shapes({0: np.array([-3.0, 6.0, -1.0, -2.0])})[0]
+    np.testing.assert_array_equal(shape.cumulative, [0.0, 0.0, 6.0, 7.0, 8.0])
+    decoded = found.decode(
+        np.array([[0]] * 500 + [[1]] * 500), {0: shape}, np.random.default_rng(0)
+    )
+    assert decoded["x"][:500].between(0.25, 0.5).all()
+    assert decoded["x"][500:].between(0.5, 1.0).all()
+    assert decoded["x"][500:].min() < 0.6
+    assert decoded["x"][500:].max() > 0.9
+
+
+def test_what_is_counted() -> None:
+    features = Discretization(SCHEMA).features()
+    assert len(features.groups) == 6 + 3 + 15
+    weight = dict(zip(features.groups, features.weights, strict=True))
+    assert weight[0,] == 1.0
+    assert weight[2,] == 2.0
+    assert weight[0, 2] == 2.0
+    assert weight[7,] == 1.0
+
+
+def test_settings_make_the_same_codes() -> None:
+    found = Discretization(SCHEMA, coarse_bins=5, fine_bins=50)
+    again = Discretization(SCHEMA, **found.settings())
+    assert again.sizes == found.sizes
+
+
+def test_blocks_are_the_table() -> None:
+    table = _table(100)
+    found = Discretization(SCHEMA)
+    blocks = list(found.encode_blocks(iter([table[:30], table[30:30], table[30:]]), block_rows=25))
+    assert [len(block) for block in blocks] == [25, 5, 25, 25, 20]
+    np.testing.assert_array_equal(np.concatenate(blocks), found.encode(table))
+
+
+def test_code_of_one_value() -> None:
+    found = Discretization(SCHEMA)
+    assert found.code_of(2, "pilot") == 1
+    assert found.code_of(3, None) == 2
+    assert found.code_of(1, 0.0) == 32
+    with pytest.raises(ValueError, match="not among the schema's categories"):
+        found.code_of(2, "king")
+
+
+def test_a_schema_too_wide_for_pairs_is_refused() -> None:
+    wide = Schema(
+        [Categorical("postcode", tuple(range(19_000))), Categorical("name", tuple(range(2000)))]
+    )
+    with pytest.raises(
+        ValueError, match=r"got 21000, most of them in 'postcode' \(19000\), 'name'"
+    ):
+        Discretization(wide).features()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: Discretization("a.toml"), TypeError, "schema must be a Schema"),
+        (lambda: Discretization(SCHEMA, coarse_bins=0), ValueError, "coarse_bins must be"),
+        (lambda: Discretization(SCHEMA, fine_bins=5), ValueError, r"at least coarse_bins \(32\)"),
+        (
+            lambda: Discretization(SCHEMA).decode(np.zeros((2, 3), int), {}, None),
+            ValueError,
+            r"codes must have shape \(n, 6\)",
+        ),
+        (
+            lambda: Discretization(SCHEMA).decode(np.full((2, 6), 40), {}, None),
+            ValueError,
+            "codes must lie within the levels",
+        ),
+        (
+            lambda: Discretization(SCHEMA).encode(_table(3).drop(columns="age")),
+            ValueError,
+            "age",
+        ),
+    ],
+)
+def test_bad_input_is_refused(call, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()

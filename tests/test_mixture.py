@@ -1,0 +1,210 @@
+"""The mixture of products: its tables, samples and conditionals; the loss it is fitted by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the mixture is a torch module")
+pytest.importorskip("pandas", reason="the mixture is part of the tabular package")
+
+from scipy import stats  # noqa: E402
+
+from dpslice import MarginalSums, SlicingMechanism, SumMechanism  # noqa: E402
+from dpslice.tabular import ProductMixture  # noqa: E402
+from dpslice.tabular.discretization import FineShape  # noqa: E402
+from dpslice.torch import MarginalMatching, SmoothedLikelihood, fit  # noqa: E402
+
+SIZES = (3, 2, 4)
+GROUPS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
+FEATURES = MarginalSums(SIZES, GROUPS, [1.0, 2.0, 1.0, 0.5, 1.0, 3.0])
+
+
+def _mixture(components: int = 5, seed: int = 0) -> ProductMixture:
+    mixture = ProductMixture(SIZES, components)
+    mixture.start_from([np.ones(size) for size in SIZES], spread=1.5, seed=seed)
+    return mixture
+
+
+def _release(n: int = 400, sigma: float = 3.0):
+    rng = np.random.default_rng(1)
+    first = rng.integers(0, 3, n)
+    codes = np.stack([first, rng.integers(0, 2, n), (first + rng.integers(0, 2, n)) % 4], axis=1)
+    return SumMechanism(features=FEATURES, sigma=sigma).release(codes)
+
+
+# ------------------------------------------------------------------------------------- mixture
+
+
+def test_rows_are_distributions() -> None:
+    mixture = _mixture()
+    rows = mixture(torch.zeros(5, 1))
+    assert rows.shape == (5, 9)
+    for part in rows.split(SIZES, dim=1):
+        torch.testing.assert_close(part.sum(dim=1), torch.ones(5))
+    for part, double in zip(rows.split(SIZES, dim=1), mixture.probabilities(), strict=True):
+        np.testing.assert_allclose(part.detach().numpy(), double, rtol=1e-5)
+
+
+def test_start_has_the_given_shares() -> None:
+    mixture = ProductMixture((3,), 4000)
+    mixture.start_from([np.array([60.0, 30.0, -5.0])], spread=1e-3, seed=0)
+    np.testing.assert_allclose(
+        mixture.probabilities()[0].mean(axis=0), np.array([60.5, 30.5, 0.5]) / 91.5, rtol=1e-3
+    )
+
+
+def test_samples_have_the_models_joint_distribution() -> None:
+    """Chi-squared over all 24 cells; systematic choice of components only lowers it."""
+    mixture = _mixture()
+    codes = mixture.sample(200_000, np.random.default_rng(4))
+    joint = np.einsum("ka,kb,kc->abc", *mixture.probabilities()) / 5
+    counts = np.zeros(SIZES)
+    np.add.at(counts, tuple(codes.T), 1)
+    assert stats.chisquare(counts.ravel(), 200_000 * joint.ravel()).pvalue > 1e-6
+
+
+def test_conditional_samples_are_exact() -> None:
+    mixture = _mixture()
+    codes = mixture.sample(200_000, np.random.default_rng(4), given={0: 2, 1: 1})
+    assert (codes[:, 0] == 2).all()
+    assert (codes[:, 1] == 1).all()
+    joint = np.einsum("ka,kb,kc->abc", *mixture.probabilities())
+    expected = joint[2, 1] / joint[2, 1].sum()
+    counts = np.bincount(codes[:, 2], minlength=4)
+    assert stats.chisquare(counts, 200_000 * expected).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+def test_few_rows(n: int) -> None:
+    codes = _mixture().sample(n, np.random.default_rng(0))
+    assert codes.shape == (n, 3)
+    assert ((codes >= 0) & (codes < np.array(SIZES))).all()
+
+
+def test_impossible_conditions_are_refused() -> None:
+    mixture = _mixture()
+    with torch.no_grad():
+        mixture.logits[:, 0] = -2000.0
+    with pytest.raises(ValueError, match="conditions must be possible"):
+        mixture.sample(3, np.random.default_rng(0), given={0: 0})
+
+
+def test_shapes_travel_with_the_weights() -> None:
+    mixture = ProductMixture(SIZES, 2, [4, 2])
+    mixture.set_shapes(
+        [FineShape(np.array([0.0, 1.0, 1.0, 4.0, 5.0])), FineShape(np.array([0.0, 2.0, 3.0]))]
+    )
+    other = ProductMixture(SIZES, 2, [4, 2])
+    other.load_state_dict(mixture.state_dict())
+    for one, two in zip(other.shapes(), mixture.shapes(), strict=True):
+        np.testing.assert_array_equal(one.cumulative, two.cumulative)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (((), 3), ValueError, "sizes must hold at least one column"),
+        (((2, 0), 3), ValueError, "sizes must be an integer >= 1; got 0"),
+        (((2,), 0), ValueError, "components must be an integer >= 1; got 0"),
+    ],
+)
+def test_bad_sizes_are_refused(arguments: tuple, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        ProductMixture(*arguments)
+
+
+# ----------------------------------------------------------------------------------------- loss
+
+
+def _reference(release, rows: np.ndarray) -> float:
+    """The loss of whole batches, cell by cell."""
+    ends = np.cumsum([0, *SIZES])
+    n = release.features.estimate_n(release.sums, release.noise)
+    total = cells = 0
+    for group, table, noise in release.features.tables(release.sums, release.noise):
+        for cell in np.ndindex(table.shape):
+            share = np.ones(len(rows))
+            for column, level in zip(group, cell, strict=True):
+                share = share * rows[:, ends[column] + level]
+            total += ((share.mean() - table[cell] / n) / (noise / n)) ** 2
+            cells += 1
+    return total / cells
+
+
+def test_value_is_the_formulas() -> None:
+    release = _release()
+    rows = _mixture()(torch.zeros(5, 1)).detach().double()
+    loss = MarginalMatching(release, halves=False)
+    assert float(loss(rows)) == pytest.approx(_reference(release, rows.numpy()), rel=1e-5)
+    order = [2, 0]  # of the columns of a generator
+    part = MarginalMatching(release, columns=order, halves=False)
+    chosen = MarginalSums((4, 3), [(0,), (1,), (1, 0)], [1.0, 1.0, 1.0])
+    assert part.sizes == chosen.sizes
+    assert part.n_cells == 4 + 3 + 12
+
+
+@pytest.mark.parametrize("halves", [True, False])
+def test_gradient(halves: bool) -> None:
+    loss = MarginalMatching(_release(), halves=halves)
+    rows = torch.rand(6, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (rows,))
+
+
+def test_halves_are_unbiased() -> None:
+    """Random one-hot rows of the right model: squares are too large, products are not."""
+    release = _release(sigma=0.5)
+    model = _mixture()
+    rng = np.random.default_rng(6)
+    values = {True: [], False: []}
+    for _ in range(400):
+        codes = model.sample(60, rng)
+        rows = torch.zeros(60, 9, dtype=torch.float64)
+        for first, column in zip((0, 3, 5), codes.T, strict=True):
+            rows[torch.arange(60), torch.from_numpy(first + column)] = 1.0
+        for halves, found in values.items():
+            found.append(float(MarginalMatching(release, halves=halves)(rows)))
+    rows = model(torch.zeros(5, 1)).detach().double()
+    truth = float(MarginalMatching(release, halves=False)(rows))
+    error = np.std(values[True]) / 20
+    assert abs(np.mean(values[True]) - truth) < 4.5 * error  # error rate 7e-6
+    assert np.mean(values[False]) > truth + 4.5 * np.std(values[False]) / 20
+
+
+def test_fit_reaches_the_noise() -> None:
+    release = _release(n=4000, sigma=60.0)
+    mixture = _mixture(components=32)
+    loss = MarginalMatching(release, halves=False)
+    result = fit(mixture, loss, steps=400, batch_size=32, lr=0.05, progress=False)
+    assert result.history[0] > 20.0
+    assert result.history[-1] < 1.5
+
+
+def test_what_is_no_release_of_sums_is_refused() -> None:
+    rows = SlicingMechanism(sigma=1.0).release(np.ones((4, 2)) / 2)
+    with pytest.raises(ValueError, match="takes a release of sums; got kind 'rows'"):
+        MarginalMatching(rows)
+    with pytest.raises(ValueError, match="takes a release of rows; got kind 'sums'"):
+        SmoothedLikelihood(_release())
+    with pytest.raises(TypeError, match=r"release must be a dpslice\.Release"):
+        MarginalMatching(None)
+    with pytest.raises(ValueError, match="columns must be different ones"):
+        MarginalMatching(_release(), columns=[0, 0])
+    with pytest.raises(ValueError, match="columns must be different ones"):
+        MarginalMatching(_release(), columns=[3])
+    triples = MarginalSums(SIZES, [(0, 1, 2)])
+    release = SumMechanism(features=triples, sigma=3.0).release(np.zeros((5, 3), dtype=int))
+    with pytest.raises(ValueError, match="groups of one or two columns"):
+        MarginalMatching(release)
+    with pytest.raises(ValueError, match="at least one group of the release"):
+        MarginalMatching(release, columns=[0])
+
+
+def test_bad_rows_are_refused() -> None:
+    loss = MarginalMatching(_release())
+    with pytest.raises(ValueError, match="x_synthetic must have shape"):
+        loss(torch.rand(4, 8))
+    with pytest.raises(ValueError, match="at least two rows"):
+        loss(torch.rand(1, 9))
+    with pytest.raises(TypeError, match="x_synthetic"):
+        loss([[0.0] * 9])
