@@ -194,6 +194,16 @@ def test_add_remove_tells_the_number_of_rows_nowhere(tmp_path: Path) -> None:
     assert abs(release.estimated_n - 73_127) < 200
 
 
+def test_report_under_add_remove_does_not_call_the_number_of_rows_public(tmp_path: Path) -> None:
+    synthesizer = _synthesizer("sums", adjacency="add_remove").fit(_table(300), progress=False)
+    synthesizer.report(_table(300, seed=1), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "one row in the table or not (add_remove)" in page
+    assert "under replace_one, same δ" in page
+    assert "is public: it is the same in both tables" not in page
+    assert "misfit over noise, worst pair" in page
+
+
 def test_sums_hold_what_depends_on_what() -> None:
     """Pairs far from independent survive release, fit and sampling."""
     rng = np.random.default_rng(5)

@@ -159,6 +159,11 @@ _ADJACENCY = {
         "change": "the same table in which that person’s row is replaced by any other possible row",
         "doubt": "which of two rows is yours",
     },
+    "add_remove": {
+        "name": "one row in the table or not (add_remove)",
+        "change": "the table without that person’s row",
+        "doubt": "whether your row is in the table",
+    },
 }
 
 
@@ -168,11 +173,17 @@ def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
         ("Mechanism", guarantee.mechanism),
         ("Adjacency", _ADJACENCY[guarantee.adjacency]["name"]),
     ]
+    sums = guarantee.mechanism == "sums"
+    neighbours, one, two = (
+        ("tables’ sums", "the norm of a row’s features", "two rows’ features")
+        if sums
+        else ("rows", "a row’s norm", "two rows")
+    )
     for label, value in (
-        ("Sensitivity Δ (distance of two neighbouring rows)", guarantee.sensitivity),
+        (f"Sensitivity Δ (distance of two neighbouring {neighbours})", guarantee.sensitivity),
         ("Noise σ on every released number", guarantee.sigma),
-        ("Bound on a row’s norm", guarantee.max_norm),
-        ("Bound on the distance of two rows", guarantee.diameter),
+        (f"Bound on {one}", guarantee.max_norm),
+        (f"Bound on the distance of {two}", guarantee.diameter),
     ):
         if value is not None:
             facts.append((label, _number(value)))
@@ -180,7 +191,7 @@ def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
         facts.append(("Random directions", guarantee.frame))
     for label, count in (
         ("Features d", guarantee.d),
-        ("Released columns p", guarantee.p),
+        ("Released sums" if sums else "Released columns p", guarantee.p),
         ("Rows n (public)", guarantee.n),
     ):
         if count is not None:
