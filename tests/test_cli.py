@@ -829,6 +829,18 @@ def test_methods_and_adjacencies(table: Path, schema: Path, tmp_path: Path) -> N
             assert "n is protected too" in succeed("verify", kept).stdout
 
 
+@pytest.mark.parametrize("adjacency", ["zero_out", "add_remove"])
+def test_progress_counts_rows_only_where_their_number_is_public(
+    adjacency: str, table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal, so that the bar is drawn
+    options = ["--epsilon", 5, "--adjacency", adjacency, "--out", tmp_path / "p.dpslice"]
+    result = succeed("release", table, "--schema", schema, *options)
+    assert "releasing" in result.stderr
+    assert (f"{ROWS} rows" in result.stderr) == (adjacency == "zero_out")
+    assert (f"n = {ROWS}" in result.stdout) == (adjacency == "zero_out")
+
+
 def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     where = ["--where", "town=Bern", "--where", "smoker=true", "--where", "income="]

@@ -327,7 +327,8 @@ def _publish(
     overwrite: bool,
     quiet: bool,
 ) -> Release:
-    with _console.rows_progress("releasing", quiet=quiet) as done:
+    counted = synthesizer.adjacency != "add_remove"
+    with _console.rows_progress("releasing", quiet=quiet, counted=counted) as done:
         release = synthesizer.publish(table, path=path, overwrite=overwrite, progress=done)
     _warn_of_delta(release.guarantee, release.estimated_n, quiet=quiet)
     return release

@@ -85,7 +85,9 @@ def remark(text: str, *, quiet: bool = False) -> None:
 
 
 @contextmanager
-def rows_progress(description: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+def rows_progress(
+    description: str, *, quiet: bool, counted: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Show how many rows are done; how many there will be is not known.
 
     Parameters
@@ -94,16 +96,19 @@ def rows_progress(description: str, *, quiet: bool) -> Iterator[Callable[[int], 
         What is being done.
     quiet : bool
         Show nothing.
+    counted : bool
+        False where the number of rows is protected: only the time that has passed is shown.
 
     Yields
     ------
     callable
         To be called with the number of rows done so far.
     """
+    count = [TextColumn("{task.completed:,.0f} rows")] if counted else []
     with _progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        TextColumn("{task.completed:,.0f} rows"),
+        *count,
         TimeElapsedColumn(),
         quiet=quiet,
     ) as bar:

@@ -30,6 +30,7 @@ from dpslice import _arrays, _special
 
 __all__ = [
     "ADJACENCIES",
+    "FINEST_RATIO",
     "FRAMES",
     "SUM_ADJACENCIES",
     "Guarantee",
@@ -2160,10 +2161,10 @@ def calibrate_slicing(
 # ------------------------------------------------------------------------------ sum releases
 
 _SUM_ROUNDING: Final = 1.0 + 1e-9  # covers the rounding of norms, weights and noise scales
-_FINEST_RATIO: Final = 2.0**11  # noise over grid, as long as the grid follows the noise
+FINEST_RATIO: Final = 2.0**11  # noise over grid, as long as the grid follows the noise
 
 
-def sum_numerical_loss(cells: int, *, coarsest: float = _FINEST_RATIO) -> tuple[float, float]:
+def sum_numerical_loss(cells: int, *, coarsest: float = FINEST_RATIO) -> tuple[float, float]:
     r"""Privacy that a sum release loses because a computer rounds.
 
     The sum itself is exact. A released number is S + h round(V / h), where the computed noise V
@@ -2189,7 +2190,7 @@ def sum_numerical_loss(cells: int, *, coarsest: float = _FINEST_RATIO) -> tuple[
         If `cells` is no positive integer, or `coarsest` not finite and positive.
     """
     count = _arrays.positive_integer("cells", cells)
-    ratio = _arrays.positive_real("coarsest", coarsest) / _FINEST_RATIO
+    ratio = _arrays.positive_real("coarsest", coarsest) / FINEST_RATIO
     return 2.2e-10 * count * max(1.0, ratio), count * 2.0**-70
 
 
@@ -2219,7 +2220,7 @@ def sum_guarantee(
     norm: float,
     diameter: float,
     adjacency: str = "zero_out",
-    coarsest: float = _FINEST_RATIO,
+    coarsest: float = FINEST_RATIO,
     n: int | None = None,
     notes: Sequence[str] = (),
 ) -> Guarantee:
@@ -2300,7 +2301,7 @@ def calibrate_sums(
     norm: float,
     diameter: float,
     adjacency: str = "zero_out",
-    coarsest: float = _FINEST_RATIO,
+    coarsest: float = FINEST_RATIO,
 ) -> float:
     """Noise of one computed sum release, so that its total stays within a given epsilon and delta.
 

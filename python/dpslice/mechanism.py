@@ -25,8 +25,8 @@ probability 0.) The only difference to the ideal mechanism is the error of V its
 
 Both
 ----
-No statistic of the rows is computed, kept or shown, apart from their number, which is public, and
-from errors about rows that cannot be released (NaN, infinity), which are for the data holder's
+No statistic of the rows is computed, kept or shown, apart from their number, where that is public,
+and from errors about rows that cannot be released (NaN, infinity), which are for the data holder's
 eyes. How long the work takes depends on the rows' number and length; a protection against someone
 who can time it on the data holder's machine is not attempted.
 """
@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -340,17 +339,8 @@ class SlicingMechanism:
             n = projections.shape[0]
             del projections
             _storage.write_npy(directory / _release.FRAME, plan.frame)
-            facts = {
-                "kind": "rows",
-                "frame_kind": self.frame,
-                "n": n,
-                "d": plan.d,
-                "p": plan.p,
-                "dtype": plan.dtype.name,
-                "sigma": plan.sigma,
-            }
             certificate = _release.make_certificate(
-                facts,
+                _release.row_facts(plan.frame, self.frame, n, plan.dtype, plan.sigma),
                 guarantee=dataclasses.replace(plan.guarantee, n=n),
                 metadata=metadata,
                 digests={
@@ -402,8 +392,8 @@ class SumMechanism:
         What one record's contribution means. ``zero_out``: the record against one that counts
         nowhere, and ``add_remove``: the record in the table or not, at distance
         ``features.norm``; ``replace_one``: the record against any other, at distance
-        ``features.diameter``. The number of records is public in the first and the last;
-        ``add_remove`` protects it, and a release does not state it then.
+        ``features.diameter``. ``add_remove`` protects the number of records too, and a release
+        does not state it then; under the other two it is public.
 
     Raises
     ------
@@ -468,7 +458,7 @@ class SumMechanism:
             norm=self.features.norm,
             diameter=self.features.diameter,
             adjacency=self.adjacency,
-            coarsest=2.0**11,  # while the grid follows the noise
+            coarsest=accounting.FINEST_RATIO,
         )
         if self.epsilon is None:
             assert self.sigma is not None
@@ -516,7 +506,8 @@ class SumMechanism:
         metadata : mapping, optional
             Public facts to keep with the release: anything that JSON can hold.
         progress : callable, optional
-            Called with the number of records done after each block.
+            Called with the number of records done after each block. Under ``add_remove`` that
+            number is private: not to be shown or kept.
 
         Returns
         -------
@@ -663,14 +654,15 @@ def _output_dtype(frame: str, d: int, p: int, sigma: float, max_norm: float) -> 
 # --------------------------------------------------------------------------------- noise on counts
 
 
-def _grid(deviation: float) -> float:
-    """Grid of the noise on a count: 2^(floor(log2 s) - 10), which divides 1 where it can."""
-    return math.ldexp(1.0, min(0, math.frexp(deviation)[1] - 11))
+def _grid(deviation: Array) -> Array:
+    """Grid of the noise on a count: 2^(floor(log2 s) - 10), but at most 1."""
+    return np.asarray(np.ldexp(1.0, np.minimum(0, np.frexp(deviation)[1] - 11)))
 
 
 def _coarsest(sigma: float, weights: tuple[float, ...]) -> float:
     """Return the largest ratio of a count's noise to its grid."""
-    return max(sigma / w / _grid(sigma / w) for w in set(weights))
+    deviation = sigma / np.array(weights)
+    return float((deviation / _grid(deviation)).max())
 
 
 def _check_count_noise(sigma: float, weights: tuple[float, ...]) -> None:
@@ -692,8 +684,7 @@ def _count_noise(sigma: float, features: MarginalSums) -> Array:
         pairs = (part.size + 1) // 2
         words = np.frombuffer(os.urandom(24 * pairs), dtype=np.uint32).reshape(pairs, 6)
         part[:] = _core.secure_normals(words).ravel()[: part.size]
-    grids = {w: _grid(sigma / w) for w in set(features.weights)}
-    grid = np.array([grids[w] for w in features.cell_weights()])
+    grid = _grid(deviation)
     # Division by a power of two is exact, so the rounding to the grid is the only one.
     return np.asarray(np.rint(noise * deviation / grid) * grid)
 

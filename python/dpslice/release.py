@@ -461,15 +461,9 @@ class Release:
 
     def _facts(self) -> dict[str, Any]:
         """Return the certificate's entries about this kind."""
-        return {
-            "kind": self.kind,
-            "frame_kind": self._frame_kind,
-            "n": self.n,
-            "d": self.d,
-            "p": self.p,
-            "dtype": self._projections.dtype.name,
-            "sigma": self._sigma,
-        }
+        return row_facts(
+            self._frame, self._frame_kind, self.n, self._projections.dtype, self._sigma
+        )
 
     @functools.cached_property
     def _certificate(self) -> dict[str, Any]:
@@ -705,6 +699,22 @@ def total_guarantee(release: Release, *others: Guarantee) -> Guarantee:
 
 
 # ------------------------------------------------------------------------ files of a release
+
+
+def row_facts(
+    frame: Array, frame_kind: str, n: int, dtype: np.dtype[Any], sigma: float
+) -> dict[str, Any]:
+    """Put together the certificate's entries about a release of rows."""
+    d, p = frame.shape
+    return {
+        "kind": "rows",
+        "frame_kind": frame_kind,
+        "n": n,
+        "d": d,
+        "p": p,
+        "dtype": dtype.name,
+        "sigma": sigma,
+    }
 
 
 def make_certificate(

@@ -31,7 +31,13 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.features import MarginalSums
-from dpslice.tabular.encoding import bounds_of, place_to_value, special_values, value_to_place
+from dpslice.tabular.encoding import (
+    bounds_of,
+    place_to_value,
+    special_values,
+    states_of,
+    value_to_place,
+)
 from dpslice.tabular.schema import Categorical, Column, Datetime, Number, Schema
 
 __all__ = ["Discretization", "FineShape"]
@@ -425,13 +431,9 @@ def _codes(levels: Levels, values: Numbers) -> tuple[Codes, Codes]:
     fine = np.searchsorted(levels.edges, inside, side="right") - 1
     fine = np.clip(fine, 0, levels.n_fine_bins - 1)
     coarse = np.searchsorted(levels.starts, fine, side="right") - 1
-    states = np.full(len(values), -1)
-    for state, special in enumerate(special_values(column)):
-        states[values == special] = state
-    states[missing] = levels.n_states - 1
-    special_row = states >= 0
-    coarse = np.where(special_row, levels.n_bins + states, coarse)
-    fine = np.where(special_row, levels.n_fine_bins + states, fine)
+    states = states_of(column, values)
+    coarse = np.where(states == 0, coarse, levels.n_bins - 1 + states)
+    fine = np.where(states == 0, fine, levels.n_fine_bins - 1 + states)
     return coarse.astype(np.int64), fine.astype(np.int64)
 
 

@@ -433,6 +433,16 @@ def _log_unit(column: Number) -> float:
     return max(unit, 1.0) if column.type == "integer" else unit
 
 
+def states_of(column: Number | Datetime, values: Rows) -> NDArray[np.intp]:
+    """State of each value: 0 regular, then one for each special value, the last one missing."""
+    special = special_values(column)
+    states = np.zeros(len(values), dtype=np.intp)
+    for state, value in enumerate(special, start=1):
+        states[values == value] = state
+    states[np.isnan(values)] = len(special) + 1
+    return states
+
+
 def value_to_place(column: Number | Datetime, values: Rows) -> Rows:
     """Place of each value in the bounds: 0 at the lower end, 1 at the upper one."""
     low, high = bounds_of(column)
@@ -497,12 +507,8 @@ def _nearest_place(block: Block, points: NDArray[Any]) -> Rows:
 
 
 def _encode_value(rows: Rows, block: Block, column: Number | Datetime, values: Rows) -> None:
-    missing = np.isnan(values)
-    states = np.zeros(len(values), dtype=np.intp)
-    for state, special in enumerate(special_values(column), start=1):
-        states[values == special] = state
-    states[missing] = block.n_states - 1
-    place = value_to_place(column, np.where(missing, bounds_of(column)[0], values))
+    states = states_of(column, values)
+    place = value_to_place(column, np.where(np.isnan(values), bounds_of(column)[0], values))
     points = _curve(block, place)
     if block.n_states:
         _add_states(rows, block, states)

@@ -182,19 +182,17 @@ class RowMethod:
         return pd.concat(pieces, ignore_index=True)
 
     def _wanted(self, conditions: Mapping[str, object]) -> dict[str, float]:
-        columns = {column.name: column for column in self.encoding.schema}
+        schema = self.encoding.schema
         return {
-            name: float(columns[name].to_numbers(pd.Series([value], name=name))[0])
+            name: float(schema[name].to_numbers(pd.Series([value], name=name))[0])
             for name, value in conditions.items()
         }
 
     def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
         meets = np.ones(len(piece), dtype=bool)
-        for column in self.encoding.schema:
-            if column.name in wanted:
-                values = column.to_numbers(piece[column.name])
-                value = wanted[column.name]
-                meets &= np.isnan(values) if np.isnan(value) else values == value
+        for name, value in wanted.items():
+            values = self.encoding.schema[name].to_numbers(piece[name])
+            meets &= np.isnan(values) if np.isnan(value) else values == value
         return meets
 
     def facts(self, release: Release | None, model: TabularGenerator) -> dict[str, Any]:

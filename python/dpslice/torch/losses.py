@@ -604,7 +604,7 @@ class MarginalMatching(nn.Module):
         self.sizes = tuple(features.sizes[column] for column in columns)
         ends = np.cumsum([0, *self.sizes])
         self.d = int(ends[-1])
-        n = self.estimated_n = features.estimate_n(sums, noise)
+        n = features.estimate_n(sums, noise)
         target = np.zeros((self.d, self.d))
         weight = np.zeros((self.d, self.d))
         share = np.zeros(self.d)
