@@ -1,6 +1,6 @@
-// Bindings of kernel_sum.h and logsumexp.h, and of exponential.h for tests.
+// Bindings of kernel_sum.h and logsumexp.h, and of exp2.h for tests.
 #include "bindings.h"
-#include "exponential.h"
+#include "exp2.h"
 #include "kernel_sum.h"
 #include "logsumexp.h"
 
@@ -124,13 +124,13 @@ py::tuple logsumexp_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array
 }
 
 template <class T>
-Array<T> exponential_array(const Array<T>& x) {
+Array<T> exp2_array(const Array<T>& x) {
   require_rank("x", x, 1);
   Array<T> out = empty<T>({x.shape(0)});
-  const ExponentialArgs<T> args{x.shape(0), x.data(), out.mutable_data()};
+  const Exp2Args<T> args{x.shape(0), x.data(), out.mutable_data()};
   {
     py::gil_scoped_release unlocked;
-    exponential(args);
+    exp2(args);
   }
   return out;
 }
@@ -153,8 +153,8 @@ void register_for(py::module_& m) {
         arg("log_weights").noconvert().none(true), arg("logsumexp").noconvert(),
         arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_log_weights"),
         "Gradients in x, y and log_weights, None where not needed.");
-  m.def("exponential", &exponential_array<T>, arg("x").noconvert(),
-        "The kernels' exponential of each number, for tests.");
+  m.def("exp2", &exp2_array<T>, arg("x").noconvert(),
+        "2 to the power of each number as kernels compute it, for tests.");
 }
 
 }  // namespace

@@ -1,171 +1,216 @@
-// Cholesky factorisation A = U^T U of one small symmetric matrix in float64, and the two triangular
-// solves. For kernel sources only.
+// Cholesky factorisation A = U^T U of one symmetric matrix, and the two triangular solves, in
+// float32 or float64. For kernel sources only.
 //
 // Only the upper triangle is stored and computed, row-major, so that every inner loop runs along
-// rows, and one right-hand side rides along as the column after the matrix: its forward solve is
-// then part of the factorisation. The order is padded to whole tiles with rows of the identity.
-// Within a panel of rows the algorithm looks left, tile by tile; a finished panel is then
-// subtracted from the rest.
+// rows. The order is padded to whole tiles with rows of the identity. Within a panel of rows the
+// algorithm looks left, tile by tile; a finished panel is then packed, so that its parts lie side
+// by side, and subtracted from the rest.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "parallel.h"
 #include "simd.h"
+#include "tile_product.h"
 
 namespace dpslice::DPSLICE_ISA {
 
-// A tile of kTileRows x kTileVectors accumulators, its row of vectors and one broadcast value fill
-// the registers: 32 of them with AVX-512 and on ARM, else 16.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kTileRows = 8;
-#else
-constexpr int kTileRows = 4;
-#endif
-constexpr int kTileVectors = 3;
-// Rows of a panel. A strip of one panel, 64 x 3 vectors, stays in L1.
-constexpr int64_t kPanel = 64;
-static_assert(kPanel % kTileRows == 0 && kTileRows % kLanes<double> == 0);
+// Rows of a panel. A strip of one packed panel, 64 x kTileVectors vectors, stays in L1.
+constexpr int64_t kCholeskyPanel = 64;
+static_assert(kCholeskyPanel % kTileRows == 0);
 
+// The layout of matrix and factor, the same for both precisions. A row begins at a cache line, an
+// odd number of lines (of float32) after the one before, so that rows do not share cache sets.
 struct CholeskyShape {
   int64_t order, stride;
   explicit CholeskyShape(int64_t size)
-      : order((size + kTileRows - 1) / kTileRows * kTileRows), stride(padded<double>(order + 1)) {}
+      : order((size + kTileRows - 1) / kTileRows * kTileRows),
+        stride(((order + kLine - 1) / kLine | 1) * kLine) {}
   int64_t numbers() const { return order * stride; }
+  static constexpr int64_t kLine = 64 / sizeof(float);
 };
 
-// Completes a matrix whose upper triangle of order `size` is written: padding and right-hand side.
-inline void complete(double* a, CholeskyShape shape, int64_t size, const double* right_hand_side) {
+// The column where row i begins, down to a whole vector.
+template <class T>
+constexpr int64_t first_column(int64_t i) {
+  return i / kLanes<T> * kLanes<T>;
+}
+
+// Completes a matrix whose upper triangle of order `size` is written: the padding.
+inline void pad_with_identity(double* a, CholeskyShape shape, int64_t size) {
   for (int64_t i = 0; i < shape.order; ++i) {
-    double* row = a + i * shape.stride;
-    for (int64_t j = i < size ? size : i / kTileRows * kTileRows; j < shape.stride; ++j) row[j] = 0;
-    if (i < size)
-      row[shape.order] = right_hand_side[i];
-    else
-      row[i] = 1;
+    double* const row = a + i * shape.stride;
+    for (int64_t j = i < size ? size : 0; j < shape.stride; ++j) row[j] = 0;
+    if (i >= size) row[i] = 1;
   }
 }
 
-template <int V>
-struct Tile {
-  using Vector = Vec<double>;
-  static constexpr int L = kLanes<double>;
-  Vector sum[kTileRows][V];
+template <class T, int V>
+struct CholeskyTile {
+  static constexpr int L = kLanes<T>;
+  Vec<T> sum[kTileRows][V];
 
-  inline __attribute__((always_inline)) void load_from(const double* a, int64_t stride) {
+  inline __attribute__((always_inline)) void load_from(const T* a, int64_t stride) {
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[r][v] = load(a + r * stride + v * L);
   }
-  inline __attribute__((always_inline)) void store_to(double* a, int64_t stride) const {
+  inline __attribute__((always_inline)) void store_to(T* a, int64_t stride) const {
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) store(a + r * stride + v * L, sum[r][v]);
   }
-  // Subtracts the outer products of rows [first, last) of `a` at columns i (down) and j (across).
-  inline __attribute__((always_inline)) void subtract(const double* a, int64_t stride,
-                                                      int64_t first, int64_t last, int64_t i,
-                                                      int64_t j) {
-    for (int64_t s = first; s < last; ++s) {
-      const double* row = a + s * stride;
-      Vector across[V];
+  // Subtracts the outer products of `depth` steps: kTileRows numbers at `down` and V vectors at
+  // `across`, each with its own distance from step to step.
+  inline __attribute__((always_inline)) void subtract(int64_t depth, const T* down,
+                                                      int64_t down_step, const T* across,
+                                                      int64_t across_step) {
+    for (int64_t s = 0; s < depth; ++s, down += down_step, across += across_step) {
+      Vec<T> right[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) across[v] = load(row + j + v * L);
+      for (int v = 0; v < V; ++v) right[v] = load(across + v * L);
 #pragma GCC unroll 8
       for (int r = 0; r < kTileRows; ++r) {
-        const Vector down = splat(row[i + r]);
+        const Vec<T> left = splat(down[r]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[r][v] -= down * across[v];
+        for (int v = 0; v < V; ++v) sum[r][v] -= left * right[v];
       }
     }
   }
-  // Divides by the transposed triangle of the diagonal tile at `a`, whose diagonal holds
-  // reciprocals.
-  inline __attribute__((always_inline)) void solve(const double* a, int64_t stride) {
+  // Divides by the transposed triangle of a diagonal tile, whose diagonal holds reciprocals.
+  inline __attribute__((always_inline)) void solve(const T (&diagonal)[kTileRows][kTileRows]) {
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 8
       for (int q = 0; q < r; ++q) {
-        const Vector factor = splat(a[q * stride + r]);
+        const Vec<T> factor = splat(diagonal[q][r]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) sum[r][v] -= factor * sum[q][v];
       }
-      const Vector reciprocal = splat(a[r * stride + r]);
+      const Vec<T> reciprocal = splat(diagonal[r][r]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[r][v] *= reciprocal;
     }
   }
 };
 
-// The diagonal tile at `a`: U above, reciprocals on the diagonal, zeros below. False at a bad
-// pivot.
-inline bool factor_diagonal_tile(double* a, int64_t stride, double smallest_pivot) {
+// Factors a diagonal tile: U above, reciprocals on the diagonal, zeros below. False at a bad pivot.
+template <class T>
+inline bool factor_diagonal_tile(T (&a)[kTileRows][kTileRows], T smallest_pivot) {
+#pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {
-    double* row = a + r * stride;
-    const double pivot = row[r];
+    const T pivot = a[r][r];
     if (!(pivot > smallest_pivot)) return false;
-    const double reciprocal = 1.0 / std::sqrt(pivot);
-    for (int j = 0; j < r; ++j) row[j] = 0;
-    row[r] = reciprocal;
-    for (int j = r + 1; j < kTileRows; ++j) row[j] *= reciprocal;
+    const T reciprocal = T(1) / std::sqrt(pivot);
+#pragma GCC unroll 8
+    for (int j = 0; j < r; ++j) a[r][j] = 0;
+    a[r][r] = reciprocal;
+#pragma GCC unroll 8
+    for (int j = r + 1; j < kTileRows; ++j) a[r][j] *= reciprocal;
+#pragma GCC unroll 8
     for (int i = r + 1; i < kTileRows; ++i)
-      for (int j = i; j < kTileRows; ++j) a[i * stride + j] -= row[i] * row[j];
+#pragma GCC unroll 8
+      for (int j = i; j < kTileRows; ++j) a[i][j] -= a[r][i] * a[r][j];
   }
   return true;
 }
 
-template <int V>
-inline void finish_row_tile(double* a, int64_t stride, int64_t panel, int64_t i, int64_t j) {
-  Tile<V> tile;
-  tile.load_from(a + i * stride + j, stride);
-  tile.subtract(a, stride, panel, i, i, j);
-  tile.solve(a + i * stride + i, stride);
-  tile.store_to(a + i * stride + j, stride);
-}
-
-template <int V>
-inline void subtract_panel(double* a, int64_t stride, int64_t first, int64_t last, int64_t i,
-                           int64_t j) {
-  Tile<V> tile;
-  tile.load_from(a + i * stride + j, stride);
-  tile.subtract(a, stride, first, last, i, j);
-  tile.store_to(a + i * stride + j, stride);
-}
-
-// Factors the completed matrix in place: U above the diagonal, reciprocals of its diagonal on it,
-// and U^-T times the right-hand side in column `order`. False if a pivot is not above
-// `smallest_pivot`.
-inline bool cholesky(double* a, CholeskyShape shape, double smallest_pivot) {
-  constexpr int L = kLanes<double>;
-  const int64_t order = shape.order, stride = shape.stride;
-  for (int64_t panel = 0; panel < order; panel += kPanel) {
-    const int64_t end = panel + kPanel < order ? panel + kPanel : order;
-    for (int64_t i = panel; i < end; i += kTileRows) {
-      double* diagonal = a + i * stride + i;
-      {
-        Tile<kTileRows / L> tile;
-        tile.load_from(diagonal, stride);
-        tile.subtract(a, stride, panel, i, i, i);
-        tile.store_to(diagonal, stride);
-      }
-      if (!factor_diagonal_tile(diagonal, stride, smallest_pivot)) return false;
-      int64_t j = i + kTileRows;
-      for (; j + kTileVectors * L <= stride; j += kTileVectors * L)
-        finish_row_tile<kTileVectors>(a, stride, panel, i, j);
-      for (; j < stride; j += L) finish_row_tile<1>(a, stride, panel, i, j);
+// The rows of one panel: [panel, end) of the factor.
+template <class T>
+inline bool factor_panel(T* a, CholeskyShape shape, int64_t panel, int64_t end, T smallest_pivot) {
+  constexpr int L = kLanes<T>;
+  const int64_t stride = shape.stride;
+  // Row tiles [i, i + kTileRows) by V vectors from column j on.
+  const auto subtracted = [&]<int V>(CholeskyTile<T, V>& tile, int64_t i, int64_t j) {
+    tile.load_from(a + i * stride + j, stride);
+    tile.subtract(i - panel, a + panel * stride + i, stride, a + panel * stride + j, stride);
+  };
+  for (int64_t i = panel; i < end; i += kTileRows) {
+    T diagonal[kTileRows][kTileRows];
+    constexpr int kWidth = kTileRows > L ? kTileRows / L : 1;  // vectors that hold the diagonal
+    const int64_t first = first_column<T>(i);
+    CholeskyTile<T, kWidth> head;
+    subtracted(head, i, first);
+    head.store_to(a + i * stride + first, stride);
+    for (int r = 0; r < kTileRows; ++r)
+      for (int q = 0; q < kTileRows; ++q) diagonal[r][q] = a[(i + r) * stride + i + q];
+    if (!factor_diagonal_tile(diagonal, smallest_pivot)) return false;
+    // The vectors with the diagonal tile may also hold columns after it, and some before.
+    head.solve(diagonal);
+    head.store_to(a + i * stride + first, stride);
+    for (int r = 0; r < kTileRows; ++r) {
+      for (int64_t j = first; j < i; ++j) a[(i + r) * stride + j] = 0;
+      for (int q = 0; q < kTileRows; ++q) a[(i + r) * stride + i + q] = diagonal[r][q];
     }
-    for (int64_t strip = end; strip < stride; strip += kTileVectors * L) {
-      const int64_t strip_end =
-          strip + kTileVectors * L < stride ? strip + kTileVectors * L : stride;
+    int64_t j = first + kWidth * L;
+    const auto finish = [&]<int V>(CholeskyTile<T, V>&& tile) {
+      subtracted(tile, i, j);
+      tile.solve(diagonal);
+      tile.store_to(a + i * stride + j, stride);
+      j += V * L;
+    };
+    while (j + kTileVectors * L <= shape.order) finish(CholeskyTile<T, kTileVectors>{});
+    while (j < shape.order) finish(CholeskyTile<T, 1>{});
+  }
+  return true;
+}
+
+// Memory for one packed panel.
+template <class T>
+inline int64_t packed_panel_size(CholeskyShape shape) {
+  return kCholeskyPanel * (2 * shape.stride + kPanel<T>);
+}
+
+// Factors the padded matrix in place: U above the diagonal, reciprocals of its diagonal on it, and
+// zeros below it down to first_column. False if a pivot is not above `smallest_pivot`. `packed`:
+// [packed_panel_size].
+template <class T>
+inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
+  constexpr int L = kLanes<T>;
+  constexpr int64_t width = kPanel<T>;
+  const int64_t order = shape.order, stride = shape.stride;
+  for (int64_t panel = 0; panel < order; panel += kCholeskyPanel) {
+    const int64_t end = panel + kCholeskyPanel < order ? panel + kCholeskyPanel : order;
+    if (!factor_panel(a, shape, panel, end, smallest_pivot)) return false;
+    if (end == order) break;
+    // What is left of the panel, in tiles of kTileRows columns [tile, depth, kTileRows], and in
+    // strips of `width` columns [strip, depth, width]: read once each, used often.
+    const int64_t depth = end - panel;
+    const int64_t origin = first_column<T>(end);  // of the strips
+    T* const down = packed;
+    T* const across = packed + kCholeskyPanel * stride;
+    for (int64_t s = 0; s < depth; ++s) {
+      const T* const row = a + (panel + s) * stride;
+      for (int64_t i = end; i < order; i += kTileRows)
+        for (int r = 0; r < kTileRows; ++r)
+          down[((i - end) / kTileRows * depth + s) * kTileRows + r] = row[i + r];
+      for (int64_t j = origin; j < order; j += width) {
+        T* const to = across + ((j - origin) / width * depth + s) * width;
+        for (int64_t q = 0; q < width; q += L)
+          if (j + q < stride) store(to + q, load(row + j + q));
+      }
+    }
+    for (int64_t strip = origin; strip < order; strip += width) {
+      const T* const right = across + (strip - origin) / width * depth * width;
+      const int64_t strip_end = strip + width < stride ? strip + width : stride;
       const int64_t rows = strip_end < order ? strip_end : order;
       for (int64_t i = end; i < rows; i += kTileRows) {
-        const int64_t j = strip > i ? strip : i;  // nothing below the diagonal
+        const int64_t first = first_column<T>(i);
+        const int64_t j = strip > first ? strip : first;  // nothing below the diagonal
+        const T* const left = down + (i - end) / kTileRows * depth * kTileRows;
+        T* const at = a + i * stride + j;
+        const auto subtract = [&]<int V>(CholeskyTile<T, V>&& tile) {
+          tile.load_from(at, stride);
+          tile.subtract(depth, left, kTileRows, right + (j - strip), width);
+          tile.store_to(at, stride);
+        };
         switch ((strip_end - j) / L) {
-          case 3: subtract_panel<3>(a, stride, panel, end, i, j); break;
-          case 2: subtract_panel<2>(a, stride, panel, end, i, j); break;
-          case 1: subtract_panel<1>(a, stride, panel, end, i, j); break;
+          case 3: subtract(CholeskyTile<T, 3>{}); break;
+          case 2: subtract(CholeskyTile<T, 2>{}); break;
+          case 1: subtract(CholeskyTile<T, 1>{}); break;
           default: break;
         }
       }
@@ -173,35 +218,37 @@ inline bool cholesky(double* a, CholeskyShape shape, double smallest_pivot) {
   }
   return true;
 }
-static_assert(kTileVectors == 3, "the switch above lists the widths of a strip");
+static_assert(kTileVectors <= 3, "the switch above lists the widths of a strip");
 
-// x <- U^-T x, x: [order].
-inline void solve_transposed(const double* a, CholeskyShape shape, double* x) {
-  constexpr int L = kLanes<double>;
+// x <- U^-T x, x: [stride], whose entries past the order are left as they are.
+template <class T>
+inline void solve_transposed(const T* a, CholeskyShape shape, T* x) {
+  constexpr int L = kLanes<T>;
   for (int64_t i = 0; i < shape.order; ++i) {
-    const double* row = a + i * shape.stride;
-    const double value = x[i] * row[i];
-    for (int64_t j = i / kTileRows * kTileRows; j < shape.order; j += L)
+    const T* const row = a + i * shape.stride;
+    const T value = x[i] * row[i];
+    for (int64_t j = first_column<T>(i); j < shape.order; j += L)
       store(x + j, load(x + j) - value * load(row + j));  // zeros below the diagonal
     x[i] = value;
   }
 }
 
-// solution <- U^-1 z; both [order], not the same array.
-inline void solve(const double* a, CholeskyShape shape, const double* z, double* solution) {
-  constexpr int L = kLanes<double>;
-  for (int64_t i = 0; i < shape.order; ++i) solution[i] = 0;
+// solution <- U^-1 z; both [stride], not the same array.
+template <class T>
+inline void solve(const T* a, CholeskyShape shape, const T* z, T* solution) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < shape.stride; ++i) solution[i] = 0;
   for (int64_t i = shape.order - 1; i >= 0; --i) {
-    const double* row = a + i * shape.stride;
+    const T* const row = a + i * shape.stride;
     // Entries of the solution up to i are still 0, so the reciprocal on the diagonal does no harm.
-    Vec<double> even{}, odd{};
-    int64_t j = i / kTileRows * kTileRows;
+    Vec<T> even{}, odd{};
+    int64_t j = first_column<T>(i);
     for (; j + 2 * L <= shape.order; j += 2 * L) {
       even += load(row + j) * load(solution + j);
       odd += load(row + j + L) * load(solution + j + L);
     }
     for (; j < shape.order; j += L) even += load(row + j) * load(solution + j);
-    solution[i] = (z[i] - sum_lanes<double>(even + odd)) * row[i];
+    solution[i] = (z[i] - sum_lanes<T>(even + odd)) * row[i];
   }
 }
 

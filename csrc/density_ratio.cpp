@@ -1,18 +1,15 @@
 // Regularised kernel density ratio of each slice: Gram matrix, Cholesky, solves, gradients.
 //
-// One slice is one task: its b x b factor and its points live in the thread's workspace, so memory
-// is O(threads * bandwidths * b^2), and the cross kernel with the c synthetic rows is streamed,
-// never stored. Everything is float64 inside, whatever the dtype of the arrays: K + ridge I has a
-// condition number up to b / ridge (1e4 at b = 128, ridge = 0.01), which amplifies the rounding of
-// the kernel values as well as that of the factorisation. In float32 throughout, the ratio is wrong
-// by up to 1e-3 where 1e-5 is promised.
+// One slice is one task: its b x b matrix and its points live in the thread's workspace, so memory
+// is O(threads * bandwidths * b^2); the cross kernel with the c synthetic rows is streamed, and
+// kept for the gradient only where it is small. Entries, right-hand sides and solutions are float64
+// whatever the dtype of the arrays; the factor of float32 arrays is float32 (gram_solver.h).
 #include "density_ratio.h"
 
-#include <cfloat>
 #include <cmath>
 
-#include "cholesky.h"
 #include "common/divergence.h"
+#include "gram_solver.h"
 #include "parallel.h"
 #include "points.h"
 #include "simd.h"
@@ -22,108 +19,166 @@ namespace {
 
 // ------------------------------------------------------------------------------------- one slice
 
+constexpr double kFar = 1e300;  // a squared distance
+
 // One bandwidth g of one slice, in units where a length near g is 1.
 struct Kernel {
-  double gram;       // -1 / (2 g^2): the exponent is this times a squared distance
-  double cross;      // -1 / (2 h^2), h^2 = g^2 + sigma^2
+  double gram;       // -log2(e) / (2 g^2): the exponent of 2 is this times a squared distance
+  double cross;      // -log2(e) / (2 h^2), h^2 = g^2 + sigma^2
   double amplitude;  // (b/c) (g^2 / h^2)^(k/2), which multiplies the cross kernel
+  double gram_pull;  // 1 / g^2
+  double pull;       // amplitude / h^2
 
   Kernel(double g, double sigma, int64_t b, int64_t c, int64_t k) {
     // sigma / g, not squares of each: neither overflows nor loses a small sigma.
     const double variance_ratio = 1 + (sigma / g) * (sigma / g);
-    gram = -0.5 / (g * g);
+    gram_pull = 1 / (g * g);
+    gram = -0.5 * kLog2E * gram_pull;
     cross = gram / variance_ratio;
     amplitude = static_cast<double>(b) / static_cast<double>(c) *
                 std::exp(-0.5 * static_cast<double>(k) * std::log1p((sigma / g) * (sigma / g)));
+    pull = amplitude * gram_pull / variance_ratio;
   }
 };
 
+// A cross kernel of more numbers than this is computed again for the gradient, not kept.
+constexpr int64_t kMostKept = int64_t{1} << 22;
+
 struct Workspace {
   Points q, p;
-  Buffer<double> factors;  // [bandwidths, order, stride]
-  Buffer<double> sums;     // [bandwidths, q.stride] w, then lambda
-  Buffer<double> scratch;  // [order]
-  Buffer<double> ratio;    // [q.stride] mean over the bandwidths
-  Buffer<double> slope;    // [q.stride] gradient in the ratio
-  Buffer<double> pull;     // [k, stride] gradient in the points of one side
-  Buffer<Kernel> kernels;  // [bandwidths]
+  GramSolver* solvers = nullptr;  // [bandwidths]
+  int64_t n_solvers = 0;
+  Buffer<double> sums;       // [bandwidths, stride] w
+  Buffer<double> solutions;  // [bandwidths, stride] ratios, then lambda
+  Buffer<double> cross;      // [bandwidths, b, p.stride], or not kept
+  Buffer<double> ratio;      // [stride] mean over the bandwidths
+  Buffer<double> slope;      // [stride] gradient in the ratio
+  Buffer<double> pull;       // [k, stride] gradient in the points of one side
+  Buffer<Kernel> kernels;    // [bandwidths]
+
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() { delete[] solvers; }
+  void resize_solvers(int64_t count) {
+    if (count <= n_solvers) return;
+    delete[] solvers;
+    solvers = nullptr;
+    n_solvers = 0;
+    solvers = new GramSolver[static_cast<size_t>(count)];
+    n_solvers = count;
+  }
 };
 
-// The upper triangles of exp(gram |q_i - q_j|^2) for each bandwidth, the ridge on the diagonal.
-// Whole diagonal tiles are written, as cholesky.h needs them.
+// The upper triangles of 2^(gram |q_i - q_j|^2) for each bandwidth, the ridge on the diagonal.
 void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, double ridge,
-               CholeskyShape shape, double* factors) {
+               GramSolver* solvers) {
   constexpr int L = kLanes<double>;
   Vec<double> squared[kSourceTile];
+  const CholeskyShape shape(q.size());
+  for (int64_t g = 0; g < bandwidths; ++g) solvers[g].start(q.size());
   for (int64_t i0 = 0; i0 < q.size(); i0 += kSourceTile) {
     const int64_t rows = i0 + kSourceTile < q.size() ? kSourceTile : q.size() - i0;
-    for (int64_t j = i0; j < shape.order; j += L) {
-      const int64_t above =
-          (j / kTileRows + 1) * kTileRows - i0;  // rows whose tiles reach column j
+    for (int64_t j = first_column<double>(i0); j < q.size(); j += L) {
+      const int64_t above = j + L - i0;  // rows that have a part in these columns
       const int64_t count = above < rows ? above : rows;
       squared_distances(q, j, q, i0, count, squared);
       for (int64_t g = 0; g < bandwidths; ++g) {
-        double* at = factors + g * shape.numbers() + i0 * shape.stride + j;
+        double* at = solvers[g].matrix() + i0 * shape.stride + j;
         for (int64_t s = 0; s < count; ++s)
-          store(at + s * shape.stride, vexp<double>(kernels[g].gram * squared[s]));
+          store(at + s * shape.stride, vexp2<double>(kernels[g].gram * squared[s]));
       }
     }
   }
   for (int64_t g = 0; g < bandwidths; ++g)
-    for (int64_t i = 0; i < q.size(); ++i)
-      factors[g * shape.numbers() + i * (shape.stride + 1)] = 1 + ridge;
+    for (int64_t i = 0; i < q.size(); ++i) solvers[g].matrix()[i * (shape.stride + 1)] = 1 + ridge;
 }
 
-// sums[g, i] = amplitude_g sum_j exp(cross_g |q_i - p_j|^2).
+// sums[g, i] = amplitude_g sum_j 2^(cross_g |q_i - p_j|^2). `kept`: null, or the powers
+// [bandwidths, b, p.stride], zeros for the padding of p.
 void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths,
-                double* sums) {
+                int64_t stride, double* sums, double* kept) {
   constexpr int L = kLanes<double>;
-  Vec<double> squared[kSourceTile];
-  for (int64_t i = 0; i < q.stride(); i += L) {
-    for (int64_t g = 0; g < bandwidths; ++g) store(sums + g * q.stride() + i, Vec<double>{});
-    for (int64_t j0 = 0; j0 < p.size(); j0 += kSourceTile) {
-      const int64_t count = j0 + kSourceTile < p.size() ? kSourceTile : p.size() - j0;
-      squared_distances(q, i, p, j0, count, squared);
-      for (int64_t g = 0; g < bandwidths; ++g) {
-        Vec<double>
-            sum{};  // of this tile alone: the error grows with the tile and the tiles, not with c
-        for (int64_t s = 0; s < count; ++s) sum += vexp<double>(kernels[g].cross * squared[s]);
-        double* at = sums + g * q.stride() + i;
-        store(at, load(at) + sum);
+  Vec<double> squared[kSourceTile], total[kSourceTile];
+  for (int64_t g = 0; g < bandwidths; ++g)
+    for (int64_t i = 0; i < stride; ++i) sums[g * stride + i] = 0;
+  // Of a stretch of p alone: the error grows with the stretch and their number, not with c.
+  constexpr int64_t kStretch = 64 * L;
+  for (int64_t i0 = 0; i0 < q.size(); i0 += kSourceTile) {
+    const int64_t count = i0 + kSourceTile < q.size() ? kSourceTile : q.size() - i0;
+    for (int64_t g = 0; g < bandwidths; ++g) {
+      const double cross = kernels[g].cross;
+      double* const to = kept != nullptr ? kept + (g * q.size() + i0) * p.stride() : nullptr;
+      for (int64_t j0 = 0; j0 < p.size(); j0 += kStretch) {
+        const int64_t j1 = j0 + kStretch < p.size() ? j0 + kStretch : p.size();
+        for (int64_t s = 0; s < count; ++s) total[s] = Vec<double>{};
+        for (int64_t j = j0; j < j1; j += L) {
+          squared_distances(p, j, q, i0, count, squared);
+          if (j + L > p.size())  // what lies past the end is infinitely far
+            for (int64_t s = 0; s < count; ++s)
+              for (int64_t lane = p.size() - j; lane < L; ++lane) squared[s][lane] = kFar;
+          for (int64_t s = 0; s < count; ++s) {
+            const Vec<double> power = vexp2<double>(cross * squared[s]);
+            total[s] += power;
+            if (to != nullptr) store(to + s * p.stride() + j, power);
+          }
+        }
+        for (int64_t s = 0; s < count; ++s)
+          sums[g * stride + i0 + s] += sum_lanes<double>(total[s]);
       }
     }
-    for (int64_t g = 0; g < bandwidths; ++g) {
-      double* at = sums + g * q.stride() + i;
-      store(at, load(at) * kernels[g].amplitude);
+  }
+  for (int64_t g = 0; g < bandwidths; ++g)
+    for (int64_t i = 0; i < q.size(); ++i) sums[g * stride + i] *= kernels[g].amplitude;
+}
+
+// pull[t, i] += sum_j weight(j, i) (source_j - target_i)[t], for the targets of the vector at i and
+// `count` sources from j0 on. tile: their weights, zeros up to a multiple of 4.
+inline void add_tile_pull(const Points& targets, int64_t i, const Points& sources, int64_t j0,
+                          int64_t count, const Vec<double>* tile, double* pull) {
+  for (int64_t t = 0; t < targets.dims(); ++t) {
+    const Vec<double> target = load(targets.coordinate(t) + i);
+    const double* source = sources.coordinate(t) + j0;
+    Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
+    for (int64_t s = 0; s < count; s += 4) {
+      sum0 += tile[s] * (source[s] - target);
+      sum1 += tile[s + 1] * (source[s + 1] - target);
+      sum2 += tile[s + 2] * (source[s + 2] - target);
+      sum3 += tile[s + 3] * (source[s + 3] - target);
+    }
+    double* at = pull + t * targets.stride() + i;
+    store(at, load(at) + ((sum0 + sum1) + (sum2 + sum3)));
+  }
+}
+
+// `weight(source, target0)` gives the weights of one source for a vector of targets.
+template <class Weight>
+void add_pull_of_weights(const Points& targets, const Points& sources, double* pull,
+                         Weight&& weight) {
+  constexpr int L = kLanes<double>;
+  Vec<double> tile[kSourceTile];
+  for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
+    const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
+    for (int64_t i = 0; i < targets.size(); i += L) {
+      for (int64_t s = 0; s < count; ++s) tile[s] = weight(j0 + s, i);
+      for (int64_t s = count; s < kSourceTile; ++s) tile[s] = Vec<double>{};
+      add_tile_pull(targets, i, sources, j0, count, tile, pull);
     }
   }
 }
 
-// pull[t, i] += sum_j weight(j, i) (source_j - target_i)[t]. `weight(source, target0, squared)`
-// gives the weights of one source for a vector of targets.
+// The same where the weights depend on the distance: `weight(source, target0, squared)`.
 template <class Weight>
 void add_pull(const Points& targets, const Points& sources, double* pull, Weight&& weight) {
   constexpr int L = kLanes<double>;
   Vec<double> tile[kSourceTile];
-  for (int64_t i = 0; i < targets.stride(); i += L) {
-    for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
-      const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
+  for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
+    const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
+    for (int64_t i = 0; i < targets.size(); i += L) {
       squared_distances(targets, i, sources, j0, count, tile);
       for (int64_t s = 0; s < count; ++s) tile[s] = weight(j0 + s, i, tile[s]);
       for (int64_t s = count; s < kSourceTile; ++s) tile[s] = Vec<double>{};
-      for (int64_t t = 0; t < targets.dims(); ++t) {
-        const Vec<double> target = load(targets.coordinate(t) + i);
-        const double* source = sources.coordinate(t) + j0;
-        Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
-        for (int64_t s = 0; s < count; s += 4) {
-          sum0 += tile[s] * (source[s] - target);
-          sum1 += tile[s + 1] * (source[s + 1] - target);
-          sum2 += tile[s + 2] * (source[s + 2] - target);
-          sum3 += tile[s + 3] * (source[s + 3] - target);
-        }
-        double* at = pull + t * targets.stride() + i;
-        store(at, load(at) + ((sum0 + sum1) + (sum2 + sum3)));
-      }
+      add_tile_pull(targets, i, sources, j0, count, tile, pull);
     }
   }
 }
@@ -140,11 +195,6 @@ void write_rows(const double* pull, const Points& points, double factor, T* rows
       rows[i * points.dims() + t] = static_cast<T>(factor * pull[t * points.stride() + i]);
 }
 
-// A pivot below this has no correct digit left: its rounding error is as large.
-double smallest_pivot(int64_t b, double ridge) {
-  return DBL_EPSILON * static_cast<double>(b) * (1 + ridge);
-}
-
 void report_failure(int64_t* failed_slice, int64_t slice) {
   // The least one, so that the message does not depend on the threads.
   int64_t seen = __atomic_load_n(failed_slice, __ATOMIC_RELAXED);
@@ -154,13 +204,11 @@ void report_failure(int64_t* failed_slice, int64_t slice) {
   }
 }
 
-// Points, kernels, and factored matrices of slice `s`; the right-hand sides [bandwidths, q.stride]
-// are w where `grad` is null, else grad. On return `sums` holds the solutions. Returns the scale of
-// lengths, or 0 if a matrix is not positive definite.
+// Points, kernels, and factored matrices of slice `s`. Returns the scale of lengths, or 0 if a
+// matrix is not positive definite.
 template <class T, class Args>
-double factor_and_solve(const Args& args, int64_t s, const T* bandwidth, int64_t bandwidths,
-                        const T* grad, Workspace& work) {
-  const CholeskyShape shape(args.b);
+double factor_slice(const Args& args, int64_t s, const T* bandwidth, int64_t bandwidths,
+                    Workspace& work) {
   const double scale = unit_scale(static_cast<double>(bandwidth[s]));
   work.q.assign(args.q + s * args.b * args.k, args.b, args.k, scale);
   work.p.assign(args.p + s * args.c * args.k, args.c, args.k, scale);
@@ -168,29 +216,25 @@ double factor_and_solve(const Args& args, int64_t s, const T* bandwidth, int64_t
   for (int64_t g = 0; g < bandwidths; ++g)
     work.kernels[g] = Kernel(static_cast<double>(bandwidth[g * args.m + s]) * scale,
                              args.sigma * scale, args.b, args.c, args.k);
-  work.factors.resize(bandwidths * shape.numbers());
-  fill_gram(work.q, work.kernels.data(), bandwidths, args.ridge, shape, work.factors.data());
-  const int64_t stride = work.q.stride();
-  work.sums.resize(bandwidths * stride);
-  if (grad == nullptr) {
-    cross_sums(work.q, work.p, work.kernels.data(), bandwidths, work.sums.data());
-  } else {
-    for (int64_t i = 0; i < args.b; ++i) work.sums[i] = static_cast<double>(grad[s * args.b + i]);
-  }
-  work.scratch.resize(stride);
-  for (int64_t g = 0; g < bandwidths; ++g) {
-    double* factor = work.factors.data() + g * shape.numbers();
-    double* sums = work.sums.data() + g * stride;
-    complete(factor, shape, args.b, sums);
-    if (!cholesky(factor, shape, smallest_pivot(args.b, args.ridge))) {
+  work.resize_solvers(bandwidths);
+  fill_gram(work.q, work.kernels.data(), bandwidths, args.ridge, work.solvers);
+  for (int64_t g = 0; g < bandwidths; ++g)
+    if (!work.solvers[g].factor(1 + args.ridge, args.ridge, sizeof(T) == sizeof(float))) {
       report_failure(args.failed_slice, s);
       return 0;
     }
-    for (int64_t i = 0; i < shape.order; ++i)
-      work.scratch[i] = factor[i * shape.stride + shape.order];
-    solve(factor, shape, work.scratch.data(), sums);
-  }
+  const int64_t numbers = bandwidths * CholeskyShape(args.b).stride;
+  work.sums.resize(numbers);
+  work.solutions.resize(numbers);
   return scale;
+}
+
+template <class Args>
+bool solve_slice(const Args& args, int64_t s, GramSolver& solver, const double* right_hand_side,
+                 double* solution) {
+  if (solver.solve(right_hand_side, solution)) return true;
+  report_failure(args.failed_slice, s);
+  return false;
 }
 
 }  // namespace
@@ -201,8 +245,12 @@ template <class T>
 void density_ratio(const DensityRatioArgs<T>& args) {
   *args.failed_slice = -1;
   parallel_for<Workspace>(args.m, [&](int64_t s, Workspace& work) {
-    if (factor_and_solve<T>(args, s, args.bandwidth, 1, nullptr, work) == 0) return;
-    for (int64_t i = 0; i < args.b; ++i) args.ratio[s * args.b + i] = static_cast<T>(work.sums[i]);
+    if (factor_slice<T>(args, s, args.bandwidth, 1, work) == 0) return;
+    cross_sums(work.q, work.p, work.kernels.data(), 1, CholeskyShape(args.b).stride,
+               work.sums.data(), nullptr);
+    const double* const ratio = work.solutions.data();
+    if (!solve_slice(args, s, work.solvers[0], work.sums.data(), work.solutions.data())) return;
+    for (int64_t i = 0; i < args.b; ++i) args.ratio[s * args.b + i] = static_cast<T>(ratio[i]);
   });
 }
 
@@ -211,34 +259,39 @@ template <class T>
 void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
   *args.failed_slice = -1;
   parallel_for<Workspace>(args.m, [&](int64_t s, Workspace& work) {
-    const double scale = factor_and_solve<T>(args, s, args.bandwidth, 1, args.grad, work);
+    const double scale = factor_slice<T>(args, s, args.bandwidth, 1, work);
     if (scale == 0) return;
+    for (int64_t i = 0; i < args.b; ++i)
+      work.sums[i] = static_cast<double>(args.grad[s * args.b + i]);
+    double* const lambda = work.solutions.data();
+    if (!solve_slice(args, s, work.solvers[0], work.sums.data(), lambda)) return;
     const Kernel kernel = work.kernels[0];
-    const double* lambda = work.sums.data();
-    const double strength = -2 * kernel.cross * kernel.amplitude;  // amplitude / h^2
     if (args.grad_p != nullptr) {
       work.pull.resize(args.k * work.p.stride());
       zero(work.pull.data(), args.k * work.p.stride());
       add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double> squared) {
-        return (strength * lambda[i]) * vexp<double>(kernel.cross * squared);
+        return (kernel.pull * lambda[i]) * vexp2<double>(kernel.cross * squared);
       });
       write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
     }
     if (args.grad_q != nullptr) {
       const int64_t stride = work.q.stride();
       work.ratio.resize(stride);
-      for (int64_t i = 0; i < stride; ++i)
+      work.slope.resize(stride);  // lambda, with zeros for the padding of q
+      for (int64_t i = 0; i < stride; ++i) {
         work.ratio[i] = i < args.b ? static_cast<double>(args.ratio[s * args.b + i]) : 0.0;
-      for (int64_t i = args.b; i < stride; ++i) work.sums[i] = 0;
+        work.slope[i] = i < args.b ? lambda[i] : 0.0;
+      }
+      const double* const padded_lambda = work.slope.data();
       work.pull.resize(args.k * stride);
       zero(work.pull.data(), args.k * stride);
       add_pull(work.q, work.p, work.pull.data(), [&](int64_t, int64_t i, Vec<double> squared) {
-        return (strength * load(lambda + i)) * vexp<double>(kernel.cross * squared);
+        return (kernel.pull * load(padded_lambda + i)) * vexp2<double>(kernel.cross * squared);
       });
       add_pull(work.q, work.q, work.pull.data(), [&](int64_t l, int64_t i, Vec<double> squared) {
-        const Vec<double> both =
-            load(lambda + i) * work.ratio[l] + lambda[l] * load(work.ratio.data() + i);
-        return (2 * kernel.gram) * both * vexp<double>(kernel.gram * squared);  // 2 gram = -1 / g^2
+        const Vec<double> both = load(padded_lambda + i) * work.ratio[l] +
+                                 padded_lambda[l] * load(work.ratio.data() + i);
+        return -kernel.gram_pull * both * vexp2<double>(kernel.gram * squared);
       });
       write_rows(work.pull.data(), work.q, scale, args.grad_q + s * args.b * args.k);
     }
@@ -248,20 +301,29 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
 template <class T>
 void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
   *args.failed_slice = -1;
-  const CholeskyShape shape(args.b);
+  const int64_t stride = CholeskyShape(args.b).stride;
   parallel_for<Workspace>(args.m, [&](int64_t s, Workspace& work) {
     const int64_t bandwidths = args.bandwidths;
-    const double scale = factor_and_solve<T>(args, s, args.bandwidth, bandwidths, nullptr, work);
+    const double scale = factor_slice<T>(args, s, args.bandwidth, bandwidths, work);
     if (scale == 0) return;
-    const int64_t stride = work.q.stride();
+    const int64_t row = work.p.stride(), size = args.b * row;
+    const bool keep = args.grad_p != nullptr && bandwidths * size <= kMostKept;
+    if (keep) work.cross.resize(bandwidths * size);
+    const Kernel* const kernels = work.kernels.data();
+    cross_sums(work.q, work.p, kernels, bandwidths, stride, work.sums.data(),
+               keep ? work.cross.data() : nullptr);
+    work.ratio.resize(stride);
     work.slope.resize(stride);
+    for (int64_t i = 0; i < stride; ++i) work.ratio[i] = work.slope[i] = 0;
+    for (int64_t g = 0; g < bandwidths; ++g) {
+      double* const solution = work.solutions.data() + g * stride;
+      if (!solve_slice(args, s, work.solvers[g], work.sums.data() + g * stride, solution)) return;
+      for (int64_t i = 0; i < args.b; ++i) work.ratio[i] += solution[i];
+    }
     double value = 0;
     const double share = 1 / (static_cast<double>(args.b) * static_cast<double>(bandwidths));
-    for (int64_t i = 0; i < stride; ++i) work.slope[i] = 0;
     for (int64_t i = 0; i < args.b; ++i) {
-      double ratio = 0;
-      for (int64_t g = 0; g < bandwidths; ++g) ratio += work.sums[g * stride + i];
-      ratio /= static_cast<double>(bandwidths);
+      const double ratio = work.ratio[i] / static_cast<double>(bandwidths);
       const bool inside = ratio > args.r_min;
       const DivergenceAt<double> f =
           divergence_at<double>(args.divergence, args.alpha, inside ? ratio : args.r_min);
@@ -271,24 +333,28 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
     args.value[s] = static_cast<T>(value / static_cast<double>(args.b));
     if (args.grad_p == nullptr) return;
     for (int64_t g = 0; g < bandwidths; ++g) {
-      const double* factor = work.factors.data() + g * shape.numbers();
-      const double strength = -2 * work.kernels[g].cross * work.kernels[g].amplitude;
-      double* lambda = work.sums.data() + g * stride;
-      for (int64_t i = 0; i < shape.order; ++i) work.scratch[i] = work.slope[i];
-      solve_transposed(factor, shape, work.scratch.data());
-      solve(factor, shape, work.scratch.data(), lambda);
-      for (int64_t i = 0; i < args.b; ++i) lambda[i] *= strength;
+      double* const lambda = work.solutions.data() + g * stride;
+      if (!solve_slice(args, s, work.solvers[g], work.slope.data(), lambda)) return;
+      for (int64_t i = 0; i < args.b; ++i) lambda[i] *= kernels[g].pull;
     }
-    work.pull.resize(args.k * work.p.stride());
-    zero(work.pull.data(), args.k * work.p.stride());
-    const double* lambda = work.sums.data();
-    const Kernel* kernels = work.kernels.data();
-    add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double> squared) {
-      Vec<double> weight{};
-      for (int64_t g = 0; g < bandwidths; ++g)
-        weight += lambda[g * stride + i] * vexp<double>(kernels[g].cross * squared);
-      return weight;
-    });
+    work.pull.resize(args.k * row);
+    zero(work.pull.data(), args.k * row);
+    const double* const lambda = work.solutions.data();
+    const double* const kept = work.cross.data();
+    if (keep)
+      add_pull_of_weights(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t j) {
+        Vec<double> weight = lambda[i] * load(kept + i * row + j);
+        for (int64_t g = 1; g < bandwidths; ++g)
+          weight += lambda[g * stride + i] * load(kept + g * size + i * row + j);
+        return weight;
+      });
+    else
+      add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double> squared) {
+        Vec<double> weight{};
+        for (int64_t g = 0; g < bandwidths; ++g)
+          weight += lambda[g * stride + i] * vexp2<double>(kernels[g].cross * squared);
+        return weight;
+      });
     write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
   });
 }

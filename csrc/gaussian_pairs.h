@@ -7,12 +7,14 @@
 // they add up to stays in the block's accumulators. "Rows" own a task, "columns" stream past;
 // either cloud can be either, so that a gradient in y alone is a sweep whose rows are y.
 //
+// Inside, logarithms are in base 2 (see simd.h): "log K" is log2 K in these files.
+//
 // Two ways to log K (csrc/common/gaussian_kernel.h):
 // - By differences: coordinates scaled by a power of two, so exactly; nothing cancels. For k <= 8
 //   with the coordinates in registers, and for any k where products would cancel.
 // - By products: x.y - |x|^2/2 - |y|^2/2 of points centred on the mean of y and divided by the
-//   bandwidth. A rounding error of the product becomes a relative error of K, so this is used only
-//   where |x||y| <= product_reach.
+//   bandwidth, times sqrt(log2 e). A rounding error of the product becomes a relative error of K,
+//   so this is used only where |x||y| <= product_reach.
 //
 // Every sum has an order that depends on the sizes alone, not on the number of threads.
 #pragma once
@@ -44,11 +46,16 @@ constexpr int64_t kColumnBlock = 3 * kPanel<T>;
 static_assert(kColumnBlock<float> <= kPassDepth<float> &&
               kColumnBlock<double> <= kPassDepth<double>);
 
-// Columns of one block, by differences: after each, row sums go from vectors of T to float64.
-constexpr int64_t kDirectBlock = 2048;
+// Columns of one block, by differences: after each, row sums go from vectors of T to float64. They
+// and what is added up over rows stay in the first-level cache.
+constexpr int64_t kDirectBlock = 1024;
 
-// Vectors of exponents that share one update of a running maximum.
-constexpr int kGroup = 8;
+// Vectors of exponents that share one look at a running maximum.
+constexpr int kGroup = 4;
+
+// A running maximum is raised once it is exceeded by this much: sums are exact far beyond 1, so it
+// need not be the maximum itself, and is raised a few times only.
+constexpr int kSlack = 32;
 
 // Largest max|x| max|y|, in squared bandwidths, for products. The error of log K is about
 // 0.35 * (unit roundoff) * |x||y|: 5e-6 at 256 in float32. Points in k dimensions at distances of a
@@ -77,6 +84,8 @@ struct Cloud {
   const T* log_weights;  // [size] or null: added to the exponent
   const double* shift;   // [size] or null: added to the exponent, in full precision
   const T* factor;       // [size] or null: multiplies the kernel
+
+  bool has_offsets() const { return log_weights != nullptr || shift != nullptr; }
 };
 
 // Where and how the points of one slice are measured.
@@ -86,7 +95,7 @@ struct Measure {
   int64_t k = 0, k_padded = 0;
   double scale = 1;           // of coordinates
   double gradient_scale = 1;  // from sums of E (v - u) in scaled coordinates to a gradient
-  T factor = 0;               // log K = -factor * squared scaled distance
+  T factor = 0;               // log2 K = -factor * squared scaled distance
   Buffer<double> centre;      // [k]
 
   // to: [k_padded], the rest zeros.
@@ -101,7 +110,7 @@ struct Measure {
     for (int64_t t = k; t < k_padded; ++t) to[t] = 0;
   }
 
-  // log K(u, 0) = -|u|^2 / 2 of a scaled, padded point.
+  // log2 K(u, 0) = -|u|^2 / 2 of a scaled, padded point.
   double log_kernel_to_centre(const T* point) const {
     Vec<T> squares{};
     for (int64_t t = 0; t < k_padded; t += kLanes<T>) {
@@ -124,7 +133,8 @@ inline void measure_slice(const T* x, int64_t b, const T* y, int64_t c, int64_t 
   measure.k_padded = padded<T>(k);
   if (k > kDirectDims) {
     measure.by_product = true;
-    measure.scale = measure.gradient_scale = 1 / g;
+    measure.scale = std::sqrt(kLog2E) / g;
+    measure.gradient_scale = 1 / (std::sqrt(kLog2E) * g);
     measure.centre.resize(k);
     double* const centre = measure.centre.data();
     for (int64_t t = 0; t < k; ++t) centre[t] = 0;
@@ -142,12 +152,12 @@ inline void measure_slice(const T* x, int64_t b, const T* y, int64_t c, int64_t 
       return std::sqrt(-2 * least);
     };
     // Not "> reach": of infinite products the comparison must choose differences.
-    if (reach(x, b) * reach(y, c) <= product_reach<T>(k)) return;
+    if (reach(x, b) * reach(y, c) * kLn2 <= product_reach<T>(k)) return;
   }
   measure.by_product = false;
   measure.scale = std::ldexp(1.0, -std::ilogb(g));
   measure.gradient_scale = 1 / (measure.scale * g) / g;
-  measure.factor = static_cast<T>(0.5 / (measure.scale * g) / (measure.scale * g));
+  measure.factor = static_cast<T>(0.5 * kLog2E / (measure.scale * g) / (measure.scale * g));
 }
 
 // The two parts, as numbers of type T, of what a point adds to its exponents.
@@ -157,15 +167,19 @@ struct Offset {
 };
 template <class T>
 inline Offset<T> offset_of(const Cloud<T>& cloud, int64_t i, double log_kernel) {
-  double offset = log_kernel;
-  if (cloud.log_weights != nullptr) offset += cloud.log_weights[i];
-  if (cloud.shift != nullptr) offset += cloud.shift[i];
+  double natural = 0;
+  if (cloud.log_weights != nullptr) natural += cloud.log_weights[i];
+  if (cloud.shift != nullptr) natural += cloud.shift[i];
+  double offset = log_kernel + kLog2E * natural;
   // A logsumexp of -inf is a row without weight: its E are zeros, not exp(-inf + inf).
   if (offset == std::numeric_limits<double>::infinity())
     offset = -std::numeric_limits<double>::infinity();
   const T high = static_cast<T>(offset);
-  const bool finite = high - high == 0;
-  return {high, finite ? static_cast<T>(offset - static_cast<double>(high)) : T(0)};
+  if (!(high - high == 0)) return {high, T(0)};
+  // In float64 too the low part carries what the change of base would round away.
+  double low = offset - static_cast<double>(high);
+  if (log_kernel == 0) low += std::fma(kLog2E, natural, -offset) + kLog2ELow * natural;
+  return {high, static_cast<T>(low)};
 }
 
 // Distance of the same point's coordinates t and t + 1: an odd number of cache lines, for arrays at
@@ -314,42 +328,42 @@ inline void score_block(const Rows<T>& rows, const Columns<T>& columns, const Me
 
 enum class Reduction { sum, logsum };
 
-// What one row has added up: lanes apart, groups of vectors at a time.
-template <class T, Reduction kReduction>
-struct RowTotal {
+// Sum over lanes, in float64.
+template <class T>
+inline double lane_total(Vec<T> v) {
+  T lane[kLanes<T>];
+  store(lane, v);
+  double total = 0;
+  for (int i = 0; i < kLanes<T>; ++i) total += lane[i];
+  return total;
+}
+
+// log2 of sums of 2^exponent, lanes apart, groups of vectors at a time.
+template <class T>
+struct RunningLog2Sum {
   RunningLogSum<Vec<T>> running;
 
   void start() { running.start(splat(std::numeric_limits<T>::lowest())); }
 
   template <int kCount>
-  void add(const Vec<T> (&exponent)[kCount], const T* factor) {
-    Vec<T> part{};
-    if constexpr (kReduction == Reduction::logsum) {
-      Vec<T> peak = running.maximum;
+  inline __attribute__((always_inline)) void add(const Vec<T> (&exponent)[kCount]) {
+    Vec<T> peak = exponent[0];
 #pragma GCC unroll 8
-      for (int v = 0; v < kCount; ++v) peak = vmax<T>(peak, exponent[v]);
-      running.raise(peak, vexp<T>);
+    for (int v = 1; v < kCount; ++v) peak = vmax<T>(peak, exponent[v]);
+    if (any_greater<T>(peak, running.maximum + T(kSlack))) [[unlikely]]
+      running.raise(vmax<T>(running.maximum, peak), vexp2<T>);
+    Vec<T> part = vexp2<T>(exponent[0] - running.maximum);
 #pragma GCC unroll 8
-      for (int v = 0; v < kCount; ++v) part += vexp<T>(exponent[v] - peak);
-    } else {
-#pragma GCC unroll 8
-      for (int v = 0; v < kCount; ++v) part += vexp<T>(exponent[v]) * load(factor + v * kLanes<T>);
-    }
+    for (int v = 1; v < kCount; ++v) part += vexp2<T>(exponent[v] - running.maximum);
     running.sum += part;
   }
 
-  // The sum, or its logarithm with `log_kernel` added.
+  // The natural logarithm, of the sum times 2^log_kernel.
   double finish(double log_kernel) {
-    T peak = 0;
-    if constexpr (kReduction == Reduction::logsum) {
-      peak = max_lanes<T>(running.maximum);
-      running.raise(splat(peak), vexp<T>);
-    }
-    T lane[kLanes<T>];
-    store(lane, running.sum);
-    double total = 0;
-    for (int i = 0; i < kLanes<T>; ++i) total += lane[i];
-    return kReduction == Reduction::logsum ? peak + std::log(total) + log_kernel : total;
+    const T peak = max_lanes<T>(running.maximum);
+    running.raise(splat(peak), vexp2<T>);
+    const double log2_sum = peak + std::log2(lane_total<T>(running.sum)) + log_kernel;
+    return log2_sum - log2_sum == 0 ? std::fma(log2_sum, kLn2, log2_sum * kLn2Low) : log2_sum;
   }
 };
 
@@ -370,44 +384,111 @@ struct PairScratch {
 
 // Calls add.operator()<n>(first column) for groups of n = kGroup vectors, then for single ones.
 template <class T, class Add>
-inline void for_groups(int64_t columns, Add&& add) {
+inline void for_groups(int64_t first, int64_t last, Add&& add) {
   constexpr int64_t step = kGroup * kLanes<T>;
-  int64_t j = 0;
-  for (; j + step <= columns; j += step) add.template operator()<kGroup>(j);
-  for (; j < columns; j += kLanes<T>) add.template operator()<1>(j);
+  int64_t j = first;
+  for (; j + step <= last; j += step) add.template operator()<kGroup>(j);
+  for (; j < last; j += kLanes<T>) add.template operator()<1>(j);
 }
+
+// Rows that meet a vector of columns at once, by differences: each coordinate is loaded once for
+// all of them, and more exponentials are in flight.
+template <int K>
+constexpr int kRowsAtOnce = K == 0                             ? 1
+                            : K <= 4 || kVectorRegisters >= 32 ? 4
+                                                               : 2;
+static_assert(kRowBlock % 4 == 0);
+
+// `kRows` rows from row r0 of a block on, each coordinate and offset in a vector of its own; the
+// last row again in place of rows past the end, with factor 0.
+template <class T, int K, int kRows>
+struct RowGroup {
+  Vec<T> at[kRows][K > 0 ? K : 1];
+  const T* point[kRows];
+  Vec<T> high[kRows], low[kRows], factor[kRows];
+
+  RowGroup(const Rows<T>& rows, int64_t r0, int64_t stride) {
+    for (int q = 0; q < kRows; ++q) {
+      const bool real = r0 + q < rows.size;
+      const int64_t r = real ? r0 + q : rows.size - 1;
+      point[q] = rows.points.data() + r * stride;
+      for (int t = 0; t < K; ++t) at[q][t] = splat(point[q][t]);
+      high[q] = splat(rows.high[r]);
+      low[q] = splat(rows.low[r]);
+      factor[q] = splat(real ? rows.factor[r] : T(0));
+    }
+  }
+
+  // Squared distances of row q from the columns at `column`, and the differences, column - row.
+  inline __attribute__((always_inline)) Vec<T> squares(int q, const T* column, int64_t stride,
+                                                       int64_t k, Vec<T>* difference) const {
+    Vec<T> sum{};
+    if constexpr (K > 0) {
+#pragma GCC unroll 8
+      for (int t = 0; t < K; ++t) {
+        difference[t] = load(column + t * stride) - at[q][t];
+        sum = t == 0 ? difference[t] * difference[t] : sum + difference[t] * difference[t];
+      }
+    } else {
+      for (int64_t t = 0; t < k; ++t) {
+        const Vec<T> d = load(column + t * stride) - point[q][t];
+        sum += d * d;
+      }
+    }
+    return sum;
+  }
+};
 
 // values[r] for the rows of the block.
 template <class T, Reduction kReduction, int K>
 inline void reduce_by_differences(const PairScratch<T>& scratch, double* values) {
-  constexpr int lanes = kLanes<T>;
+  constexpr int lanes = kLanes<T>, at_once = kRowsAtOnce<K>;
   const Measure<T>& measure = scratch.measure;
   const Columns<T>& columns = scratch.columns;
-  const Rows<T>& rows = scratch.rows;
-  const int64_t k = K > 0 ? K : measure.k, stride = columns.stride;
+  const int64_t k = measure.k, stride = columns.stride;
+  const T* const coordinates = columns.coordinates.data();
+  const T* const high = columns.high.data();
+  const T* const factors = columns.factor.data();
   const T factor = measure.factor;
-  for (int64_t r = 0; r < rows.size; ++r) {
-    const T* const at = rows.points.data() + r * measure.k_padded;
-    RowTotal<T, kReduction> total;
-    total.start();
-    for_groups<T>(columns.padded, [&]<int kCount>(int64_t j) {
-      Vec<T> exponent[kCount];
-#pragma GCC unroll 8
-      for (int v = 0; v < kCount; ++v) {
-        const T* const column = columns.coordinates.data() + j + v * lanes;
-        Vec<T> squares{};
-#pragma GCC unroll 8
-        for (int64_t t = 0; t < k; ++t) {
-          const Vec<T> difference = load(column + t * stride) - at[t];
-          squares += difference * difference;
+  for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
+    const RowGroup<T, K, at_once> group(scratch.rows, r0, measure.k_padded);
+    double total[at_once] = {};
+    RunningLog2Sum<T> running[at_once];
+    for (int q = 0; q < at_once; ++q) running[q].start();
+    for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
+      const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
+      Vec<T> difference[K > 0 ? K : 1];
+      if constexpr (kReduction == Reduction::sum) {
+        Vec<T> sum[at_once] = {};
+        for (int64_t j = j0; j < j1; j += lanes) {
+          const Vec<T> weight = load(factors + j);
+#pragma GCC unroll 4
+          for (int q = 0; q < at_once; ++q)
+            sum[q] +=
+                weight * vexp2<T>(log_kernel_of_square(
+                             group.squares(q, coordinates + j, stride, k, difference), factor));
         }
-        exponent[v] = log_kernel_of_square(squares, factor);
-        if constexpr (kReduction == Reduction::logsum)
-          exponent[v] += load(columns.high.data() + j + v * lanes);
+        for (int q = 0; q < at_once; ++q) total[q] += lane_total<T>(sum[q]);
+      } else {
+        for_groups<T>(j0, j1, [&]<int kCount>(int64_t j) {
+#pragma GCC unroll 4
+          for (int q = 0; q < at_once; ++q) {
+            Vec<T> exponent[kCount];
+#pragma GCC unroll 8
+            for (int v = 0; v < kCount; ++v) {
+              const int64_t place = j + v * lanes;
+              exponent[v] =
+                  log_kernel_of_square(group.squares(q, coordinates + place, stride, k, difference),
+                                       factor) +
+                  load(high + place);
+            }
+            running[q].add(exponent);
+          }
+        });
       }
-      total.add(exponent, columns.factor.data() + j);
-    });
-    values[r] = total.finish(0);
+    }
+    for (int q = 0; q < at_once && r0 + q < scratch.rows.size; ++q)
+      values[r0 + q] = kReduction == Reduction::sum ? total[q] : running[q].finish(0);
   }
 }
 
@@ -416,8 +497,11 @@ inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
   constexpr int lanes = kLanes<T>;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
-  RowTotal<T, kReduction> totals[kRowBlock];
-  for (int64_t r = 0; r < rows.size; ++r) totals[r].start();
+  RunningLog2Sum<T> running[kRowBlock];
+  for (int64_t r = 0; r < rows.size; ++r) {
+    running[r].start();
+    values[r] = 0;
+  }
   scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
   T* const scores = scratch.exponents.data();
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
@@ -426,23 +510,32 @@ inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
     score_block(rows, columns, scratch.measure, j0, count, scores, kColumnBlock<T>);
     for (int64_t r = 0; r < rows.size; ++r) {
       const T* const row = scores + r * kColumnBlock<T>;
-      const Vec<T> own = splat(rows.high[r]);
-      for_groups<T>(count, [&]<int kCount>(int64_t j) {
-        Vec<T> exponent[kCount];
-#pragma GCC unroll 8
-        for (int v = 0; v < kCount; ++v) {
-          const int64_t at = j + v * lanes;
-          const Vec<T> high = load(columns.high.data() + j0 + at);
-          if constexpr (kReduction == Reduction::logsum)
-            exponent[v] = load(row + at) + high;  // the row's own term is added to the logarithm
-          else                                    // rounding must not make a kernel larger than 1
-            exponent[v] = vmin<T>(log_kernel_of_product(load(row + at), own, high), Vec<T>{});
+      if constexpr (kReduction == Reduction::sum) {
+        const Vec<T> own = splat(rows.high[r]);
+        Vec<T> sum{};
+        for (int64_t j = 0; j < count; j += lanes) {
+          const Vec<T> log_kernel =
+              log_kernel_of_product(load(row + j), own, load(columns.high.data() + j0 + j));
+          // Rounding must not make a kernel larger than 1.
+          sum += load(columns.factor.data() + j0 + j) * vexp2<T>(vmin<T>(log_kernel, Vec<T>{}));
         }
-        totals[r].add(exponent, columns.factor.data() + j0 + j);
-      });
+        values[r] += lane_total<T>(sum);
+      } else {
+        for_groups<T>(0, count, [&]<int kCount>(int64_t j) {
+          Vec<T> exponent[kCount];
+#pragma GCC unroll 8
+          for (int v = 0; v < kCount; ++v) {
+            const int64_t at = j + v * lanes;
+            // The row's own term is added to the logarithm.
+            exponent[v] = load(row + at) + load(columns.high.data() + j0 + at);
+          }
+          running[r].add(exponent);
+        });
+      }
     }
   }
-  for (int64_t r = 0; r < rows.size; ++r) values[r] = totals[r].finish(rows.log_kernel[r]);
+  if (kReduction == Reduction::logsum)
+    for (int64_t r = 0; r < rows.size; ++r) values[r] = running[r].finish(rows.log_kernel[r]);
 }
 
 // ---------------------------------------------------------------------------------------- launcher

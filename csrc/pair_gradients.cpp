@@ -25,13 +25,13 @@ inline V joint_exponent(V log_kernel, V column_high, V column_low, R row_high, R
 }
 
 // Row totals, by differences: totals[r] = sum_j f_j E_rj (y_j - x_r, 1). With kColumnSums also
-// column_sums[t][j] += sum_r f_r E_rj (y_j - x_r, 1): note the sign.
-template <class T, int K, bool kRowsAreX, bool kColumnSums>
+// column_sums[t][j] += sum_r f_r E_rj (y_j - x_r, 1): note the sign. kOffsets: whether either cloud
+// has any.
+template <class T, int K, bool kRowsAreX, bool kColumnSums, bool kOffsets>
 inline void sweep_by_differences(PairScratch<T>& scratch) {
   constexpr int lanes = kLanes<T>;
-  // Rows at once: more exponentials in flight, as far as their sums fit the registers.
-  constexpr int kAtOnce = K == 0 || K > 4 ? 1 : K > 2 || kVectorRegisters < 32 ? 2 : 4;
-  static_assert(kRowBlock % kAtOnce == 0);
+  // The sums of one row take K + 1 registers.
+  constexpr int at_once = K == 0 || K > 4 ? 1 : K > 2 && kVectorRegisters < 32 ? 2 : kRowsAtOnce<K>;
   const Measure<T>& measure = scratch.measure;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
@@ -52,23 +52,11 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
 
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
     const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
-    for (int64_t r0 = 0; r0 < rows.size; r0 += kAtOnce) {
-      // Rows past the last one are the padding of Rows where that goes so far, else the last row
-      // again with an exponent of -inf.
-      const T* at[kAtOnce];
-      T row_high[kAtOnce], row_low[kAtOnce], row_factor[kAtOnce];
+    for (int64_t r0 = 0; r0 < rows.size; r0 += at_once) {
+      const RowGroup<T, K, at_once> group(rows, r0, measure.k_padded);
+      Vec<T> sum[at_once][K + 1];
 #pragma GCC unroll 9
-      for (int q = 0; q < kAtOnce; ++q) {
-        const bool real = r0 + q < rows.size;
-        const int64_t r = real ? r0 + q : rows.size - 1;
-        at[q] = rows.points.data() + r * measure.k_padded;
-        row_high[q] = real ? rows.high[r] : -std::numeric_limits<T>::infinity();
-        row_low[q] = real ? rows.low[r] : T(0);
-        row_factor[q] = real ? rows.factor[r] : T(0);
-      }
-      Vec<T> sum[kAtOnce][K + 1];
-#pragma GCC unroll 9
-      for (int q = 0; q < kAtOnce; ++q)
+      for (int q = 0; q < at_once; ++q)
 #pragma GCC unroll 9
         for (int t = 0; t <= K; ++t) sum[q][t] = Vec<T>{};
       if (K == 0)
@@ -76,30 +64,20 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
 
       for (int64_t j = j0; j < j1; j += lanes) {
         const T* const column = coordinates + j;
-        const Vec<T> high = load(column_high + j), low = load(column_low + j);
         const Vec<T> column_factor = load(column_factors + j);
         Vec<T> down[K + 1];
 #pragma GCC unroll 9
         for (int t = 0; t <= K; ++t) down[t] = Vec<T>{};
 #pragma GCC unroll 9
-        for (int q = 0; q < kAtOnce; ++q) {
+        for (int q = 0; q < at_once; ++q) {
           Vec<T> difference[K > 0 ? K : 1];
-          Vec<T> squares{};
-          if constexpr (K > 0) {
-#pragma GCC unroll 9
-            for (int t = 0; t < K; ++t) {
-              difference[t] = load(column + t * stride) - at[q][t];
-              squares += difference[t] * difference[t];
-            }
-          } else {
-            for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> d = load(column + t * stride) - at[q][t];
-              squares += d * d;
-            }
-          }
-          const Vec<T> e = vexp<T>(joint_exponent<kRowsAreX>(log_kernel_of_square(squares, factor),
-                                                             high, low, row_high[q], row_low[q]));
-          const Vec<T> across = e * column_factor, along = e * row_factor[q];
+          Vec<T> exponent =
+              log_kernel_of_square(group.squares(q, column, stride, k, difference), factor);
+          if constexpr (kOffsets)
+            exponent = joint_exponent<kRowsAreX>(exponent, load(column_high + j),
+                                                 load(column_low + j), group.high[q], group.low[q]);
+          const Vec<T> e = vexp2<T>(exponent);
+          const Vec<T> across = e * column_factor, along = e * group.factor[q];
           if constexpr (K > 0) {
 #pragma GCC unroll 9
             for (int t = 0; t < K; ++t) {
@@ -111,7 +89,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
           } else {
             T* const to = column_sums + j;
             for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> d = load(column + t * stride) - at[q][t];
+              const Vec<T> d = load(column + t * stride) - group.point[q][t];
               store(flight + t * lanes, load(flight + t * lanes) + across * d);
               if (kColumnSums) {
                 T* const place = to + t * stride;
@@ -131,10 +109,10 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
           for (int t = 0; t <= K; ++t) store(to + t * stride, load(to + t * stride) + down[t]);
         }
       }
-      for (int q = 0; q < kAtOnce && r0 + q < rows.size; ++q)
+      for (int q = 0; q < at_once && r0 + q < rows.size; ++q)
         for (int64_t t = 0; t <= k; ++t)
           totals[(r0 + q) * (k + 1) + t] +=
-              sum_lanes<T>(K > 0 ? sum[q][K > 0 ? t : 0] : load(flight + t * lanes));
+              lane_total<T>(K > 0 ? sum[q][K > 0 ? t : 0] : load(flight + t * lanes));
     }
   }
 }
@@ -165,7 +143,7 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
             joint_exponent<kRowsAreX>(load(place), load(columns.high.data() + j0 + j),
                                       load(columns.low.data() + j0 + j), row_high, row_low);
         // A kernel, or a share of a logsumexp, is at most 1.
-        store(place, vexp<T>(vmin<T>(exponent, Vec<T>{})));
+        store(place, vexp2<T>(vmin<T>(exponent, Vec<T>{})));
       }
     }
     const int64_t depth = columns.size - j0 < count ? columns.size - j0 : count;
@@ -205,7 +183,7 @@ inline void write_y(const PairGradients<T>& args, int64_t s, int64_t j, double s
 
 // Sweeps the packed block and calls write(i, raw) for its rows.
 template <class T, bool kRowsAreX, bool kColumnSums, class Write>
-inline void sweep_rows(PairScratch<T>& scratch, Write&& write) {
+inline void sweep_rows(PairScratch<T>& scratch, bool offsets, Write&& write) {
   const Rows<T>& rows = scratch.rows;
   const int64_t k = scratch.measure.k;
   if (scratch.measure.by_product) {
@@ -221,7 +199,12 @@ inline void sweep_rows(PairScratch<T>& scratch, Write&& write) {
     }
     return;
   }
-  with_dims(k, [&]<int K>() { sweep_by_differences<T, K, kRowsAreX, kColumnSums>(scratch); });
+  with_dims(k, [&]<int K>() {
+    if (offsets)
+      sweep_by_differences<T, K, kRowsAreX, kColumnSums, true>(scratch);
+    else
+      sweep_by_differences<T, K, kRowsAreX, kColumnSums, false>(scratch);
+  });
   for (int64_t r = 0; r < rows.size; ++r) {
     const double* const total = scratch.row_totals.data() + r * (k + 1);
     write(rows.first + r, [&](int64_t t) { return total[t]; });
@@ -257,7 +240,8 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
     }
     scratch.rows.pack(kRowsAreX ? x : y, row0, scratch.measure, false);
     const double scale = scratch.measure.gradient_scale;
-    sweep_rows<T, kRowsAreX, false>(scratch, [&](int64_t i, auto&& raw) {
+    const bool offsets = x.has_offsets() || y.has_offsets();
+    sweep_rows<T, kRowsAreX, false>(scratch, offsets, [&](int64_t i, auto&& raw) {
       if constexpr (kRowsAreX)
         write_x(args, s, i, scale, raw);
       else
@@ -326,9 +310,9 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
     for (int64_t i = 0; i < sums; ++i) scratch.column_sums[i] = 0;
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
       scratch.rows.pack(x, block * kRowBlock, measure, true);
-      sweep_rows<T, true, true>(scratch, [&](int64_t i, auto&& raw) {
-        write_x(args, s, i, measure.gradient_scale, raw);
-      });
+      sweep_rows<T, true, true>(
+          scratch, x.has_offsets() || y.has_offsets(),
+          [&](int64_t i, auto&& raw) { write_x(args, s, i, measure.gradient_scale, raw); });
     }
     if (parts == 1)
       finish(s, measure, scratch.column_sums, 0, args.c, scratch.point, scratch.total);

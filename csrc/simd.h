@@ -114,6 +114,15 @@ inline T sum_lanes(Vec<T> v) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return _mm512_reduce_add_ps(v);
   if constexpr (sizeof(T) == 8) return _mm512_reduce_add_pd(v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  } else {
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
 #else
   T lane[kLanes<T>];
   store(lane, v);
@@ -133,73 +142,89 @@ inline T max_lanes(Vec<T> v) {
 
 // ------------------------------------------------------------------------------------- exponential
 //
-// exp(x) = 2^n exp(r), n the integer nearest x / ln 2, |r| <= ln(2)/2. ln 2 is split in two so that
-// n ln 2 is exact. exp(r) = 1 + r + r^2 q(r), with q from tests/tools/exp_coefficients.py: relative
-// error 1e-8 and 2e-17. In all the error is below 1.2 units in the last place (tests/test_isa.py).
-// Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves n in the low bits, which are then
-// shifted into the exponent; AVX-512 has an instruction for that. Below kUnderflow (where exp
-// leaves the normal numbers) the result is 0; arguments are expected to be <= kOverflow. NaN gives
-// NaN.
+// Kernels count in powers of two: the factor log2(e) belongs into what multiplies a squared
+// distance anyway, and is then for free.
+//
+// 2^t = 2^n 2^f, n the integer nearest t, |f| <= 1/2, both exact. 2^f = 1 + f q(f), with q from
+// tests/tools/exp2_coefficients.py: relative error 5e-9 and 8e-18. In all the error is below 1.2
+// units in the last place (tests/test_isa.py). Adding 1.5 * 2^(mantissa bits) rounds to an integer
+// and leaves n in the low bits, which are then shifted into the exponent; AVX-512 has an
+// instruction for that. Up to kLowest the result is 0, which takes no instruction of its own: there
+// f = 0 and the exponent comes out as that of zero. (Just above, where 2^t is subnormal, only its
+// size is right.) Arguments are expected to be at most kHighest. NaN gives NaN.
 
 template <class T>
-struct ExpConstants;
+struct Exp2Constants;
 template <>
-struct ExpConstants<float> {
-  static constexpr float kUnderflow = -87.33654f, kOverflow = 88.37626f;
-  static constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+struct Exp2Constants<float> {
+#if defined(__AVX512F__)
+  static constexpr float kLowest = -160;
+#else
+  static constexpr float kLowest = -127;
+#endif
+  static constexpr float kHighest = 127;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
-  static constexpr int kMantissa = 23, kTerms = 5;
+  static constexpr int kMantissa = 23, kTerms = 6;
   static constexpr float kQ[kTerms] = {// highest degree first
-                                       0.00139261761199355789f, 0.0083631730745137109f,
-                                       0.041666554662050534f, 0.166665770255979882f, 0.5f};
+                                       0.000154531629451206902f, 0.00133908633646712344f,
+                                       0.00961808255727785149f,  0.0555035711421907782f,
+                                       0.240226507605681269f,    0.693147188026228781f};
 };
 template <>
-struct ExpConstants<double> {
-  static constexpr double kUnderflow = -708.3964185322641, kOverflow = 709.0895657128241;
-  static constexpr double kLog2E = 1.4426950408889634, kLn2High = 0.693147180369123816490,
-                          kLn2Low = 1.90821492927058770002e-10;
+struct Exp2Constants<double> {
+#if defined(__AVX512F__)
+  static constexpr double kLowest = -1100;
+#else
+  static constexpr double kLowest = -1023;
+#endif
+  static constexpr double kHighest = 1023;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr int kMantissa = 52, kTerms = 10;
-  static constexpr double kQ[kTerms] = {2.51003758325612337e-8,  2.76200758799833666e-7,
-                                        2.75572684803100255e-6,  0.0000248015213223686933,
-                                        0.000198412698630405453, 0.00138888889171967191,
-                                        0.00833333333333006445,  0.0416666666666241619,
-                                        0.166666666666666675,    0.500000000000000102};
+  static constexpr int kMantissa = 52, kTerms = 11;
+  static constexpr double kQ[kTerms] = {
+      4.45496059818651839e-10, 7.0725859492692237e-9,    1.01780624458457735e-7,
+      1.32154425879216897e-6,  0.0000152527338298361184, 0.000154035304417360502,
+      0.00133335581464169353,  0.00961812910760688853,   0.0555041086648215943,
+      0.240226506959100982,    0.693147180559945309};
 };
 
 template <class T>
-inline Vec<T> vexp(Vec<T> x) {
-  using C = ExpConstants<T>;
-#if defined(__AVX512F__)
-  const Vec<T> bounded = x;
-#else
-  // In this order NaN passes.
-  const Vec<T> low = splat(C::kUnderflow) > x ? splat(C::kUnderflow) : x;
-  const Vec<T> bounded = splat(C::kOverflow) < low ? splat(C::kOverflow) : low;
-#endif
-  const Vec<T> shifted = bounded * C::kLog2E + C::kRound;
+inline __attribute__((always_inline)) Vec<T> vexp2(Vec<T> t) {
+  using C = Exp2Constants<T>;
+  const Vec<T> bounded = vmax<T>(splat(C::kLowest), t);  // in this order NaN passes
+  const Vec<T> shifted = bounded + C::kRound;
   const Vec<T> n = shifted - C::kRound;
-  const Vec<T> r = (bounded - n * C::kLn2High) - n * C::kLn2Low;
+  const Vec<T> f = bounded - n;
   Vec<T> q = splat(C::kQ[0]);
-  for (int i = 1; i < C::kTerms; ++i) q = q * r + C::kQ[i];
-#if defined(__FMA__) || defined(__aarch64__)
-  // 1 + r + r^2 q, last factor first: the last product is not rounded.
-  const Vec<T> p = (q * r + T(1)) * r + T(1);
-#else
-  // Where it is rounded, the smaller product is the one to round.
-  const Vec<T> p = ((q * r) * r + r) + T(1);
-#endif
+  for (int i = 1; i < C::kTerms; ++i) q = q * f + C::kQ[i];
+  const Vec<T> p = q * f + T(1);
 #if defined(__AVX512F__)
-  // "Not less than": -inf is masked out whatever became of it above, NaN is not.
-  if constexpr (sizeof(T) == 4)
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(C::kUnderflow), _CMP_NLT_UQ), p, n);
-  if constexpr (sizeof(T) == 8)
-    return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(x, splat(C::kUnderflow), _CMP_NLT_UQ), p, n);
+  if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(p, n);
+  if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(p, n);
 #else
   // Casts of vectors keep the bits.
-  const VecInt<T> bits = (VecInt<T>)p + ((VecInt<T>)shifted << C::kMantissa);
-  const Vec<T> value = (Vec<T>)bits;
-  return x < C::kUnderflow ? Vec<T>{} : value;
+  return (Vec<T>)((VecInt<T>)p + ((VecInt<T>)shifted << C::kMantissa));
+#endif
+}
+
+// The logarithms that change the base, in two parts.
+constexpr double kLog2E = 1.4426950408889634, kLog2ELow = 2.0355273740931033e-17;
+constexpr double kLn2 = 0.6931471805599453, kLn2Low = 2.319046813846299558e-17;
+
+// Whether a > b in any lane.
+template <class T>
+inline bool any_greater(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+  if constexpr (sizeof(T) == 8) return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) != 0;
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return _mm256_movemask_ps((Vec<float>)(a > b)) != 0;
+  if constexpr (sizeof(T) == 8) return _mm256_movemask_pd((Vec<double>)(a > b)) != 0;
+#else
+  const auto greater = a > b;
+  uint64_t words[kVectorBytes / 8], any = 0;
+  std::memcpy(words, &greater, sizeof words);
+  for (const uint64_t word : words) any |= word;
+  return any != 0;
 #endif
 }
 

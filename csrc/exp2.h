@@ -1,4 +1,4 @@
-// The vector exponential of simd.h by itself, so that tests can measure its error.
+// The vector vexp2 of simd.h by itself, so that tests can measure its error.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,12 @@
 namespace dpslice {
 
 template <class T>
-struct ExponentialArgs {
+struct Exp2Args {
   int64_t size;
   const T* x;  // [size]
   T* out;      // [size]
 };
 
-DPSLICE_DECLARE_KERNEL(exponential, ExponentialArgs)
+DPSLICE_DECLARE_KERNEL(exp2, Exp2Args)
 
 }  // namespace dpslice

@@ -1,0 +1,168 @@
+// Solves with one symmetric positive definite matrix of float64 entries and several right-hand
+// sides. For kernel sources only.
+//
+// A regularised Gram matrix has a condition number of up to b / ridge (1e4 at b = 128, ridge =
+// 0.01), so entries and answers must be float64 for six digits to be right. The factor need not be:
+// made in float32, at twice the speed and half the memory, it solves to some three digits, and each
+// refinement (the residual in float64, solved again) adds as many. Where that does not converge,
+// for the condition is too bad, the factor is made again in float64.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+
+#include "cholesky.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace dpslice::DPSLICE_ISA {
+
+class GramSolver {
+ public:
+  // The matrix to be filled: entries from first_column<double>(i) on in row i < size.
+  double* start(int64_t size) {
+    size_ = size;
+    matrix_.resize(shape().numbers());
+    return matrix_.data();
+  }
+  double* matrix() { return matrix_.data(); }
+  CholeskyShape shape() const { return CholeskyShape(size_); }
+
+  // Factors the matrix; `mixed`: in float32 if that promises to do. False if it is not positive
+  // definite as far as float64 can tell: `largest` is a bound on the diagonal, `smallest` on the
+  // eigenvalues.
+  bool factor(double largest, double smallest, bool mixed) {
+    largest_ = largest;
+    pad_with_identity(matrix_.data(), shape(), size_);
+    const double rounding = FLT_EPSILON * static_cast<double>(size_) * largest;
+    narrow_ =
+        mixed && size_ >= kLeastNarrow && smallest > kLeastMargin * rounding && factor_narrow();
+    return narrow_ || factor_wide();
+  }
+
+  // solution <- A^-1 right_hand_side, both [stride]; not the same array. False as for `factor`.
+  bool solve(const double* right_hand_side, double* solution) {
+    if (narrow_) {
+      if (refine(right_hand_side, solution)) return true;
+      if (!factor_wide()) return false;
+    }
+    const CholeskyShape s = shape();
+    residual_.resize(s.stride);
+    for (int64_t i = 0; i < s.stride; ++i) residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
+    solve_transposed(matrix_.data(), s, residual_.data());
+    DPSLICE_ISA::solve(matrix_.data(), s, residual_.data(), solution);
+    return true;
+  }
+
+ private:
+  // Below this size refinement takes longer than the wider factor.
+  static constexpr int64_t kLeastNarrow = 192;
+  // float32 is tried where the eigenvalues are this many times its rounding error.
+  static constexpr double kLeastMargin = 4;
+  // Refinement ends when the next correction would be below this, relative to the largest part of
+  // the solution: small parts and differences of the float32 answers are then right to their last
+  // place.
+  static constexpr double kAccuracy = 1e-9;
+  static constexpr int kMostRefinements = 12;
+
+  // NaN is passed on where it comes first; std::fmax is a call.
+  static double larger(double a, double b) { return a < b ? b : a; }
+
+  bool factor_narrow() {
+    const CholeskyShape s = shape();
+    factor_.resize(s.numbers());
+    panel_.resize(packed_panel_size<float>(s));
+    for (int64_t i = 0; i < s.order; ++i) {
+      const double* const from = matrix_.data() + i * s.stride;
+      float* const to = factor_.data() + i * s.stride;
+      for (int64_t j = first_column<float>(i); j < i; ++j) to[j] = 0;
+#pragma omp simd
+      for (int64_t j = i; j < s.stride; ++j) to[j] = static_cast<float>(from[j]);
+    }
+    return cholesky(factor_.data(), s,
+                    static_cast<float>(FLT_EPSILON * static_cast<double>(size_) * largest_),
+                    panel_.data());
+  }
+
+  // In place of the matrix. A pivot below the bound has no correct digit left: its rounding error
+  // is as large.
+  bool factor_wide() {
+    narrow_ = false;
+    const CholeskyShape s = shape();
+    wide_panel_.resize(packed_panel_size<double>(s));
+    return cholesky(matrix_.data(), s, DBL_EPSILON * static_cast<double>(size_) * largest_,
+                    wide_panel_.data());
+  }
+
+  bool refine(const double* right_hand_side, double* solution) {
+    const CholeskyShape s = shape();
+    residual_.resize(s.stride);
+    step_.resize(s.stride);
+    correction_.resize(s.stride);
+    for (int64_t i = 0; i < s.stride; ++i) {
+      solution[i] = 0;
+      residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
+    }
+    double before = 0;
+    for (int refinement = 0; refinement <= kMostRefinements; ++refinement) {
+      double scale = 0;  // so that float32 neither overflows nor underflows
+      for (int64_t i = 0; i < size_; ++i) scale = larger(scale, std::fabs(residual_[i]));
+      if (scale == 0) return true;
+      if (!(scale <= DBL_MAX)) return false;
+      const double per_scale = 1 / scale;
+      for (int64_t i = 0; i < s.stride; ++i)
+        step_[i] = static_cast<float>(residual_[i] * per_scale);
+      solve_transposed(factor_.data(), s, step_.data());
+      DPSLICE_ISA::solve(factor_.data(), s, step_.data(), correction_.data());
+      double size = 0, change = 0;
+      for (int64_t i = 0; i < size_; ++i) {
+        const double correction = scale * static_cast<double>(correction_[i]);
+        solution[i] += correction;
+        change = larger(change, std::fabs(correction));
+        size = larger(size, std::fabs(solution[i]));
+      }
+      if (refinement > 0) {
+        const double rate = change / before;
+        if (!(rate < 0.5)) return false;
+        if (change * rate <= kAccuracy * size) return true;
+      }
+      before = change;
+      subtract_product(right_hand_side, solution);
+    }
+    return false;
+  }
+
+  // residual = right_hand_side - A solution, from the upper triangle.
+  void subtract_product(const double* right_hand_side, const double* solution) {
+    constexpr int L = kLanes<double>;
+    const CholeskyShape s = shape();
+    double* const residual = residual_.data();
+    for (int64_t i = 0; i < s.stride; ++i) residual[i] = i < size_ ? right_hand_side[i] : 0.0;
+    for (int64_t i = 0; i < size_; ++i) {
+      const double* const row = matrix_.data() + i * s.stride;
+      const double own = solution[i];
+      double total = row[i] * own;
+      int64_t j = i + 1;
+      for (; j % L != 0 && j < s.order; ++j) {
+        total += row[j] * solution[j];
+        residual[j] -= row[j] * own;
+      }
+      Vec<double> sum{};
+      for (; j < s.order; j += L) {
+        const Vec<double> entry = load(row + j);
+        sum += entry * load(solution + j);
+        store(residual + j, load(residual + j) - entry * own);
+      }
+      residual[i] -= total + sum_lanes<double>(sum);
+    }
+  }
+
+  int64_t size_ = 0;
+  double largest_ = 1;
+  bool narrow_ = false;
+  Buffer<double> matrix_, wide_panel_, residual_;
+  Buffer<float> factor_, panel_, step_, correction_;
+};
+
+}  // namespace dpslice::DPSLICE_ISA
