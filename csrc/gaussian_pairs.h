@@ -82,7 +82,7 @@ struct Cloud {
   const T* points;  // [size, k]
   int64_t size;
   const T* log_weights;  // [size] or null: added to the exponent
-  const double* shift;   // [size] or null: added to the exponent, in full precision
+  const double* shift;   // [size] or null: added to the exponent, in base 2 and full precision
   const T* factor;       // [size] or null: multiplies the kernel
 
   bool has_offsets() const { return log_weights != nullptr || shift != nullptr; }
@@ -167,19 +167,15 @@ struct Offset {
 };
 template <class T>
 inline Offset<T> offset_of(const Cloud<T>& cloud, int64_t i, double log_kernel) {
-  double natural = 0;
-  if (cloud.log_weights != nullptr) natural += cloud.log_weights[i];
-  if (cloud.shift != nullptr) natural += cloud.shift[i];
-  double offset = log_kernel + kLog2E * natural;
+  double offset = log_kernel;
+  if (cloud.log_weights != nullptr) offset += kLog2E * cloud.log_weights[i];
+  if (cloud.shift != nullptr) offset += cloud.shift[i];
   // A logsumexp of -inf is a row without weight: its E are zeros, not exp(-inf + inf).
   if (offset == std::numeric_limits<double>::infinity())
     offset = -std::numeric_limits<double>::infinity();
   const T high = static_cast<T>(offset);
-  if (!(high - high == 0)) return {high, T(0)};
-  // In float64 too the low part carries what the change of base would round away.
-  double low = offset - static_cast<double>(high);
-  if (log_kernel == 0) low += std::fma(kLog2E, natural, -offset) + kLog2ELow * natural;
-  return {high, static_cast<T>(low)};
+  const bool finite = high - high == 0;
+  return {high, finite ? static_cast<T>(offset - static_cast<double>(high)) : T(0)};
 }
 
 // Distance of the same point's coordinates t and t + 1: an odd number of cache lines, for arrays at
@@ -358,12 +354,11 @@ struct RunningLog2Sum {
     running.sum += part;
   }
 
-  // The natural logarithm, of the sum times 2^log_kernel.
+  // log2 of the sum times 2^log_kernel.
   double finish(double log_kernel) {
     const T peak = max_lanes<T>(running.maximum);
     running.raise(splat(peak), vexp2<T>);
-    const double log2_sum = peak + std::log2(lane_total<T>(running.sum)) + log_kernel;
-    return log2_sum - log2_sum == 0 ? std::fma(log2_sum, kLn2, log2_sum * kLn2Low) : log2_sum;
+    return peak + std::log2(lane_total<T>(running.sum)) + log_kernel;
   }
 };
 
@@ -550,7 +545,7 @@ struct PairSums {
   const T* factor;       // [m, c] or null
   const bool* chosen;    // [m] or null: the slices to compute; others are left alone
   T* out;                // [m, b], or null
-  double* wide_out;      // [m, b], or null: the same in more places
+  double* wide_out;      // [m, b], or null: the same in more places; logarithms in base 2
 };
 
 template <class T, Reduction kReduction>
@@ -579,7 +574,8 @@ inline void launch_sums(const PairSums<T>& args) {
                 [&]<int K>() { reduce_by_differences<T, kReduction, K>(scratch, values); });
     for (int64_t r = 0; r < scratch.rows.size; ++r) {
       const int64_t at = s * args.b + row0 + r;
-      if (args.out != nullptr) args.out[at] = static_cast<T>(values[r]);
+      const double unit = kReduction == Reduction::logsum ? kLn2 : 1.0;
+      if (args.out != nullptr) args.out[at] = static_cast<T>(values[r] * unit);
       if (args.wide_out != nullptr) args.wide_out[at] = values[r];
     }
   });

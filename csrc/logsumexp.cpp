@@ -66,11 +66,12 @@ inline void widened_vjp(const LogsumexpVjpArgs<float>& args, const Buffer<bool>&
   scatter(wide.grad_log_weights, args.c, args.grad_log_weights);
 }
 
-// Sets shift and narrow for float32: see below. False if no slice is left to compute.
-inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift,
-                   Buffer<bool>& narrow) {
+// Makes `shift` better where the logsumexps are large, and sets `narrow` to false for slices that
+// it has computed altogether: see below. False if no slice is left to compute.
+template <class T>
+inline bool refine(const LogsumexpVjpArgs<T>& args, Buffer<double>& shift, Buffer<bool>& narrow) {
   Buffer<bool> again(args.m), wide(args.m);
-  Buffer<float> point;
+  Buffer<T> point;
   int64_t recomputed = 0, wides = 0;
   for (int64_t s = 0; s < args.m; ++s) {
     double largest = 0;
@@ -79,38 +80,39 @@ inline bool refine(const LogsumexpVjpArgs<float>& args, Buffer<double>& shift,
       if (size > largest && size <= std::numeric_limits<float>::max()) largest = size;
     }
     again[s] = wide[s] = false;
-    if (largest > kCoarseLogsumexp) {
-      Measure<float> measure;
+    if (largest > kCoarseLogsumexp * kLog2E) {
+      Measure<T> measure;
       measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c,
                     args.k, args.bandwidth[s], measure, point);
-      (measure.by_product ? again : wide)[s] = true;
-      ++(measure.by_product ? recomputed : wides);
+      const bool is_wide = sizeof(T) == sizeof(float) && !measure.by_product;
+      (is_wide ? wide : again)[s] = true;
+      ++(is_wide ? wides : recomputed);
     }
     narrow[s] = !wide[s];
   }
-  if (wides > 0) widened_vjp(args, wide, wides);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (wides > 0) widened_vjp(args, wide, wides);
   if (recomputed > 0) {
-    launch_sums<float, Reduction::logsum>(
-        PairSums<float>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
-                        args.log_weights, nullptr, again.data(), nullptr, shift.data()});
+    launch_sums<T, Reduction::logsum>(PairSums<T>{args.m, args.b, args.c, args.k, args.x, args.y,
+                                                  args.bandwidth, args.log_weights, nullptr,
+                                                  again.data(), nullptr, shift.data()});
     for (int64_t i = 0; i < args.m * args.b; ++i)
       if (again[i / args.b]) shift[i] = -shift[i];
   }
   return wides < args.m;
 }
 
-// In float32 the last place of a large logsumexp is too coarse for the shares that it normalises.
-// By products, the logsumexps of such a slice are computed again, to more places. By differences
-// the exponents are as large as the logsumexps, and float32 does not hold their shares: the slice
-// is computed in float64.
+// The last place of a large logsumexp is too coarse for the shares that it normalises. By products,
+// and in float64, the logsumexps of such a slice are computed again, to more places and in the base
+// of the exponents. In float32 by differences the exponents are as large as the logsumexps, and
+// float32 does not hold their shares: the slice is computed in float64.
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args) {
   Buffer<double> shift(args.m * args.b);
-  for (int64_t i = 0; i < args.m * args.b; ++i) shift[i] = -static_cast<double>(args.logsumexp[i]);
+  for (int64_t i = 0; i < args.m * args.b; ++i)
+    shift[i] = -kLog2E * static_cast<double>(args.logsumexp[i]);
   Buffer<bool> narrow(args.m);
-  for (int64_t s = 0; s < args.m; ++s) narrow[s] = true;
-  if constexpr (sizeof(T) == sizeof(float))
-    if (!refine(args, shift, narrow)) return;
+  if (!refine(args, shift, narrow)) return;
   launch_gradients(PairGradients<T>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
                                     args.log_weights, nullptr, shift.data(), args.grad, args.grad_x,
                                     args.grad_y, args.grad_log_weights, narrow.data()});

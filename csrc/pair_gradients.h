@@ -17,7 +17,7 @@ struct PairGradients {
   const T* bandwidth;    // [m]
   const T* log_weights;  // [m, c] or null
   const T* factor;       // [m, c] or null
-  const double* shift;   // [m, b] or null: minus the logsumexp of each row
+  const double* shift;   // [m, b] or null: minus the logsumexp of each row, in base 2
   const T* grad;         // [m, b]
   T* grad_x;             // [m, b, k] or null
   T* grad_y;             // [m, c, k] or null

@@ -206,9 +206,7 @@ inline __attribute__((always_inline)) Vec<T> vexp2(Vec<T> t) {
 #endif
 }
 
-// The logarithms that change the base, in two parts.
-constexpr double kLog2E = 1.4426950408889634, kLog2ELow = 2.0355273740931033e-17;
-constexpr double kLn2 = 0.6931471805599453, kLn2Low = 2.319046813846299558e-17;
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // Whether a > b in any lane.
 template <class T>
