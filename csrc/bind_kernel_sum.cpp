@@ -123,6 +123,49 @@ py::tuple logsumexp_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array
   return gradients.tuple();
 }
 
+// Either of the two totals: rows [m, b], and gradients in y and in the weights.
+template <class Args, class T>
+py::tuple total_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                       const char* weights_name, const OptionalArray<T>& weights,
+                       const T* Args::* weights_field, T* Args::* grad_weights_field,
+                       void (*kernel)(const Args&), const Array<T>& row_weights, bool need_y,
+                       bool need_weights) {
+  auto args = pair_args<Args>(x, y, bandwidth, weights_name, weights);
+  require_shape("row_weights", row_weights, {args.m, args.b});
+  Gradients<T> gradients(args, false, need_y, need_weights);
+  Array<T> out = empty<T>({args.m, args.b});
+  args.*weights_field = data_or_null(weights);
+  args.row_weights = row_weights.data();
+  args.out = out.mutable_data();
+  args.grad_y = mutable_data_or_null(gradients.y);
+  args.*grad_weights_field = mutable_data_or_null(gradients.weights);
+  {
+    py::gil_scoped_release unlocked;
+    kernel(args);
+  }
+  return py::make_tuple(out, gradients.y, gradients.weights);
+}
+
+template <class T>
+py::tuple kernel_sum_total_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                                  const OptionalArray<T>& weights, const Array<T>& row_weights,
+                                  bool need_y, bool need_weights) {
+  using Args = KernelSumTotalArgs<T>;
+  return total_arrays<Args, T>(x, y, bandwidth, "weights", weights, &Args::weights,
+                               &Args::grad_weights, &kernel_sum_total<T>, row_weights, need_y,
+                               need_weights);
+}
+
+template <class T>
+py::tuple logsumexp_total_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
+                                 const OptionalArray<T>& log_weights, const Array<T>& row_weights,
+                                 bool need_y, bool need_log_weights) {
+  using Args = LogsumexpTotalArgs<T>;
+  return total_arrays<Args, T>(x, y, bandwidth, "log_weights", log_weights, &Args::log_weights,
+                               &Args::grad_log_weights, &logsumexp_total<T>, row_weights, need_y,
+                               need_log_weights);
+}
+
 template <class T>
 Array<T> exp2_array(const Array<T>& x) {
   require_rank("x", x, 1);
@@ -153,6 +196,15 @@ void register_for(py::module_& m) {
         arg("log_weights").noconvert().none(true), arg("logsumexp").noconvert(),
         arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_log_weights"),
         "Gradients in x, y and log_weights, None where not needed.");
+  m.def("gaussian_kernel_sum_total", &kernel_sum_total_arrays<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
+        arg("row_weights").noconvert(), arg("need_y"), arg("need_weights"),
+        "The sums [m, b], and gradients in y and weights of their total weighted by row_weights.");
+  m.def("gaussian_kernel_logsumexp_total", &logsumexp_total_arrays<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("bandwidth").noconvert(),
+        arg("log_weights").noconvert().none(true), arg("row_weights").noconvert(), arg("need_y"),
+        arg("need_log_weights"),
+        "The log sums [m, b], and gradients in y and log_weights of their weighted total.");
   m.def("exp2", &exp2_array<T>, arg("x").noconvert(),
         "2 to the power of each number as kernels compute it, for tests.");
 }

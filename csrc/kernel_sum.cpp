@@ -23,7 +23,16 @@ void kernel_sum_vjp(const KernelSumVjpArgs<T>& args) {
                                     args.grad_y, args.grad_weights, nullptr});
 }
 
+template <class T>
+void kernel_sum_total(const KernelSumTotalArgs<T>& args) {
+  launch_totals(PairGradients<T>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
+                                 nullptr, args.weights, nullptr, args.row_weights, nullptr,
+                                 args.grad_y, args.grad_weights, nullptr},
+                false, args.out);
+}
+
 DPSLICE_INSTANTIATE(kernel_sum, KernelSumArgs)
+DPSLICE_INSTANTIATE(kernel_sum_total, KernelSumTotalArgs)
 DPSLICE_INSTANTIATE(kernel_sum_vjp, KernelSumVjpArgs)
 
 }  // namespace dpslice::DPSLICE_ISA

@@ -118,7 +118,65 @@ void logsumexp_vjp(const LogsumexpVjpArgs<T>& args) {
                                     args.grad_y, args.grad_log_weights, narrow.data()});
 }
 
+// Slices whose logsumexps are so large that float32 does not hold their shares.
+inline int64_t far_slices(const LogsumexpTotalArgs<float>& args, Buffer<bool>& far) {
+  int64_t count = 0;
+  Buffer<float> point;
+  for (int64_t s = 0; s < args.m; ++s) {
+    far[s] = false;
+    double largest = 0;
+    for (int64_t i = s * args.b; i < (s + 1) * args.b; ++i) {
+      const double size = std::fabs(static_cast<double>(args.out[i]));
+      if (size > largest && size <= std::numeric_limits<float>::max()) largest = size;
+    }
+    if (!(largest > kCoarseLogsumexp)) continue;
+    Measure<float> measure;
+    measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c,
+                  args.k, args.bandwidth[s], measure, point);
+    far[s] = !measure.by_product;
+    count += far[s];
+  }
+  return count;
+}
+
+// One sweep keeps a block of rows' shares, and passes over all sums of the gradient for each block.
+// With more columns or dimensions than this, two sweeps are better.
+constexpr int64_t kMostColumns = int64_t{1} << 16, kMostDims = 256;
+
+template <class T>
+void logsumexp_total(const LogsumexpTotalArgs<T>& args) {
+  const LogsumexpVjpArgs<T> vjp{args.m,
+                                args.b,
+                                args.c,
+                                args.k,
+                                args.x,
+                                args.y,
+                                args.bandwidth,
+                                args.log_weights,
+                                args.out,
+                                args.row_weights,
+                                nullptr,
+                                args.grad_y,
+                                args.grad_log_weights};
+  if (args.c > kMostColumns || args.k > kMostDims) {
+    DPSLICE_ISA::logsumexp(LogsumexpArgs<T>{args.m, args.b, args.c, args.k, args.x, args.y,
+                                            args.bandwidth, args.log_weights, args.out});
+    DPSLICE_ISA::logsumexp_vjp(vjp);
+    return;
+  }
+  launch_totals(PairGradients<T>{args.m, args.b, args.c, args.k, args.x, args.y, args.bandwidth,
+                                 args.log_weights, nullptr, nullptr, args.row_weights, nullptr,
+                                 args.grad_y, args.grad_log_weights, nullptr},
+                true, args.out);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    Buffer<bool> far(args.m);
+    const int64_t count = far_slices(args, far);
+    if (count > 0) widened_vjp(vjp, far, count);
+  }
+}
+
 DPSLICE_INSTANTIATE(logsumexp, LogsumexpArgs)
+DPSLICE_INSTANTIATE(logsumexp_total, LogsumexpTotalArgs)
 DPSLICE_INSTANTIATE(logsumexp_vjp, LogsumexpVjpArgs)
 
 }  // namespace dpslice::DPSLICE_ISA

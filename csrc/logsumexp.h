@@ -32,7 +32,22 @@ struct LogsumexpVjpArgs {
   T* grad_log_weights;   // [m, c]
 };
 
+// out as above, and the gradients of sum_i row_weights_i out_i.
+template <class T>
+struct LogsumexpTotalArgs {
+  int64_t m, b, c, k;
+  const T* x;            // [m, b, k]
+  const T* y;            // [m, c, k]
+  const T* bandwidth;    // [m]
+  const T* log_weights;  // [m, c], or null
+  const T* row_weights;  // [m, b]
+  T* out;                // [m, b]
+  T* grad_y;             // [m, c, k], or null where not needed, as the one below
+  T* grad_log_weights;   // [m, c]
+};
+
 DPSLICE_DECLARE_KERNEL(logsumexp, LogsumexpArgs)
+DPSLICE_DECLARE_KERNEL(logsumexp_total, LogsumexpTotalArgs)
 DPSLICE_DECLARE_KERNEL(logsumexp_vjp, LogsumexpVjpArgs)
 
 }  // namespace dpslice

@@ -1,4 +1,5 @@
-// Gradients of a sum or a log sum of Gaussian kernels, in x, in y, or in both in one sweep.
+// Gradients of a sum or a log sum of Gaussian kernels, in x, in y, or in both in one sweep; and the
+// value of a weighted total of such sums with its gradient in y, in one sweep too.
 //
 // With E_ij = exp(log K_ij + offset_i + offset_j): the weighted sums of E_ij (y_j - x_i) over j and
 // of E_ij (x_i - y_j) over i. See gaussian_pairs.h for rows, columns and the two ways to log K.
@@ -159,6 +160,223 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
   }
 }
 
+// ---------------------------------------------------------------------------- value and gradient
+//
+// With row weights f_i: values[r], and for the gradient in y of sum_i f_i values_i, column_sums[j]
+// += sum_r f_r E_rj (y_j - x_r, 1) by differences, (x_r, 1) by products; E are kernels, or shares
+// of the row's logsumexp. Kernels are computed once for both.
+
+// down[t] += along (y - x)[t], down[k] += along, for the columns at `column` and row q.
+template <class T, int K, int kRows>
+inline __attribute__((always_inline)) void add_down(const RowGroup<T, K, kRows>& group, int q,
+                                                    const T* column, int64_t stride, int64_t k,
+                                                    Vec<T> along, const Vec<T>* difference,
+                                                    Vec<T>* down, T* column_sums) {
+  if constexpr (K > 0) {
+#pragma GCC unroll 8
+    for (int t = 0; t < K; ++t) down[t] += along * difference[t];
+    down[K] += along;
+  } else {
+    for (int64_t t = 0; t < k; ++t) {
+      T* const place = column_sums + t * stride;
+      store(place, load(place) + along * (load(column + t * stride) - group.point[q][t]));
+    }
+    store(column_sums + k * stride, load(column_sums + k * stride) + along);
+  }
+}
+
+template <class T, int K>
+inline void store_down(const Vec<T>* down, int64_t stride, T* column_sums) {
+  if constexpr (K > 0) {
+#pragma GCC unroll 9
+    for (int t = 0; t <= K; ++t)
+      store(column_sums + t * stride, load(column_sums + t * stride) + down[t]);
+  }
+}
+
+template <class T, int K>
+inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
+  constexpr int lanes = kLanes<T>, at_once = kRowsAtOnce<K>;
+  const Columns<T>& columns = scratch.columns;
+  const int64_t k = scratch.measure.k, stride = columns.stride;
+  const T factor = scratch.measure.factor;
+  const T* const coordinates = columns.coordinates.data();
+  const T* const factors = columns.factor.data();
+  T* const column_sums = scratch.column_sums;
+  for (int64_t r = 0; r < scratch.rows.size; ++r) values[r] = 0;
+  for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
+    const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
+    for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
+      const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.k_padded);
+      Vec<T> sum[at_once] = {};
+      for (int64_t j = j0; j < j1; j += lanes) {
+        const Vec<T> weight = load(factors + j);
+        Vec<T> down[K + 1] = {};
+#pragma GCC unroll 4
+        for (int q = 0; q < at_once; ++q) {
+          Vec<T> difference[K > 0 ? K : 1];
+          const Vec<T> e = vexp2<T>(log_kernel_of_square(
+              group.squares(q, coordinates + j, stride, k, difference), factor));
+          sum[q] += weight * e;
+          add_down(group, q, coordinates + j, stride, k, e * group.factor[q], difference, down,
+                   column_sums + j);
+        }
+        store_down<T, K>(down, stride, column_sums + j);
+      }
+      for (int q = 0; q < at_once && r0 + q < scratch.rows.size; ++q)
+        values[r0 + q] += lane_total<T>(sum[q]);
+    }
+  }
+}
+
+template <class T, int K>
+inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values) {
+  constexpr int lanes = kLanes<T>, at_once = K == 0 ? 1 : K <= 4 ? 4 : 2;
+  const Columns<T>& columns = scratch.columns;
+  const int64_t k = scratch.measure.k, stride = columns.stride;
+  const T factor = scratch.measure.factor;
+  const T* const coordinates = columns.coordinates.data();
+  const T* const high = columns.high.data();
+  T* const column_sums = scratch.column_sums;
+  scratch.exponents.resize(at_once * stride);
+  T* const exponents = scratch.exponents.data();  // [at_once, stride], then their powers
+  for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
+    const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.k_padded);
+    Vec<T> highest[at_once];
+    for (int q = 0; q < at_once; ++q) highest[q] = splat(std::numeric_limits<T>::lowest());
+    Vec<T> difference[K > 0 ? K : 1];
+    for (int64_t j = 0; j < columns.padded; j += lanes) {
+      const Vec<T> offset = load(high + j);
+#pragma GCC unroll 4
+      for (int q = 0; q < at_once; ++q) {
+        const Vec<T> exponent =
+            log_kernel_of_square(group.squares(q, coordinates + j, stride, k, difference), factor) +
+            offset;
+        highest[q] = vmax<T>(highest[q], exponent);
+        store(exponents + q * stride + j, exponent);
+      }
+    }
+    Vec<T> share[at_once];  // row weight over the row's sum
+    for (int q = 0; q < at_once; ++q) {
+      const T peak = max_lanes<T>(highest[q]);
+      double total = 0;
+      for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
+        const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
+        Vec<T> sum{};
+        for (int64_t j = j0; j < j1; j += lanes) {
+          T* const place = exponents + q * stride + j;
+          const Vec<T> e = vexp2<T>(load(place) - peak);
+          store(place, e);
+          sum += e;
+        }
+        total += lane_total<T>(sum);
+      }
+      const int64_t r = r0 + q;
+      if (r < scratch.rows.size) values[r] = peak + std::log2(total);
+      share[q] = total > 0 ? splat(static_cast<T>(group.factor[q][0] / total)) : Vec<T>{};
+    }
+    for (int64_t j = 0; j < columns.padded; j += lanes) {
+      Vec<T> down[K + 1] = {};
+#pragma GCC unroll 4
+      for (int q = 0; q < at_once; ++q) {
+        if constexpr (K > 0) {
+#pragma GCC unroll 8
+          for (int t = 0; t < K; ++t)
+            difference[t] = load(coordinates + t * stride + j) - group.at[q][t];
+        }
+        add_down(group, q, coordinates + j, stride, k, load(exponents + q * stride + j) * share[q],
+                 difference, down, column_sums + j);
+      }
+      store_down<T, K>(down, stride, column_sums + j);
+    }
+  }
+}
+
+// column_sums[j] += sum_r E_rj f_r (x_r, 1) for `count` columns from j0 on; e: [rows, e_row].
+template <class T>
+inline void add_down_products(PairScratch<T>& scratch, const T* e, int64_t e_row, int64_t j0,
+                              int64_t count) {
+  const PanelLayout<T> down{scratch.rows.size, scratch.measure.k + 1};
+  const int64_t width = padded_columns<T>(scratch.measure.k + 1);
+  // A block of columns at a time: its powers stay in the first-level cache for all panels.
+  for (int64_t j = 0; j < count; j += kColumnBlock<T>) {
+    const int64_t block = count - j < kColumnBlock<T> ? count - j : kColumnBlock<T>;
+    for (int64_t panel = 0; panel < down.panels(); ++panel)
+      panel_product(block, scratch.rows.size, e + j, 1, e_row,
+                    scratch.rows.values.data() + down.start(panel), down.width(panel),
+                    scratch.column_sums + (j0 + j) * width + panel * kPanel<T>, width, true);
+  }
+}
+
+template <class T>
+inline void sum_total_by_products(PairScratch<T>& scratch, double* values) {
+  constexpr int lanes = kLanes<T>;
+  const Columns<T>& columns = scratch.columns;
+  const Rows<T>& rows = scratch.rows;
+  scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
+  T* const e = scratch.exponents.data();
+  for (int64_t r = 0; r < rows.size; ++r) values[r] = 0;
+  for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
+    const int64_t count =
+        columns.padded - j0 < kColumnBlock<T> ? columns.padded - j0 : kColumnBlock<T>;
+    score_block(rows, columns, scratch.measure, j0, count, e, kColumnBlock<T>);
+    for (int64_t r = 0; r < rows.size; ++r) {
+      const Vec<T> own = splat(rows.high[r]);
+      Vec<T> sum{};
+      for (int64_t j = 0; j < count; j += lanes) {
+        T* const place = e + r * kColumnBlock<T> + j;
+        const Vec<T> kernel = vexp2<T>(vmin<T>(
+            log_kernel_of_product(load(place), own, load(columns.high.data() + j0 + j)), Vec<T>{}));
+        sum += load(columns.factor.data() + j0 + j) * kernel;
+        store(place, kernel);
+      }
+      values[r] += lane_total<T>(sum);
+    }
+    add_down_products(scratch, e, kColumnBlock<T>, j0, count);
+  }
+}
+
+template <class T>
+inline void logsum_total_by_products(PairScratch<T>& scratch, double* values) {
+  constexpr int lanes = kLanes<T>;
+  const Columns<T>& columns = scratch.columns;
+  Rows<T>& rows = scratch.rows;
+  const int64_t e_row = column_stride<T>(columns.padded);
+  scratch.exponents.resize(padded_rows(kRowBlock) * e_row);
+  T* const e = scratch.exponents.data();
+  score_block(rows, columns, scratch.measure, 0, columns.padded, e, e_row);
+  const PanelLayout<T> down{rows.size, scratch.measure.k + 1};
+  for (int64_t r = 0; r < rows.size; ++r) {
+    T* const row = e + r * e_row;
+    Vec<T> highest = splat(std::numeric_limits<T>::lowest());
+    for (int64_t j = 0; j < columns.padded; j += lanes) {
+      const Vec<T> exponent = load(row + j) + load(columns.high.data() + j);
+      highest = vmax<T>(highest, exponent);
+      store(row + j, exponent);
+    }
+    const T peak = max_lanes<T>(highest);
+    double total = 0;
+    for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
+      const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
+      Vec<T> sum{};
+      for (int64_t j = j0; j < j1; j += lanes) {
+        const Vec<T> power = vexp2<T>(load(row + j) - peak);
+        store(row + j, power);
+        sum += power;
+      }
+      total += lane_total<T>(sum);
+    }
+    values[r] = peak + std::log2(total) + rows.log_kernel[r];
+    // The shares are these powers over the total: the row's values are divided in their place.
+    const T share = total > 0 ? static_cast<T>(1 / total) : T(0);
+    for (int64_t panel = 0; panel < down.panels(); ++panel) {
+      T* const value = rows.values.data() + down.start(panel) + r * down.width(panel);
+      for (int64_t t = 0; t < down.width(panel); ++t) value[t] *= share;
+    }
+  }
+  add_down_products(scratch, e, e_row, 0, columns.padded);
+}
+
 // --------------------------------------------------------------------------------------- launchers
 
 // Sums of E (v - u, 1) over the other cloud, for point i: raw(t), t = 0..k.
@@ -250,10 +468,11 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
   });
 }
 
-// Both gradients in one sweep over rows of x. Sums over x are made in parts, each of some row
+// The gradient in y, by sweeps over rows of x: `sweep(s, scratch)` is called for each block of
+// rows, packed, and adds to scratch.column_sums. Sums over x are made in parts, each of some row
 // blocks, which are then added in their order: their number depends on the sizes only.
-template <class T>
-inline void launch_both_gradients(const PairGradients<T>& args) {
+template <class T, class Sweep>
+inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
   const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;
   int64_t parts = (kMaxParts + args.m - 1) / args.m;
   parts = parts < blocks ? parts : blocks;
@@ -310,9 +529,7 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
     for (int64_t i = 0; i < sums; ++i) scratch.column_sums[i] = 0;
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
       scratch.rows.pack(x, block * kRowBlock, measure, true);
-      sweep_rows<T, true, true>(
-          scratch, x.has_offsets() || y.has_offsets(),
-          [&](int64_t i, auto&& raw) { write_x(args, s, i, measure.gradient_scale, raw); });
+      sweep(s, scratch);
     }
     if (parts == 1)
       finish(s, measure, scratch.column_sums, 0, args.c, scratch.point, scratch.total);
@@ -341,6 +558,40 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
   });
 }
 
+// Both gradients in one sweep.
+template <class T>
+inline void launch_both_gradients(const PairGradients<T>& args) {
+  const bool offsets = args.shift != nullptr || args.log_weights != nullptr;
+  launch_by_rows(args, [&](int64_t s, PairScratch<T>& scratch) {
+    sweep_rows<T, true, true>(scratch, offsets, [&](int64_t i, auto&& raw) {
+      write_x(args, s, i, scratch.measure.gradient_scale, raw);
+    });
+  });
+}
+
+template <class T>
+void launch_totals(const PairGradients<T>& args, bool logarithm, T* out) {
+  launch_by_rows(args, [&](int64_t s, PairScratch<T>& scratch) {
+    double values[kRowBlock];
+    if (scratch.measure.by_product) {
+      if (logarithm)
+        logsum_total_by_products(scratch, values);
+      else
+        sum_total_by_products(scratch, values);
+    } else {
+      with_dims(scratch.measure.k, [&]<int K>() {
+        if (logarithm)
+          logsum_total_by_differences<T, K>(scratch, values);
+        else
+          sum_total_by_differences<T, K>(scratch, values);
+      });
+    }
+    T* const to = out + s * args.b + scratch.rows.first;
+    for (int64_t r = 0; r < scratch.rows.size; ++r)
+      to[r] = static_cast<T>(logarithm ? values[r] * kLn2 : values[r]);
+  });
+}
+
 template <class T>
 void launch_gradients(const PairGradients<T>& args) {
   const bool need_x = args.grad_x != nullptr;
@@ -355,5 +606,7 @@ void launch_gradients(const PairGradients<T>& args) {
 
 template void launch_gradients<float>(const PairGradients<float>&);
 template void launch_gradients<double>(const PairGradients<double>&);
+template void launch_totals<float>(const PairGradients<float>&, bool, float*);
+template void launch_totals<double>(const PairGradients<double>&, bool, double*);
 
 }  // namespace dpslice::DPSLICE_ISA

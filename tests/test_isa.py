@@ -169,4 +169,5 @@ def test_exp2_at_the_ends(isa: str, dtype: type) -> None:
     np.testing.assert_array_equal(_core.exp2(t), truth)
     # Between zero and the normal numbers: of that size, and neither negative nor normal.
     between = _core.exp2(np.linspace(lowest, info.minexp, 101, dtype=dtype))
-    assert (between >= 0).all() and (between <= info.tiny).all()
+    assert (between >= 0).all()
+    assert (between <= info.tiny).all()

@@ -49,6 +49,22 @@ def test_derivative_against_the_twin(case: Case) -> None:
         assert_close(found, expected, case.x.dtype.name)
 
 
+@pytest.mark.usefixtures("isa")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(wide=True))
+def test_total_against_the_twin(case: Case) -> None:
+    """Sums, and gradients of their total, from one sweep."""
+    parts = (case.x, case.y, case.bandwidth, case.weights)
+    rows, grad_y, grad_weights = _core.gaussian_kernel_sum_total(*parts, case.grad, True, True)
+    _, *truth = reference.gaussian_kernel_sum_vjp(*parts, case.grad)
+    assert_close(rows, reference.gaussian_kernel_sum(*parts), case.x.dtype.name)
+    for found, expected in zip((grad_y, grad_weights), truth, strict=True):
+        assert_close(found, expected, case.x.dtype.name)
+    alone = _core.gaussian_kernel_sum_total(*parts, case.grad, False, False)
+    np.testing.assert_array_equal(alone[0], rows)
+    assert alone[1:] == (None, None)
+
+
 def test_twin_derivative_against_differences() -> None:
     case = make_case(2, 3, 4, 2, weighted=True)
     grads = reference.gaussian_kernel_sum_vjp(

@@ -37,6 +37,22 @@ def twin_vjp(case: Case) -> tuple[Array, ...]:
     )
 
 
+def assert_total(case: Case, bound: float | None = None) -> None:
+    """Log sums, and gradients of their total, from one sweep."""
+    rows, *found = _core.gaussian_kernel_logsumexp_total(
+        case.x, case.y, case.bandwidth, case.weights, case.grad, True, True
+    )
+    dtype = case.x.dtype.name
+    truth = twin(case)
+    finite = np.isfinite(truth)
+    np.testing.assert_array_equal(rows[~finite], truth[~finite])
+    error = np.abs(rows[finite] - truth[finite]) / np.maximum(np.abs(truth[finite]), 1)
+    assert error.max(initial=0) <= TOLERANCE[dtype]
+    _, *expected = twin_vjp(case)
+    for grad, other in zip(found, expected, strict=True):
+        assert reference.relative_error(grad, other) <= (bound or TOLERANCE[dtype])
+
+
 def assert_derivative(case: Case) -> None:
     for found, expected in zip(logsumexp_vjp(case), twin_vjp(case), strict=True):
         assert_close(found, expected, case.x.dtype.name)
@@ -53,6 +69,13 @@ def test_against_the_twin(case: Case) -> None:
     # A logarithm may be near zero by accident: there its error is that of the sum, an absolute one.
     error = np.abs(found - truth) / np.maximum(np.abs(truth), 1)
     assert error.max() <= TOLERANCE[case.x.dtype.name]
+
+
+@pytest.mark.usefixtures("isa")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_total_against_the_twin(case: Case) -> None:
+    assert_total(case)
 
 
 @pytest.mark.usefixtures("isa")
@@ -317,6 +340,7 @@ def test_points_so_far_apart_that_the_kernel_underflows(
     bound = max(TOLERANCE[dtype], 8 * np.finfo(np.float64).eps * exponent)
     for grad, expected in zip(logsumexp_vjp(case), twin_vjp(case), strict=True):
         assert reference.relative_error(grad, expected) <= bound
+    assert_total(case, bound)
 
 
 @pytest.mark.usefixtures("isa")
@@ -327,6 +351,7 @@ def test_only_some_slices_are_far(dtype: str) -> None:
     case.y[1] += 500
     case.y[3] -= 500
     assert_derivative(case)
+    assert_total(case)
     assert case.weights is not None
     parts = (case.x, case.y, case.bandwidth, case.weights, case.grad)
     near = Case(*(part[::2].copy() for part in parts))

@@ -52,7 +52,7 @@ class Op:
 
 
 M, B, C, K = 3, 7, 9, 2
-X, Y, W = ((M, B, K), 1), ((M, C, K), 2), ((M, C), 3)
+X, Y, W, A = ((M, B, K), 1), ((M, C, K), 2), ((M, C), 3), ((M, B), 4)
 
 
 def g_of(x: Tensor) -> Tensor:
@@ -85,6 +85,22 @@ OPS = [
         lambda x, y, w: reference.gaussian_kernel_logsumexp(x, y, g_of(x), w),
         (X, Y, W),
         lambda x, y, w: (x, y, g_of(x), w),
+    ),
+    Op(
+        "gaussian_kernel_sum_total",
+        lambda x, y, w, a: functional.gaussian_kernel_sum(x, y, g_of(x), w, row_weights=a),
+        lambda x, y, w, a: (a * reference.gaussian_kernel_sum(x, y, g_of(x), w)).sum(-1),
+        (X, Y, W, A),
+        lambda x, y, w, a: (x, y, g_of(x), w, a, True, True),
+        constant=frozenset({0}),
+    ),
+    Op(
+        "gaussian_kernel_logsumexp_total",
+        lambda x, y, w, a: functional.gaussian_kernel_logsumexp(x, y, g_of(x), w, row_weights=a),
+        lambda x, y, w, a: (a * reference.gaussian_kernel_logsumexp(x, y, g_of(x), w)).sum(-1),
+        (X, Y, W, A),
+        lambda x, y, w, a: (x, y, g_of(x), w, a, True, True),
+        constant=frozenset({0}),
     ),
     Op(
         "density_ratio",
@@ -230,6 +246,37 @@ def test_all_weights_zero():
     assert torch.equal(value, torch.full_like(value, -torch.inf))
     for grad in torch.autograd.grad(value, (x, y, log_weights), torch.ones_like(value)):
         assert torch.equal(grad, torch.zeros_like(grad))
+
+
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+def test_total_with_a_gradient_in_x(name):
+    """Then the sums are a call of their own: the result is the same."""
+    x, y, a = points(2, 5, 3, seed=1), points(2, 6, 3, seed=2), points(2, 5, seed=3)
+    op, formula = getattr(functional, name), getattr(reference, name)
+    for tensor in (x, y, a):
+        tensor.requires_grad_(True)
+    total = op(x, y, 0.8, row_weights=a)
+    expected = (a * formula(x, y, torch.full((2,), 0.8, dtype=F64), None)).sum(-1)
+    torch.testing.assert_close(total, expected)
+    for found, truth in zip(
+        gradients(total, (x, y, a)), gradients(expected, (x, y, a)), strict=True
+    ):
+        torch.testing.assert_close(found, truth)
+
+
+def test_total_leaves_out_rows_of_weight_zero():
+    """Even one whose log sum is -inf."""
+    x, y = points(2, 4, 2, seed=1), points(2, 3, 2, seed=2, grad=True)
+    log_weights = torch.zeros(2, 3, dtype=F64)
+    log_weights[1] = -math.inf
+    a = torch.ones(2, 4, dtype=F64)
+    a[1] = 0
+    total = functional.gaussian_kernel_logsumexp(x, y, 1.0, log_weights, row_weights=a)
+    assert torch.isfinite(total[0])
+    assert total[1] == 0
+    (grad,) = torch.autograd.grad(total.sum(), y)
+    assert torch.isfinite(grad).all()
+    assert (grad[1] == 0).all()
 
 
 @pytest.mark.parametrize("name", [*reference.DIVERGENCES])

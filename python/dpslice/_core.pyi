@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exponential', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_vjp']
+__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_vjp']
 def available_isas() -> list[str]:
     """
     Instruction sets that this build and this processor both have, slowest first.
@@ -61,14 +61,14 @@ def divergence(divergence: typing.SupportsInt | typing.SupportsIndex, alpha: typ
     Value and derivative of f at t.
     """
 @typing.overload
-def exponential(x: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+def exp2(x: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
     """
-    The kernels' exponential of each number, for tests.
+    2 to the power of each number as kernels compute it, for tests.
     """
 @typing.overload
-def exponential(x: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+def exp2(x: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
     """
-    The kernels' exponential of each number, for tests.
+    2 to the power of each number as kernels compute it, for tests.
     """
 @typing.overload
 def gaussian_kernel_logsumexp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], log_weights: numpy.typing.NDArray[numpy.float32] | None) -> numpy.typing.NDArray[numpy.float32]:
@@ -79,6 +79,16 @@ def gaussian_kernel_logsumexp(x: numpy.typing.NDArray[numpy.float32], y: numpy.t
 def gaussian_kernel_logsumexp(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64], log_weights: numpy.typing.NDArray[numpy.float64] | None) -> numpy.typing.NDArray[numpy.float64]:
     """
     log sum_j exp(l_j) K(x_i, y_j), [m, b].
+    """
+@typing.overload
+def gaussian_kernel_logsumexp_total(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], log_weights: numpy.typing.NDArray[numpy.float32] | None, row_weights: numpy.typing.NDArray[numpy.float32], need_y: bool, need_log_weights: bool) -> tuple:
+    """
+    The log sums [m, b], and gradients in y and log_weights of their weighted total.
+    """
+@typing.overload
+def gaussian_kernel_logsumexp_total(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64], log_weights: numpy.typing.NDArray[numpy.float64] | None, row_weights: numpy.typing.NDArray[numpy.float64], need_y: bool, need_log_weights: bool) -> tuple:
+    """
+    The log sums [m, b], and gradients in y and log_weights of their weighted total.
     """
 @typing.overload
 def gaussian_kernel_logsumexp_vjp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], log_weights: numpy.typing.NDArray[numpy.float32] | None, logsumexp: numpy.typing.NDArray[numpy.float32], grad: numpy.typing.NDArray[numpy.float32], need_x: bool, need_y: bool, need_log_weights: bool) -> tuple:
@@ -99,6 +109,16 @@ def gaussian_kernel_sum(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.
 def gaussian_kernel_sum(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64], weights: numpy.typing.NDArray[numpy.float64] | None) -> numpy.typing.NDArray[numpy.float64]:
     """
     sum_j w_j K(x_i, y_j), [m, b].
+    """
+@typing.overload
+def gaussian_kernel_sum_total(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], weights: numpy.typing.NDArray[numpy.float32] | None, row_weights: numpy.typing.NDArray[numpy.float32], need_y: bool, need_weights: bool) -> tuple:
+    """
+    The sums [m, b], and gradients in y and weights of their total weighted by row_weights.
+    """
+@typing.overload
+def gaussian_kernel_sum_total(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64], weights: numpy.typing.NDArray[numpy.float64] | None, row_weights: numpy.typing.NDArray[numpy.float64], need_y: bool, need_weights: bool) -> tuple:
+    """
+    The sums [m, b], and gradients in y and weights of their total weighted by row_weights.
     """
 @typing.overload
 def gaussian_kernel_sum_vjp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], weights: numpy.typing.NDArray[numpy.float32] | None, grad: numpy.typing.NDArray[numpy.float32], need_x: bool, need_y: bool, need_weights: bool) -> tuple:

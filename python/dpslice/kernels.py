@@ -122,6 +122,28 @@ def _fast_key(key: Any) -> tuple[int, int]:
     return first, second
 
 
+def pair_operands(
+    x: Array, y: Array, bandwidth: Array | float, weights_name: str, weights: Array | None
+) -> tuple[_arrays.Operand, _arrays.Operand, _arrays.FloatArray, _arrays.FloatArray | None]:
+    """Check the arguments of a kernel sum or, by the name of its weights, of a log sum.
+
+    Not part of the public interface.
+    """
+    first, second = _arrays.point_pair("x", x, "y", y)
+    g = _arrays.bandwidths("bandwidth", bandwidth, first)
+    _arrays.check_reach("x", first, g)
+    _arrays.check_reach("y", second, g)
+    if weights is None:
+        return first, second, g, None
+    logarithms = weights_name == "log_weights"
+    given = _arrays.operand(
+        weights_name, weights, second.shape[:2], like=first, finite=not logarithms
+    )
+    if logarithms:
+        _arrays.log_weight_values(weights_name, given)
+    return first, second, g, given.array
+
+
 def gaussian_kernel_sum(
     x: Array, y: Array, bandwidth: Array | float, weights: Array | None = None
 ) -> Array:
@@ -166,15 +188,7 @@ def gaussian_kernel_sum(
     >>> gaussian_kernel_sum(x, y, bandwidth=5.0).round(6)  # 1 + exp(-1/2)
     array([[1.606531]])
     """
-    first, second = _arrays.point_pair("x", x, "y", y)
-    g = _arrays.bandwidths("bandwidth", bandwidth, first)
-    _arrays.check_reach("x", first, g)
-    _arrays.check_reach("y", second, g)
-    factor = (
-        None
-        if weights is None
-        else _arrays.operand("weights", weights, second.shape[:2], like=first).array
-    )
+    first, second, g, factor = pair_operands(x, y, bandwidth, "weights", weights)
     core = _arrays.backend_for(first.place)
     out = core.gaussian_kernel_sum(first.array, second.array, g, factor)
     return _arrays.same_kind(out, first.place)
@@ -229,17 +243,7 @@ def gaussian_kernel_logsumexp(
     >>> gaussian_kernel_logsumexp(x, y, bandwidth=1.0)  # where the plain sum is zero
     array([[-1000000.]])
     """
-    first, second = _arrays.point_pair("x", x, "y", y)
-    g = _arrays.bandwidths("bandwidth", bandwidth, first)
-    _arrays.check_reach("x", first, g)
-    _arrays.check_reach("y", second, g)
-    offset = None
-    if log_weights is not None:
-        given = _arrays.operand(
-            "log_weights", log_weights, second.shape[:2], like=first, finite=False
-        )
-        _arrays.log_weight_values("log_weights", given)
-        offset = given.array
+    first, second, g, offset = pair_operands(x, y, bandwidth, "log_weights", log_weights)
     core = _arrays.backend_for(first.place)
     out = core.gaussian_kernel_logsumexp(first.array, second.array, g, offset)
     return _arrays.same_kind(out, first.place)

@@ -400,8 +400,159 @@ _register_kernel_sum("gaussian_kernel_sum", "weights", saves_output=False)
 _register_kernel_sum("gaussian_kernel_logsumexp", "log_weights", saves_output=True)
 
 
+def _register_kernel_total(name: str, weights_name: str) -> None:
+    """Register the total over rows of one of the two kernel sums, made with its gradients.
+
+    Returns the totals, the sums of the rows (which are the gradient in the row weights), and the
+    gradients in `y` and the weights. `x` is not differentiated.
+    """
+    kernel_total = getattr(_core, f"{name}_total")
+
+    def fake(
+        x: Tensor,
+        y: Tensor,
+        bandwidth: Tensor,
+        weights: Tensor | None,
+        row_weights: Tensor,
+        need_y: bool,
+        need_weights: bool,
+    ) -> tuple[Tensor, ...]:
+        _check_pair("x", x, "y", y)
+        _arrays.layout("bandwidth", bandwidth, (x.shape[0],), like=x)
+        if weights is not None:
+            _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
+        _arrays.layout("row_weights", row_weights, tuple(x.shape[:2]), like=x)
+        return (
+            x.new_empty(x.shape[0]),
+            x.new_empty(x.shape[:2]),
+            x.new_empty(y.shape if need_y else 0),
+            x.new_empty(weights.shape if need_weights and weights is not None else 0),
+        )
+
+    def cpu(
+        x: Tensor,
+        y: Tensor,
+        bandwidth: Tensor,
+        weights: Tensor | None,
+        row_weights: Tensor,
+        need_y: bool,
+        need_weights: bool,
+    ) -> tuple[Tensor, ...]:
+        points, others, g, checked = kernels.pair_operands(
+            x.detach(), y.detach(), bandwidth.detach(), weights_name, _detached(weights)
+        )
+        rows, grad_y, grad_weights = kernel_total(
+            points.array,
+            others.array,
+            g,
+            checked,
+            _arrays.operand("row_weights", row_weights.detach(), x.shape[:2], like=points).array,
+            need_y,
+            need_weights and weights is not None,
+        )
+        sums = torch.from_numpy(rows)
+        # A weight of zero is no row at all, though its sum may be -inf.
+        kept = torch.where(row_weights.detach() == 0, sums.new_zeros(()), sums)
+        total = (row_weights.detach().double() * kept.double()).sum(-1).to(sums.dtype)
+        return total, sums, _tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x)
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, y, bandwidth, weights, row_weights, need_y, need_weights = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        # As for the divergence: the call may not have seen that a gradient would be wanted.
+        ctx.made = (need_y, need_weights)
+        ctx.save_for_backward(x, y, bandwidth, weights, row_weights, *output[1:])
+
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        need_x, need_y, need_bandwidth, need_weights, need_row_weights = ctx.needs_input_grad[:5]
+        x, y, bandwidth, weights, row_weights, rows, grad_y, grad_weights = ctx.saved_tensors
+        if need_x:
+            raise ValueError("x must not require a gradient where row_weights are given")
+        if need_bandwidth:
+            raise ValueError(_NO_BANDWIDTH)
+        made_y, made_weights = ctx.made
+        if (need_y and not made_y) or (need_weights and not made_weights):
+            _, rows, grad_y, grad_weights = _call(
+                f"{name}_total", x, y, bandwidth, weights, row_weights, need_y, need_weights
+            )
+        given = (y, grad_y, weights, grad_weights, rows, grad)
+        scaled = _call(f"{name}_total_vjp", *given, need_y, need_weights, need_row_weights)
+        return (
+            None,  # x
+            _asked(scaled[0], need_y),
+            None,  # bandwidth
+            _asked(scaled[1], need_weights),
+            _asked(scaled[2], need_row_weights),
+            None,  # need_y
+            None,  # need_weights
+        )
+
+    def vjp(
+        y: Tensor,
+        grad_y: Tensor,
+        weights: Tensor | None,
+        grad_weights: Tensor,
+        rows: Tensor,
+        grad: Tensor,
+        need_y: bool,
+        need_weights: bool,
+        need_row_weights: bool,
+    ) -> tuple[Tensor, ...]:
+        """Scale the gradients of each slice. `y` and `weights` are seen by a second one only."""
+        return (
+            grad_y * grad[:, None, None] if need_y else grad.new_empty(0),
+            grad_weights * grad[:, None] if need_weights else grad.new_empty(0),
+            rows * grad[:, None] if need_row_weights else grad.new_empty(0),
+        )
+
+    _register(
+        f"{name}_total(Tensor x, Tensor y, Tensor bandwidth, Tensor? {weights_name}, "
+        "Tensor row_weights, bool need_y, bool need_weights) -> (Tensor, Tensor, Tensor, Tensor)",
+        cpu,
+        fake,
+        setup_context=setup_context,
+        backward=backward,
+    )
+    _register(
+        f"{name}_total_vjp(Tensor y, Tensor grad_y, Tensor? {weights_name}, Tensor grad_weights, "
+        "Tensor rows, Tensor grad, bool need_y, bool need_weights, bool need_row_weights)"
+        " -> (Tensor, Tensor, Tensor)",
+        vjp,
+        vjp,
+    )
+
+
+_register_kernel_total("gaussian_kernel_sum", "weights")
+_register_kernel_total("gaussian_kernel_logsumexp", "log_weights")
+
+
+def _kernel_total(
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    bandwidth: Tensor,
+    weights: Tensor | None,
+    row_weights: Tensor,
+) -> Tensor:
+    """Weighted totals over rows, in one call with their gradients where `x` has none."""
+    if x.requires_grad:
+        sums: Tensor = _call(name, x, y, bandwidth, weights)
+        return (row_weights * torch.where(row_weights == 0, 0.0, sums)).sum(-1)
+    graded = torch.is_grad_enabled()
+    need_y = graded and y.requires_grad
+    need_weights = graded and weights is not None and weights.requires_grad
+    given = (x, y, bandwidth, weights, row_weights)
+    total: Tensor = _call(f"{name}_total", *given, need_y, need_weights)[0]
+    return total
+
+
 def gaussian_kernel_sum(
-    x: Tensor, y: Tensor, bandwidth: Number | Tensor, weights: Tensor | None = None
+    x: Tensor,
+    y: Tensor,
+    bandwidth: Number | Tensor,
+    weights: Tensor | None = None,
+    *,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     r"""Gaussian-kernel sum of each row of `x` over the rows of `y`, slice by slice.
 
@@ -417,11 +568,15 @@ def gaussian_kernel_sum(
         Kernel bandwidth g, in the unit of `x`. Finite and positive, not differentiated.
     weights : Tensor, shape (m, c), optional
         Weights w. Differentiable. Default: all one.
+    row_weights : Tensor, shape (m, b), optional
+        Weights a. Given, the result is the total :math:`\sum_i a_{si} S_{si}` of each slice, and
+        its gradients in `y` and `weights` are made in the same sweep over the pairs: half the work
+        of sums that are added up afterwards. Differentiable.
 
     Returns
     -------
-    Tensor, shape (m, b)
-        The sums.
+    Tensor, shape (m, b), or (m,) with `row_weights`
+        The sums, or their totals.
 
     Raises
     ------
@@ -440,13 +595,21 @@ def gaussian_kernel_sum(
     >>> gaussian_kernel_sum(x, torch.zeros(1, 2, 3), 1.0).detach()
     tensor([[2.]])
     """
-    x, y, weights = _tensors(x=x, y=y, weights=weights)
-    result: Tensor = _call("gaussian_kernel_sum", x, y, _bandwidths(bandwidth, x), weights)
+    x, y, weights, row_weights = _tensors(x=x, y=y, weights=weights, row_weights=row_weights)
+    g = _bandwidths(bandwidth, x)
+    if row_weights is not None:
+        return _kernel_total("gaussian_kernel_sum", x, y, g, weights, row_weights)
+    result: Tensor = _call("gaussian_kernel_sum", x, y, g, weights)
     return result
 
 
 def gaussian_kernel_logsumexp(
-    x: Tensor, y: Tensor, bandwidth: Number | Tensor, log_weights: Tensor | None = None
+    x: Tensor,
+    y: Tensor,
+    bandwidth: Number | Tensor,
+    log_weights: Tensor | None = None,
+    *,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     r"""Log of the Gaussian-kernel sum of each row of `x` over the rows of `y`, slice by slice.
 
@@ -463,11 +626,15 @@ def gaussian_kernel_logsumexp(
     log_weights : Tensor, shape (m, c), optional
         Logarithms of the weights w; ``-inf`` is a weight of zero. Differentiable. Default: all
         zero.
+    row_weights : Tensor, shape (m, b), optional
+        Weights a. Given, the result is the total :math:`\sum_i a_{si} L_{si}` of each slice, and
+        its gradients in `y` and `log_weights` are made in the same sweep over the pairs. A row of
+        weight zero is left out, whatever its L. Differentiable.
 
     Returns
     -------
-    Tensor, shape (m, b)
-        Log sums; ``-inf``, with gradient 0, where every weight is zero.
+    Tensor, shape (m, b), or (m,) with `row_weights`
+        Log sums, or their totals; ``-inf``, with gradient 0, where every weight is zero.
 
     Raises
     ------
@@ -487,10 +654,13 @@ def gaussian_kernel_logsumexp(
     >>> gaussian_kernel_logsumexp(x, torch.full((1, 1, 3), 100.0), 1.0).detach()
     tensor([[-15000.]])
     """
-    x, y, log_weights = _tensors(x=x, y=y, log_weights=log_weights)
-    result: Tensor = _call(
-        "gaussian_kernel_logsumexp", x, y, _bandwidths(bandwidth, x), log_weights
+    x, y, log_weights, row_weights = _tensors(
+        x=x, y=y, log_weights=log_weights, row_weights=row_weights
     )
+    g = _bandwidths(bandwidth, x)
+    if row_weights is not None:
+        return _kernel_total("gaussian_kernel_logsumexp", x, y, g, log_weights, row_weights)
+    result: Tensor = _call("gaussian_kernel_logsumexp", x, y, g, log_weights)
     return result
 
 

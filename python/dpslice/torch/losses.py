@@ -289,9 +289,12 @@ class SmoothedLikelihood(_ReleaseLoss):
 
     def _loss(self, x: Tensor) -> Tensor:
         private, synthetic = self._pair(x)
-        log_sums = functional.gaussian_kernel_logsumexp(private, synthetic, self.release.sigma)
+        share = private.new_full(private.shape[:2], 1.0 / private[..., 0].numel())
+        mean = functional.gaussian_kernel_logsumexp(
+            private, synthetic, self.release.sigma, row_weights=share
+        ).sum()
         # (k/2) log(2 pi sigma^2) of the density and (k/2) log(2 pi e sigma^2) leave k/2.
-        return math.log(x.shape[0]) - 0.5 * self.slice_dim - log_sums.mean()
+        return math.log(x.shape[0]) - 0.5 * self.slice_dim - mean
 
 
 class SlicedDivergence(_ReleaseLoss):
