@@ -29,6 +29,7 @@ from ceilings import Ceilings
 
 OURS = "dpslice"
 OURS_TWO = "dpslice, 2 threads"
+OURS_APART = "dpslice, sums by themselves"  # value and gradient in two calls, by autograd
 STRICT = "torch, strict"
 NAIVE = "torch, as used"
 COMPILED = "torch.compile"

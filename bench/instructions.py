@@ -61,8 +61,10 @@ def cases() -> dict[str, Case]:
             for kernel, arguments in {
                 "gaussian_kernel_sum": (x, y, g, None),
                 "gaussian_kernel_sum_vjp": (x, y, g, None, up, True, True, False),
+                "gaussian_kernel_sum_total": (x, y, g, None, up, True, False),
                 "gaussian_kernel_logsumexp": (x, y, g, None),
                 "gaussian_kernel_logsumexp_vjp": (x, y, g, None, logs, up, True, True, False),
+                "gaussian_kernel_logsumexp_total": (x, y, g, None, up, True, False),
                 "density_ratio": (x, y, g, *given),
                 "density_ratio_vjp": (x, y, g, *given, ratio, up, True, True),
                 # Of the KL divergence, with the gradient.
@@ -70,7 +72,6 @@ def cases() -> dict[str, Case]:
                 "median_distance": (x,),
             }.items()
         }
-    up = normal(len(values[0]))
     double = frame.astype(np.float64)
     found |= {
         "project fast": partial(_core.project_fast, rows, frame, 0.5, (1, 2), 0),
@@ -78,8 +79,8 @@ def cases() -> dict[str, Case]:
             _core.project_secure, rows, double, 0.5, bytes(32), 0, np.inf, "float32"
         ),
         "sliced_wasserstein": partial(_core.sliced_wasserstein, *values, 2.0),
-        "sliced_wasserstein_vjp": partial(
-            _core.sliced_wasserstein_vjp, *values, 2.0, up, True, True
+        "sliced_wasserstein_gradient": partial(
+            _core.sliced_wasserstein_gradient, *values, 2.0, True, True
         ),
     }
     return found

@@ -58,6 +58,32 @@ def with_gradient(forward: Callable[[Tensor], Tensor], at: Tensor, upstream: Ten
     return call
 
 
+def kernel_total(
+    name: str, x: Tensor, y: Tensor, bandwidth: float, upstream: Tensor
+) -> tuple[Call, Call]:
+    """Our weighted total of kernel sums and its gradient; and the same with the sums, to check."""
+    from dpslice.torch import functional
+
+    op = getattr(functional, name)
+
+    def total(at: Tensor) -> Tensor:
+        result: Tensor = op(x, at, bandwidth, row_weights=upstream)
+        return result
+
+    call = with_gradient(total, y, torch.ones(len(x)))
+
+    def checked() -> Answer:
+        rows = getattr(torch.ops.dpslice, f"{name}_total")(
+            x, y, torch.full((len(x),), bandwidth), None, upstream, False, False
+        )[1]
+        answer = call()
+        expected = (rows.double() * upstream).sum(-1)
+        torch.testing.assert_close(answer["value"].double(), expected, rtol=1e-5, atol=0)
+        return {**answer, "value": rows}
+
+    return call, checked
+
+
 def compiled(forward: Callable[[Tensor], Tensor], at: Tensor, upstream: Tensor) -> Call:
     """Compile the forward pass, and so the backward pass."""
     import logging

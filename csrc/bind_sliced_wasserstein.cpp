@@ -37,21 +37,21 @@ Array<T> sliced_wasserstein_array(const Array<T>& x, const Array<T>& y, double o
 }
 
 template <class T>
-py::tuple sliced_wasserstein_vjp_arrays(const Array<T>& x, const Array<T>& y, double order,
-                                        const Array<T>& grad, bool need_x, bool need_y) {
-  auto args = sizes<SlicedWassersteinVjpArgs<T>>(x, y, order);
-  require_shape("grad", grad, {args.m});
+py::tuple sliced_wasserstein_gradient_arrays(const Array<T>& x, const Array<T>& y, double order,
+                                             bool need_x, bool need_y) {
+  auto args = sizes<SlicedWassersteinArgs<T>>(x, y, order);
+  Array<T> value = empty<T>({args.m});
   std::optional<Array<T>> grad_x, grad_y;
   if (need_x) grad_x = empty<T>({args.m, args.b});
   if (need_y) grad_y = empty<T>({args.m, args.c});
-  args.grad = grad.data();
+  args.value = value.mutable_data();
   args.grad_x = grad_x ? grad_x->mutable_data() : nullptr;
   args.grad_y = grad_y ? grad_y->mutable_data() : nullptr;
-  if (need_x || need_y) {
+  {
     py::gil_scoped_release unlocked;
-    sliced_wasserstein_vjp(args);
+    sliced_wasserstein(args);
   }
-  return py::make_tuple(grad_x, grad_y);
+  return py::make_tuple(value, grad_x, grad_y);
 }
 
 template <class T>
@@ -59,9 +59,9 @@ void register_for(py::module_& m) {
   using py::arg;
   m.def("sliced_wasserstein", &sliced_wasserstein_array<T>, arg("x").noconvert(),
         arg("y").noconvert(), arg("order"), "W_q^q of each slice, [m].");
-  m.def("sliced_wasserstein_vjp", &sliced_wasserstein_vjp_arrays<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("order"), arg("grad").noconvert(), arg("need_x"), arg("need_y"),
-        "Gradients in x and y, None where not needed.");
+  m.def("sliced_wasserstein_gradient", &sliced_wasserstein_gradient_arrays<T>, arg("x").noconvert(),
+        arg("y").noconvert(), arg("order"), arg("need_x"), arg("need_y"),
+        "W_q^q of each slice [m], and its gradients in x and y, None where not needed.");
 }
 
 }  // namespace

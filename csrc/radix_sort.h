@@ -56,13 +56,14 @@ using SortKey = typename SortKeyOf<T>::Key;
 constexpr int kShortDigit = 8, kLongDigit = 11;
 constexpr int64_t kLongArray = 4096;
 
-template <class Key, int DigitBits>
-Key* radix_sort_digits(Key* from, Key* to, int64_t size, Buffer<int64_t>& counters) {
+// Count: an integer that can hold the size; the narrower, the quicker.
+template <int DigitBits, class Key, class Count>
+Key* radix_sort_digits(Key* from, Key* to, int64_t size, Buffer<Count>& counters) {
   constexpr int64_t digits = int64_t{1} << DigitBits;
   constexpr int passes = (Key::kKeyBits + DigitBits - 1) / DigitBits;
   counters.resize(passes * digits);
-  int64_t* count = counters.data();
-  std::memset(count, 0, sizeof(int64_t) * passes * digits);
+  Count* count = counters.data();
+  std::memset(count, 0, sizeof(Count) * passes * digits);
   for (int64_t i = 0; i < size; ++i) {
     const uint64_t key = from[i].key();
     for (int pass = 0; pass < passes; ++pass)
@@ -70,11 +71,11 @@ Key* radix_sort_digits(Key* from, Key* to, int64_t size, Buffer<int64_t>& counte
   }
   for (int pass = 0; pass < passes; ++pass, count += digits) {
     const int shift = pass * DigitBits;
-    if (count[from[0].key() >> shift & (digits - 1)] == size)
+    if (count[from[0].key() >> shift & (digits - 1)] == static_cast<Count>(size))
       continue;  // all keys share this digit
-    int64_t place = 0;
+    Count place = 0;
     for (int64_t digit = 0; digit < digits; ++digit) {
-      const int64_t here = count[digit];
+      const Count here = count[digit];
       count[digit] = place;
       place += here;
     }
@@ -87,10 +88,10 @@ Key* radix_sort_digits(Key* from, Key* to, int64_t size, Buffer<int64_t>& counte
 }
 
 // Returns whichever of the two arrays holds the result; the other is scratch. size >= 1.
-template <class Key>
-Key* radix_sort(Key* keys, Key* scratch, int64_t size, Buffer<int64_t>& counters) {
-  if (size < kLongArray) return radix_sort_digits<Key, kShortDigit>(keys, scratch, size, counters);
-  return radix_sort_digits<Key, kLongDigit>(keys, scratch, size, counters);
+template <class Key, class Count>
+Key* radix_sort(Key* keys, Key* scratch, int64_t size, Buffer<Count>& counters) {
+  if (size < kLongArray) return radix_sort_digits<kShortDigit>(keys, scratch, size, counters);
+  return radix_sort_digits<kLongDigit>(keys, scratch, size, counters);
 }
 
 }  // namespace dpslice::DPSLICE_ISA

@@ -24,7 +24,7 @@ constexpr int64_t kRun = 256;
 template <class T>
 struct Workspace {
   Buffer<SortKey<T>> x, y, scratch;
-  Buffer<int64_t> counters;
+  Buffer<uint32_t> counters;
   Buffer<double> grad_x, grad_y;
 };
 
@@ -81,60 +81,88 @@ void walk_quantiles(int64_t b, int64_t c, Visit&& visit) {
   }
 }
 
+// Calls visit(place of x, place of y, difference, weight) for each piece of the coupling of slice
+// s.
+template <class T, class Args, class Visit>
+void walk_coupling(const Args& args, int64_t s, Workspace<T>& work, Visit&& visit) {
+  const T* const x = args.x + s * args.b;
+  const T* const y = args.y + s * args.c;
+  const SortKey<T>* const by_x = sorted(x, args.b, work.x, work);
+  const SortKey<T>* const by_y = sorted(y, args.c, work.y, work);
+  walk_quantiles(args.b, args.c, [&](int64_t i, int64_t j, double weight) {
+    const int64_t at_x = by_x[i].index(), at_y = by_y[j].index();
+    visit(at_x, at_y, static_cast<double>(x[at_x]) - static_cast<double>(y[at_y]), weight);
+  });
+}
+
+// The gradients of one slice, added up piece by piece and written at the end. Where both sides have
+// the same size, each place is one piece, and is written at once.
+template <class T>
+class SliceGradients {
+ public:
+  template <class Args>
+  SliceGradients(const Args& args, int64_t s, Workspace<T>& work)
+      : one_piece_(args.b == args.c),
+        b_(args.b),
+        c_(args.c),
+        x_(args.grad_x != nullptr ? args.grad_x + s * args.b : nullptr),
+        y_(args.grad_y != nullptr ? args.grad_y + s * args.c : nullptr) {
+    if (one_piece_) return;
+    work.grad_x.resize(b_);
+    work.grad_y.resize(c_);
+    sums_x_ = work.grad_x.data();
+    sums_y_ = work.grad_y.data();
+    for (int64_t i = 0; i < b_; ++i) sums_x_[i] = 0;
+    for (int64_t j = 0; j < c_; ++j) sums_y_[j] = 0;
+  }
+  void add(int64_t at_x, int64_t at_y, double pull) {
+    if (one_piece_) {
+      if (x_ != nullptr) x_[at_x] = static_cast<T>(pull);
+      if (y_ != nullptr) y_[at_y] = static_cast<T>(-pull);
+    } else {
+      sums_x_[at_x] += pull;
+      sums_y_[at_y] -= pull;
+    }
+  }
+  void finish() {
+    if (one_piece_) return;
+    if (x_ != nullptr)
+      for (int64_t i = 0; i < b_; ++i) x_[i] = static_cast<T>(sums_x_[i]);
+    if (y_ != nullptr)
+      for (int64_t j = 0; j < c_; ++j) y_[j] = static_cast<T>(sums_y_[j]);
+  }
+
+ private:
+  bool one_piece_;
+  int64_t b_, c_;
+  T *x_, *y_;
+  double *sums_x_ = nullptr, *sums_y_ = nullptr;
+};
+
 }  // namespace
 
 template <class T>
 void sliced_wasserstein(const SlicedWassersteinArgs<T>& args) {
   parallel_for<Workspace<T>>(args.m, [&](int64_t s, Workspace<T>& work) {
-    const T* x = args.x + s * args.b;
-    const T* y = args.y + s * args.c;
-    const SortKey<T>* by_x = sorted(x, args.b, work.x, work);
-    const SortKey<T>* by_y = sorted(y, args.c, work.y, work);
+    SliceGradients<T> gradients(args, s, work);
     double total = 0, run = 0;
     int64_t terms = 0;
-    walk_quantiles(args.b, args.c, [&](int64_t i, int64_t j, double weight) {
-      const double difference =
-          static_cast<double>(x[by_x[i].index()]) - static_cast<double>(y[by_y[j].index()]);
-      run += weight * power(difference, args.order).value;
-      if (++terms == kRun) {
-        total += run;
-        run = 0;
-        terms = 0;
-      }
-    });
+    walk_coupling<T>(args, s, work,
+                     [&](int64_t at_x, int64_t at_y, double difference, double weight) {
+                       const Power term = power(difference, args.order);
+                       gradients.add(at_x, at_y, weight * term.slope);
+                       run += weight * term.value;
+                       if (++terms == kRun) {
+                         total += run;
+                         run = 0;
+                         terms = 0;
+                       }
+                     });
     args.value[s] = static_cast<T>(total + run);
-  });
-}
-
-template <class T>
-void sliced_wasserstein_vjp(const SlicedWassersteinVjpArgs<T>& args) {
-  parallel_for<Workspace<T>>(args.m, [&](int64_t s, Workspace<T>& work) {
-    const T* x = args.x + s * args.b;
-    const T* y = args.y + s * args.c;
-    const SortKey<T>* by_x = sorted(x, args.b, work.x, work);
-    const SortKey<T>* by_y = sorted(y, args.c, work.y, work);
-    work.grad_x.resize(args.b);
-    work.grad_y.resize(args.c);
-    for (int64_t i = 0; i < args.b; ++i) work.grad_x[i] = 0;
-    for (int64_t j = 0; j < args.c; ++j) work.grad_y[j] = 0;
-    const double grad = static_cast<double>(args.grad[s]);
-    walk_quantiles(args.b, args.c, [&](int64_t i, int64_t j, double weight) {
-      const int64_t at_x = by_x[i].index(), at_y = by_y[j].index();
-      const double difference = static_cast<double>(x[at_x]) - static_cast<double>(y[at_y]);
-      const double pull = grad * weight * power(difference, args.order).slope;
-      work.grad_x[at_x] += pull;
-      work.grad_y[at_y] -= pull;
-    });
-    if (args.grad_x != nullptr)
-      for (int64_t i = 0; i < args.b; ++i)
-        args.grad_x[s * args.b + i] = static_cast<T>(work.grad_x[i]);
-    if (args.grad_y != nullptr)
-      for (int64_t j = 0; j < args.c; ++j)
-        args.grad_y[s * args.c + j] = static_cast<T>(work.grad_y[j]);
+    gradients.finish();
   });
 }
 
 DPSLICE_INSTANTIATE(sliced_wasserstein, SlicedWassersteinArgs)
-DPSLICE_INSTANTIATE(sliced_wasserstein_vjp, SlicedWassersteinVjpArgs)
 
 }  // namespace dpslice::DPSLICE_ISA

@@ -132,7 +132,7 @@ OPS = [
         lambda x, y: functional.sliced_wasserstein(x, y, 1.5),
         lambda x, y: reference.sliced_wasserstein(x, y, 1.5),
         (((M, B), 1), ((M, C), 2)),
-        lambda x, y: (x, y, 1.5),
+        lambda x, y: (x, y, 1.5, True, True),
     ),
     Op(
         "median_distance",
@@ -425,8 +425,10 @@ def test_opcheck_of_derivatives():
         torch.library.opcheck(
             ops.density_ratio_vjp.default, (x, y, g, ratio, grad, 0.1, 0.3, *needs)
         )
+        values = (x[..., 0], y[..., 0])
+        _, *grads = ops.sliced_wasserstein(*values, 2.0, *needs)
         torch.library.opcheck(
-            ops.sliced_wasserstein_vjp.default, (x[..., 0], y[..., 0], grad[:, 0], 2.0, *needs)
+            ops.sliced_wasserstein_vjp.default, (*values, *grads, grad[:, 0], *needs)
         )
     torch.library.opcheck(ops.median_distance_vjp.default, (x, grad[:, 0]))
 
@@ -587,7 +589,7 @@ def test_only_the_gradients_asked_for_are_computed(monkeypatch):
     for name, flags in {
         "gaussian_kernel_sum_vjp": 3,
         "density_ratio_vjp": 2,
-        "sliced_wasserstein_vjp": 2,
+        "sliced_wasserstein_gradient": 2,
     }.items():
         kernel = getattr(_core, name)
 

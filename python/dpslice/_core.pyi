@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_vjp']
+__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_gradient']
 def available_isas() -> list[str]:
     """
     Instruction sets that this build and this processor both have, slowest first.
@@ -209,12 +209,12 @@ def sliced_wasserstein(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.N
     W_q^q of each slice, [m].
     """
 @typing.overload
-def sliced_wasserstein_vjp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], order: typing.SupportsFloat | typing.SupportsIndex, grad: numpy.typing.NDArray[numpy.float32], need_x: bool, need_y: bool) -> tuple:
+def sliced_wasserstein_gradient(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], order: typing.SupportsFloat | typing.SupportsIndex, need_x: bool, need_y: bool) -> tuple:
     """
-    Gradients in x and y, None where not needed.
+    W_q^q of each slice [m], and its gradients in x and y, None where not needed.
     """
 @typing.overload
-def sliced_wasserstein_vjp(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], order: typing.SupportsFloat | typing.SupportsIndex, grad: numpy.typing.NDArray[numpy.float64], need_x: bool, need_y: bool) -> tuple:
+def sliced_wasserstein_gradient(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], order: typing.SupportsFloat | typing.SupportsIndex, need_x: bool, need_y: bool) -> tuple:
     """
-    Gradients in x and y, None where not needed.
+    W_q^q of each slice [m], and its gradients in x and y, None where not needed.
     """

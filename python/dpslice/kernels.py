@@ -313,6 +313,12 @@ def density_ratio(
     return _arrays.same_kind(out, first.place)
 
 
+def value_operands(x: Array, y: Array) -> tuple[_arrays.Operand, _arrays.Operand]:
+    """Check the two sides of `sliced_wasserstein`. Not part of the public interface."""
+    first = _arrays.operand("x", x, ("m", "b"))
+    return first, _arrays.operand("y", y, (first.shape[0], "c"), like=first)
+
+
 def sliced_wasserstein(x: Array, y: Array, order: float = 2.0) -> Array:
     r"""Wasserstein distance of each one-dimensional slice, to the power of its order.
 
@@ -351,8 +357,7 @@ def sliced_wasserstein(x: Array, y: Array, order: float = 2.0) -> Array:
     >>> sliced_wasserstein(np.array([[0.0, 1.0]]), np.array([[3.0, 2.0]]))
     array([4.])
     """
-    first = _arrays.operand("x", x, ("m", "b"))
-    second = _arrays.operand("y", y, (first.shape[0], "c"), like=first)
+    first, second = value_operands(x, y)
     order = _arrays.real_at_least_one("order", order)
     core = _arrays.backend_for(first.place)
     return _arrays.same_kind(core.sliced_wasserstein(first.array, second.array, order), first.place)

@@ -1016,63 +1016,81 @@ def density_ratio_divergence(
 # ---------------------------------------------------------------------------- sliced_wasserstein
 
 
-def _wasserstein_cpu(x: Tensor, y: Tensor, order: float) -> Tensor:
-    result: Tensor = kernels.sliced_wasserstein(x.detach(), y.detach(), order)
-    return result
+def _wasserstein_cpu(
+    x: Tensor, y: Tensor, order: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    first, second = kernels.value_operands(x.detach(), y.detach())
+    value, grad_x, grad_y = _core.sliced_wasserstein_gradient(
+        first.array, second.array, _arrays.real_at_least_one("order", order), need_x, need_y
+    )
+    return torch.from_numpy(value), _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
 
 
-def _wasserstein_fake(x: Tensor, y: Tensor, order: float) -> Tensor:
+def _wasserstein_fake(
+    x: Tensor, y: Tensor, order: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     _arrays.layout("x", x, ("m", "b"))
     _arrays.layout("y", y, (x.shape[0], "c"), like=x)
-    return x.new_empty(x.shape[0])
-
-
-def _wasserstein_vjp_cpu(
-    x: Tensor, y: Tensor, grad: Tensor, order: float, need_x: bool, need_y: bool
-) -> tuple[Tensor, Tensor]:
-    _wasserstein_fake(x, y, order)
-    _arrays.layout("grad", grad, (x.shape[0],), like=x)
-    grad_x, grad_y = _core.sliced_wasserstein_vjp(
-        _array(x), _array(y), order, _array(grad), need_x, need_y
-    )
-    return _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
-
-
-def _wasserstein_vjp_fake(
-    x: Tensor, y: Tensor, grad: Tensor, order: float, need_x: bool, need_y: bool
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if need_x else 0), x.new_empty(y.shape if need_y else 0)
-
-
-def _wasserstein_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-    x, y, ctx.order = inputs
-    ctx.save_for_backward(x, y)
-
-
-def _wasserstein_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    need_x, need_y = ctx.needs_input_grad[:2]
-    grad_x, grad_y = _call(
-        "sliced_wasserstein_vjp", *ctx.saved_tensors, grad, ctx.order, need_x, need_y
-    )
     return (
-        _asked(grad_x, need_x),
-        _asked(grad_y, need_y),
+        x.new_empty(x.shape[0]),
+        x.new_empty(x.shape if need_x else 0),
+        x.new_empty(y.shape if need_y else 0),
+    )
+
+
+def _wasserstein_setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    x, y, ctx.order, *made = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    # As for the divergence: the call may not have seen that a gradient would be wanted.
+    ctx.made = tuple(made)
+    ctx.save_for_backward(x, y, *output[1:])
+
+
+def _wasserstein_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    need_x, need_y = ctx.needs_input_grad[:2]
+    x, y, grad_x, grad_y = ctx.saved_tensors
+    made_x, made_y = ctx.made
+    if (need_x and not made_x) or (need_y and not made_y):
+        _, grad_x, grad_y = _call("sliced_wasserstein", x, y, ctx.order, need_x, need_y)
+    scaled = _call("sliced_wasserstein_vjp", x, y, grad_x, grad_y, grad, need_x, need_y)
+    return (
+        _asked(scaled[0], need_x),
+        _asked(scaled[1], need_y),
         None,  # order
+        None,  # need_x
+        None,  # need_y
+    )
+
+
+def _wasserstein_vjp(
+    x: Tensor,
+    y: Tensor,
+    grad_x: Tensor,
+    grad_y: Tensor,
+    grad: Tensor,
+    need_x: bool,
+    need_y: bool,
+) -> tuple[Tensor, Tensor]:
+    """Scale the gradients of each slice. `x` and `y` are seen by a second differentiation only."""
+    return (
+        grad_x * grad[:, None] if need_x else grad.new_empty(0),
+        grad_y * grad[:, None] if need_y else grad.new_empty(0),
     )
 
 
 _register(
-    "sliced_wasserstein(Tensor x, Tensor y, float order) -> Tensor",
+    "sliced_wasserstein(Tensor x, Tensor y, float order, bool need_x, bool need_y)"
+    " -> (Tensor, Tensor, Tensor)",
     _wasserstein_cpu,
     _wasserstein_fake,
     setup_context=_wasserstein_setup_context,
     backward=_wasserstein_backward,
 )
 _register(
-    "sliced_wasserstein_vjp(Tensor x, Tensor y, Tensor grad, float order, bool need_x, "
-    "bool need_y) -> (Tensor, Tensor)",
-    _wasserstein_vjp_cpu,
-    _wasserstein_vjp_fake,
+    "sliced_wasserstein_vjp(Tensor x, Tensor y, Tensor grad_x, Tensor grad_y, Tensor grad, "
+    "bool need_x, bool need_y) -> (Tensor, Tensor)",
+    _wasserstein_vjp,
+    _wasserstein_vjp,
 )
 
 
@@ -1104,6 +1122,11 @@ def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
     ValueError
         If shapes disagree, or `order` is below 1.
 
+    Notes
+    -----
+    Value and gradients are made in one call, from one sort of each side; backward is a
+    multiplication.
+
     Examples
     --------
     >>> sliced_wasserstein(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 2.0]]), order=1)
@@ -1111,8 +1134,10 @@ def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
     """
     x, y = _tensors(x=x, y=y)
     order = _arrays.real_at_least_one("order", order)
-    result: Tensor = _call("sliced_wasserstein", x, y, order)
-    return result
+    graded = torch.is_grad_enabled()
+    needs = (graded and x.requires_grad, graded and y.requires_grad)
+    value: Tensor = _call("sliced_wasserstein", x, y, order, *needs)[0]
+    return value
 
 
 # ------------------------------------------------------------------------------- median_distance
