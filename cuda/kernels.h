@@ -1,0 +1,25 @@
+// The CUDA kernels' launchers: same names and arguments as on the CPU, plus where to run. Pointers
+// are to device memory. They return once the work is in the stream.
+#pragma once
+
+#include "kernel_sum.h"
+#include "launch.h"
+#include "logsumexp.h"
+
+namespace dpslice::cuda {
+
+template <class T>
+void kernel_sum(const KernelSumArgs<T>& args, const Execution& execution);
+template <class T>
+void kernel_sum_vjp(const KernelSumVjpArgs<T>& args, const Execution& execution);
+template <class T>
+void logsumexp(const LogsumexpArgs<T>& args, const Execution& execution);
+template <class T>
+void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
+
+// At the end of a kernel source: the two dtypes that every kernel has.
+#define DPSLICE_CUDA_INSTANTIATE(name, Args)                       \
+  template void name<float>(const Args<float>&, const Execution&); \
+  template void name<double>(const Args<double>&, const Execution&);
+
+}  // namespace dpslice::cuda
