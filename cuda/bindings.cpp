@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "common/divergence.h"
 #include "device.h"
 #include "kernels.h"
 
@@ -83,6 +84,50 @@ void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream, 
   });
 }
 
+void density_ratio_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
+                        int64_t b, int64_t c, int64_t k, uintptr_t q, uintptr_t p,
+                        uintptr_t bandwidth, double ridge, double sigma, uintptr_t ratio,
+                        uintptr_t failed_slice) {
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    density_ratio(DensityRatioArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge,
+                                      sigma, at<T>(ratio), at<int64_t>(failed_slice)},
+                  execution);
+  });
+}
+
+void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
+                            int64_t b, int64_t c, int64_t k, uintptr_t q, uintptr_t p,
+                            uintptr_t bandwidth, double ridge, double sigma, uintptr_t ratio,
+                            uintptr_t grad, uintptr_t grad_q, uintptr_t grad_p,
+                            uintptr_t failed_slice) {
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    density_ratio_vjp(
+        DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge, sigma,
+                               at<T>(ratio), at<T>(grad), at<T>(grad_q), at<T>(grad_p),
+                               at<int64_t>(failed_slice)},
+        execution);
+  });
+}
+
+void density_ratio_divergence_call(const std::string& dtype, int device, uintptr_t stream,
+                                   int64_t m, int64_t b, int64_t c, int64_t k, int64_t bandwidths,
+                                   uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge,
+                                   double sigma, int divergence, double alpha, double r_min,
+                                   uintptr_t value, uintptr_t grad_p, uintptr_t failed_slice) {
+  if (divergence < 0 || divergence >= kDivergenceCodes)
+    throw std::invalid_argument("unknown divergence code");
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    density_ratio_divergence(
+        DensityRatioDivergenceArgs<T>{m, b, c, k, bandwidths, at<T>(q), at<T>(p), at<T>(bandwidth),
+                                      ridge, sigma, divergence, alpha, r_min, at<T>(value),
+                                      at<T>(grad_p), at<int64_t>(failed_slice)},
+        execution);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -104,6 +149,19 @@ PYBIND11_MODULE(_cuda, m) {
         arg("bandwidth"), arg("log_weights"), arg("logsumexp"), arg("grad"), arg("grad_x"),
         arg("grad_y"), arg("grad_log_weights"),
         "Gradients in x, y and log_weights, skipped where the address is 0.");
+  m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"),
+        arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"), arg("bandwidth"),
+        arg("ridge"), arg("sigma"), arg("ratio"), arg("failed_slice"),
+        "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
+  m.def("density_ratio_vjp", &density_ratio_vjp_call, arg("dtype"), arg("device"), arg("stream"),
+        arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"), arg("bandwidth"),
+        arg("ridge"), arg("sigma"), arg("ratio"), arg("grad"), arg("grad_q"), arg("grad_p"),
+        arg("failed_slice"), "Gradients in q and p, skipped where the address is 0.");
+  m.def("density_ratio_divergence", &density_ratio_divergence_call, arg("dtype"), arg("device"),
+        arg("stream"), arg("m"), arg("b"), arg("c"), arg("k"), arg("bandwidths"), arg("q"),
+        arg("p"), arg("bandwidth"), arg("ridge"), arg("sigma"), arg("divergence"), arg("alpha"),
+        arg("r_min"), arg("value"), arg("grad_p"), arg("failed_slice"),
+        "f-divergence of each slice, and its gradient in p unless the address is 0.");
 }
 
 }  // namespace dpslice::cuda

@@ -2,6 +2,7 @@
 // are to device memory. They return once the work is in the stream.
 #pragma once
 
+#include "density_ratio.h"
 #include "kernel_sum.h"
 #include "launch.h"
 #include "logsumexp.h"
@@ -16,6 +17,15 @@ template <class T>
 void logsumexp(const LogsumexpArgs<T>& args, const Execution& execution);
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
+
+// failed_slice is device memory, too.
+template <class T>
+void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution);
+template <class T>
+void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& execution);
+template <class T>
+void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args,
+                              const Execution& execution);
 
 // At the end of a kernel source: the two dtypes that every kernel has.
 #define DPSLICE_CUDA_INSTANTIATE(name, Args)                       \

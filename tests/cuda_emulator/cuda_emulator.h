@@ -273,6 +273,10 @@ T __shfl_xor_sync(unsigned, T value, int bits) {
   return cuda_emulator::exchange(value, static_cast<int>(threadIdx.x % 32) ^ bits);
 }
 template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return cuda_emulator::exchange(value, lane);
+}
+template <class T>
 T __shfl_down_sync(unsigned, T value, int distance) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   return cuda_emulator::exchange(value, lane + distance < 32 ? lane + distance : lane);
