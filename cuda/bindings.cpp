@@ -5,10 +5,13 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "common/divergence.h"
+#include "common/counter_normal.h"
 #include "device.h"
 #include "kernels.h"
+#include "secure_wipe.h"
 
 namespace dpslice::cuda {
 namespace {
@@ -128,6 +131,97 @@ void density_ratio_divergence_call(const std::string& dtype, int device, uintptr
   });
 }
 
+void divergence_call(const std::string& dtype, int device, uintptr_t stream, int64_t size,
+                     int divergence_code, double alpha, uintptr_t t, uintptr_t value,
+                     uintptr_t derivative) {
+  if (divergence_code < 0 || divergence_code >= kDivergenceCodes)
+    throw std::invalid_argument("unknown divergence code");
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    divergence(DivergenceArgs<T>{size, divergence_code, alpha, at<T>(t), at<T>(value),
+                                 at<T>(derivative)},
+               execution);
+  });
+}
+
+void sliced_wasserstein_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
+                             int64_t b, int64_t c, uintptr_t x, uintptr_t y, double order,
+                             uintptr_t value) {
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    sliced_wasserstein(
+        SlicedWassersteinArgs<T>{m, b, c, at<T>(x), at<T>(y), order, at<T>(value)}, execution);
+  });
+}
+
+void sliced_wasserstein_vjp_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
+                                 int64_t b, int64_t c, uintptr_t x, uintptr_t y, double order,
+                                 uintptr_t grad, uintptr_t grad_x, uintptr_t grad_y) {
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    sliced_wasserstein_vjp(SlicedWassersteinVjpArgs<T>{m, b, c, at<T>(x), at<T>(y), order,
+                                                       at<T>(grad), at<T>(grad_x), at<T>(grad_y)},
+                           execution);
+  });
+}
+
+void median_distance_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
+                          int64_t b, int64_t k, uintptr_t x, uintptr_t value) {
+  if (b < 2) throw std::invalid_argument("x must have at least two points in each slice");
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    median_distance(MedianDistanceArgs<T>{m, b, k, at<T>(x), at<T>(value)}, execution);
+  });
+}
+
+void median_distance_vjp_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
+                              int64_t b, int64_t k, uintptr_t x, uintptr_t grad,
+                              uintptr_t grad_x) {
+  if (b < 2) throw std::invalid_argument("x must have at least two points in each slice");
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    median_distance_vjp(
+        MedianDistanceVjpArgs<T>{m, b, k, at<T>(x), at<T>(grad), at<T>(grad_x)}, execution);
+  });
+}
+
+void project_secure_call(const std::string& dtype, int device, uintptr_t stream, int64_t n,
+                         int64_t d, int64_t p, uintptr_t x, uintptr_t frame, double sigma,
+                         const py::bytes& key_bytes, uint64_t first_row, uintptr_t out) {
+  // Within these bounds the grid and its inverse are normal numbers.
+  if (!(sigma > 1e-270 && sigma < 1e270))
+    throw std::invalid_argument("sigma of secure noise must be between 1e-270 and 1e270");
+  const std::string_view key = key_bytes;
+  if (key.size() != sizeof(uint32_t) * kChaChaKeyWords)
+    throw std::invalid_argument("key must be 32 bytes");
+  uint32_t words[kChaChaKeyWords];
+  for (int w = 0; w < kChaChaKeyWords; ++w) {
+    words[w] = 0;
+    for (int byte = 3; byte >= 0; --byte)  // little-endian
+      words[w] = words[w] << 8 | static_cast<unsigned char>(key[static_cast<size_t>(4 * w + byte)]);
+  }
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    ProjectSecureArgs<T> args{at<T>(x), at<double>(frame), sigma, {}, first_row, at<T>(out),
+                              n,        d,                 p};
+    for (int w = 0; w < kChaChaKeyWords; ++w) args.key[w] = words[w];
+    project_secure(args, execution);
+    secure_wipe(args.key, sizeof args.key);
+  });
+  secure_wipe(words, sizeof words);
+}
+
+void project_fast_call(const std::string& dtype, int device, uintptr_t stream, int64_t n,
+                       int64_t d, int64_t p, uintptr_t x, uintptr_t frame, double sigma,
+                       uint64_t seed, uint64_t noise_stream, uint64_t first_row, uintptr_t out) {
+  run(dtype, device, stream, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    ProjectFastArgs<T> args{at<T>(x), at<T>(frame), sigma, {}, first_row, at<T>(out), n, d, p};
+    fast_key(seed, noise_stream, args.key);
+    project_fast(args, execution);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -162,6 +256,29 @@ PYBIND11_MODULE(_cuda, m) {
         arg("p"), arg("bandwidth"), arg("ridge"), arg("sigma"), arg("divergence"), arg("alpha"),
         arg("r_min"), arg("value"), arg("grad_p"), arg("failed_slice"),
         "f-divergence of each slice, and its gradient in p unless the address is 0.");
+  m.def("divergence", &divergence_call, arg("dtype"), arg("device"), arg("stream"), arg("size"),
+        arg("divergence"), arg("alpha"), arg("t"), arg("value"), arg("derivative"),
+        "Value and derivative of f at t.");
+  m.def("sliced_wasserstein", &sliced_wasserstein_call, arg("dtype"), arg("device"),
+        arg("stream"), arg("m"), arg("b"), arg("c"), arg("x"), arg("y"), arg("order"),
+        arg("value"), "W_q^q of each slice, [m].");
+  m.def("sliced_wasserstein_vjp", &sliced_wasserstein_vjp_call, arg("dtype"), arg("device"),
+        arg("stream"), arg("m"), arg("b"), arg("c"), arg("x"), arg("y"), arg("order"),
+        arg("grad"), arg("grad_x"), arg("grad_y"),
+        "Gradients in x and y, skipped where the address is 0.");
+  m.def("median_distance", &median_distance_call, arg("dtype"), arg("device"), arg("stream"),
+        arg("m"), arg("b"), arg("k"), arg("x"), arg("value"),
+        "Median pairwise distance of each slice, [m].");
+  m.def("median_distance_vjp", &median_distance_vjp_call, arg("dtype"), arg("device"),
+        arg("stream"), arg("m"), arg("b"), arg("k"), arg("x"), arg("grad"), arg("grad_x"),
+        "Gradient in x, [m, b, k].");
+  m.def("project_secure", &project_secure_call, arg("dtype"), arg("device"), arg("stream"),
+        arg("n"), arg("d"), arg("p"), arg("x"), arg("frame"), arg("sigma"), arg("key"),
+        arg("first_row"), arg("out"),
+        "Rows times frame (float64) plus ChaCha20 noise, on the grid of the release.");
+  m.def("project_fast", &project_fast_call, arg("dtype"), arg("device"), arg("stream"), arg("n"),
+        arg("d"), arg("p"), arg("x"), arg("frame"), arg("sigma"), arg("key0"), arg("key1"),
+        arg("first_row"), arg("out"), "Rows times frame plus Philox noise.");
 }
 
 }  // namespace dpslice::cuda

@@ -452,6 +452,16 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class T>
+__global__ void __launch_bounds__(kThreads) divergence_kernel(DivergenceArgs<T> args) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= args.size) return;
+  const DivergenceAt<double> f =
+      divergence_at<double>(args.divergence, args.alpha, static_cast<double>(args.t[i]));
+  args.value[i] = static_cast<T>(f.value);
+  args.derivative[i] = static_cast<T>(f.derivative);
+}
+
 __global__ void clear_failure_kernel(int64_t* failed_slice) { *failed_slice = -1; }
 
 // Shared memory that the kernels have besides what they are given.
@@ -492,8 +502,14 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args,
                 storage(args.b, args.bandwidths, args.bandwidths), execution);
 }
 
+template <class T>
+void divergence(const DivergenceArgs<T>& args, const Execution& execution) {
+  launch(divergence_kernel<T>, ceil_div(args.size, kThreads), kThreads, 0, execution, args);
+}
+
 DPSLICE_CUDA_INSTANTIATE(density_ratio, DensityRatioArgs)
 DPSLICE_CUDA_INSTANTIATE(density_ratio_vjp, DensityRatioVjpArgs)
 DPSLICE_CUDA_INSTANTIATE(density_ratio_divergence, DensityRatioDivergenceArgs)
+DPSLICE_CUDA_INSTANTIATE(divergence, DivergenceArgs)
 
 }  // namespace dpslice::cuda

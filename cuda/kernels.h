@@ -6,6 +6,9 @@
 #include "kernel_sum.h"
 #include "launch.h"
 #include "logsumexp.h"
+#include "median_distance.h"
+#include "project_args.h"
+#include "sliced_wasserstein.h"
 
 namespace dpslice::cuda {
 
@@ -26,6 +29,23 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& exec
 template <class T>
 void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args,
                               const Execution& execution);
+template <class T>
+void divergence(const DivergenceArgs<T>& args, const Execution& execution);
+
+template <class T>
+void sliced_wasserstein(const SlicedWassersteinArgs<T>& args, const Execution& execution);
+template <class T>
+void sliced_wasserstein_vjp(const SlicedWassersteinVjpArgs<T>& args, const Execution& execution);
+
+template <class T>
+void median_distance(const MedianDistanceArgs<T>& args, const Execution& execution);
+template <class T>
+void median_distance_vjp(const MedianDistanceVjpArgs<T>& args, const Execution& execution);
+
+template <class T>
+void project_secure(const ProjectSecureArgs<T>& args, const Execution& execution);
+template <class T>
+void project_fast(const ProjectFastArgs<T>& args, const Execution& execution);
 
 // At the end of a kernel source: the two dtypes that every kernel has.
 #define DPSLICE_CUDA_INSTANTIATE(name, Args)                       \
