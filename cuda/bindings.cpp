@@ -7,8 +7,8 @@
 #include <string>
 #include <string_view>
 
-#include "common/divergence.h"
 #include "common/counter_normal.h"
+#include "common/divergence.h"
 #include "device.h"
 #include "kernels.h"
 #include "secure_wipe.h"
@@ -67,8 +67,8 @@ void logsumexp_call(const std::string& dtype, int device, uintptr_t stream, int6
                     uintptr_t log_weights, uintptr_t out) {
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    logsumexp(LogsumexpArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth),
-                               at<T>(log_weights), at<T>(out)},
+    logsumexp(LogsumexpArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth), at<T>(log_weights),
+                               at<T>(out)},
               execution);
   });
 }
@@ -106,11 +106,10 @@ void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stre
                             uintptr_t failed_slice) {
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    density_ratio_vjp(
-        DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge, sigma,
-                               at<T>(ratio), at<T>(grad), at<T>(grad_q), at<T>(grad_p),
-                               at<int64_t>(failed_slice)},
-        execution);
+    density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth),
+                                             ridge, sigma, at<T>(ratio), at<T>(grad), at<T>(grad_q),
+                                             at<T>(grad_p), at<int64_t>(failed_slice)},
+                      execution);
   });
 }
 
@@ -138,9 +137,9 @@ void divergence_call(const std::string& dtype, int device, uintptr_t stream, int
     throw std::invalid_argument("unknown divergence code");
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    divergence(DivergenceArgs<T>{size, divergence_code, alpha, at<T>(t), at<T>(value),
-                                 at<T>(derivative)},
-               execution);
+    divergence(
+        DivergenceArgs<T>{size, divergence_code, alpha, at<T>(t), at<T>(value), at<T>(derivative)},
+        execution);
   });
 }
 
@@ -149,8 +148,8 @@ void sliced_wasserstein_call(const std::string& dtype, int device, uintptr_t str
                              uintptr_t value) {
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    sliced_wasserstein(
-        SlicedWassersteinArgs<T>{m, b, c, at<T>(x), at<T>(y), order, at<T>(value)}, execution);
+    sliced_wasserstein(SlicedWassersteinArgs<T>{m, b, c, at<T>(x), at<T>(y), order, at<T>(value)},
+                       execution);
   });
 }
 
@@ -175,13 +174,12 @@ void median_distance_call(const std::string& dtype, int device, uintptr_t stream
 }
 
 void median_distance_vjp_call(const std::string& dtype, int device, uintptr_t stream, int64_t m,
-                              int64_t b, int64_t k, uintptr_t x, uintptr_t grad,
-                              uintptr_t grad_x) {
+                              int64_t b, int64_t k, uintptr_t x, uintptr_t grad, uintptr_t grad_x) {
   if (b < 2) throw std::invalid_argument("x must have at least two points in each slice");
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    median_distance_vjp(
-        MedianDistanceVjpArgs<T>{m, b, k, at<T>(x), at<T>(grad), at<T>(grad_x)}, execution);
+    median_distance_vjp(MedianDistanceVjpArgs<T>{m, b, k, at<T>(x), at<T>(grad), at<T>(grad_x)},
+                        execution);
   });
 }
 
@@ -202,8 +200,8 @@ void project_secure_call(const std::string& dtype, int device, uintptr_t stream,
   }
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    ProjectSecureArgs<T> args{at<T>(x), at<double>(frame), sigma, {}, first_row, at<T>(out),
-                              n,        d,                 p};
+    ProjectSecureArgs<T> args{at<T>(x), at<double>(frame), sigma, {}, first_row, at<T>(out), n, d,
+                              p};
     for (int w = 0; w < kChaChaKeyWords; ++w) args.key[w] = words[w];
     project_secure(args, execution);
     secure_wipe(args.key, sizeof args.key);
@@ -211,9 +209,9 @@ void project_secure_call(const std::string& dtype, int device, uintptr_t stream,
   secure_wipe(words, sizeof words);
 }
 
-void project_fast_call(const std::string& dtype, int device, uintptr_t stream, int64_t n,
-                       int64_t d, int64_t p, uintptr_t x, uintptr_t frame, double sigma,
-                       uint64_t seed, uint64_t noise_stream, uint64_t first_row, uintptr_t out) {
+void project_fast_call(const std::string& dtype, int device, uintptr_t stream, int64_t n, int64_t d,
+                       int64_t p, uintptr_t x, uintptr_t frame, double sigma, uint64_t seed,
+                       uint64_t noise_stream, uint64_t first_row, uintptr_t out) {
   run(dtype, device, stream, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
     ProjectFastArgs<T> args{at<T>(x), at<T>(frame), sigma, {}, first_row, at<T>(out), n, d, p};
@@ -231,26 +229,26 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("gaussian_kernel_sum", &kernel_sum_call, arg("dtype"), arg("device"), arg("stream"),
         arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"), arg("bandwidth"),
         arg("weights"), arg("out"), "sum_j w_j K(x_i, y_j), [m, b].");
-  m.def("gaussian_kernel_sum_vjp", &kernel_sum_vjp_call, arg("dtype"), arg("device"),
-        arg("stream"), arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"),
-        arg("bandwidth"), arg("weights"), arg("grad"), arg("grad_x"), arg("grad_y"),
-        arg("grad_weights"), "Gradients in x, y and weights, skipped where the address is 0.");
+  m.def("gaussian_kernel_sum_vjp", &kernel_sum_vjp_call, arg("dtype"), arg("device"), arg("stream"),
+        arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"), arg("bandwidth"),
+        arg("weights"), arg("grad"), arg("grad_x"), arg("grad_y"), arg("grad_weights"),
+        "Gradients in x, y and weights, skipped where the address is 0.");
   m.def("gaussian_kernel_logsumexp", &logsumexp_call, arg("dtype"), arg("device"), arg("stream"),
         arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"), arg("bandwidth"),
         arg("log_weights"), arg("out"), "log sum_j exp(l_j) K(x_i, y_j), [m, b].");
   m.def("gaussian_kernel_logsumexp_vjp", &logsumexp_vjp_call, arg("dtype"), arg("device"),
-        arg("stream"), arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"),
-        arg("bandwidth"), arg("log_weights"), arg("logsumexp"), arg("grad"), arg("grad_x"),
-        arg("grad_y"), arg("grad_log_weights"),
+        arg("stream"), arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"), arg("bandwidth"),
+        arg("log_weights"), arg("logsumexp"), arg("grad"), arg("grad_x"), arg("grad_y"),
+        arg("grad_log_weights"),
         "Gradients in x, y and log_weights, skipped where the address is 0.");
-  m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"),
-        arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"), arg("bandwidth"),
-        arg("ridge"), arg("sigma"), arg("ratio"), arg("failed_slice"),
+  m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"), arg("m"),
+        arg("b"), arg("c"), arg("k"), arg("q"), arg("p"), arg("bandwidth"), arg("ridge"),
+        arg("sigma"), arg("ratio"), arg("failed_slice"),
         "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
   m.def("density_ratio_vjp", &density_ratio_vjp_call, arg("dtype"), arg("device"), arg("stream"),
-        arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"), arg("bandwidth"),
-        arg("ridge"), arg("sigma"), arg("ratio"), arg("grad"), arg("grad_q"), arg("grad_p"),
-        arg("failed_slice"), "Gradients in q and p, skipped where the address is 0.");
+        arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"), arg("bandwidth"), arg("ridge"),
+        arg("sigma"), arg("ratio"), arg("grad"), arg("grad_q"), arg("grad_p"), arg("failed_slice"),
+        "Gradients in q and p, skipped where the address is 0.");
   m.def("density_ratio_divergence", &density_ratio_divergence_call, arg("dtype"), arg("device"),
         arg("stream"), arg("m"), arg("b"), arg("c"), arg("k"), arg("bandwidths"), arg("q"),
         arg("p"), arg("bandwidth"), arg("ridge"), arg("sigma"), arg("divergence"), arg("alpha"),
@@ -259,13 +257,12 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("divergence", &divergence_call, arg("dtype"), arg("device"), arg("stream"), arg("size"),
         arg("divergence"), arg("alpha"), arg("t"), arg("value"), arg("derivative"),
         "Value and derivative of f at t.");
-  m.def("sliced_wasserstein", &sliced_wasserstein_call, arg("dtype"), arg("device"),
-        arg("stream"), arg("m"), arg("b"), arg("c"), arg("x"), arg("y"), arg("order"),
-        arg("value"), "W_q^q of each slice, [m].");
+  m.def("sliced_wasserstein", &sliced_wasserstein_call, arg("dtype"), arg("device"), arg("stream"),
+        arg("m"), arg("b"), arg("c"), arg("x"), arg("y"), arg("order"), arg("value"),
+        "W_q^q of each slice, [m].");
   m.def("sliced_wasserstein_vjp", &sliced_wasserstein_vjp_call, arg("dtype"), arg("device"),
-        arg("stream"), arg("m"), arg("b"), arg("c"), arg("x"), arg("y"), arg("order"),
-        arg("grad"), arg("grad_x"), arg("grad_y"),
-        "Gradients in x and y, skipped where the address is 0.");
+        arg("stream"), arg("m"), arg("b"), arg("c"), arg("x"), arg("y"), arg("order"), arg("grad"),
+        arg("grad_x"), arg("grad_y"), "Gradients in x and y, skipped where the address is 0.");
   m.def("median_distance", &median_distance_call, arg("dtype"), arg("device"), arg("stream"),
         arg("m"), arg("b"), arg("k"), arg("x"), arg("value"),
         "Median pairwise distance of each slice, [m].");

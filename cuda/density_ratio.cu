@@ -9,13 +9,13 @@
 // A slice whose matrix is not positive definite gets NaN for its results, and the least such slice
 // is left in failed_slice (device memory): reading it is the caller's choice, as it takes a
 // synchronisation.
-#include "density_ratio.h"
-
 #include <cfloat>
 #include <cmath>
 
 #include "common/divergence.h"
+#include "density_ratio.h"
 #include "kernels.h"
+#include "launch.h"
 
 namespace dpslice::cuda {
 namespace {
@@ -249,8 +249,9 @@ __device__ inline void add_pull(const T* target, const T* sources, int64_t size,
 #pragma unroll
     for (int t = 0; t < kPullChunk; ++t)
       if (t0 + t < k)
-        sum[t] += strength * (static_cast<double>(source[t0 + t]) -
-                              static_cast<double>(target[t0 + t])) * scale;
+        sum[t] += strength *
+                  (static_cast<double>(source[t0 + t]) - static_cast<double>(target[t0 + t])) *
+                  scale;
   }
 #pragma unroll
   for (int t = 0; t < kPullChunk; ++t) pull[t] += lane_sum<kWarp>(sum[t]);
@@ -303,8 +304,7 @@ __global__ void __launch_bounds__(kThreads) ratio_kernel(DensityRatioArgs<T> arg
   double* const sums = factor + packed(b);
   for (int64_t s = blockIdx.x; s < args.m; s += gridDim.x) {
     const T* const q = args.q + s * b * k;
-    const Kernel kernel =
-        make_kernel(args.bandwidth[s], args.bandwidth[s], args.sigma, b, c, k);
+    const Kernel kernel = make_kernel(args.bandwidth[s], args.bandwidth[s], args.sigma, b, c, k);
     fill_gram(q, b, k, kernel, args.ridge, factor);
     cross_sums(q, b, args.p + s * c * k, c, k, kernel, sums);
     if (cholesky(factor, b, smallest_pivot(b, args.ridge))) {
@@ -332,8 +332,7 @@ __global__ void __launch_bounds__(kThreads)
     const T* const ratio = args.ratio + s * b;
     T* const grad_q = args.grad_q == nullptr ? nullptr : args.grad_q + s * b * k;
     T* const grad_p = args.grad_p == nullptr ? nullptr : args.grad_p + s * c * k;
-    const Kernel kernel =
-        make_kernel(args.bandwidth[s], args.bandwidth[s], args.sigma, b, c, k);
+    const Kernel kernel = make_kernel(args.bandwidth[s], args.bandwidth[s], args.sigma, b, c, k);
     fill_gram(q, b, k, kernel, args.ridge, factor);
     for (int64_t i = threadIdx.x; i < b; i += kThreads)
       lambda[i] = static_cast<double>(args.grad[s * b + i]);
@@ -350,11 +349,12 @@ __global__ void __launch_bounds__(kThreads)
       for (int64_t j = warp_index(); j < c; j += kWarps)
         for (int64_t t0 = 0; t0 < k; t0 += kPullChunk) {
           double pull[kPullChunk] = {};
-          add_pull(p + j * k, q, b, k, t0, kernel.scale,
-                   [&](int64_t i, double squared) {
-                     return strength * lambda[i] * exp(kernel.cross * squared);
-                   },
-                   pull);
+          add_pull(
+              p + j * k, q, b, k, t0, kernel.scale,
+              [&](int64_t i, double squared) {
+                return strength * lambda[i] * exp(kernel.cross * squared);
+              },
+              pull);
           write_pull(pull, k, t0, kernel.scale, grad_p + j * k);
         }
     if (grad_q != nullptr)
@@ -362,18 +362,20 @@ __global__ void __launch_bounds__(kThreads)
         for (int64_t t0 = 0; t0 < k; t0 += kPullChunk) {
           const double own_lambda = lambda[i], own_ratio = static_cast<double>(ratio[i]);
           double pull[kPullChunk] = {};
-          add_pull(q + i * k, p, c, k, t0, kernel.scale,
-                   [&](int64_t, double squared) {
-                     return strength * own_lambda * exp(kernel.cross * squared);
-                   },
-                   pull);
-          add_pull(q + i * k, q, b, k, t0, kernel.scale,
-                   [&](int64_t l, double squared) {
-                     const double both =
-                         own_lambda * static_cast<double>(ratio[l]) + lambda[l] * own_ratio;
-                     return 2 * kernel.gram * both * exp(kernel.gram * squared);  // -1 / g^2
-                   },
-                   pull);
+          add_pull(
+              q + i * k, p, c, k, t0, kernel.scale,
+              [&](int64_t, double squared) {
+                return strength * own_lambda * exp(kernel.cross * squared);
+              },
+              pull);
+          add_pull(
+              q + i * k, q, b, k, t0, kernel.scale,
+              [&](int64_t l, double squared) {
+                const double both =
+                    own_lambda * static_cast<double>(ratio[l]) + lambda[l] * own_ratio;
+                return 2 * kernel.gram * both * exp(kernel.gram * squared);  // -1 / g^2
+              },
+              pull);
           write_pull(pull, k, t0, kernel.scale, grad_q + i * k);
         }
     __syncthreads();
@@ -439,11 +441,10 @@ __global__ void __launch_bounds__(kThreads)
           double pull[kPullChunk] = {};
           for (int64_t g = 0; g < bandwidths; ++g) {
             const double cross = kernel_of(g).cross;
-            add_pull(p + j * k, q, b, k, t0, scale,
-                     [&](int64_t i, double squared) {
-                       return sums[g * b + i] * exp(cross * squared);
-                     },
-                     pull);
+            add_pull(
+                p + j * k, q, b, k, t0, scale,
+                [&](int64_t i, double squared) { return sums[g * b + i] * exp(cross * squared); },
+                pull);
           }
           write_pull(pull, k, t0, scale, grad_p + j * k);
         }
@@ -498,8 +499,8 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& exec
 template <class T>
 void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args,
                               const Execution& execution) {
-  launch_slices(ratio_divergence_kernel<T>, args,
-                storage(args.b, args.bandwidths, args.bandwidths), execution);
+  launch_slices(ratio_divergence_kernel<T>, args, storage(args.b, args.bandwidths, args.bandwidths),
+                execution);
 }
 
 template <class T>

@@ -2,7 +2,7 @@
 // know.
 #pragma once
 
-#include "launch.h"
+#include "runtime.h"
 
 namespace dpslice::cuda {
 

@@ -4,10 +4,10 @@
 
 #include "density_ratio.h"
 #include "kernel_sum.h"
-#include "launch.h"
 #include "logsumexp.h"
 #include "median_distance.h"
 #include "project_args.h"
+#include "runtime.h"
 #include "sliced_wasserstein.h"
 
 namespace dpslice::cuda {

@@ -1,47 +1,15 @@
-// The one way by which kernels are started, and what they need of the runtime.
-//
-// tests/cuda_emulator compiles the same kernel sources for the CPU: with DPSLICE_CUDA_EMULATOR
-// defined, this header takes its runtime from there. Nothing else in cuda/ knows of it.
+// The one way by which kernels are started, and what their code shares. For kernel sources.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <stdexcept>
-#include <string>
+#include <cmath>
 
-#if defined(DPSLICE_CUDA_EMULATOR)
-#include "cuda_emulator.h"
-#else
-#include <cuda_runtime.h>
-#endif
+#include "runtime.h"
 
 namespace dpslice::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr size_t kStaticSharedLimit = 48 * 1024;  // more has to be asked for, kernel by kernel
-
-// Where a kernel runs: the stream, and what the launcher has to know of its device.
-struct Execution {
-  cudaStream_t stream;
-  int multiprocessors;
-  size_t shared_limit;  // bytes of shared memory that one block may have
-};
-
-struct CudaError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-inline void check(cudaError_t error, const char* action) {
-  if (error == cudaSuccess) return;
-#if defined(DPSLICE_CUDA_EMULATOR)
-  const std::string reason = std::to_string(error);
-#else
-  cudaGetLastError();  // clears it, so that the next call starts afresh
-  const std::string reason = cudaGetErrorString(error);
-#endif
-  throw CudaError(std::string("CUDA could not ") + action + ": " + reason);
-}
 
 template <class T>
 __device__ inline T* dynamic_shared() {
@@ -73,7 +41,9 @@ void launch(void (*kernel)(Params...), int64_t blocks, int threads, size_t share
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes)),
           "reserve shared memory");
+  // clang-format off
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, execution.stream>>>(args...);
+  // clang-format on
   check(cudaGetLastError(), "start a kernel");
 #endif
 }

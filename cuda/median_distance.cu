@@ -5,19 +5,19 @@
 // next digit of those that share the digits known so far. For an even number of pairs the median is
 // the mean of the two middle distances, as in NumPy. The gradient goes to the first pair in order
 // (i, j) that attains each; a distance of zero has gradient zero.
-#include "median_distance.h"
-
 #include <cmath>
 
 #include "common/counter_normal.h"
 #include "kernels.h"
+#include "launch.h"
+#include "median_distance.h"
 
 namespace dpslice::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kBits = 63;   // the sign is 0
+constexpr int kBits = 63;  // the sign is 0
 constexpr int kDigit = 11;
 constexpr int kCounters = 1 << kDigit;
 constexpr int kCountersEach = kCounters / kThreads;
@@ -27,11 +27,11 @@ using Word = unsigned long long;  // the type that device atomics know
 
 // What is known of one slice.
 struct Search {
-  double scale;       // brings the coordinates to at most 2, exactly
-  Word known;         // the digits found
-  Word below, inside; // pairs that are smaller, and that share the digits
-  Word above;         // the smallest squared distance above the first median, kNone before
-  Word first, second; // pairs i b + j that attain the two medians
+  double scale;        // brings the coordinates to at most 2, exactly
+  Word known;          // the digits found
+  Word below, inside;  // pairs that are smaller, and that share the digits
+  Word above;          // the smallest squared distance above the first median, kNone before
+  Word first, second;  // pairs i b + j that attain the two medians
 };
 
 __device__ inline Word pairs_of(int64_t b) { return static_cast<Word>(b * (b - 1) / 2); }
@@ -53,8 +53,7 @@ __device__ inline void for_each_pair(const T* points, int64_t b, int64_t k, doub
                                      int64_t part, int64_t parts, Visit&& visit) {
   for (int64_t i = part; i + 1 < b; i += parts)
     for (int64_t j = i + 1 + threadIdx.x; j < b; j += kThreads)
-      visit(squared_bits(points + i * k, points + j * k, k, scale),
-            static_cast<Word>(i * b + j));
+      visit(squared_bits(points + i * k, points + j * k, k, scale), static_cast<Word>(i * b + j));
 }
 
 template <class T>
@@ -71,8 +70,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int n = static_cast<int>(threadIdx.x); n < kCounters; n += kThreads)
     counters[s * kCounters + n] = 0;
   if (threadIdx.x == 0)
-    searches[s] = {largest > 0 ? ldexp(1.0, -ilogb(largest)) : 1.0,
-                   0, 0, pairs_of(b), kNone, kNone, kNone};
+    searches[s] = {
+        largest > 0 ? ldexp(1.0, -ilogb(largest)) : 1.0, 0, 0, pairs_of(b), kNone, kNone, kNone};
 }
 
 // Counts the digit of `width` bits at `shift` of the pairs that share the digits above it.
@@ -90,8 +89,7 @@ __global__ void __launch_bounds__(kThreads)
   });
   __syncthreads();
   for (int n = static_cast<int>(threadIdx.x); n < kCounters; n += kThreads)
-    if (count[n] != 0)
-      atomicAdd(&counters[s * kCounters + n], static_cast<Word>(count[n]));
+    if (count[n] != 0) atomicAdd(&counters[s * kCounters + n], static_cast<Word>(count[n]));
 }
 
 // Takes the digit in which the rank falls, and clears the counters.

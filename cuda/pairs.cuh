@@ -32,10 +32,10 @@ constexpr int kLogsumChunk = 8;     // exponents whose maximum is taken at a tim
 
 constexpr int kTile = 64;  // large k: targets and sources of a tile
 constexpr int kTileThreads = 256;
-constexpr int kMicro = 4;     // pairs of one thread: kMicro x kMicro
-constexpr int kLanesX = 16;   // threads along the sources
-constexpr int kChunk = 16;    // coordinates in shared memory for distances
-constexpr int kPullDims = 64; // and for gradients
+constexpr int kMicro = 4;      // pairs of one thread: kMicro x kMicro
+constexpr int kLanesX = 16;    // threads along the sources
+constexpr int kChunk = 16;     // coordinates in shared memory for distances
+constexpr int kPullDims = 64;  // and for gradients
 constexpr int kStride = kTile + 1;
 
 constexpr int64_t kMaxParts = 16;
@@ -49,7 +49,7 @@ enum Precision : int { kNarrow = 0, kRefined = 1, kWide = 2 };
 
 template <class T>
 struct Side {
-  const T* points;          // [m, size, k]
+  const T* points;  // [m, size, k]
   int64_t size;
   const T* log_weight;      // [m, size] or null
   const double* logsumexp;  // [m, size] or null: subtracted from the exponents
@@ -102,18 +102,16 @@ __device__ inline C lowest_finite() {
 }
 
 struct Task {
-  int64_t part, slice, target;      // the first target
+  int64_t part, slice, target;  // the first target
   int64_t first_source, end_source;
 };
 
 template <class T>
-__device__ inline Task block_task(const Pairs<T>& pairs, int64_t target_tile,
-                                  int64_t source_tile) {
+__device__ inline Task block_task(const Pairs<T>& pairs, int64_t target_tile, int64_t source_tile) {
   const int64_t tiles = ceil_div(pairs.target.size, target_tile);
   const int64_t index = blockIdx.x;
   const int64_t part = index % pairs.parts;
-  const int64_t run =
-      ceil_div(ceil_div(pairs.source.size, source_tile), pairs.parts) * source_tile;
+  const int64_t run = ceil_div(ceil_div(pairs.source.size, source_tile), pairs.parts) * source_tile;
   const int64_t first = part * run, end = first + run;
   return {part, index / pairs.parts / tiles, index / pairs.parts % tiles * target_tile, first,
           end < pairs.source.size ? end : pairs.source.size};
@@ -173,10 +171,11 @@ __device__ inline void load_target(const Pairs<T>& pairs, int64_t slice, int64_t
                                    C* x) {
 #pragma unroll
   for (int t = 0; t < K; ++t)
-    x[t] = i < pairs.target.size && t < pairs.k
-               ? static_cast<C>(pairs.target.points[(slice * pairs.target.size + i) * pairs.k + t]) *
-                     length
-               : C(0);
+    x[t] =
+        i < pairs.target.size && t < pairs.k
+            ? static_cast<C>(pairs.target.points[(slice * pairs.target.size + i) * pairs.k + t]) *
+                  length
+            : C(0);
 }
 
 template <class C, int K>
@@ -205,10 +204,10 @@ __device__ inline void small_sums(const Pairs<T>& pairs, const Task& task, doubl
   for (int r = 0; r < R; ++r) {
     const int64_t i = task.target + r * kSmallThreads + threadIdx.x;
     load_target<T, C, K>(pairs, task.slice, i, length, x[r]);
-    shift[r] = i < pairs.target.size
-                   ? static_cast<C>(
-                         exponent_shift(pairs.target, task.slice * pairs.target.size + i))
-                   : C(0);
+    shift[r] =
+        i < pairs.target.size
+            ? static_cast<C>(exponent_shift(pairs.target, task.slice * pairs.target.size + i))
+            : C(0);
     found[r] = {lowest_finite<C>(), 0.0};
   }
   for (int64_t j0 = task.first_source; j0 < task.end_source; j0 += kSmallThreads) {
@@ -218,9 +217,8 @@ __device__ inline void small_sums(const Pairs<T>& pairs, const Task& task, doubl
       for (int j = 0; j < kSmallThreads; ++j) {
 #pragma unroll
         for (int r = 0; r < R; ++r)
-          sum[r] += tile.factor[j] *
-                    power_of_two(log_kernel_of_square(squared_distance<C, K>(x[r], tile, j),
-                                                      exponent));
+          sum[r] += tile.factor[j] * power_of_two(log_kernel_of_square(
+                                         squared_distance<C, K>(x[r], tile, j), exponent));
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) found[r].total += static_cast<double>(sum[r]);
@@ -248,10 +246,10 @@ __device__ inline void small_sums(const Pairs<T>& pairs, const Task& task, doubl
       }
 #pragma unroll
       for (int r = 0; r < R; ++r)
-        found[r] = {run[r].maximum,
-                    found[r].total *
-                            power_of_two(static_cast<double>(found[r].maximum - run[r].maximum)) +
-                        static_cast<double>(run[r].sum)};
+        found[r] = {
+            run[r].maximum,
+            found[r].total * power_of_two(static_cast<double>(found[r].maximum - run[r].maximum)) +
+                static_cast<double>(run[r].sum)};
     }
   }
 #pragma unroll
@@ -260,7 +258,8 @@ __device__ inline void small_sums(const Pairs<T>& pairs, const Task& task, doubl
     if (i >= pairs.target.size) continue;
     const int64_t at = (task.part * pairs.m + task.slice) * pairs.target.size + i;
     total[at] = found[r].total;
-    if constexpr (reduction == Reduction::logsum) maximum[at] = static_cast<double>(found[r].maximum);
+    if constexpr (reduction == Reduction::logsum)
+      maximum[at] = static_cast<double>(found[r].maximum);
   }
 }
 
@@ -293,10 +292,10 @@ __device__ inline void small_pulls(const Pairs<T>& pairs, const Task& task, T* p
   for (int r = 0; r < R; ++r) {
     const int64_t i = task.target + r * kSmallThreads + threadIdx.x;
     load_target<T, C, K>(pairs, task.slice, i, length, x[r]);
-    shift[r] = i < pairs.target.size
-                   ? static_cast<C>(
-                         exponent_shift(pairs.target, task.slice * pairs.target.size + i))
-                   : C(0);
+    shift[r] =
+        i < pairs.target.size
+            ? static_cast<C>(exponent_shift(pairs.target, task.slice * pairs.target.size + i))
+            : C(0);
   }
   for (int64_t j0 = task.first_source; j0 < task.end_source; j0 += kSmallThreads) {
     load_sources<T, C, K>(pairs, task.slice, j0, task.end_source, length, tile);
@@ -310,9 +309,8 @@ __device__ inline void small_pulls(const Pairs<T>& pairs, const Task& task, T* p
           difference[t] = tile.at[t][j] - x[r][t];
           squared += difference[t] * difference[t];
         }
-        const C weight =
-            tile.factor[j] * power_of_two(log_kernel_of_square(squared, exponent) +
-                                          (tile.shift[j] + shift[r]));
+        const C weight = tile.factor[j] * power_of_two(log_kernel_of_square(squared, exponent) +
+                                                       (tile.shift[j] + shift[r]));
 #pragma unroll
         for (int t = 0; t < K; ++t) sum[r][t] += weight * difference[t];
         sum[r][K] += weight;
@@ -351,7 +349,7 @@ __global__ void __launch_bounds__(kSmallThreads) small_pulls_kernel(Pairs<T> pai
 // chunk of the sources, and the weights of the pairs.
 template <class C>
 constexpr int64_t kCoordinates =
-    2 * kChunk * kStride > kTile * kPullDims ? 2 * kChunk * kStride : kTile * kPullDims;
+    2 * kChunk * kStride > kTile* kPullDims ? 2 * kChunk * kStride : kTile * kPullDims;
 template <class C>
 constexpr size_t kSumsShared = 2 * kChunk * kStride * sizeof(C);
 template <class C>
@@ -365,9 +363,8 @@ __device__ inline void load_chunk(const T* points, int64_t left, int64_t k, int6
   for (int n = 0; n < kTile * kChunk / kTileThreads; ++n) {
     const int index = static_cast<int>(threadIdx.x) + n * kTileThreads;
     const int point = index / kChunk, t = index % kChunk;
-    to[t * kStride + point] = point < left && t0 + t < k
-                                  ? static_cast<C>(points[point * k + t0 + t]) * length
-                                  : C(0);
+    to[t * kStride + point] =
+        point < left && t0 + t < k ? static_cast<C>(points[point * k + t0 + t]) * length : C(0);
   }
 }
 
@@ -493,8 +490,7 @@ __global__ void __launch_bounds__(kTileThreads)
     if (pairs.precision != nullptr) {
       const int precision = pairs.precision[task.slice];
       if (precision == kNarrow) return;
-      if (precision == kWide)
-        return tile_sums<T, double, reduction>(pairs, task, total, maximum);
+      if (precision == kWide) return tile_sums<T, double, reduction>(pairs, task, total, maximum);
     }
   }
   tile_sums<T, T, reduction>(pairs, task, total, maximum);
@@ -527,8 +523,8 @@ __device__ inline void tile_pulls(const Pairs<T>& pairs, const Task& task, T* pu
   for (int64_t j0 = task.first_source; j0 < task.end_source; j0 += kTile) {
     const T* const sources = pairs.source.points + (task.slice * pairs.source.size + j0) * k;
     double squared[kMicro][kMicro];
-    squared_distances<T, C>(targets, pairs.target.size - task.target, sources,
-                            task.end_source - j0, k, length, shared, squared);
+    squared_distances<T, C>(targets, pairs.target.size - task.target, sources, task.end_source - j0,
+                            k, length, shared, squared);
 #pragma unroll
     for (int c = 0; c < kMicro; ++c) {
       const int column = tx + kLanesX * c;
@@ -619,9 +615,8 @@ __global__ void combine_sums_kernel(int64_t size, int64_t parts, const double* t
 
 // With `precision`, only the slices that were computed again; rows [m, b].
 template <class Out>
-__global__ void combine_logsums_kernel(int64_t size, int64_t b, int64_t parts,
-                                       const double* total, const double* maximum,
-                                       const int* precision, Out* out) {
+__global__ void combine_logsums_kernel(int64_t size, int64_t b, int64_t parts, const double* total,
+                                       const double* maximum, const int* precision, Out* out) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
   if (at >= size || (precision != nullptr && precision[at / b] == kNarrow)) return;
   LogTotal<double> whole{maximum[at], total[at]};
@@ -654,7 +649,8 @@ __global__ void combine_pulls_kernel(Pairs<T> pairs, const T* pull, T* grad_poin
       static_cast<T>(sum * factor * (2 / kLog2E * scale.exponent) * scale.length);
 }
 
-// ---------------------------------------------------------------------------------------- launchers
+// ----------------------------------------------------------------------------------------
+// launchers
 
 template <class T, int K>
 constexpr int kTargets = (sizeof(T) == 4 ? 8 : 4) / K > 1 ? (sizeof(T) == 4 ? 8 : 4) / K : 1;
@@ -698,8 +694,7 @@ void launch_sums(Pairs<T> pairs, Out* out, const Execution& execution) {
   };
   if (pairs.k > kSmallDims) {
     // Refining in a wide slice takes the shared memory of float64.
-    const size_t shared =
-        pairs.precision == nullptr ? kSumsShared<T> : kSumsShared<double>;
+    const size_t shared = pairs.precision == nullptr ? kSumsShared<T> : kSumsShared<double>;
     run(kTile, kTile, [&](int64_t blocks, double* total, double* maximum) {
       launch(tile_sums_kernel<T, reduction>, blocks, kTileThreads, shared, execution, pairs, total,
              maximum);

@@ -3,13 +3,13 @@
 //
 // Noise depends on (key, row number, column) alone, by the counters of csrc/project.cpp: the same
 // random words for the same number, on either device and whatever the tiling.
-#include "project_args.h"
-
 #include <cmath>
 
 #include "common/counter_normal.h"
 #include "common/philox.h"
 #include "kernels.h"
+#include "launch.h"
+#include "project_args.h"
 
 namespace dpslice::cuda {
 namespace {
@@ -41,9 +41,8 @@ __device__ inline void multiply_tile(const X* x, const U* frame, int64_t n, int6
     for (int step = 0; step < kTile * kDepth / kThreads; ++step) {
       const int index = static_cast<int>(threadIdx.x) + step * kThreads;
       const int row = index / kDepth, l = index % kDepth;
-      a[l * kStride + row] = row0 + row < n && l0 + l < d
-                                 ? static_cast<C>(x[(row0 + row) * d + l0 + l])
-                                 : C(0);
+      a[l * kStride + row] =
+          row0 + row < n && l0 + l < d ? static_cast<C>(x[(row0 + row) * d + l0 + l]) : C(0);
       const int depth = index / kTile, column = index % kTile;
       b[depth * kStride + column] = l0 + depth < d && column0 + column < p
                                         ? static_cast<C>(frame[(l0 + depth) * p + column0 + column])

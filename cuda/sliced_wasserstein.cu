@@ -6,12 +6,12 @@
 // (i c, (i + 1) c] in units of 1 / (b c), and one thread adds up what overlaps with it on the other
 // side: integers, so unequal sizes are exact. The gradient is taken with the matching held fixed;
 // where values tie, the lower index comes first. At order 1 the slope of |.| at 0 is 0.
-#include "sliced_wasserstein.h"
-
 #include <cmath>
 
 #include "common/counter_normal.h"
 #include "kernels.h"
+#include "launch.h"
+#include "sliced_wasserstein.h"
 
 namespace dpslice::cuda {
 namespace {

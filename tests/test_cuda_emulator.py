@@ -498,6 +498,59 @@ def test_place_names_the_device(cuda: Emulation) -> None:
     assert _arrays.place_of("x", cuda.to_device(X)) == _arrays.Place("cupy", "cuda:0", 0)
 
 
+# --------------------------------------------------------------------------------------- torch
+
+
+@pytest.fixture
+def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretend that CPU tensors lie on a device: torch's way through the dispatch, and autograd."""
+    torch = pytest.importorskip("torch")
+    from dpslice import torch as _losses  # noqa: F401: registers the operators
+
+    recorded = []
+    monkeypatch.setattr(_arrays, "place_of", lambda name, value: _arrays.Place("torch", "cuda:0", 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: recorded.append(stream)
+    )
+    torch.recorded_for_test = recorded
+    yield torch
+    del torch.recorded_for_test
+
+
+def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    generator = torch.Generator().manual_seed(0)
+
+    def points(*shape: int) -> Any:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    x, y, weights = points(2, 5, 3), points(2, 4, 3), points(2, 4)
+    check = torch.autograd.gradcheck
+    assert check(lambda *a: functional.gaussian_kernel_sum(a[0], a[1], 1.5, a[2]), (x, y, weights))
+    assert check(
+        lambda *a: functional.gaussian_kernel_logsumexp(a[0], a[1], 1.5, a[2]), (x, y, weights)
+    )
+    assert check(lambda *a: functional.density_ratio(*a, 1.5, 0.1, 0.3), (x, y))
+    assert check(
+        lambda p: functional.density_ratio_divergence(x.detach(), p, 1.5, 0.1, "kl"), (y,)
+    )
+    several = torch.tensor([[1.0, 1.5], [2.0, 2.5]], dtype=torch.float64)
+    assert check(
+        lambda p: functional.density_ratio_divergence(x.detach(), p, several, 0.1, "js"), (y,)
+    )
+    assert check(functional.sliced_wasserstein, (points(2, 5), points(2, 4)))
+    assert check(functional.median_distance, (x,))
+    assert check(
+        lambda *a: functional.project(*a, 0.5, "fast", (1, 2)), (points(5, 3), points(3, 2))
+    )
+    assert functional.project(points(5, 3), points(3, 2), 0.5).shape == (5, 2)
+    assert "current" in torch.recorded_for_test
+
+
 # ----------------------------------------------------------------------------------- sanitizers
 
 
@@ -515,10 +568,9 @@ def run_driver(program: Path, *kernel: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "TSAN_OPTIONS": "exitcode=66 halt_on_error=1",
-        "ASAN_OPTIONS": "exitcode=66",
+        "ASAN_OPTIONS": "exitcode=66:detect_stack_use_after_return=0",  # fibers
         "UBSAN_OPTIONS": "halt_on_error=1",
-        "DPSLICE_EMULATOR_SMS": "2",
-        "DPSLICE_EMULATOR_SHARED": "75000",
+        "DPSLICE_EMULATOR_SMS": "1",  # few parts, so that each has several tiles
     }
     environment.pop("LD_PRELOAD", None)
     return subprocess.run(
@@ -549,10 +601,9 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
     shutil.copytree(ROOT / "cuda", copy)
     source = (copy / "pairs.cuh").read_text()
     start = source.index("__device__ inline void load_sources(")
-    barrier = source.rindex("  __syncthreads();\n", start, source.index("\n}\n", start))
-    (copy / "pairs.cuh").write_text(
-        source[:barrier] + source[barrier:].replace("  __syncthreads();\n", "", 1)
-    )
+    barrier = "  __syncthreads();\n"
+    last = source.rindex(barrier, start, source.index("}\n\n", start))
+    (copy / "pairs.cuh").write_text(source[:last] + source[last + len(barrier) :])
     broken = emulated_cuda.compile_object(
         copy / "kernel_sum.cu", tmp_path / "kernel_sum.cu.o", THREAD_SANITIZER, copy
     )
@@ -565,7 +616,7 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
 @pytest.mark.slow
 def test_no_stray_access(tmp_path: Path) -> None:
     """Every kernel under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    flags = ("-O1", "-g1", "-DDPSLICE_EMULATOR_THREADS", "-fsanitize=address,undefined")
+    flags = ("-O1", "-g1", "-fsanitize=address,undefined")
     objects = emulated_cuda.compile_kernels(tmp_path / "objects", flags)
     done = run_driver(link_driver(tmp_path, objects, flags))
     assert done.returncode == 0, done.stderr[-4000:]

@@ -12,8 +12,8 @@
 // never zeroed. Warp functions take part with all 32 lanes: the mask is not looked at.
 #pragma once
 
+#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -68,13 +68,16 @@ class Barrier {
     arrived_ = 0;
   }
   void wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (++arrived_ >= members_) return release();
-    const unsigned seen = generation_;
-    turn_.wait(lock, [&] { return generation_ != seen; });
+    unsigned seen;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (++arrived_ >= members_) return release();
+      seen = generation_.load(std::memory_order_relaxed);
+    }
+    generation_.wait(seen, std::memory_order_acquire);
   }
   void leave() {  // a thread that has returned from the kernel is waited for no more
-    std::unique_lock<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     --members_;
     if (members_ > 0 && arrived_ >= members_) release();
   }
@@ -82,13 +85,12 @@ class Barrier {
  private:
   void release() {
     arrived_ = 0;
-    ++generation_;
-    turn_.notify_all();
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
   }
   std::mutex mutex_;
-  std::condition_variable turn_;
   int members_ = 0, arrived_ = 0;
-  unsigned generation_ = 0;
+  std::atomic<unsigned> generation_{0};
 };
 
 #else
@@ -300,8 +302,8 @@ T atomicAdd(T* to, T value) {
 template <class T>
 T atomicMin(T* to, T value) {
   T seen = __atomic_load_n(to, __ATOMIC_RELAXED);
-  while (value < seen && !__atomic_compare_exchange_n(to, &seen, value, true, __ATOMIC_RELAXED,
-                                                      __ATOMIC_RELAXED)) {
+  while (value < seen &&
+         !__atomic_compare_exchange_n(to, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return seen;
 }

@@ -89,11 +89,10 @@ void run_ratio(const Execution& execution, int64_t m, int64_t b, int64_t c, int6
                                     ratio.data(), &failed_slice},
                 execution);
   require_finite("density_ratio", ratio);
-  density_ratio_vjp(
-      DensityRatioVjpArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1, 0.5,
-                             ratio.data(), grad.data(), grad_q.data(), grad_p.data(),
-                             &failed_slice},
-      execution);
+  density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1,
+                                           0.5, ratio.data(), grad.data(), grad_q.data(),
+                                           grad_p.data(), &failed_slice},
+                    execution);
   require_finite("density_ratio_vjp", grad_q);
   require_finite("density_ratio_vjp", grad_p);
   density_ratio_divergence(
@@ -140,23 +139,24 @@ void run_project(const Execution& execution, int64_t n, int64_t d, int64_t p) {
   project_fast(ProjectFastArgs<T>{x.data(), frame.data(), 1, {1, 2}, 3, out.data(), n, d, p},
                execution);
   require_finite("project_fast", out);
-  project_secure(ProjectSecureArgs<T>{x.data(), wide_frame.data(), 1, {1, 2, 3}, 3, out.data(), n,
-                                      d, p},
-                 execution);
+  project_secure(
+      ProjectSecureArgs<T>{x.data(), wide_frame.data(), 1, {1, 2, 3}, 3, out.data(), n, d, p},
+      execution);
   require_finite("project_secure", out);
 }
 
 template <class T>
 void run_all(const Execution& execution) {
+  Execution little = execution;
+  little.shared_limit = 9000;  // one factor of 37 rows fits, two do not
   run_pairs<T>(execution, 1, 130, 300, 2, 0);
-  run_pairs<T>(execution, 2, 5, 129, 8, 20);  // far apart: again in float64
+  run_pairs<T>(execution, 1, 5, 129, 8, 20);  // far apart: again in float64
   run_pairs<T>(execution, 1, 66, 70, 17, 0);
   run_pairs<T>(execution, 1, 5, 65, 70, 20);
-  run_ratio<T>(execution, 2, 37, 20, 2);
-  run_ratio<T>(execution, 1, 100, 5, 5);  // two factors do not fit the shared memory
+  run_ratio<T>(little, 2, 37, 20, 5);
   run_lines<T>(execution, 2, 33, 70);
   run_lines<T>(execution, 1, 2500, 3);
-  run_median<T>(execution, 2, 40, 3);
+  run_median<T>(execution, 2, 12, 3);
   run_project<T>(execution, 66, 17, 67);
 }
 
@@ -167,6 +167,8 @@ int main(int count, char** arguments) {
   const DeviceGuard guard(0);
   const Execution execution = guard.execution(0);
   run_all<float>(execution);
-  run_all<double>(execution);
+#if !defined(DPSLICE_EMULATOR_THREADS)
+  run_all<double>(execution);  // the same barriers in the same places; real threads take long
+#endif
   return 0;
 }

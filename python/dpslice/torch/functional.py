@@ -154,7 +154,7 @@ def _kernels_at(tensor: Tensor) -> Any:
 
 def _array(tensor: Tensor) -> Any:
     """Return what the kernels take: on the CPU a NumPy view; copied only if it is strided."""
-    if tensor.is_cuda:
+    if _arrays.on_device(_arrays.place_of("tensor", tensor)):
         return tensor.detach().resolve_neg().contiguous()
     return tensor.contiguous().numpy(force=True)
 
@@ -654,7 +654,8 @@ def _divergence_kernel(
     private, synthetic = _arrays.point_pair("q", q.detach(), "p", p.detach())
     rows = bandwidth.detach().unbind(0) if bandwidth.ndim == 2 else [bandwidth.detach()]
     each = [_arrays.bandwidths("bandwidth", row, private) for row in rows]
-    bandwidths: Any = torch.stack(each) if q.is_cuda else np.stack(each)  # [G, m]
+    stack: Any = torch.stack if _arrays.on_device(private.place) else np.stack
+    bandwidths = stack(each)  # [G, m]
     for points, name in ((private, "q"), (synthetic, "p")):
         for bandwidth_of_slice in each:
             _arrays.check_reach(name, points, bandwidth_of_slice)
