@@ -652,8 +652,13 @@ __global__ void combine_pulls_kernel(Pairs<T> pairs, const T* pull, T* grad_poin
 // ----------------------------------------------------------------------------------------
 // launchers
 
+// Targets of one thread: as many as its registers hold.
 template <class T, int K>
-constexpr int kTargets = (sizeof(T) == 4 ? 8 : 4) / K > 1 ? (sizeof(T) == 4 ? 8 : 4) / K : 1;
+constexpr int targets_of_thread() {
+  const int coordinates = sizeof(T) == 4 ? 8 : 4;
+  const int targets = coordinates / K;
+  return targets < 1 ? 1 : (targets > 4 ? 4 : targets);
+}
 
 // Enough parts for two blocks on each multiprocessor, if there are so many tiles of sources.
 inline int64_t parts_for(int64_t m, int64_t targets, int64_t target_tile, int64_t sources,
@@ -702,7 +707,7 @@ void launch_sums(Pairs<T> pairs, Out* out, const Execution& execution) {
     return;
   }
   with_small_dims(pairs.k, [&](auto dims) {
-    constexpr int K = decltype(dims)::value, R = kTargets<T, K>;
+    constexpr int K = decltype(dims)::value, R = targets_of_thread<T, K>();
     run(R * kSmallThreads, kSmallThreads, [&](int64_t blocks, double* total, double* maximum) {
       launch(small_sums_kernel<T, K, R, reduction>, blocks, kSmallThreads, 0, execution, pairs,
              total, maximum);
@@ -730,7 +735,7 @@ void launch_pulls(Pairs<T> pairs, T* grad_points, T* grad_factor, const Executio
     return;
   }
   with_small_dims(pairs.k, [&](auto dims) {
-    constexpr int K = decltype(dims)::value, R = kTargets<T, K>;
+    constexpr int K = decltype(dims)::value, R = targets_of_thread<T, K>();
     run(R * kSmallThreads, kSmallThreads, [&](int64_t blocks, T* pull) {
       launch(small_pulls_kernel<T, K, R>, blocks, kSmallThreads, 0, execution, pairs, pull);
     });

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 ALL = (True, True, True)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
-# (m, b, c, k). Small k: 128 threads with 1 to 8 targets each, tiles of 128 sources, k padded to
+# (m, b, c, k). Small k: 128 threads with 1 to 4 targets each, tiles of 128 sources, k padded to
 # 1, 2, 4, 8. Large k: tiles of 64, 16 coordinates at a time, 64 for gradients.
 SHAPES = (
     (1, 1, 1, 1),
