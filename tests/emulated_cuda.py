@@ -79,7 +79,7 @@ def load(module: Path) -> ModuleType:
     return loaded
 
 
-# ------------------------------------------------------------------------------- a stand-in for CuPy
+# ----------------------------------------------------------------------------- a stand-in for CuPy
 
 
 class Device:
@@ -190,9 +190,7 @@ class Emulation:
         """The CUDA twin of dpslice._core, from arrays on the device to arrays on the device."""
         from dpslice import _arrays
 
-        return _arrays.backend_for(
-            _arrays.Place("cupy", f"cuda:{self.device.id}", self.stream.ptr)
-        )
+        return _arrays.backend_for(_arrays.Place("cupy", f"cuda:{self.device.id}", self.stream.ptr))
 
     def __call__(self, name: str, *arguments: Any) -> Any:
         """Call a kernel by its name in dpslice._core, NumPy in and out."""

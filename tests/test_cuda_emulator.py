@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 import emulated_cuda
-import random_reference
 import reference
 from dpslice import _arrays, _core, kernels
 from dpslice.divergences import get_divergence
@@ -53,13 +52,18 @@ SHAPES = (
 
 
 @pytest.fixture(scope="session")
-def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return emulated_cuda.load(emulated_cuda.build(tmp_path_factory.mktemp("cuda_emulator")))
+def emulated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emulated_cuda.build(tmp_path_factory.mktemp("cuda_emulator"))
+
+
+@pytest.fixture(scope="session")
+def emulated_module(emulated_file: Path) -> Any:
+    return emulated_cuda.load(emulated_file)
 
 
 @pytest.fixture
-def cuda(emulated_module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulation]:
-    yield Emulation(emulated_module, monkeypatch)
+def cuda(emulated_module: Any, monkeypatch: pytest.MonkeyPatch) -> Emulation:
+    return Emulation(emulated_module, monkeypatch)
 
 
 # -------------------------------------------------------------------------------- kernel sums
@@ -70,12 +74,9 @@ def sum_arguments(case: Case) -> tuple[Any, ...]:
 
 
 @DTYPES
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kernel_sum(
-    cuda: Emulation, shape: tuple[int, int, int, int], dtype: str, weighted: bool
-) -> None:
-    case = make_case(*shape, dtype, weighted=weighted, wide=True)
+def test_kernel_sum(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype, weighted=shape[1] % 2 == 1, wide=True)
     arguments = sum_arguments(case)
     found = cuda("gaussian_kernel_sum", *arguments)
     assert_close(found, reference.gaussian_kernel_sum(*arguments), dtype)
@@ -86,12 +87,9 @@ def test_kernel_sum(
 
 
 @DTYPES
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logsumexp(
-    cuda: Emulation, shape: tuple[int, int, int, int], dtype: str, weighted: bool
-) -> None:
-    case = make_case(*shape, dtype, weighted=weighted)
+def test_logsumexp(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype, weighted=shape[1] % 2 == 1)
     arguments = sum_arguments(case)
     found = cuda("gaussian_kernel_logsumexp", *arguments)
     assert_close(found, reference.gaussian_kernel_logsumexp(*arguments), dtype)
@@ -341,7 +339,9 @@ KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(1, 1, 1), (65, 17, 3), (63, 16, 64), (130, 5, 66), (4, 40, 131)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (65, 17, 3), (63, 16, 64), (130, 5, 66), (4, 40, 131)]
+)
 def test_project_fast(cuda: Emulation, shape: tuple[int, int, int], dtype: str) -> None:
     """The CPU's numbers, to rounding: the noise comes from the same counters."""
     n, d, p = shape
@@ -487,28 +487,33 @@ def test_without_the_compiled_module(cuda: Emulation, monkeypatch: pytest.Monkey
         kernels.median_distance(cuda.to_device(X))
 
 
-def test_noise_reference_is_used() -> None:
-    """The words that fast noise is made of are those of the published test vectors."""
-    assert tuple(_core.philox4x32((0, 0, 0, 0), (0, 0))) == tuple(
-        random_reference.philox4x32((0, 0, 0, 0), (0, 0))
-    )
-
-
 def test_place_names_the_device(cuda: Emulation) -> None:
     assert _arrays.place_of("x", cuda.to_device(X)) == _arrays.Place("cupy", "cuda:0", 0)
+
+
+def test_the_stub_is_current(emulated_file: Path, tmp_path: Path) -> None:
+    """python/dpslice/_cuda.pyi is what pybind11-stubgen makes of the bindings."""
+    pytest.importorskip("pybind11_stubgen")
+    subprocess.run(
+        [sys.executable, "-m", "pybind11_stubgen", "_cuda", "--output-dir", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(emulated_file.parent)},
+        check=True,
+    )
+    committed = ROOT / "python" / "dpslice" / "_cuda.pyi"
+    assert (tmp_path / "_cuda.pyi").read_text() == committed.read_text()
 
 
 # --------------------------------------------------------------------------------------- torch
 
 
 @pytest.fixture
-def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Any:
+def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Pretend that CPU tensors lie on a device: torch's way through the dispatch, and autograd."""
     torch = pytest.importorskip("torch")
-    from dpslice import torch as _losses  # noqa: F401: registers the operators
-
     recorded = []
-    monkeypatch.setattr(_arrays, "place_of", lambda name, value: _arrays.Place("torch", "cuda:0", 0))
+    monkeypatch.setattr(
+        _arrays, "place_of", lambda name, value: _arrays.Place("torch", "cuda:0", 0)
+    )
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
     monkeypatch.setattr(
@@ -535,9 +540,7 @@ def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
         lambda *a: functional.gaussian_kernel_logsumexp(a[0], a[1], 1.5, a[2]), (x, y, weights)
     )
     assert check(lambda *a: functional.density_ratio(*a, 1.5, 0.1, 0.3), (x, y))
-    assert check(
-        lambda p: functional.density_ratio_divergence(x.detach(), p, 1.5, 0.1, "kl"), (y,)
-    )
+    assert check(lambda p: functional.density_ratio_divergence(x.detach(), p, 1.5, 0.1, "kl"), (y,))
     several = torch.tensor([[1.0, 1.5], [2.0, 2.5]], dtype=torch.float64)
     assert check(
         lambda p: functional.density_ratio_divergence(x.detach(), p, several, 0.1, "js"), (y,)
@@ -555,9 +558,7 @@ def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
 
 
 def link_driver(folder: Path, objects: list[Path], flags: tuple[str, ...]) -> Path:
-    driver = emulated_cuda.compile_object(
-        EMULATOR / "run_all.cpp", folder / "run_all.o", flags
-    )
+    driver = emulated_cuda.compile_object(EMULATOR / "run_all.cpp", folder / "run_all.o", flags)
     program = folder / "run_all"
     command = ["g++", "-pthread", *flags, *map(str, objects), str(driver), "-o", str(program)]
     subprocess.run(command, check=True)
@@ -573,9 +574,7 @@ def run_driver(program: Path, *kernel: str) -> subprocess.CompletedProcess[str]:
         "DPSLICE_EMULATOR_SMS": "1",  # few parts, so that each has several tiles
     }
     environment.pop("LD_PRELOAD", None)
-    return subprocess.run(
-        [str(program), *kernel], capture_output=True, text=True, env=environment
-    )
+    return subprocess.run([str(program), *kernel], capture_output=True, text=True, env=environment)
 
 
 THREAD_SANITIZER = ("-O1", "-g1", "-DDPSLICE_EMULATOR_THREADS", "-fsanitize=thread")

@@ -6,9 +6,9 @@ function computes in the dtype of its arguments, float32 or float64, with as man
 cannot read as it lies is copied first. No axis may be empty.
 
 CUDA tensors and CuPy arrays are worked on where they lie, on the current stream of their device, if
-this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are not
-checked, and only `density_ratio` waits for its result, to name a slice that failed; while a CUDA
-graph is recorded it does not, and such a slice is NaN.
+this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are
+not checked, and only `density_ratio` waits for its result, to name a slice that failed; while a
+CUDA graph is recorded it does not, and such a slice is NaN.
 
 Nothing here is differentiable: ``dpslice.torch.functional`` has each kernel as a torch operator
 with its derivative.

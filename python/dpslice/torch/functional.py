@@ -59,7 +59,9 @@ def _register(
     vmap: Callable[..., Any] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> None:
-    """Define an operator: its kernel (the CPU's and CUDA's), its shapes, its derivative, its rule for `torch.vmap`.
+    """Define an operator: its kernel, its shapes, its derivative, its rule for `torch.vmap`.
+
+    The kernel serves CPU and CUDA tensors alike: the arguments' place decides.
 
     Without `backward`, the operator is itself a derivative, and a dead end: differentiating it
     raises. A batch is folded into the slices, unless there is a rule `vmap`; `slice_axes` says, for
