@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,8 @@ from dpslice.divergences import get_divergence
 from emulated_cuda import EMULATOR, ROOT, DeviceArray, Emulation
 from pair_kernels import Case, assert_close, make_case
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("g++") is None, reason="needs g++ on Linux"
-)
+_HAVE_COMPILER = sys.platform == "linux" and shutil.which("g++") is not None
+pytestmark = pytest.mark.skipif(not _HAVE_COMPILER, reason="needs g++ on Linux")
 
 ALL = (True, True, True)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -577,6 +577,22 @@ def run_driver(program: Path, *kernel: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *kernel], capture_output=True, text=True, env=environment)
 
 
+def needs_sanitizer(name: str) -> Any:
+    """Skip a test where programs with that sanitizer cannot be linked or do not start."""
+    reason = f"g++ -fsanitize={name} does not work here"
+    if not _HAVE_COMPILER:
+        return pytest.mark.skip(reason=reason)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "empty"
+        command = ["g++", f"-fsanitize={name}", "-x", "c++", "-", "-o", str(program)]
+        linked = subprocess.run(command, input=b"int main() {}", capture_output=True)
+        works = linked.returncode == 0 and subprocess.run([program], check=False).returncode == 0
+    return pytest.mark.skipif(not works, reason=reason)
+
+
+thread_sanitizer = needs_sanitizer("thread")
+address_sanitizer = needs_sanitizer("address,undefined")
+
 THREAD_SANITIZER = ("-O1", "-g1", "-DDPSLICE_EMULATOR_THREADS", "-fsanitize=thread")
 
 
@@ -587,6 +603,7 @@ def watched_objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.slow
+@thread_sanitizer
 def test_no_race(watched_objects: list[Path], tmp_path: Path) -> None:
     """Every kernel, its threads real ones, under ThreadSanitizer."""
     done = run_driver(link_driver(tmp_path, watched_objects, THREAD_SANITIZER))
@@ -594,6 +611,7 @@ def test_no_race(watched_objects: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@thread_sanitizer
 def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path) -> None:
     """Without one of its barriers, the kernel sum must not pass: the watch is awake."""
     copy = tmp_path / "cuda"
@@ -613,6 +631,7 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
 
 
 @pytest.mark.slow
+@address_sanitizer
 def test_no_stray_access(tmp_path: Path) -> None:
     """Every kernel under AddressSanitizer and UndefinedBehaviorSanitizer."""
     flags = ("-O1", "-g1", "-fsanitize=address,undefined")
