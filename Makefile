@@ -18,7 +18,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
-  $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc')
+  $(shell find csrc cuda python -type f -not -name '*.so' -not -name '*.pyc')
 
 .PHONY: demo test lint sanitize bench instructions wheel stubs clean
 
@@ -45,9 +45,9 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 lint: $(VENV)/.dev
 	$(BIN)/ruff check python tests bench examples
 	$(BIN)/ruff format --check python tests bench examples
-	$(BIN)/codespell README.md docs csrc python tests bench
+	$(BIN)/codespell README.md docs csrc cuda python tests bench
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc cuda tests/cuda_emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python tests/tools/check_stubs.py
 
 stubs: $(VENV)/.dev

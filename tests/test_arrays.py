@@ -229,12 +229,20 @@ def test_dtypes_must_agree(function: Callable[..., Any]) -> None:
 # --------------------------------------------------------------------------------- devices
 
 
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build without CUDA kernels, whatever this one has."""
+    monkeypatch.setitem(sys.modules, "dpslice._cuda", None)
+
+
+@pytest.mark.usefixtures("no_cuda")
 def test_no_backend_for_cuda() -> None:
     place = _arrays.Place("torch", "cuda:0", 0)
     with pytest.raises(NotImplementedError, match=r"no CUDA kernels, and the arrays are on cuda:0"):
         _arrays.backend_for(place)
 
 
+@pytest.mark.usefixtures("no_cuda")
 def test_cuda_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     place = _arrays.Place("torch", "cuda:1", 7)
     monkeypatch.setattr(_arrays, "place_of", lambda name, value: place)
@@ -255,6 +263,7 @@ def test_other_devices_are_refused() -> None:
         gaussian_kernel_sum(x, x, 1.0)
 
 
+@pytest.mark.usefixtures("no_cuda")
 def test_cupy_arrays_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in with CuPy's interface: read, placed on its device and stream, and refused."""
 

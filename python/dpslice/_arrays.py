@@ -6,7 +6,10 @@ or dtype, `ValueError` for shape and range.
 
 Arrays of three libraries are understood: NumPy, torch and CuPy. An `Operand` remembers which one
 came in, on which device and stream (`Place`), so that results go back as the same kind, and
-`backend_for` picks the compiled module that works there.
+`backend_for` picks the compiled kernels that work there.
+
+Values in device memory are not looked at: that would take a pass over them and a synchronisation.
+There NaN in gives NaN out, and rules about values are the caller's to keep.
 """
 
 from __future__ import annotations
@@ -30,9 +33,12 @@ __all__ = [
     "backend_for",
     "bandwidths",
     "boolean",
+    "capturing",
     "check_reach",
     "choice",
     "describe",
+    "device_address",
+    "device_empty",
     "finite_real",
     "finite_values",
     "integer",
@@ -42,6 +48,7 @@ __all__ = [
     "negative_real",
     "nonnegative_or_infinite",
     "nonnegative_real",
+    "on_device",
     "open_unit",
     "operand",
     "place_of",
@@ -57,6 +64,7 @@ __all__ = [
     "seed",
     "synthetic_rows",
     "text",
+    "widened",
 ]
 
 FloatArray = NDArray[np.floating[Any]]
@@ -302,34 +310,38 @@ class Operand:
 
     Attributes
     ----------
-    array : ndarray
+    array : array
         C-contiguous, aligned and in native byte order; the caller's own memory where that was so
-        already. Read it, never write to it.
+        already. Read it, never write to it. A NumPy array on the CPU; on a CUDA device, an array
+        of the caller's library.
     place : Place
         Library and device of the caller's array.
     """
 
-    array: FloatArray
+    array: Any
     place: Place
 
     @property
     def dtype(self) -> np.dtype[np.floating[Any]]:
         """Float32 or float64."""
-        return self.array.dtype
+        return np.dtype(str(self.array.dtype).removeprefix("torch."))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the caller's array."""
-        return self.array.shape
+        return tuple(self.array.shape)
 
 
 def backend_for(place: Place) -> Any:
-    """Return the compiled module whose kernels work at `place`.
+    """Return the compiled kernels that work at `place`.
+
+    On the CPU, the module ``dpslice._core``; on a CUDA device, an object with the same functions,
+    which take and give arrays there and run on the stream of `place`.
 
     Raises
     ------
     NotImplementedError
-        If this build has no kernels for that device.
+        If this build has no CUDA kernels, and `place` is a CUDA device.
     """
     if place.device == "cpu":
         try:
@@ -338,10 +350,17 @@ def backend_for(place: Place) -> Any:
             raise ImportError(
                 "the compiled kernels dpslice._core are missing: build them with 'pip install .'"
             ) from error
-    raise NotImplementedError(
-        f"this build of dpslice has no CUDA kernels, and the arrays are on {place.device}; "
-        "move them to the CPU (torch: x.cpu(), CuPy: cupy.asnumpy(x))"
-    )
+    from dpslice._cuda_kernels import CudaKernels  # which imports this module
+
+    try:
+        module = importlib.import_module("dpslice._cuda")
+    except ModuleNotFoundError as error:
+        raise NotImplementedError(
+            f"this build of dpslice has no CUDA kernels, and the arrays are on {place.device}; "
+            "move them to the CPU (torch: x.cpu(), CuPy: cupy.asnumpy(x)), or build dpslice with "
+            "pip install -C cmake.define.DPSLICE_CUDA=ON"
+        ) from error
+    return CudaKernels(module, place)
 
 
 def place_of(name: str, value: Any) -> Place:
@@ -401,6 +420,82 @@ def _host_array(name: str, value: Any, place: Place, dtype: str) -> FloatArray:
     return array
 
 
+# ----------------------------------------------------------------------------- device memory
+#
+# What CUDA arrays need of their library, which is torch or CuPy. New arrays lie on the device of
+# `like`, and belong to the stream that is current there.
+
+
+def on_device(place: Place) -> bool:
+    """Tell whether an array lies in the memory of a CUDA device."""
+    return place.device != "cpu"
+
+
+def _device_array(name: str, value: Any, place: Place) -> Any:
+    """Make an array on a CUDA device contiguous, by a copy there if need be."""
+    if place.library == "torch":
+        torch = sys.modules["torch"]
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor; got layout {value.layout}")
+        return value.detach().resolve_neg().contiguous()
+    with value.device:
+        return sys.modules["cupy"].ascontiguousarray(value)
+
+
+def device_empty(shape: Sequence[int], dtype: str, like: Any, place: Place) -> Any:
+    """Allocate an array of the library and on the device of `like`."""
+    if place.library == "torch":
+        torch = sys.modules["torch"]
+        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=like.device)
+    with like.device:
+        return sys.modules["cupy"].empty(tuple(shape), dtype=dtype)
+
+
+def device_vector(value: Any, size: int, dtype: str, like: Any, place: Place) -> Any:
+    """Make a contiguous vector (size,) of a number, an array () or an array (size,)."""
+    if place.library == "torch":
+        torch = sys.modules["torch"]
+        kind = getattr(torch, dtype)
+        if isinstance(value, float):
+            return torch.full((size,), value, dtype=kind, device=like.device)
+        return value.to(kind).expand(size).contiguous()
+    cupy = sys.modules["cupy"]
+    with like.device:
+        if isinstance(value, float):
+            return cupy.full((size,), value, dtype=dtype)
+        return cupy.ascontiguousarray(cupy.broadcast_to(value.astype(dtype), (size,)))
+
+
+def widened(array: Any, place: Place) -> Any:
+    """Return an array in float64; itself if it is that already."""
+    if place.library == "torch" and on_device(place):
+        return array.double()
+    return array if str(array.dtype) == "float64" else array.astype(np.float64)
+
+
+def device_address(array: Any, place: Place) -> int:
+    """Return the address of an array in device memory; 0 stands for None.
+
+    A torch tensor is told that the stream uses it: its memory may have come from another one, and
+    must not be given away before the kernel is done.
+    """
+    if array is None:
+        return 0
+    if place.library == "torch":
+        torch = sys.modules["torch"]
+        if not torch.cuda.is_current_stream_capturing():
+            array.record_stream(torch.cuda.current_stream(array.device))
+        return int(array.data_ptr())
+    return int(array.__cuda_array_interface__["data"][0])
+
+
+def capturing(place: Place) -> bool:
+    """Tell whether the current stream records a CUDA graph, so that it cannot be waited for."""
+    if place.library == "torch":
+        return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
+    return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+
+
 def operand(
     name: str,
     value: Any,
@@ -423,7 +518,7 @@ def operand(
     like : Operand, optional
         An earlier argument whose library, dtype and device this one must share.
     finite : bool
-        Refuse NaN and infinity.
+        Refuse NaN and infinity, where the array is on the CPU.
 
     Returns
     -------
@@ -461,6 +556,8 @@ def operand(
             f"{name} must be on {like.place.device} like the others; got {place.device}"
         )
     backend_for(place)
+    if on_device(place):
+        return Operand(_device_array(name, value, place), place)
     array = _host_array(name, value, place, dtype)
     if finite:
         finite_values(name, array)
@@ -495,7 +592,7 @@ def point_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[Operand, Opera
     return first, operand(y_name, y, (m, "c", k), like=first)
 
 
-def bandwidths(name: str, value: Any, like: Operand) -> FloatArray:
+def bandwidths(name: str, value: Any, like: Operand) -> Any:
     """Return one bandwidth for each slice of `like`, in its dtype.
 
     Parameters
@@ -510,10 +607,11 @@ def bandwidths(name: str, value: Any, like: Operand) -> FloatArray:
 
     Returns
     -------
-    ndarray, shape (m,)
-        Bandwidths in the dtype of `like`.
+    array, shape (m,)
+        Bandwidths in the dtype of `like`, on its device; NumPy's if that is the CPU.
     """
     slices = like.shape[0]
+    device = on_device(like.place)
     if isinstance(value, (numbers.Real, np.number)):
         array: FloatArray = np.full(slices, positive_real(name, value))
     else:
@@ -527,6 +625,8 @@ def bandwidths(name: str, value: Any, like: Operand) -> FloatArray:
             raise ValueError(
                 f"{name} must be on {like.place.device} like the others; got {given.place.device}"
             )
+        if device:
+            return device_vector(given.array, slices, like.dtype.name, like.array, like.place)
         array = np.broadcast_to(given.array, (slices,))
     with np.errstate(over="ignore", under="ignore"):  # caught by the check that follows
         array = np.ascontiguousarray(array, dtype=like.dtype)
@@ -537,11 +637,15 @@ def bandwidths(name: str, value: Any, like: Operand) -> FloatArray:
         raise ValueError(
             f"{name} must be finite and > 0 (in {like.dtype}); got {array[first]} for slice {first}"
         )
+    if device:
+        return device_vector(float(array[0]), slices, like.dtype.name, like.array, like.place)
     return array
 
 
-def check_reach(name: str, points: Operand, bandwidth: FloatArray) -> None:
+def check_reach(name: str, points: Operand, bandwidth: Any) -> None:
     """Refuse points so far out that a squared distance in bandwidths leaves the number range."""
+    if on_device(points.place):
+        return
     limit = 1e17 if points.dtype == np.float32 else 1e150
     reach = np.abs(points.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
     if not (reach <= limit).all():
@@ -554,6 +658,8 @@ def check_reach(name: str, points: Operand, bandwidth: FloatArray) -> None:
 
 def log_weight_values(name: str, weights: Operand) -> None:
     """Refuse log weights that are NaN or +inf; -inf is a weight of zero."""
+    if on_device(weights.place):
+        return
     bad = np.isnan(weights.array) | (weights.array == np.inf)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -568,6 +674,8 @@ def ratio_values(name: str, value: Any) -> Operand:
         return Operand(np.array(nonnegative_real(name, value)), Place("numpy", "cpu"))
     library_of(name, value)
     found = operand(name, value, tuple(value.shape))
+    if on_device(found.place):
+        return found
     negative = found.array < 0
     if negative.any():
         where = tuple(int(i) for i in np.argwhere(negative)[0])
@@ -577,9 +685,9 @@ def ratio_values(name: str, value: Any) -> Operand:
     return found
 
 
-def same_kind(result: FloatArray, place: Place) -> Any:
+def same_kind(result: Any, place: Place) -> Any:
     """Give a kernel's result back as the kind of array that came in; memory is shared."""
-    if place.library == "torch":
+    if place.library == "torch" and not on_device(place):
         return sys.modules["torch"].from_numpy(result)
     return result
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib.util
 import os
 import platform
 import sys
@@ -881,7 +882,7 @@ def info(json: JsonOption = False) -> None:
         "instruction set": _core.isa(),
         "instruction sets available": list(_core.available_isas()),
         "threads": _core.num_threads(),
-        "cuda kernels": bool(build.get("cuda", False)),
+        "cuda kernels": importlib.util.find_spec("dpslice._cuda") is not None,
         "build": build,
         "packages": versions,
     }

@@ -1,13 +1,17 @@
-r"""The kernels on arrays: batched over slices, NumPy or torch arrays in, the same kind out.
+r"""The kernels on arrays: batched over slices, NumPy, torch or CuPy arrays in, the same kind out.
 
 Shapes are those of the whole library: m slices of dimension k, with b and c points in each. Every
 function computes in the dtype of its arguments, float32 or float64, with as many threads as
 ``dpslice.set_num_threads`` says. Arrays of any strides and byte order are taken; what the kernels
 cannot read as it lies is copied first. No axis may be empty.
 
+CUDA tensors and CuPy arrays are worked on where they lie, on the current stream of their device, if
+this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are
+not checked, and only `density_ratio` waits for its result, to name a slice that failed; while a
+CUDA graph is recorded it does not, and such a slice is NaN.
+
 Nothing here is differentiable: ``dpslice.torch.functional`` has each kernel as a torch operator
-with its derivative. CUDA tensors and CuPy arrays raise NotImplementedError, for this build has no
-CUDA kernels.
+with its derivative.
 """
 
 from __future__ import annotations
@@ -99,7 +103,7 @@ def project(
             raise ValueError("sigma must be > 0 with noise='secure'; got 0")
         out = core.project_secure(
             rows.array,
-            np.asarray(directions.array, dtype=np.float64),
+            _arrays.widened(directions.array, rows.place),
             sigma,
             secrets.token_bytes(32),
             0,

@@ -4,7 +4,8 @@ Each function has the name and signature of its twin in `dpslice.kernels`, takes
 differentiated. Each is one operator ``torch.ops.dpslice.<name>``: one node of a graph under
 ``torch.compile``, and known to ``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
 
-- Tensors are float32 or float64, of one dtype, on the CPU, of any strides. Under autocast, float16
+- Tensors are float32 or float64, of one dtype, on one device (the CPU; a CUDA device where this
+  build has CUDA kernels), of any strides. Under autocast, float16
   and bfloat16 are computed with in float32; elsewhere they are a TypeError.
 - A bandwidth is a number, or a tensor (m,) or () that is not differentiated: one that requires a
   gradient is an error, never a silent zero.
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpslice import _arrays, _core, kernels
+from dpslice import _arrays, kernels
 from dpslice.divergences import Divergence, get_divergence
 
 __all__ = [
@@ -49,7 +50,7 @@ _FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
 
 def _register(
     schema: str,
-    cpu: Callable[..., Any],
+    kernel: Callable[..., Any],
     fake: Callable[..., Any],
     *,
     setup_context: Callable[..., None] | None = None,
@@ -58,7 +59,9 @@ def _register(
     vmap: Callable[..., Any] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> None:
-    """Define an operator: its CPU kernel, its shapes, its derivative, its rule for `torch.vmap`.
+    """Define an operator: its kernel, its shapes, its derivative, its rule for `torch.vmap`.
+
+    The kernel serves CPU and CUDA tensors alike: the arguments' place decides.
 
     Without `backward`, the operator is itself a derivative, and a dead end: differentiating it
     raises. A batch is folded into the slices, unless there is a rule `vmap`; `slice_axes` says, for
@@ -69,8 +72,8 @@ def _register(
     """
     name = schema.split("(", 1)[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
-    _LIBRARY.impl(name, cpu, "CPU")
-    _LIBRARY.impl(name, _no_cuda(name), "CUDA")
+    _LIBRARY.impl(name, kernel, "CPU")
+    _LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"dpslice::{name}", fake, lib=_LIBRARY)
     if backward is None or setup_context is None:
         setup_context, backward = _save_nothing, _dead_end(name.removesuffix("_vjp"))
@@ -97,15 +100,6 @@ def _call(name: str, *args: Any) -> Any:
     if torch.compiler.is_compiling():
         return getattr(_ops, name)(*args)
     return _FUNCTIONS[name].apply(*args)
-
-
-def _no_cuda(name: str) -> Callable[..., Any]:
-    def raise_no_cuda(*args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            f"{name}: this build of dpslice has no CUDA kernels; move the tensors to the CPU"
-        )
-
-    return raise_no_cuda
 
 
 def _save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
@@ -155,18 +149,29 @@ _NO_BANDWIDTH = (
 )
 
 
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """View a CPU tensor as the NumPy array that the kernels take; copied only if it is strided."""
-    array: np.ndarray[Any, Any] = tensor.contiguous().numpy(force=True)
-    return array
+def _kernels_at(tensor: Tensor) -> Any:
+    """Return the compiled kernels for the device of a tensor."""
+    return _arrays.backend_for(_arrays.place_of("tensor", tensor))
+
+
+def _array(tensor: Tensor) -> Any:
+    """Return what the kernels take: on the CPU a NumPy view; copied only if it is strided."""
+    if _arrays.on_device(_arrays.place_of("tensor", tensor)):
+        return tensor.detach().resolve_neg().contiguous()
+    return tensor.contiguous().numpy(force=True)
+
+
+def _tensor(array: Any) -> Tensor:
+    """Return what the kernels gave as a tensor, which on a CUDA device it is."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def _tensor_or_empty(array: np.ndarray[Any, Any] | None, like: Tensor) -> Tensor:
-    return like.new_empty(0) if array is None else torch.from_numpy(array)
+def _tensor_or_empty(array: Any, like: Tensor) -> Tensor:
+    return like.new_empty(0) if array is None else _tensor(array)
 
 
 def _asked(tensor: Tensor, needed: bool) -> Tensor | None:
@@ -218,7 +223,7 @@ def _project_fake(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[
     return x.new_empty(x.shape[0], frame.shape[1])
 
 
-def _project_cpu(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
+def _project_kernel(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
     pair = (key[0] % 2**64, key[1] % 2**64) if key else None
     result: Tensor = kernels.project(x.detach(), frame.detach(), sigma, noise, pair)
     return result
@@ -254,7 +259,7 @@ def _project_vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple
 
 _register(
     "project(Tensor x, Tensor frame, float sigma, str noise, int[] key) -> Tensor",
-    _project_cpu,
+    _project_kernel,
     _project_fake,
     setup_context=_project_setup_context,
     backward=_project_backward,
@@ -321,10 +326,9 @@ def project(
 
 def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) -> None:
     """Register one of the two kernel sums: they differ in one word, and in what backward needs."""
-    kernel_vjp = getattr(_core, f"{name}_vjp")
     saved = "Tensor output, " if saves_output else ""
 
-    def cpu(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
+    def forward(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
         kernel: Callable[..., Tensor] = getattr(kernels, name)
         return kernel(x.detach(), y.detach(), bandwidth.detach(), _detached(weights))
 
@@ -335,14 +339,14 @@ def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) ->
             _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
         return x.new_empty(x.shape[:2])
 
-    def vjp_cpu(
+    def vjp(
         x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None, *rest: Any
     ) -> tuple[Tensor, ...]:
         *tensors, need_x, need_y, need_weights = rest
         fake(x, y, bandwidth, weights)
         for tensor in tensors:
             _arrays.layout("grad", tensor, tuple(x.shape[:2]), like=x)
-        grads = kernel_vjp(
+        grads = getattr(_kernels_at(x), f"{name}_vjp")(
             _array(x),
             _array(y),
             _array(bandwidth),
@@ -383,7 +387,7 @@ def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) ->
 
     _register(
         f"{name}(Tensor x, Tensor y, Tensor bandwidth, Tensor? {weights_name}) -> Tensor",
-        cpu,
+        forward,
         fake,
         setup_context=setup_context,
         backward=backward,
@@ -391,7 +395,7 @@ def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) ->
     _register(
         f"{name}_vjp(Tensor x, Tensor y, Tensor bandwidth, Tensor? {weights_name}, {saved}"
         "Tensor grad, bool need_x, bool need_y, bool need_weights) -> (Tensor, Tensor, Tensor)",
-        vjp_cpu,
+        vjp,
         vjp_fake,
     )
 
@@ -406,7 +410,6 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
     Returns the totals, the sums of the rows (which are the gradient in the row weights), and the
     gradients in `y` and the weights. `x` is not differentiated.
     """
-    kernel_total = getattr(_core, f"{name}_total")
 
     def fake(
         x: Tensor,
@@ -429,7 +432,7 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
             x.new_empty(weights.shape if need_weights and weights is not None else 0),
         )
 
-    def cpu(
+    def kernel(
         x: Tensor,
         y: Tensor,
         bandwidth: Tensor,
@@ -441,7 +444,7 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
         points, others, g, checked = kernels.pair_operands(
             x.detach(), y.detach(), bandwidth.detach(), weights_name, _detached(weights)
         )
-        rows, grad_y, grad_weights = kernel_total(
+        rows, grad_y, grad_weights = getattr(_kernels_at(x), f"{name}_total")(
             points.array,
             others.array,
             g,
@@ -450,7 +453,7 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
             need_y,
             need_weights and weights is not None,
         )
-        sums = torch.from_numpy(rows)
+        sums = _tensor(rows)
         # A weight of zero is no row at all, though its sum may be -inf.
         kept = torch.where(row_weights.detach() == 0, sums.new_zeros(()), sums)
         total = (row_weights.detach().double() * kept.double()).sum(-1).to(sums.dtype)
@@ -508,7 +511,7 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
     _register(
         f"{name}_total(Tensor x, Tensor y, Tensor bandwidth, Tensor? {weights_name}, "
         "Tensor row_weights, bool need_y, bool need_weights) -> (Tensor, Tensor, Tensor, Tensor)",
-        cpu,
+        kernel,
         fake,
         setup_context=setup_context,
         backward=backward,
@@ -667,7 +670,7 @@ def gaussian_kernel_logsumexp(
 # ------------------------------------------------------------------------------- density_ratio
 
 
-def _ratio_cpu(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
+def _ratio_kernel(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
     result: Tensor = kernels.density_ratio(q.detach(), p.detach(), bandwidth.detach(), ridge, sigma)
     return result
 
@@ -678,7 +681,7 @@ def _ratio_fake(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: fl
     return q.new_empty(q.shape[:2])
 
 
-def _ratio_vjp_cpu(
+def _ratio_vjp_kernel(
     q: Tensor,
     p: Tensor,
     bandwidth: Tensor,
@@ -692,7 +695,7 @@ def _ratio_vjp_cpu(
     _ratio_fake(q, p, bandwidth, ridge, sigma)
     _arrays.layout("ratio", ratio, tuple(q.shape[:2]), like=q)
     _arrays.layout("grad", grad, tuple(q.shape[:2]), like=q)
-    grad_q, grad_p = _core.density_ratio_vjp(
+    grad_q, grad_p = _kernels_at(q).density_ratio_vjp(
         _array(q),
         _array(p),
         _array(bandwidth),
@@ -743,7 +746,7 @@ def _ratio_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _register(
     "density_ratio(Tensor q, Tensor p, Tensor bandwidth, float ridge, float sigma) -> Tensor",
-    _ratio_cpu,
+    _ratio_kernel,
     _ratio_fake,
     setup_context=_ratio_setup_context,
     backward=_ratio_backward,
@@ -751,7 +754,7 @@ _register(
 _register(
     "density_ratio_vjp(Tensor q, Tensor p, Tensor bandwidth, Tensor ratio, Tensor grad, "
     "float ridge, float sigma, bool need_q, bool need_p) -> (Tensor, Tensor)",
-    _ratio_vjp_cpu,
+    _ratio_vjp_kernel,
     _ratio_vjp_fake,
 )
 
@@ -808,7 +811,7 @@ def density_ratio(
 # ----------------------------------------------------------------------- density_ratio_divergence
 
 
-def _divergence_cpu(
+def _divergence_kernel(
     q: Tensor,
     p: Tensor,
     bandwidth: Tensor,
@@ -821,10 +824,13 @@ def _divergence_cpu(
 ) -> tuple[Tensor, Tensor]:
     private, synthetic = _arrays.point_pair("q", q.detach(), "p", p.detach())
     rows = bandwidth.detach().unbind(0) if bandwidth.ndim == 2 else [bandwidth.detach()]
-    bandwidths = np.stack([_arrays.bandwidths("bandwidth", row, private) for row in rows])  # [G, m]
+    each = [_arrays.bandwidths("bandwidth", row, private) for row in rows]
+    stack: Any = torch.stack if _arrays.on_device(private.place) else np.stack
+    bandwidths = stack(each)  # [G, m]
     for points, name in ((private, "q"), (synthetic, "p")):
-        _arrays.check_reach(name, points, bandwidths.min(axis=0))
-    value, grad_p = _core.density_ratio_divergence(
+        for bandwidth_of_slice in each:
+            _arrays.check_reach(name, points, bandwidth_of_slice)
+    value, grad_p = _kernels_at(q).density_ratio_divergence(
         private.array,
         synthetic.array,
         bandwidths,
@@ -835,7 +841,7 @@ def _divergence_cpu(
         r_min,
         need_p,
     )
-    return torch.from_numpy(value), _tensor_or_empty(grad_p, q)
+    return _tensor(value), _tensor_or_empty(grad_p, q)
 
 
 def _divergence_fake(
@@ -907,7 +913,7 @@ _NO_Q = (
 _register(
     "density_ratio_divergence(Tensor q, Tensor p, Tensor bandwidth, float ridge, float sigma, "
     "int divergence, float alpha, float r_min, bool need_p) -> (Tensor, Tensor)",
-    _divergence_cpu,
+    _divergence_kernel,
     _divergence_fake,
     setup_context=_divergence_setup_context,
     backward=_divergence_backward,
@@ -1016,14 +1022,14 @@ def density_ratio_divergence(
 # ---------------------------------------------------------------------------- sliced_wasserstein
 
 
-def _wasserstein_cpu(
+def _wasserstein_kernel(
     x: Tensor, y: Tensor, order: float, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     first, second = kernels.value_operands(x.detach(), y.detach())
-    value, grad_x, grad_y = _core.sliced_wasserstein_gradient(
+    value, grad_x, grad_y = _kernels_at(x).sliced_wasserstein_gradient(
         first.array, second.array, _arrays.real_at_least_one("order", order), need_x, need_y
     )
-    return torch.from_numpy(value), _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
+    return _tensor(value), _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
 
 
 def _wasserstein_fake(
@@ -1081,7 +1087,7 @@ def _wasserstein_vjp(
 _register(
     "sliced_wasserstein(Tensor x, Tensor y, float order, bool need_x, bool need_y)"
     " -> (Tensor, Tensor, Tensor)",
-    _wasserstein_cpu,
+    _wasserstein_kernel,
     _wasserstein_fake,
     setup_context=_wasserstein_setup_context,
     backward=_wasserstein_backward,
@@ -1143,7 +1149,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
 # ------------------------------------------------------------------------------- median_distance
 
 
-def _median_cpu(x: Tensor) -> Tensor:
+def _median_kernel(x: Tensor) -> Tensor:
     result: Tensor = kernels.median_distance(x.detach())
     return result
 
@@ -1153,10 +1159,10 @@ def _median_fake(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
-def _median_vjp_cpu(x: Tensor, grad: Tensor) -> Tensor:
+def _median_vjp_kernel(x: Tensor, grad: Tensor) -> Tensor:
     _arrays.layout("x", x, ("m", "b", "k"))
     _arrays.layout("grad", grad, (x.shape[0],), like=x)
-    return torch.from_numpy(_core.median_distance_vjp(_array(x), _array(grad)))
+    return _tensor(_kernels_at(x).median_distance_vjp(_array(x), _array(grad)))
 
 
 def _median_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -1170,14 +1176,14 @@ def _median_backward(ctx: Any, grad: Tensor) -> Tensor:
 
 _register(
     "median_distance(Tensor x) -> Tensor",
-    _median_cpu,
+    _median_kernel,
     _median_fake,
     setup_context=_median_setup_context,
     backward=_median_backward,
 )
 _register(
     "median_distance_vjp(Tensor x, Tensor grad) -> Tensor",
-    _median_vjp_cpu,
+    _median_vjp_kernel,
     lambda x, grad: torch.empty_like(x, memory_format=torch.contiguous_format),
 )
 

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Everything there is to do on a machine with a GPU, within ten minutes: build, run the CUDA tests,
+# watch them with compute-sanitizer, run the benchmarks and write their report to bench/results.
+#
+#   bench/gpu.sh
+#
+# It needs CUDA 13, g++, and a Python (PYTHON, default python3) with torch, CMake, ninja, pytest and
+# pybind11; CuPy and KeOps take part where they are installed. Without a network, put the wheel of
+# pybind11 into a folder and name it in DPSLICE_WHEELS.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+build=build/gpu
+started=$SECONDS
+say() { echo "== $1 (after $((SECONDS - started)) s)"; }
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+
+if ! "$python" -c "import pybind11" 2>/dev/null; then
+  "$python" -m pip install --quiet ${DPSLICE_WHEELS:+--no-index --find-links "$DPSLICE_WHEELS"} pybind11
+fi
+
+say "building for sm_$capability"
+mkdir -p "$build/package"
+cmake -S . -B "$build" -G Ninja \
+  -DPython_EXECUTABLE="$(command -v "$python")" \
+  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
+  -DSKBUILD_PROJECT_VERSION=0 \
+  -DDPSLICE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$capability" >"$build/configure.log"
+cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exit 1; }
+cp -r python/dpslice "$build/package/"
+find "$build/package" -name '*.so' -delete
+cp "$build"/_core*.so "$build"/_cuda*.so "$build/package/dpslice/"
+export PYTHONPATH="$PWD/$build/package"
+
+# Without tests/conftest.py, which wants what a machine with a GPU may lack.
+tests=("$python" -m pytest -q -rs -p no:cacheprovider -p no:benchmark --noconftest -W default
+  tests/test_cuda.py)
+say "tests"
+timeout 150 "${tests[@]}"
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    say "compute-sanitizer, $tool"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "${tests[@]}" -k "(kernel_sums and shape3) or (density_ratio and 33) or (wasserstein and sizes1) or (median and 64)"
+  done
+else
+  echo "compute-sanitizer is not installed: skipped"
+fi
+
+say "benchmarks"
+timeout 240 "$python" bench/gpu.py --out bench/results
+say "done"

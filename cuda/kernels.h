@@ -1,0 +1,53 @@
+// The CUDA kernels' launchers: same names and arguments as on the CPU, plus where to run. Pointers
+// are to device memory. They return once the work is in the stream.
+#pragma once
+
+#include "density_ratio.h"
+#include "kernel_sum.h"
+#include "logsumexp.h"
+#include "median_distance.h"
+#include "project_args.h"
+#include "runtime.h"
+#include "sliced_wasserstein.h"
+
+namespace dpslice::cuda {
+
+template <class T>
+void kernel_sum(const KernelSumArgs<T>& args, const Execution& execution);
+template <class T>
+void kernel_sum_vjp(const KernelSumVjpArgs<T>& args, const Execution& execution);
+template <class T>
+void logsumexp(const LogsumexpArgs<T>& args, const Execution& execution);
+template <class T>
+void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
+
+// failed_slice is device memory, too.
+template <class T>
+void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution);
+template <class T>
+void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& execution);
+template <class T>
+void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args,
+                              const Execution& execution);
+template <class T>
+void divergence(const DivergenceArgs<T>& args, const Execution& execution);
+
+template <class T>
+void sliced_wasserstein(const SlicedWassersteinArgs<T>& args, const Execution& execution);
+
+template <class T>
+void median_distance(const MedianDistanceArgs<T>& args, const Execution& execution);
+template <class T>
+void median_distance_vjp(const MedianDistanceVjpArgs<T>& args, const Execution& execution);
+
+template <class T>
+void project_secure(const ProjectSecureArgs<T>& args, const Execution& execution);
+template <class T>
+void project_fast(const ProjectFastArgs<T>& args, const Execution& execution);
+
+// At the end of a kernel source: the two dtypes that every kernel has.
+#define DPSLICE_CUDA_INSTANTIATE(name, Args)                       \
+  template void name<float>(const Args<float>&, const Execution&); \
+  template void name<double>(const Args<double>&, const Execution&);
+
+}  // namespace dpslice::cuda

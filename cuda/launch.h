@@ -1,0 +1,138 @@
+// The one way by which kernels are started, and what their code shares. For kernel sources.
+#pragma once
+
+#include <cmath>
+
+#include "runtime.h"
+
+namespace dpslice::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr size_t kStaticSharedLimit = 48 * 1024;  // more has to be asked for, kernel by kernel
+
+template <class T>
+__device__ inline T* dynamic_shared() {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return static_cast<T*>(::cuda_emulator::dynamic_shared());
+#else
+  extern __shared__ __align__(16) unsigned char dpslice_dynamic_shared[];
+  return reinterpret_cast<T*>(dpslice_dynamic_shared);
+#endif
+}
+
+// kernel<<<blocks, threads, shared_bytes, stream>>>(args...)
+template <class... Params>
+void launch(void (*kernel)(Params...), int64_t blocks, int threads, size_t shared_bytes,
+            const Execution& execution, Params... args) {
+  if (blocks < 1 || blocks > INT32_MAX)
+    throw std::invalid_argument("the arrays need " + std::to_string(blocks) +
+                                " CUDA blocks, and a grid has at most 2147483647");
+  if (shared_bytes > execution.shared_limit)
+    throw CudaError("a kernel needs " + std::to_string(shared_bytes) +
+                    " bytes of shared memory, and a block on this device has " +
+                    std::to_string(execution.shared_limit));
+#if defined(DPSLICE_CUDA_EMULATOR)
+  ::cuda_emulator::run(static_cast<unsigned>(blocks), threads, shared_bytes,
+                       [=] { kernel(args...); });
+#else
+  if (shared_bytes > kStaticSharedLimit)
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "reserve shared memory");
+  // clang-format off
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, execution.stream>>>(args...);
+  // clang-format on
+  check(cudaGetLastError(), "start a kernel");
+#endif
+}
+
+// Device memory in stream order: freed once what was launched before is done.
+template <class T>
+class Workspace {
+ public:
+  Workspace(int64_t size, const Execution& execution) : stream_(execution.stream) {
+    const size_t bytes = static_cast<size_t>(size > 0 ? size : 1) * sizeof(T);
+#if defined(DPSLICE_CUDA_EMULATOR)
+    data_ = static_cast<T*>(std::malloc(bytes));
+    std::memset(static_cast<void*>(data_), 0xff, bytes);
+#else
+    check(cudaMallocAsync(reinterpret_cast<void**>(&data_), bytes, stream_),
+          ("allocate " + std::to_string(bytes) + " bytes of workspace").c_str());
+#endif
+  }
+  ~Workspace() {
+#if defined(DPSLICE_CUDA_EMULATOR)
+    std::free(data_);
+#else
+    cudaFreeAsync(data_, stream_);
+#endif
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  cudaStream_t stream_;
+  T* data_ = nullptr;
+};
+
+__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// ------------------------------------------------------------------------------ device functions
+
+// 2^x to two units in the last place; 0 below the normal numbers (float32).
+__device__ inline float power_of_two(float x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return x < -126.0f ? 0.0f : std::exp2(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+__device__ inline double power_of_two(double x) { return exp2(x); }
+
+// Sums and maxima over groups of 2, 4, ..., 32 neighbouring lanes; all lanes get the result.
+template <int lanes, class T>
+__device__ inline T lane_sum(T value) {
+#pragma unroll
+  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(kWholeWarp, value, step);
+  return value;
+}
+template <int lanes, class T>
+__device__ inline T lane_max(T value) {
+#pragma unroll
+  for (int step = lanes / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kWholeWarp, value, step);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// Over the whole block; `scratch` is shared memory of one T per warp. Barriers before and after.
+template <class T>
+__device__ inline T block_sum(T value, T* scratch) {
+  value = lane_sum<kWarp>(value);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T total = T(0);
+  for (unsigned w = 0; w < blockDim.x / kWarp; ++w) total += scratch[w];
+  __syncthreads();
+  return total;
+}
+template <class T>
+__device__ inline T block_max(T value, T* scratch) {
+  value = lane_max<kWarp>(value);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T best = scratch[0];
+  for (unsigned w = 1; w < blockDim.x / kWarp; ++w) best = scratch[w] > best ? scratch[w] : best;
+  __syncthreads();
+  return best;
+}
+
+}  // namespace dpslice::cuda

@@ -1,0 +1,382 @@
+"""The functions of ``dpslice._core`` for arrays on a CUDA device.
+
+`_arrays.backend_for` makes one `CudaKernels` for the place of the arguments. Results are allocated
+by the arguments' own library, on their device; the compiled module ``dpslice._cuda`` gets addresses
+and launches on the stream that was current. Arguments were checked in `_arrays`; here, as in the
+CPU's bindings, are only guards against reading out of bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dpslice import _arrays
+from dpslice._arrays import Place
+
+__all__ = ["CudaKernels"]
+
+Array = Any
+
+
+def _dtype(array: Array) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
+def _require_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if tuple(array.shape) != shape:
+        raise ValueError(
+            f"{name} does not have the shape {shape} that the other arguments imply; "
+            f"got {tuple(array.shape)}"
+        )
+
+
+class CudaKernels:
+    """Kernels on one device and stream, under the names of ``dpslice._core``.
+
+    Parameters
+    ----------
+    module : module
+        ``dpslice._cuda``.
+    place : Place
+        Library, device and stream of the arrays.
+    """
+
+    def __init__(self, module: Any, place: Place) -> None:
+        self._module = module
+        self._place = place
+        self._device = int(place.device.removeprefix("cuda:"))
+
+    # ------------------------------------------------------------------------------- helpers
+
+    def _call(self, name: str, like: Array, *arguments: Any) -> None:
+        """Launch; arrays and None among the arguments become addresses."""
+        numbers = [
+            argument
+            if isinstance(argument, (int, float, bytes))
+            else _arrays.device_address(argument, self._place)
+            for argument in arguments
+        ]
+        function = getattr(self._module, name)
+        function(_dtype(like), self._device, self._place.stream or 0, *numbers)
+
+    def _empty(self, like: Array, *shape: int, dtype: str | None = None) -> Array:
+        return _arrays.device_empty(shape, dtype or _dtype(like), like, self._place)
+
+    def _pair_sizes(
+        self, x_name: str, x: Array, y_name: str, y: Array
+    ) -> tuple[int, int, int, int]:
+        if len(x.shape) != 3 or len(y.shape) != 3:
+            raise ValueError(f"{x_name} and {y_name} must have 3 axes")
+        m, b, k = (int(size) for size in x.shape)
+        c = int(y.shape[1])
+        _require_shape(y_name, y, (m, c, k))
+        if min(m, b, c, k) < 1:
+            raise ValueError(f"{x_name} and {y_name} must have no empty axis")
+        return m, b, c, k
+
+    def _raise_failure(self, failed_slice: Array, ridge: float) -> None:
+        """Read the slice that failed, which waits for the stream: not while it is recorded."""
+        if _arrays.capturing(self._place):
+            return
+        failed = int(failed_slice[0])
+        if failed >= 0:
+            raise ValueError(
+                f"the kernel matrix of slice {failed} plus ridge = {ridge} is not positive "
+                "definite to working precision: use a larger ridge (or the points hold NaN)"
+            )
+
+    # --------------------------------------------------------------------------- kernel sums
+
+    def gaussian_kernel_sum(
+        self, x: Array, y: Array, bandwidth: Array, weights: Array | None
+    ) -> Array:
+        """Return sum_j w_j K(x_i, y_j), (m, b)."""
+        return self._pair_sum("gaussian_kernel_sum", x, y, bandwidth, "weights", weights)
+
+    def gaussian_kernel_logsumexp(
+        self, x: Array, y: Array, bandwidth: Array, log_weights: Array | None
+    ) -> Array:
+        """Return log sum_j exp(l_j) K(x_i, y_j), (m, b)."""
+        return self._pair_sum(
+            "gaussian_kernel_logsumexp", x, y, bandwidth, "log_weights", log_weights
+        )
+
+    def _pair_sum(
+        self,
+        name: str,
+        x: Array,
+        y: Array,
+        bandwidth: Array,
+        weights_name: str,
+        weights: Array | None,
+    ) -> Array:
+        m, b, c, k = self._pair_sizes("x", x, "y", y)
+        _require_shape("bandwidth", bandwidth, (m,))
+        if weights is not None:
+            _require_shape(weights_name, weights, (m, c))
+        out = self._empty(x, m, b)
+        self._call(name, x, m, b, c, k, x, y, bandwidth, weights, out)
+        return out
+
+    def gaussian_kernel_sum_vjp(
+        self,
+        x: Array,
+        y: Array,
+        bandwidth: Array,
+        weights: Array | None,
+        grad: Array,
+        need_x: bool,
+        need_y: bool,
+        need_weights: bool,
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Return the gradients in x, y and weights, None where not needed."""
+        return self._pair_vjp(
+            "gaussian_kernel_sum_vjp",
+            (x, y, bandwidth),
+            "weights",
+            weights,
+            {"grad": grad},
+            (need_x, need_y, need_weights),
+        )
+
+    def gaussian_kernel_logsumexp_vjp(
+        self,
+        x: Array,
+        y: Array,
+        bandwidth: Array,
+        log_weights: Array | None,
+        logsumexp: Array,
+        grad: Array,
+        need_x: bool,
+        need_y: bool,
+        need_log_weights: bool,
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Return the gradients in x, y and log_weights, None where not needed."""
+        return self._pair_vjp(
+            "gaussian_kernel_logsumexp_vjp",
+            (x, y, bandwidth),
+            "log_weights",
+            log_weights,
+            {"logsumexp": logsumexp, "grad": grad},
+            (need_x, need_y, need_log_weights),
+        )
+
+    def _pair_vjp(
+        self,
+        name: str,
+        points: tuple[Array, Array, Array],
+        weights_name: str,
+        weights: Array | None,
+        rows: dict[str, Array],
+        need: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, y, bandwidth = points
+        m, b, c, k = self._pair_sizes("x", x, "y", y)
+        _require_shape("bandwidth", bandwidth, (m,))
+        if weights is not None:
+            _require_shape(weights_name, weights, (m, c))
+        for row_name, row in rows.items():
+            _require_shape(row_name, row, (m, b))
+        grad_x = self._empty(x, m, b, k) if need[0] else None
+        grad_y = self._empty(x, m, c, k) if need[1] else None
+        grad_weights = self._empty(x, m, c) if need[2] else None
+        grads = (grad_x, grad_y, grad_weights)
+        self._call(name, x, m, b, c, k, x, y, bandwidth, weights, *rows.values(), *grads)
+        return grads
+
+    def gaussian_kernel_sum_total(
+        self,
+        x: Array,
+        y: Array,
+        bandwidth: Array,
+        weights: Array | None,
+        row_weights: Array,
+        need_y: bool,
+        need_weights: bool,
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Return the sums, and the gradients in y and weights of their weighted total."""
+        given = (x, y, bandwidth, weights)
+        sums = self.gaussian_kernel_sum(*given)
+        if not (need_y or need_weights):
+            return sums, None, None
+        _, *grads = self.gaussian_kernel_sum_vjp(*given, row_weights, False, need_y, need_weights)
+        return sums, grads[0], grads[1]
+
+    def gaussian_kernel_logsumexp_total(
+        self,
+        x: Array,
+        y: Array,
+        bandwidth: Array,
+        log_weights: Array | None,
+        row_weights: Array,
+        need_y: bool,
+        need_log_weights: bool,
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Return the log sums, and the gradients in y and log_weights of their weighted total."""
+        given = (x, y, bandwidth, log_weights)
+        sums = self.gaussian_kernel_logsumexp(*given)
+        if not (need_y or need_log_weights):
+            return sums, None, None
+        _, *grads = self.gaussian_kernel_logsumexp_vjp(
+            *given, sums, row_weights, False, need_y, need_log_weights
+        )
+        return sums, grads[0], grads[1]
+
+    # ------------------------------------------------------------------------- density ratio
+
+    def density_ratio(
+        self, q: Array, p: Array, bandwidth: Array, ridge: float, sigma: float
+    ) -> Array:
+        """Return the regularised density ratio at q, (m, b)."""
+        m, b, c, k = self._pair_sizes("q", q, "p", p)
+        _require_shape("bandwidth", bandwidth, (m,))
+        ratio = self._empty(q, m, b)
+        failed_slice = self._empty(q, 1, dtype="int64")
+        self._call(
+            *("density_ratio", q, m, b, c, k, q, p, bandwidth, ridge, sigma),
+            *(ratio, failed_slice),
+        )
+        self._raise_failure(failed_slice, ridge)
+        return ratio
+
+    def density_ratio_vjp(
+        self,
+        q: Array,
+        p: Array,
+        bandwidth: Array,
+        ridge: float,
+        sigma: float,
+        ratio: Array,
+        grad: Array,
+        need_q: bool,
+        need_p: bool,
+    ) -> tuple[Array | None, Array | None]:
+        """Return the gradients in q and p, None where not needed."""
+        m, b, c, k = self._pair_sizes("q", q, "p", p)
+        _require_shape("bandwidth", bandwidth, (m,))
+        _require_shape("ratio", ratio, (m, b))
+        _require_shape("grad", grad, (m, b))
+        grad_q = self._empty(q, m, b, k) if need_q else None
+        grad_p = self._empty(q, m, c, k) if need_p else None
+        if need_q or need_p:
+            failed_slice = self._empty(q, 1, dtype="int64")
+            self._call(
+                *("density_ratio_vjp", q, m, b, c, k, q, p, bandwidth, ridge, sigma),
+                *(ratio, grad, grad_q, grad_p, failed_slice),
+            )
+            self._raise_failure(failed_slice, ridge)
+        return grad_q, grad_p
+
+    def density_ratio_divergence(
+        self,
+        q: Array,
+        p: Array,
+        bandwidth: Array,
+        ridge: float,
+        sigma: float,
+        divergence: int,
+        alpha: float,
+        r_min: float,
+        need_p: bool,
+    ) -> tuple[Array, Array | None]:
+        """Return the f-divergence of each slice and its gradient in p, None if not needed."""
+        m, b, c, k = self._pair_sizes("q", q, "p", p)
+        bandwidths = int(bandwidth.shape[0])
+        _require_shape("bandwidth", bandwidth, (max(bandwidths, 1), m))
+        value = self._empty(q, m)
+        grad_p = self._empty(q, m, c, k) if need_p else None
+        failed_slice = self._empty(q, 1, dtype="int64")
+        self._call(
+            *("density_ratio_divergence", q, m, b, c, k, bandwidths, q, p, bandwidth),
+            *(ridge, sigma, divergence, alpha, r_min, value, grad_p, failed_slice),
+        )
+        self._raise_failure(failed_slice, ridge)
+        return value, grad_p
+
+    def divergence(self, divergence: int, alpha: float, t: Array) -> tuple[Array, Array]:
+        """Return f and its derivative at each t >= 0."""
+        value, derivative = self._empty(t, *t.shape), self._empty(t, *t.shape)
+        size = math.prod(int(axis) for axis in t.shape)
+        if size > 0:
+            self._call("divergence", t, size, divergence, alpha, t, value, derivative)
+        return value, derivative
+
+    # ------------------------------------------------------------------ Wasserstein, medians
+
+    def _line_sizes(self, x: Array, y: Array) -> tuple[int, int, int]:
+        if len(x.shape) != 2 or len(y.shape) != 2:
+            raise ValueError("x and y must have 2 axes")
+        m, b = (int(size) for size in x.shape)
+        c = int(y.shape[1])
+        _require_shape("y", y, (m, c))
+        if min(m, b, c) < 1:
+            raise ValueError("x and y must have no empty axis")
+        return m, b, c
+
+    def sliced_wasserstein(self, x: Array, y: Array, order: float) -> Array:
+        """Return W_q^q of each slice, (m,)."""
+        return self.sliced_wasserstein_gradient(x, y, order, False, False)[0]
+
+    def sliced_wasserstein_gradient(
+        self, x: Array, y: Array, order: float, need_x: bool, need_y: bool
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Return W_q^q of each slice, and its gradients in x and y, None where not needed."""
+        m, b, c = self._line_sizes(x, y)
+        value = self._empty(x, m)
+        grad_x = self._empty(x, m, b) if need_x else None
+        grad_y = self._empty(x, m, c) if need_y else None
+        self._call("sliced_wasserstein", x, m, b, c, x, y, order, value, grad_x, grad_y)
+        return value, grad_x, grad_y
+
+    def median_distance(self, x: Array) -> Array:
+        """Return the median pairwise distance of each slice, (m,)."""
+        m, b, k = (int(size) for size in x.shape)
+        value = self._empty(x, m)
+        self._call("median_distance", x, m, b, k, x, value)
+        return value
+
+    def median_distance_vjp(self, x: Array, grad: Array) -> Array:
+        """Return the gradient of the medians in x, (m, b, k)."""
+        m, b, k = (int(size) for size in x.shape)
+        _require_shape("grad", grad, (m,))
+        grad_x = self._empty(x, m, b, k)
+        self._call("median_distance_vjp", x, m, b, k, x, grad, grad_x)
+        return grad_x
+
+    # ------------------------------------------------------------------------------- project
+
+    def _product_sizes(self, x: Array, frame: Array) -> tuple[int, int, int]:
+        if len(x.shape) != 2 or len(frame.shape) != 2:
+            raise ValueError("x and frame must have 2 axes")
+        n, d = (int(size) for size in x.shape)
+        p = int(frame.shape[1])
+        _require_shape("frame", frame, (d, p))
+        return n, d, p
+
+    def project_secure(
+        self,
+        x: Array,
+        frame: Array,
+        sigma: float,
+        key: bytes,
+        first_row: int,
+        max_norm: float,
+        dtype: str,
+    ) -> Array:
+        """Return XU plus ChaCha20 noise, on the grid of the release; `frame` in float64."""
+        if max_norm != math.inf:
+            raise ValueError("rows are clipped on the CPU only; max_norm must be infinite here")
+        n, d, p = self._product_sizes(x, frame)
+        out = self._empty(x, n, p, dtype=dtype)
+        self._call("project_secure", x, n, d, p, x, frame, sigma, key, first_row, out)
+        return out
+
+    def project_fast(
+        self, x: Array, frame: Array, sigma: float, key: tuple[int, int], first_row: int
+    ) -> Array:
+        """Return XU plus Philox noise."""
+        n, d, p = self._product_sizes(x, frame)
+        out = self._empty(x, n, p)
+        self._call("project_fast", x, n, d, p, x, frame, sigma, *key, first_row, out)
+        return out

@@ -1,0 +1,329 @@
+// Runs CUDA kernel sources on the CPU, for tests: enough of the language and of the runtime to
+// compile the files of cuda/ with a C++20 compiler, unchanged.
+//
+// The blocks of a grid run one after the other; the threads of a block are one of two things:
+//   fibers (the default): all on one thread of the operating system, switched at barriers. Quick.
+//   threads (DPSLICE_EMULATOR_THREADS): real ones, which ThreadSanitizer can watch: two that touch
+//     the same shared number without a barrier between them are reported as a race.
+//
+// `__shared__` variables are static: one copy, which is right as one block runs at a time.
+// Dynamic shared memory is a heap block of exactly the size asked for, so that AddressSanitizer
+// sees what lies beyond it. Both are filled with NaN bytes or left as the last block left them,
+// never zeroed. Warp functions take part with all 32 lanes: the mask is not looked at.
+#pragma once
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+#if !defined(DPSLICE_EMULATOR_THREADS)
+#include <ucontext.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__
+#define __shared__ static
+#define __launch_bounds__(...)
+
+namespace cuda_emulator {
+
+constexpr int kWarp = 32;
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+struct Block;
+
+struct Thread {
+  Index thread, block, block_dim, grid_dim;
+  Block* home = nullptr;
+#if !defined(DPSLICE_EMULATOR_THREADS)
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  bool done = false;
+#endif
+};
+
+inline thread_local Thread* current = nullptr;
+inline Thread& self() { return *current; }
+
+// ------------------------------------------------------------------------------------- barriers
+
+#if defined(DPSLICE_EMULATOR_THREADS)
+
+class Barrier {
+ public:
+  void start(int members) {
+    members_ = members;
+    arrived_ = 0;
+  }
+  void wait() {
+    unsigned seen;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (++arrived_ >= members_) return release();
+      seen = generation_.load(std::memory_order_relaxed);
+    }
+    generation_.wait(seen, std::memory_order_acquire);
+  }
+  void leave() {  // a thread that has returned from the kernel is waited for no more
+    const std::lock_guard<std::mutex> lock(mutex_);
+    --members_;
+    if (members_ > 0 && arrived_ >= members_) release();
+  }
+
+ private:
+  void release() {
+    arrived_ = 0;
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+  }
+  std::mutex mutex_;
+  int members_ = 0, arrived_ = 0;
+  std::atomic<unsigned> generation_{0};
+};
+
+#else
+
+void yield();
+
+class Barrier {
+ public:
+  void start(int members) {
+    members_ = members;
+    arrived_ = 0;
+  }
+  void wait() {
+    if (++arrived_ >= members_) return release();
+    const unsigned seen = generation_;
+    while (generation_ == seen) yield();
+  }
+  void leave() {
+    --members_;
+    if (members_ > 0 && arrived_ >= members_) release();
+  }
+
+ private:
+  void release() {
+    arrived_ = 0;
+    ++generation_;
+  }
+  int members_ = 0, arrived_ = 0;
+  unsigned generation_ = 0;
+};
+
+#endif
+
+struct Warp {
+  Barrier barrier;
+  uint64_t slot[kWarp];
+};
+
+struct Block {
+  Barrier barrier;
+  std::vector<Warp> warps;
+  std::unique_ptr<unsigned char[]> dynamic;
+
+  explicit Block(int threads) : warps((threads + kWarp - 1) / kWarp) {}
+  void start(int threads, size_t dynamic_bytes) {
+    barrier.start(threads);
+    for (size_t w = 0; w < warps.size(); ++w) {
+      const int rest = threads - static_cast<int>(w) * kWarp;
+      warps[w].barrier.start(rest < kWarp ? rest : kWarp);
+    }
+    dynamic.reset(new unsigned char[dynamic_bytes]);
+    std::memset(dynamic.get(), 0xff, dynamic_bytes);
+  }
+  void leave(unsigned thread) {
+    warps[thread / kWarp].barrier.leave();
+    barrier.leave();
+  }
+};
+
+// -------------------------------------------------------------------------------------- running
+
+#if defined(DPSLICE_EMULATOR_THREADS)
+
+inline void run(unsigned blocks, int threads, size_t dynamic_bytes,
+                const std::function<void()>& kernel) {
+  Block block(threads);
+  Barrier between;
+  between.start(threads);
+  block.start(threads, dynamic_bytes);
+  std::vector<std::thread> crew;
+  for (int t = 0; t < threads; ++t)
+    crew.emplace_back([&, t] {
+      Thread me;
+      me.thread.x = static_cast<unsigned>(t);
+      me.block_dim = {static_cast<unsigned>(threads), 1, 1};
+      me.grid_dim = {blocks, 1, 1};
+      me.home = &block;
+      current = &me;
+      for (unsigned b = 0; b < blocks; ++b) {
+        me.block.x = b;
+        kernel();
+        block.leave(me.thread.x);
+        between.wait();
+        if (t == 0) block.start(threads, dynamic_bytes);
+        between.wait();
+      }
+      current = nullptr;
+    });
+  for (std::thread& one : crew) one.join();
+}
+
+#else
+
+constexpr size_t kFiberStack = 128 * 1024;
+
+struct Scheduler {
+  ucontext_t context;
+  const std::function<void()>* kernel = nullptr;
+};
+inline thread_local Scheduler scheduler;
+
+inline void yield() { swapcontext(&self().context, &scheduler.context); }
+
+inline void fiber_main() {
+  (*scheduler.kernel)();
+  Thread& me = self();
+  me.home->leave(me.thread.x);
+  me.done = true;
+  swapcontext(&me.context, &scheduler.context);
+}
+
+inline void run_block(Index index, Index grid, std::vector<Thread>& crew, Block& block) {
+  const unsigned threads = static_cast<unsigned>(crew.size());
+  for (unsigned t = 0; t < threads; ++t) {
+    Thread& one = crew[t];
+    one.thread.x = t;
+    one.block = index;
+    one.block_dim = {threads, 1, 1};
+    one.grid_dim = grid;
+    one.home = &block;
+    one.done = false;
+    getcontext(&one.context);
+    one.context.uc_stack.ss_sp = one.stack.get();
+    one.context.uc_stack.ss_size = kFiberStack;
+    one.context.uc_link = nullptr;
+    makecontext(&one.context, fiber_main, 0);
+  }
+  for (unsigned left = threads; left > 0;)
+    for (Thread& one : crew) {
+      if (one.done) continue;
+      current = &one;
+      swapcontext(&scheduler.context, &one.context);
+      if (one.done) --left;
+    }
+}
+
+inline void run(unsigned blocks, int threads, size_t dynamic_bytes,
+                const std::function<void()>& kernel) {
+  Block block(threads);
+  std::vector<Thread> crew(static_cast<size_t>(threads));
+  for (Thread& one : crew) one.stack.reset(new char[kFiberStack]);
+  scheduler.kernel = &kernel;
+  for (unsigned b = 0; b < blocks; ++b) {
+    block.start(threads, dynamic_bytes);
+    run_block({b, 0, 0}, {blocks, 1, 1}, crew, block);
+  }
+  current = nullptr;
+}
+
+#endif
+
+inline void* dynamic_shared() { return self().home->dynamic.get(); }
+
+template <class T>
+T exchange(T value, int source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  Warp& warp = self().home->warps[self().thread.x / kWarp];
+  std::memcpy(&warp.slot[self().thread.x % kWarp], &value, sizeof value);
+  warp.barrier.wait();
+  T found;
+  std::memcpy(&found, &warp.slot[source], sizeof found);
+  warp.barrier.wait();
+  return found;
+}
+
+}  // namespace cuda_emulator
+
+// ------------------------------------------------------------------------------------- language
+
+#define threadIdx (::cuda_emulator::self().thread)
+#define blockIdx (::cuda_emulator::self().block)
+#define blockDim (::cuda_emulator::self().block_dim)
+#define gridDim (::cuda_emulator::self().grid_dim)
+
+inline void __syncthreads() { cuda_emulator::self().home->barrier.wait(); }
+inline void __syncwarp(unsigned = 0xffffffffu) {
+  cuda_emulator::self().home->warps[threadIdx.x / 32].barrier.wait();
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int bits) {
+  return cuda_emulator::exchange(value, static_cast<int>(threadIdx.x % 32) ^ bits);
+}
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return cuda_emulator::exchange(value, lane);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, int distance) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return cuda_emulator::exchange(value, lane + distance < 32 ? lane + distance : lane);
+}
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  unsigned votes = 0;
+  for (int lane = 0; lane < 32; ++lane)
+    votes |= static_cast<unsigned>(cuda_emulator::exchange(static_cast<unsigned>(vote), lane))
+             << lane;
+  return votes;
+}
+
+template <class T>
+T atomicAdd(T* to, T value) {
+  T seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (!__atomic_compare_exchange_n(to, &seen, seen + value, true, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {
+  }
+  return seen;
+}
+template <class T>
+T atomicMin(T* to, T value) {
+  T seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (value < seen &&
+         !__atomic_compare_exchange_n(to, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return seen;
+}
+
+// -------------------------------------------------------------------------------------- runtime
+
+namespace cuda_emulator {
+
+// What the emulated device has; small, so that few numbers reach past it.
+inline int number_from_environment(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::atoi(text);
+}
+inline int multiprocessors() { return number_from_environment("DPSLICE_EMULATOR_SMS", 4); }
+inline size_t shared_limit() {
+  return static_cast<size_t>(number_from_environment("DPSLICE_EMULATOR_SHARED", 99 * 1024));
+}
+
+}  // namespace cuda_emulator
+
+using cudaStream_t = struct CUstream_st*;
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;

@@ -1,0 +1,172 @@
+// Runs every kernel once or more at small sizes that straddle its tiles, for sanitizers to watch.
+// With an argument, the kernels of that name alone. Values are compared elsewhere; here a result
+// that is not finite is an error.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "common/divergence.h"
+#include "device.h"
+#include "kernels.h"
+
+namespace {
+
+using namespace dpslice;
+using namespace dpslice::cuda;
+
+const char* wanted = nullptr;
+bool asked(const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; }
+
+// Each vector has exactly the size that the kernel may touch.
+template <class T>
+std::vector<T> random(int64_t size, double shift = 0) {
+  static std::mt19937 generator(1);
+  std::normal_distribution<double> normal;
+  std::vector<T> values(static_cast<size_t>(size));
+  for (T& value : values) value = static_cast<T>(normal(generator) + shift);
+  return values;
+}
+template <class T>
+std::vector<T> unset(int64_t size) {
+  return std::vector<T>(static_cast<size_t>(size), static_cast<T>(NAN));
+}
+template <class T>
+void require_finite(const char* name, const std::vector<T>& values) {
+  for (T value : values)
+    if (!std::isfinite(value)) {
+      std::fprintf(stderr, "%s: not finite\n", name);
+      std::exit(1);
+    }
+}
+
+template <class T>
+void run_pairs(const Execution& execution, int64_t m, int64_t b, int64_t c, int64_t k,
+               double shift) {
+  const auto x = random<T>(m * b * k), y = random<T>(m * c * k, shift), weights = random<T>(m * c);
+  const auto grad = random<T>(m * b);
+  const std::vector<T> bandwidth(static_cast<size_t>(m), static_cast<T>(std::sqrt(k)));
+  auto out = unset<T>(m * b), grad_x = unset<T>(m * b * k), grad_y = unset<T>(m * c * k),
+       grad_weights = unset<T>(m * c);
+  if (asked("kernel_sum")) {
+    kernel_sum(KernelSumArgs<T>{m, b, c, k, x.data(), y.data(), bandwidth.data(), weights.data(),
+                                out.data()},
+               execution);
+    require_finite("kernel_sum", out);
+    kernel_sum_vjp(
+        KernelSumVjpArgs<T>{m, b, c, k, x.data(), y.data(), bandwidth.data(), weights.data(),
+                            grad.data(), grad_x.data(), grad_y.data(), grad_weights.data()},
+        execution);
+    require_finite("kernel_sum_vjp", grad_x);
+    require_finite("kernel_sum_vjp", grad_y);
+    require_finite("kernel_sum_vjp", grad_weights);
+  }
+  if (asked("logsumexp")) {
+    logsumexp(LogsumexpArgs<T>{m, b, c, k, x.data(), y.data(), bandwidth.data(), weights.data(),
+                               out.data()},
+              execution);
+    require_finite("logsumexp", out);
+    logsumexp_vjp(LogsumexpVjpArgs<T>{m, b, c, k, x.data(), y.data(), bandwidth.data(),
+                                      weights.data(), out.data(), grad.data(), grad_x.data(),
+                                      grad_y.data(), grad_weights.data()},
+                  execution);
+    require_finite("logsumexp_vjp", grad_x);
+    require_finite("logsumexp_vjp", grad_y);
+    require_finite("logsumexp_vjp", grad_weights);
+  }
+}
+
+template <class T>
+void run_ratio(const Execution& execution, int64_t m, int64_t b, int64_t c, int64_t k) {
+  if (!asked("density_ratio")) return;
+  const auto q = random<T>(m * b * k), p = random<T>(m * c * k), grad = random<T>(m * b);
+  const std::vector<T> bandwidth(static_cast<size_t>(2 * m), T(1));
+  auto ratio = unset<T>(m * b), grad_q = unset<T>(m * b * k), grad_p = unset<T>(m * c * k),
+       value = unset<T>(m);
+  int64_t failed_slice = 0;
+  density_ratio(DensityRatioArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1, 0.5,
+                                    ratio.data(), &failed_slice},
+                execution);
+  require_finite("density_ratio", ratio);
+  density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1,
+                                           0.5, ratio.data(), grad.data(), grad_q.data(),
+                                           grad_p.data(), &failed_slice},
+                    execution);
+  require_finite("density_ratio_vjp", grad_q);
+  require_finite("density_ratio_vjp", grad_p);
+  density_ratio_divergence(
+      DensityRatioDivergenceArgs<T>{m, b, c, k, 2, q.data(), p.data(), bandwidth.data(), 0.1, 0.5,
+                                    kKl, 0, 1e-6, value.data(), grad_p.data(), &failed_slice},
+      execution);
+  require_finite("density_ratio_divergence", value);
+  require_finite("density_ratio_divergence", grad_p);
+}
+
+template <class T>
+void run_lines(const Execution& execution, int64_t m, int64_t b, int64_t c) {
+  if (!asked("sliced_wasserstein")) return;
+  const auto x = random<T>(m * b), y = random<T>(m * c);
+  auto value = unset<T>(m), grad_x = unset<T>(m * b), grad_y = unset<T>(m * c);
+  sliced_wasserstein(SlicedWassersteinArgs<T>{m, b, c, x.data(), y.data(), 1.5, value.data(),
+                                              grad_x.data(), grad_y.data()},
+                     execution);
+  require_finite("sliced_wasserstein", value);
+  require_finite("sliced_wasserstein", grad_x);
+  require_finite("sliced_wasserstein", grad_y);
+}
+
+template <class T>
+void run_median(const Execution& execution, int64_t m, int64_t b, int64_t k) {
+  if (!asked("median_distance")) return;
+  const auto x = random<T>(m * b * k), grad = random<T>(m);
+  auto value = unset<T>(m), grad_x = unset<T>(m * b * k);
+  median_distance(MedianDistanceArgs<T>{m, b, k, x.data(), value.data()}, execution);
+  require_finite("median_distance", value);
+  median_distance_vjp(MedianDistanceVjpArgs<T>{m, b, k, x.data(), grad.data(), grad_x.data()},
+                      execution);
+  require_finite("median_distance_vjp", grad_x);
+}
+
+template <class T>
+void run_project(const Execution& execution, int64_t n, int64_t d, int64_t p) {
+  if (!asked("project")) return;
+  const auto x = random<T>(n * d), frame = random<T>(d * p);
+  const auto wide_frame = random<double>(d * p);
+  auto out = unset<T>(n * p);
+  project_fast(ProjectFastArgs<T>{x.data(), frame.data(), 1, {1, 2}, 3, out.data(), n, d, p},
+               execution);
+  require_finite("project_fast", out);
+  project_secure(
+      ProjectSecureArgs<T>{x.data(), wide_frame.data(), 1, {1, 2, 3}, 3, out.data(), n, d, p},
+      execution);
+  require_finite("project_secure", out);
+}
+
+template <class T>
+void run_all(const Execution& execution) {
+  Execution little = execution;
+  little.shared_limit = 9000;  // one factor of 37 rows fits, two do not
+  run_pairs<T>(execution, 1, 130, 300, 2, 0);
+  run_pairs<T>(execution, 1, 5, 129, 8, 20);  // far apart: again in float64
+  run_pairs<T>(execution, 1, 66, 70, 17, 0);
+  run_pairs<T>(execution, 1, 5, 65, 70, 20);
+  run_ratio<T>(little, 2, 37, 20, 5);
+  run_lines<T>(execution, 2, 33, 70);
+  run_lines<T>(execution, 1, 2500, 3);
+  run_median<T>(execution, 2, 12, 3);
+  run_project<T>(execution, 66, 17, 67);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count > 1) wanted = arguments[1];
+  const DeviceGuard guard(0);
+  const Execution execution = guard.execution(0);
+  run_all<float>(execution);
+#if !defined(DPSLICE_EMULATOR_THREADS)
+  run_all<double>(execution);  // the same barriers in the same places; real threads take long
+#endif
+  return 0;
+}

@@ -1,0 +1,265 @@
+"""The CUDA kernels on a real GPU: against the CPU, gradients, streams, graphs, bad input.
+
+Skipped, with the reason, where there is no GPU, no torch with CUDA, or no CUDA build; there
+test_cuda_emulator.py runs the same kernels. It needs NumPy, torch and pytest alone, so that
+bench/gpu.sh can run it on a machine that has little else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dpslice import kernels
+from dpslice.torch import functional
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+def assert_close(found: Any, truth: Any, dtype: str, *, times: float = 1.0) -> None:
+    """Compare within the library's target for `dtype`, norm of error over norm of truth."""
+    assert found.dtype == np.dtype(dtype)
+    assert found.shape == truth.shape
+    error = np.linalg.norm(found.astype(np.float64) - truth)
+    assert error <= times * TOLERANCE[dtype] * np.linalg.norm(truth)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of a kernel sum and of its derivative."""
+
+    x: Any  # [m, b, k]
+    y: Any  # [m, c, k]
+    bandwidth: Any  # [m]
+    weights: Any  # [m, c]
+    grad: Any  # [m, b]
+
+
+def make_case(m: int, b: int, c: int, k: int, dtype: str) -> Case:
+    """Points at distances of about a bandwidth."""
+    rng = np.random.default_rng([m, b, c, k])
+    parts = (
+        rng.normal(size=(m, b, k)),
+        0.6 * rng.normal(size=(m, c, k)),
+        rng.uniform(0.8, 1.3, size=m) * np.sqrt(k),
+        rng.normal(size=(m, c)),
+        rng.normal(size=(m, b)),
+    )
+    return Case(*(part.astype(dtype) for part in parts))
+
+
+def _reason_to_skip() -> str:
+    try:
+        module = importlib.import_module("dpslice._cuda")
+    except ImportError:
+        return "this build of dpslice has no CUDA kernels"
+    if module.device_count() == 0:
+        return "there is no CUDA device"
+    if not torch.cuda.is_available():
+        return "this torch cannot use CUDA"
+    return ""
+
+
+REASON = _reason_to_skip()
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+SHAPES = pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (3, 130, 257, 2), (1, 2000, 3000, 2), (2, 65, 63, 9), (1, 500, 300, 94)]
+)
+
+
+def on_gpu(array: Any) -> Any:
+    return None if array is None else torch.from_numpy(array).cuda()
+
+
+def host(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
+
+
+@DTYPES
+@SHAPES
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+def test_kernel_sums(name: str, shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype)
+    wide = [torch.from_numpy(a.astype(np.float64)) for a in (case.x, case.y, case.weights)]
+    own = [on_gpu(a) for a in (case.x, case.y, case.weights)]
+    for tensor in (*wide, *own):
+        tensor.requires_grad_()
+    function = getattr(functional, name)
+    truth = function(*wide[:2], torch.from_numpy(case.bandwidth.astype(np.float64)), wide[2])
+    found = function(*own[:2], on_gpu(case.bandwidth), own[2])
+    assert found.is_cuda
+    assert_close(host(found), host(truth), dtype)
+    truths = torch.autograd.grad(truth, wide, torch.from_numpy(case.grad.astype(np.float64)))
+    grads = torch.autograd.grad(found, own, on_gpu(case.grad))
+    for grad, expected in zip(grads, truths, strict=True):
+        assert_close(host(grad), host(expected), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("b", [1, 33, 128, 256, 700])  # the last ones through global memory
+def test_density_ratio(b: int, dtype: str) -> None:
+    rng = np.random.default_rng(b)
+    q, p = rng.normal(size=(3, b, 2)).astype(dtype), rng.normal(size=(3, 50, 2)).astype(dtype)
+    wide = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in (q, p)]
+    own = [on_gpu(a).requires_grad_() for a in (q, p)]
+    truth = functional.density_ratio(*wide, 1.0, 0.05, 0.3)
+    found = functional.density_ratio(*own, 1.0, 0.05, 0.3)
+    times = 2.0 if dtype == "float32" else 200.0
+    assert_close(host(found), host(truth), dtype, times=times)
+    truths = torch.autograd.grad(truth.square().sum(), wide)
+    grads = torch.autograd.grad(found.square().sum(), own)
+    for grad, expected in zip(grads, truths, strict=True):
+        assert_close(host(grad), host(expected), dtype, times=2 * times)
+
+
+@DTYPES
+def test_density_ratio_divergence(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    q, p = rng.normal(size=(5, 100, 2)).astype(dtype), rng.normal(size=(5, 50, 2)).astype(dtype)
+    wide = torch.from_numpy(p.astype(np.float64)).requires_grad_()
+    own = on_gpu(p).requires_grad_()
+    truth = functional.density_ratio_divergence(
+        torch.from_numpy(q.astype(np.float64)), wide, 1.0, 0.05
+    )
+    found = functional.density_ratio_divergence(on_gpu(q), own, 1.0, 0.05)
+    assert_close(host(found), host(truth), dtype, times=200)
+    (expected,) = torch.autograd.grad(truth.sum(), wide)
+    (grad,) = torch.autograd.grad(found.sum(), own)
+    assert_close(host(grad), host(expected), dtype, times=200)
+
+
+@DTYPES
+@pytest.mark.parametrize("sizes", [(1, 1), (500, 500), (5000, 3000)])
+def test_sliced_wasserstein(sizes: tuple[int, int], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(4, size)).astype(dtype) for size in sizes)
+    wide = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in (x, y)]
+    own = [on_gpu(a).requires_grad_() for a in (x, y)]
+    truth, found = functional.sliced_wasserstein(*wide), functional.sliced_wasserstein(*own)
+    assert_close(host(found), host(truth), dtype)
+    truths = torch.autograd.grad(truth.sum(), wide)
+    grads = torch.autograd.grad(found.sum(), own)
+    for grad, expected in zip(grads, truths, strict=True):
+        assert_close(host(grad), host(expected), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("b", [2, 3, 64, 1001])
+def test_median_distance(b: int, dtype: str) -> None:
+    x = np.random.default_rng(b).normal(size=(3, b, 2)).astype(dtype)
+    wide = torch.from_numpy(x.astype(np.float64)).requires_grad_()
+    own = on_gpu(x).requires_grad_()
+    truth, found = functional.median_distance(wide), functional.median_distance(own)
+    assert_close(host(found), host(truth), dtype)
+    (expected,) = torch.autograd.grad(truth.sum(), wide)
+    (grad,) = torch.autograd.grad(found.sum(), own)
+    assert_close(host(grad), host(expected), dtype)
+
+
+@DTYPES
+def test_project(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, frame = rng.normal(size=(300, 40)).astype(dtype), rng.normal(size=(40, 70)).astype(dtype)
+    found = kernels.project(on_gpu(x), on_gpu(frame), 0.5, "fast", (1, 2))
+    assert_close(host(found), kernels.project(x, frame, 0.5, "fast", (1, 2)).astype(float), dtype)
+    plain = kernels.project(on_gpu(x), on_gpu(frame), 0.0, "fast")
+    secure = kernels.project(on_gpu(x), on_gpu(frame), 0.5)
+    steps = host(secure).astype(np.float64) / (0.5 / 1024)
+    np.testing.assert_array_equal(steps, np.round(steps))
+    noise = host(secure - plain).astype(np.float64)
+    assert abs(noise.std() / 0.5 - 1) < 0.02
+
+
+def test_work_joins_the_current_stream() -> None:
+    x = torch.randn(1, 20_000, 2, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found = kernels.gaussian_kernel_sum(x + 1, x, 1.0)  # the temporary is freed at once
+        again = torch.zeros(1, 20_000, 2, device="cuda")
+    torch.cuda.current_stream().wait_stream(stream)
+    truth = host(kernels.gaussian_kernel_sum(x + 1, x, 1.0)).astype(np.float64)
+    assert_close(host(found), truth, "float32")
+    assert not again.any()
+
+
+def test_inside_a_graph() -> None:
+    x, y = torch.randn(1, 500, 5, device="cuda"), torch.randn(1, 400, 5, device="cuda")
+    g = torch.ones(1, device="cuda")
+
+    def step() -> torch.Tensor:
+        leaf = y.detach().requires_grad_()
+        loss = -functional.gaussian_kernel_logsumexp(x, leaf, g).mean()
+        (grad,) = torch.autograd.grad(loss, leaf)
+        ratio = functional.density_ratio(x[:, :100].contiguous(), y, g, 0.1)
+        return grad + ratio.mean()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    y.add_(0.5)
+    graph.replay()
+    assert_close(host(found), host(step()).astype(np.float64), "float32")
+
+
+def test_under_compile() -> None:
+    x, y = torch.randn(1, 50, 3, device="cuda"), torch.randn(1, 40, 3, device="cuda")
+    compiled = torch.compile(lambda a, b: functional.gaussian_kernel_sum(a, b, 1.0).sum())
+    torch.testing.assert_close(compiled(x, y), functional.gaussian_kernel_sum(x, y, 1.0).sum())
+
+
+def test_under_autocast() -> None:
+    x = torch.randn(1, 50, 3, device="cuda")
+    with torch.autocast("cuda"):
+        found = functional.gaussian_kernel_sum(x.half(), x.half(), 1.0)
+    assert found.dtype == torch.float32
+
+
+def test_mixed_devices_are_refused() -> None:
+    x = torch.randn(1, 5, 3)
+    with pytest.raises(ValueError, match="y must be on cpu like the others; got cuda:0"):
+        kernels.gaussian_kernel_sum(x, x.cuda(), 1.0)
+
+
+def test_a_failed_slice_is_named() -> None:
+    q = torch.randn(4, 15, 1, device="cuda", dtype=torch.float64) * 1e4
+    q[2] = 0
+    with pytest.raises(ValueError, match="slice 2 plus ridge"):
+        kernels.density_ratio(q, q, 1.0, 0.0)
+
+
+def test_out_of_memory_is_an_error_and_no_more() -> None:
+    """The sorted keys of rows that only just fit do not."""
+    free, _ = torch.cuda.mem_get_info()
+    x = torch.zeros(1, max(free // 16, 1), device="cuda")
+    if x.shape[1] >= 2**31:
+        x = x[:, : 2**31 - 1].reshape(1, -1)
+    torch.cuda.empty_cache()
+    filler = torch.empty(int(torch.cuda.mem_get_info()[0] * 0.98), dtype=torch.uint8, device="cuda")
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            kernels.sliced_wasserstein(x, x)
+    finally:
+        del filler
+    torch.cuda.empty_cache()
+    assert host(kernels.sliced_wasserstein(x[:, :9].contiguous(), x[:, :9].contiguous())) == 0
+
+
+def test_cupy_arrays() -> None:
+    cupy = pytest.importorskip("cupy")
+    x = np.random.default_rng(0).normal(size=(2, 50, 3))
+    found = kernels.gaussian_kernel_sum(cupy.asarray(x)[:, ::2], cupy.asarray(x), 1.0)
+    assert isinstance(found, cupy.ndarray)
+    np.testing.assert_allclose(found.get(), kernels.gaussian_kernel_sum(x[:, ::2], x, 1.0))

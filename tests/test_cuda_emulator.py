@@ -1,0 +1,639 @@
+"""The CUDA kernels and their dispatch, run on the CPU by tests/cuda_emulator.
+
+Values at sizes that straddle every tile, against the twins in float64; then the dispatch from
+arrays on a device to addresses; then races and stray accesses, watched by sanitizers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import emulated_cuda
+import reference
+from dpslice import _arrays, _core, kernels
+from dpslice.divergences import get_divergence
+from emulated_cuda import EMULATOR, ROOT, DeviceArray, Emulation
+from pair_kernels import Case, assert_close, make_case
+
+_HAVE_COMPILER = sys.platform == "linux" and shutil.which("g++") is not None
+pytestmark = pytest.mark.skipif(not _HAVE_COMPILER, reason="needs g++ on Linux")
+
+ALL = (True, True, True)
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+# (m, b, c, k). Small k: 128 threads with 1 to 4 targets each, tiles of 128 sources, k padded to
+# 1, 2, 4, 8. Large k: tiles of 64, 16 coordinates at a time, 64 for gradients.
+SHAPES = (
+    (1, 1, 1, 1),
+    (2, 130, 129, 1),
+    (1, 1025, 127, 1),
+    (1, 513, 257, 2),
+    (3, 65, 128, 3),
+    (1, 7, 513, 4),
+    (1, 129, 65, 5),
+    (2, 63, 40, 8),
+    (2, 65, 63, 9),
+    (1, 64, 65, 16),
+    (1, 3, 130, 17),
+    (1, 66, 70, 65),
+    (1, 40, 64, 94),
+    (1, 10, 12, 300),
+)
+
+
+@pytest.fixture(scope="session")
+def emulated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emulated_cuda.build(tmp_path_factory.mktemp("cuda_emulator"))
+
+
+@pytest.fixture(scope="session")
+def emulated_module(emulated_file: Path) -> Any:
+    return emulated_cuda.load(emulated_file)
+
+
+@pytest.fixture
+def cuda(emulated_module: Any, monkeypatch: pytest.MonkeyPatch) -> Emulation:
+    return Emulation(emulated_module, monkeypatch)
+
+
+# -------------------------------------------------------------------------------- kernel sums
+
+
+def sum_arguments(case: Case) -> tuple[Any, ...]:
+    return case.x, case.y, case.bandwidth, case.weights
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernel_sum(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype, weighted=shape[1] % 2 == 1, wide=True)
+    arguments = sum_arguments(case)
+    found = cuda("gaussian_kernel_sum", *arguments)
+    assert_close(found, reference.gaussian_kernel_sum(*arguments), dtype)
+    grads = cuda("gaussian_kernel_sum_vjp", *arguments, case.grad, *ALL)
+    truths = reference.gaussian_kernel_sum_vjp(*arguments, case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logsumexp(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
+    case = make_case(*shape, dtype, weighted=shape[1] % 2 == 1)
+    arguments = sum_arguments(case)
+    found = cuda("gaussian_kernel_logsumexp", *arguments)
+    assert_close(found, reference.gaussian_kernel_logsumexp(*arguments), dtype)
+    grads = cuda("gaussian_kernel_logsumexp_vjp", *arguments, found, case.grad, *ALL)
+    truths = reference.gaussian_kernel_logsumexp_vjp(*arguments, case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+@pytest.mark.parametrize("shift", [1e2, 1e4])
+def test_far_from_the_origin(cuda: Emulation, shift: float, k: int, dtype: str) -> None:
+    case = make_case(2, 65, 50, k, dtype, shift=shift, weighted=True, wide=True)
+    found = cuda("gaussian_kernel_sum_vjp", *sum_arguments(case), case.grad, *ALL)
+    truths = reference.gaussian_kernel_sum_vjp(*sum_arguments(case), case.grad)
+    for grad, truth in zip(found, truths, strict=True):
+        assert_close(grad, truth, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+@pytest.mark.parametrize("apart", [30.0, 1000.0])
+def test_far_clusters(cuda: Emulation, apart: float, k: int, dtype: str) -> None:
+    """Exponents of hundreds and of ten millions: float32 shares need more than float32."""
+    case = make_case(3, 40, 60, k, dtype, weighted=True)
+    case.x[1, ::2] += apart  # one slice alone
+    case.y[1, ::2] -= apart
+    found = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
+    assert_close(found, reference.gaussian_kernel_logsumexp(*sum_arguments(case)), dtype)
+    grads = cuda("gaussian_kernel_logsumexp_vjp", *sum_arguments(case), found, case.grad, *ALL)
+    truths = reference.gaussian_kernel_logsumexp_vjp(*sum_arguments(case), case.grad)
+    # Exponents of 10^7, themselves rounded, leave float64 eight digits of a share.
+    times = 1e4 if dtype == "float64" and apart == 1000 else 2.0
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, dtype, times=times)
+
+
+@DTYPES
+@pytest.mark.parametrize("k", [2, 12])
+def test_weights_of_zero(cuda: Emulation, k: int, dtype: str) -> None:
+    case = make_case(2, 30, 70, k, dtype, weighted=True)
+    log_weights = np.full((2, 70), -np.inf, dtype)
+    log_weights[0, 7] = 0.5
+    arguments = (case.x, case.y, case.bandwidth, log_weights)
+    found = cuda("gaussian_kernel_logsumexp", *arguments)
+    assert_close(found, reference.gaussian_kernel_logsumexp(*arguments), dtype)
+    assert (found[1] == -np.inf).all()
+    grads = cuda("gaussian_kernel_logsumexp_vjp", *arguments, found, case.grad, *ALL)
+    truths = reference.gaussian_kernel_logsumexp_vjp(*arguments, case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, dtype)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-30, 1e-5, 1e5, 1e30])
+@pytest.mark.parametrize("k", [2, 12])
+def test_extreme_bandwidths(cuda: Emulation, bandwidth: float, k: int) -> None:
+    case = make_case(1, 20, 30, k, "float32", wide=True)
+    scaled = (case.x * np.float32(bandwidth), case.y * np.float32(bandwidth))
+    g = case.bandwidth * np.float32(bandwidth)
+    for name in ("gaussian_kernel_sum", "gaussian_kernel_logsumexp"):
+        found = cuda(name, *scaled, g, None)
+        assert_close(found, getattr(reference, name)(*scaled, g), "float32")
+
+
+def test_many_columns_in_float32(cuda: Emulation) -> None:
+    case = make_case(1, 3, 100_000, 2, "float32")
+    found = cuda("gaussian_kernel_sum", *sum_arguments(case))
+    truth = reference.gaussian_kernel_sum(*sum_arguments(case))
+    assert reference.relative_error(found, truth) < 1e-6
+
+
+@pytest.mark.parametrize("k", [3, 20])
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+def test_each_gradient_alone(cuda: Emulation, name: str, k: int) -> None:
+    case = make_case(2, 70, 75, k, weighted=True)
+    saved = ()
+    if name.endswith("logsumexp"):
+        saved = (cuda(name, *sum_arguments(case)),)
+    every = cuda(f"{name}_vjp", *sum_arguments(case), *saved, case.grad, *ALL)
+    for position in range(3):
+        need = tuple(i == position for i in range(3))
+        alone = cuda(f"{name}_vjp", *sum_arguments(case), *saved, case.grad, *need)
+        assert [grad is None for grad in alone] == [not wanted for wanted in need]
+        np.testing.assert_array_equal(alone[position], every[position])
+
+
+@pytest.mark.parametrize("multiprocessors", ["1", "500"])
+@pytest.mark.parametrize("k", [2, 12])
+def test_parts_change_only_the_rounding(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, k: int, multiprocessors: str
+) -> None:
+    """Whole sums, and sums in as many parts as there may be, some of them empty."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SMS", multiprocessors)
+    case = make_case(1, 5, 128 * 17 + 3, k, weighted=True)
+    for name in ("gaussian_kernel_sum", "gaussian_kernel_logsumexp"):
+        found = cuda(name, *sum_arguments(case))
+        assert_close(found, getattr(reference, name)(*sum_arguments(case)), "float64")
+    grads = cuda("gaussian_kernel_sum_vjp", *sum_arguments(case), case.grad, *ALL)
+    truths = reference.gaussian_kernel_sum_vjp(*sum_arguments(case), case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, "float64")
+
+
+# ------------------------------------------------------------------------------ density ratio
+
+
+def ratio_arguments(m: int, b: int, c: int, k: int, dtype: str) -> tuple[Any, ...]:
+    rng = np.random.default_rng([m, b, c, k])
+    q, p = rng.normal(size=(m, b, k)), 0.7 * rng.normal(size=(m, c, k))
+    return q.astype(dtype), p.astype(dtype), rng.uniform(0.8, 1.3, size=m).astype(dtype)
+
+
+# Panels of 16 columns, squares of 4, solves of 32; shared memory of the emulated device holds
+# b <= 157, so the last one takes the path through global memory.
+RATIO_SHAPES = (
+    (1, 1, 1, 1),
+    (2, 15, 7, 2),
+    (1, 16, 40, 2),
+    (3, 17, 33, 3),
+    (2, 33, 31, 1),
+    (1, 64, 65, 9),
+    (2, 161, 20, 2),
+)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", RATIO_SHAPES)
+def test_density_ratio(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
+    q, p, g = ratio_arguments(*shape, dtype)
+    wide = [part.astype(np.float64) for part in (q, p, g)]
+    ridge, sigma = 0.05, 0.3
+    times = 1.0 if dtype == "float32" else 20.0  # the condition number is up to b / ridge
+    found = cuda("density_ratio", q, p, g, ridge, sigma)
+    assert_close(found, reference.density_ratio(q, p, g, ridge, sigma), dtype, times=times)
+    # The derivatives: against the CPU's in float64, which have an oracle of their own.
+    grad = np.random.default_rng(1).normal(size=found.shape).astype(dtype)
+    grads = cuda("density_ratio_vjp", q, p, g, ridge, sigma, found, grad, True, True)
+    ratio = _core.density_ratio(*wide, ridge, sigma)
+    truths = _core.density_ratio_vjp(
+        *wide, ridge, sigma, ratio, grad.astype(np.float64), True, True
+    )
+    for one, truth in zip(grads, truths, strict=True):
+        assert_close(one, truth, dtype, times=times)
+
+
+@DTYPES
+@pytest.mark.parametrize("divergence", ["kl", "js", "pearson", "total_variation"])
+@pytest.mark.parametrize("shape", [(2, 33, 31, 2), (1, 120, 10, 3)])
+def test_density_ratio_divergence(
+    cuda: Emulation, shape: tuple[int, int, int, int], divergence: str, dtype: str
+) -> None:
+    q, p, g = ratio_arguments(*shape, dtype)
+    bandwidths = np.stack([g, 2 * g]).astype(dtype)  # the second shape needs global memory
+    chosen = get_divergence(divergence)
+    numbers = (0.05, 0.3, chosen.code, chosen.alpha, chosen.r_min)
+    value, grad = cuda("density_ratio_divergence", q, p, bandwidths, *numbers, True)
+    wide = [part.astype(np.float64) for part in (q, p, bandwidths)]
+    truths = _core.density_ratio_divergence(*wide, *numbers, True)
+    times = 1.0 if dtype == "float32" else 100.0
+    assert_close(value, truths[0], dtype, times=times)
+    assert_close(grad, truths[1], dtype, times=times)
+    alone, nothing = cuda("density_ratio_divergence", q, p, bandwidths, *numbers, False)
+    np.testing.assert_array_equal(alone, value)
+    assert nothing is None
+
+
+@pytest.mark.parametrize("limit", ["101376", "1024"])
+def test_failed_slice_is_named(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", limit)
+    q = np.arange(60.0).reshape(4, 15, 1) * 100
+    q[1] = q[3] = 0
+    g = np.ones(4)
+    with pytest.raises(ValueError, match=r"slice 1 plus ridge = 0\.0 is not positive definite"):
+        cuda("density_ratio", q, q, g, 0.0, 0.0)
+    cuda.stream.capturing = True  # nobody waits: the bad slices are NaN
+    found = cuda("density_ratio", q, q, g, 0.0, 0.0)
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, False, True])
+    np.testing.assert_allclose(found[[0, 2]], 1.0)
+
+
+@DTYPES
+def test_divergence(cuda: Emulation, dtype: str) -> None:
+    t = np.linspace(0.1, 3, 300, dtype=dtype).reshape(2, 150)
+    for name in ("kl", "js", "squared_hellinger", "neyman"):
+        chosen = get_divergence(name)
+        found = cuda("divergence", chosen.code, chosen.alpha, t)
+        truth = _core.divergence(chosen.code, chosen.alpha, t)
+        for one, two in zip(found, truth, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-6 if dtype == "float32" else 1e-13)
+
+
+# ----------------------------------------------------------------------- Wasserstein, medians
+
+
+# Chunks of 2048 are sorted in shared memory: the last two rows need wide steps.
+@DTYPES
+@pytest.mark.parametrize("order", [1.0, 2.0, 2.5])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 5, 5), (2, 64, 17), (1, 257, 300), (2, 2049, 3), (1, 9000, 4097)]
+)
+def test_sliced_wasserstein(
+    cuda: Emulation, shape: tuple[int, int, int], order: float, dtype: str
+) -> None:
+    m, b, c = shape
+    rng = np.random.default_rng(b)
+    x, y = rng.normal(size=(m, b)).astype(dtype), rng.normal(size=(m, c)).astype(dtype)
+    x[:, : b // 3] = np.round(x[:, : b // 3])  # ties, and zeros of both signs
+    found = cuda("sliced_wasserstein", x, y, order)
+    assert_close(found, reference.sliced_wasserstein(x, y, order), dtype)
+    _, *grads = cuda("sliced_wasserstein_gradient", x, y, order, True, True)
+    _, *truths = _core.sliced_wasserstein_gradient(
+        *(part.astype(np.float64) for part in (x, y)), order, True, True
+    )
+    for one, truth in zip(grads, truths, strict=True):
+        assert_close(one, truth, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 1), (2, 3, 2), (3, 4, 5), (1, 33, 1), (2, 64, 3), (1, 300, 2)]
+)
+def test_median_distance(cuda: Emulation, shape: tuple[int, int, int], dtype: str) -> None:
+    x = np.random.default_rng(shape).normal(size=shape).astype(dtype)
+    assert_close(cuda("median_distance", x), reference.median_distance(x), dtype)
+    grad = np.linspace(1, 2, shape[0]).astype(dtype)
+    truth = _core.median_distance_vjp(x.astype(np.float64), grad.astype(np.float64))
+    assert_close(cuda("median_distance_vjp", x, grad), truth, dtype)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_median_of_equal_and_of_extreme_distances(cuda: Emulation, scale: float) -> None:
+    line = scale * np.array([[[0.0], [1.0], [3.0]]])
+    np.testing.assert_allclose(cuda("median_distance", line), [2 * scale])
+    same = np.full((2, 6, 2), scale)
+    assert not cuda("median_distance", same).any()
+    assert not cuda("median_distance_vjp", same, np.ones(2)).any()
+
+
+# ------------------------------------------------------------------------------------- project
+
+
+KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (65, 17, 3), (63, 16, 64), (130, 5, 66), (4, 40, 131)]
+)
+def test_project_fast(cuda: Emulation, shape: tuple[int, int, int], dtype: str) -> None:
+    """The CPU's numbers, to rounding: the noise comes from the same counters."""
+    n, d, p = shape
+    rng = np.random.default_rng(n)
+    x, frame = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(d, p)).astype(dtype)
+    for sigma in (0.0, 0.5):
+        for first_row in (0, 2**33 + 5):
+            found = cuda("project_fast", x, frame, sigma, KEY, first_row)
+            truth = _core.project_fast(x, frame, sigma, KEY, first_row)
+            assert_close(found, truth.astype(np.float64), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(1, 1, 1), (65, 17, 3), (130, 5, 66), (4, 40, 131)])
+def test_project_secure(cuda: Emulation, shape: tuple[int, int, int], dtype: str) -> None:
+    """The CPU's numbers, and on the grid: a rounding error moves few by one step."""
+    n, d, p = shape
+    rng = np.random.default_rng(n)
+    x, frame = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(d, p))
+    key, sigma = bytes(range(32)), 0.7
+    step = 2.0**-1 / 1024
+    for first_row in (0, 2**33 + 5):
+        found = cuda("project_secure", x, frame, sigma, key, first_row, np.inf, dtype)
+        truth = _core.project_secure(x, frame, sigma, key, first_row, np.inf, dtype)
+        assert found.dtype == truth.dtype
+        steps = found.astype(np.float64) / step
+        np.testing.assert_array_equal(steps, np.round(steps))
+        moved = np.abs(steps - truth.astype(np.float64) / step)
+        assert moved.max() <= 1
+        assert (moved > 0).mean() < 1e-3
+
+
+def test_secure_noise_is_the_key_stream(cuda: Emulation) -> None:
+    """One number from the words of RFC 8439's block, without the CPU kernel in between."""
+    key = bytes(range(32))
+    found = cuda(
+        "project_secure", np.zeros((1, 1)), np.zeros((1, 4)), 1.0, key, 7, np.inf, "float64"
+    )
+    block = _core.chacha20_block(key, 0, (7).to_bytes(8, "little") + bytes(4))
+    words = np.frombuffer(block, "<u4").astype(np.uint32)
+    normals = _core.secure_normals(np.stack([words[0:6], words[6:12]])).ravel()
+    np.testing.assert_array_equal(found[0], np.round(normals * 1024) / 1024)
+
+
+# ------------------------------------------------------------------------------------- dispatch
+
+
+X = np.random.default_rng(0).normal(size=(2, 5, 3))
+Y = np.random.default_rng(1).normal(size=(2, 4, 3))
+
+
+def test_functions_take_and_give_device_arrays(cuda: Emulation) -> None:
+    x, y = cuda.to_device(X), cuda.to_device(Y)
+    calls = {
+        "gaussian_kernel_sum": (1.5, cuda.to_device(np.ones((2, 4)))),
+        "gaussian_kernel_logsumexp": (cuda.to_device(np.array([1.0, 2.0])),),
+        "density_ratio": (1.5, 0.1, 0.2),
+    }
+    for name, rest in calls.items():
+        found = getattr(kernels, name)(x, y, *rest)
+        assert isinstance(found, DeviceArray)
+        host = [part.get() if isinstance(part, DeviceArray) else part for part in rest]
+        np.testing.assert_allclose(found.get(), getattr(kernels, name)(X, Y, *host), rtol=1e-12)
+    found = kernels.median_distance(x)
+    np.testing.assert_allclose(found.get(), kernels.median_distance(X), rtol=1e-14)
+    flat, other = cuda.to_device(X[:, :, 0]), cuda.to_device(Y[:, :, 0])
+    np.testing.assert_allclose(
+        kernels.sliced_wasserstein(flat, other).get(),
+        kernels.sliced_wasserstein(X[:, :, 0], Y[:, :, 0]),
+    )
+    frame = np.eye(3)
+    assert kernels.project(cuda.to_device(X[0]), cuda.to_device(frame), 1.0).shape == (5, 3)
+    noisy = kernels.project(cuda.to_device(X[0]), cuda.to_device(frame), 1.0, "fast", KEY)
+    np.testing.assert_allclose(noisy.get(), kernels.project(X[0], frame, 1.0, "fast", KEY))
+    kl = get_divergence("kl")
+    np.testing.assert_allclose(kl.value(cuda.to_device(np.abs(X))).get(), kl.value(np.abs(X)))
+
+
+def test_strided_arrays_and_bandwidths_of_another_dtype(cuda: Emulation) -> None:
+    x = cuda.to_device(X.astype(np.float32)[:, ::-1])
+    y = cuda.to_device(Y.astype(np.float32).transpose(0, 2, 1).copy().transpose(0, 2, 1))
+    g = cuda.to_device(np.array(1.5))
+    found = kernels.gaussian_kernel_sum(x, y, g)
+    assert_close(found.get(), reference.gaussian_kernel_sum(X[:, ::-1], Y, 1.5), "float32")
+
+
+def test_work_runs_on_the_arrays_device_and_stream(cuda: Emulation) -> None:
+    seen = []
+
+    class Spy:
+        def median_distance(self, dtype: str, device: int, stream: int, *rest: int) -> None:
+            seen.append((dtype, device, stream))
+
+    cuda.device.id = 3
+    cuda.stream.ptr = 42  # type: ignore[misc]
+    sys.modules["dpslice._cuda"] = Spy()  # type: ignore[assignment]
+    kernels.median_distance(cuda.to_device(X))
+    assert seen == [("float64", 3, 42)]
+    assert cuda.device.entered > 0
+
+
+def test_mixed_places_are_refused(cuda: Emulation) -> None:
+    x = cuda.to_device(X)
+    with pytest.raises(TypeError, match="y must be a cupy array like the others; got numpy"):
+        kernels.gaussian_kernel_sum(x, Y, 1.0)
+    elsewhere = DeviceArray(Y, emulated_cuda.Device(1))
+    with pytest.raises(ValueError, match="y must be on cuda:0 like the others; got cuda:1"):
+        kernels.gaussian_kernel_sum(x, elsewhere, 1.0)
+    with pytest.raises(ValueError, match="bandwidth must be on cuda:0 like the others"):
+        kernels.gaussian_kernel_sum(
+            x, cuda.to_device(Y), DeviceArray(np.ones(2), emulated_cuda.Device(1))
+        )
+
+
+def test_bad_input_is_refused_as_on_the_cpu(cuda: Emulation) -> None:
+    x, y = cuda.to_device(X), cuda.to_device(Y)
+    with pytest.raises(ValueError, match="y must have shape"):
+        kernels.gaussian_kernel_sum(x, cuda.to_device(Y[:, :, :2].copy()), 1.0)
+    with pytest.raises(TypeError, match="x must have dtype float32 or float64; got int64"):
+        kernels.median_distance(cuda.to_device(np.zeros((1, 2, 2), np.int64)))
+    with pytest.raises(ValueError, match="bandwidth must be a finite number > 0"):
+        kernels.gaussian_kernel_sum(x, y, 0.0)
+    with pytest.raises(ValueError, match="ridge must be"):
+        kernels.density_ratio(x, y, 1.0, -1.0)
+    with pytest.raises(ValueError, match="sigma of secure noise must be between"):
+        kernels.project(cuda.to_device(X[0]), cuda.to_device(np.eye(3)), 1e-300)
+
+
+def test_guards_against_reading_out_of_bounds(cuda: Emulation) -> None:
+    with pytest.raises(ValueError, match="grad does not have the shape"):
+        cuda("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None, np.ones((2, 4)), *ALL)
+    with pytest.raises(ValueError, match="frame does not have the shape"):
+        cuda("project_fast", X[0], np.eye(4), 1.0, KEY, 0)
+    with pytest.raises(ValueError, match="max_norm must be infinite here"):
+        cuda("project_secure", X[0], np.eye(3), 1.0, bytes(32), 0, 1.0, "float64")
+    with pytest.raises(ValueError, match="key must be 32 bytes"):
+        cuda("project_secure", X[0], np.eye(3), 1.0, bytes(31), 0, np.inf, "float64")
+
+
+def test_without_the_compiled_module(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dpslice._cuda", None)
+    with pytest.raises(NotImplementedError, match=r"no CUDA kernels, and the arrays are on cuda:0"):
+        kernels.median_distance(cuda.to_device(X))
+
+
+def test_place_names_the_device(cuda: Emulation) -> None:
+    assert _arrays.place_of("x", cuda.to_device(X)) == _arrays.Place("cupy", "cuda:0", 0)
+
+
+def test_the_stub_is_current(emulated_file: Path, tmp_path: Path) -> None:
+    """python/dpslice/_cuda.pyi is what pybind11-stubgen makes of the bindings."""
+    pytest.importorskip("pybind11_stubgen")
+    subprocess.run(
+        [sys.executable, "-m", "pybind11_stubgen", "_cuda", "--output-dir", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(emulated_file.parent)},
+        check=True,
+    )
+    committed = ROOT / "python" / "dpslice" / "_cuda.pyi"
+    assert (tmp_path / "_cuda.pyi").read_text() == committed.read_text()
+
+
+# --------------------------------------------------------------------------------------- torch
+
+
+@pytest.fixture
+def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Pretend that CPU tensors lie on a device: torch's way through the dispatch, and autograd."""
+    torch = pytest.importorskip("torch")
+    recorded = []
+    monkeypatch.setattr(
+        _arrays, "place_of", lambda name, value: _arrays.Place("torch", "cuda:0", 0)
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: recorded.append(stream)
+    )
+    torch.recorded_for_test = recorded
+    yield torch
+    del torch.recorded_for_test
+
+
+def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    generator = torch.Generator().manual_seed(0)
+
+    def points(*shape: int) -> Any:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    x, y, weights = points(2, 5, 3), points(2, 4, 3), points(2, 4)
+    check = torch.autograd.gradcheck
+    assert check(lambda *a: functional.gaussian_kernel_sum(a[0], a[1], 1.5, a[2]), (x, y, weights))
+    assert check(
+        lambda *a: functional.gaussian_kernel_logsumexp(a[0], a[1], 1.5, a[2]), (x, y, weights)
+    )
+    assert check(lambda *a: functional.density_ratio(*a, 1.5, 0.1, 0.3), (x, y))
+    assert check(lambda p: functional.density_ratio_divergence(x.detach(), p, 1.5, 0.1, "kl"), (y,))
+    several = torch.tensor([[1.0, 1.5], [2.0, 2.5]], dtype=torch.float64)
+    assert check(
+        lambda p: functional.density_ratio_divergence(x.detach(), p, several, 0.1, "js"), (y,)
+    )
+    assert check(functional.sliced_wasserstein, (points(2, 5), points(2, 4)))
+    assert check(functional.median_distance, (x,))
+    assert check(
+        lambda *a: functional.project(*a, 0.5, "fast", (1, 2)), (points(5, 3), points(3, 2))
+    )
+    assert functional.project(points(5, 3), points(3, 2), 0.5).shape == (5, 2)
+    assert "current" in torch.recorded_for_test
+
+
+# ----------------------------------------------------------------------------------- sanitizers
+
+
+def link_driver(folder: Path, objects: list[Path], flags: tuple[str, ...]) -> Path:
+    driver = emulated_cuda.compile_object(EMULATOR / "run_all.cpp", folder / "run_all.o", flags)
+    program = folder / "run_all"
+    command = ["g++", "-pthread", *flags, *map(str, objects), str(driver), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return program
+
+
+def run_driver(program: Path, *kernel: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "TSAN_OPTIONS": "exitcode=66 halt_on_error=1",
+        "ASAN_OPTIONS": "exitcode=66:detect_stack_use_after_return=0",  # fibers
+        "UBSAN_OPTIONS": "halt_on_error=1",
+        "DPSLICE_EMULATOR_SMS": "1",  # few parts, so that each has several tiles
+    }
+    environment.pop("LD_PRELOAD", None)
+    return subprocess.run([str(program), *kernel], capture_output=True, text=True, env=environment)
+
+
+def needs_sanitizer(name: str) -> Any:
+    """Skip a test where programs with that sanitizer cannot be linked or do not start."""
+    reason = f"g++ -fsanitize={name} does not work here"
+    if not _HAVE_COMPILER:
+        return pytest.mark.skip(reason=reason)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "empty"
+        command = ["g++", f"-fsanitize={name}", "-x", "c++", "-", "-o", str(program)]
+        linked = subprocess.run(command, input=b"int main() {}", capture_output=True)
+        works = linked.returncode == 0 and subprocess.run([program], check=False).returncode == 0
+    return pytest.mark.skipif(not works, reason=reason)
+
+
+thread_sanitizer = needs_sanitizer("thread")
+address_sanitizer = needs_sanitizer("address,undefined")
+
+THREAD_SANITIZER = ("-O1", "-g1", "-DDPSLICE_EMULATOR_THREADS", "-fsanitize=thread")
+
+
+@pytest.fixture(scope="session")
+def watched_objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("cuda_threads")
+    return emulated_cuda.compile_kernels(folder, THREAD_SANITIZER)
+
+
+@pytest.mark.slow
+@thread_sanitizer
+def test_no_race(watched_objects: list[Path], tmp_path: Path) -> None:
+    """Every kernel, its threads real ones, under ThreadSanitizer."""
+    done = run_driver(link_driver(tmp_path, watched_objects, THREAD_SANITIZER))
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@thread_sanitizer
+def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path) -> None:
+    """Without one of its barriers, the kernel sum must not pass: the watch is awake."""
+    copy = tmp_path / "cuda"
+    shutil.copytree(ROOT / "cuda", copy)
+    source = (copy / "pairs.cuh").read_text()
+    start = source.index("__device__ inline void load_sources(")
+    barrier = "  __syncthreads();\n"
+    last = source.rindex(barrier, start, source.index("}\n\n", start))
+    (copy / "pairs.cuh").write_text(source[:last] + source[last + len(barrier) :])
+    broken = emulated_cuda.compile_object(
+        copy / "kernel_sum.cu", tmp_path / "kernel_sum.cu.o", THREAD_SANITIZER, copy
+    )
+    objects = [broken if path.name == broken.name else path for path in watched_objects]
+    done = run_driver(link_driver(tmp_path, objects, THREAD_SANITIZER), "kernel_sum")
+    assert done.returncode == 66
+    assert "data race" in done.stderr
+
+
+@pytest.mark.slow
+@address_sanitizer
+def test_no_stray_access(tmp_path: Path) -> None:
+    """Every kernel under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    flags = ("-O1", "-g1", "-fsanitize=address,undefined")
+    objects = emulated_cuda.compile_kernels(tmp_path / "objects", flags)
+    done = run_driver(link_driver(tmp_path, objects, flags))
+    assert done.returncode == 0, done.stderr[-4000:]
