@@ -1,8 +1,10 @@
 """Quality of private synthetic tables: releases, trains, samples and scores, one row per run.
 
-    python bench/quality.py --seeds 3 --out bench/results/quality-adult
+    python bench/quality.py                              every table, epsilon 1 and 5, both methods
+    python bench/quality.py --tables adult --epsilons 5 --methods sums rows "paper k=1"
 
-The table is shuffled with the run's seed; 80 % is private, 20 % is held out for the classifier.
+Tables are shuffled with the run's seed; 80 % is private, 20 % is held out for the classifiers: the
+logistic regression of the report, and gradient boosting (scikit-learn's, as it comes).
 
 Methods
 -------
@@ -21,6 +23,7 @@ and are not private; the data sets are public.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -33,6 +36,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 
 import dpslice
 from dpslice.tabular import Schema, Synthesizer, TabularGenerator, read_csv
@@ -41,6 +46,12 @@ from dpslice.tabular.metrics import scores
 from dpslice.torch import SlicedDivergence, fit
 
 ROOT = Path(__file__).resolve().parents[1]
+TABLES = {
+    "adult": "adult.csv.gz",
+    "acs_income": "acs_income_ca.csv.gz",
+    "acs_publiccoverage": "acs_publiccoverage_ca.csv.gz",
+    "acs_mobility": "acs_mobility_ca.csv.gz",
+}
 SCORES = (
     "tv_complement",
     "contingency_similarity",
@@ -48,32 +59,31 @@ SCORES = (
     "correlation_similarity",
     "auc_synthetic",
     "f1_synthetic",
+    "boosted_auc_synthetic",
 )
 PAPER_STEPS = 3000
 PAPER_BATCH = 128
 
 
 def ours(
-    schema: Schema, private: pd.DataFrame, args: argparse.Namespace, seed: int, method: str
+    schema: Schema, private: pd.DataFrame, epsilon: float, delta: float, seed: int, method: str
 ) -> Any:
-    synthesizer = Synthesizer(
-        schema, epsilon=args.epsilon, delta=args.delta, method=method, seed=seed
-    )
+    synthesizer = Synthesizer(schema, epsilon=epsilon, delta=delta, method=method, seed=seed)
     synthesizer.fit(private, progress=False)
     return synthesizer.sample(len(private)), synthesizer.guarantee
 
 
 def paper(
-    schema: Schema, private: pd.DataFrame, args: argparse.Namespace, seed: int, k: int
+    schema: Schema, private: pd.DataFrame, epsilon: float, delta: float, seed: int, k: int
 ) -> Any:
     encoding = Encoding(schema)
     n_slices = encoding.d // k
     sigma = dpslice.accounting.paper_sigma(
-        args.epsilon, args.delta, d=encoding.d, p=n_slices * k, sensitivity=encoding.max_norm
+        epsilon, delta, d=encoding.d, p=n_slices * k, sensitivity=encoding.max_norm
     )
     mechanism = dpslice.SlicingMechanism(
         sigma=sigma,
-        delta=args.delta,
+        delta=delta,
         n_slices=n_slices,
         slice_dim=k,
         frame="gaussian",
@@ -104,88 +114,136 @@ METHODS = {
 }
 
 
-def run(method: str, table: pd.DataFrame, schema: Schema, args: Any, seed: int) -> dict[str, Any]:
+def boosted_auc(schema: Schema, train: pd.DataFrame, test: pd.DataFrame) -> float | None:
+    """Area under the curve of gradient boosting on the target, trained and tested on these rows."""
+
+    def numbers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        columns = {column.name: column.to_numbers(rows[column.name]) for column in schema}
+        label = columns.pop(schema.target)
+        return np.column_stack(list(columns.values())), label
+
+    (x, y), (x_test, y_test) = numbers(train), numbers(test)
+    if len(np.unique(y)) < 2:
+        return None
+    model = HistGradientBoostingClassifier(random_state=0).fit(x, y)
+    return float(roc_auc_score(y_test, model.predict_proba(x_test)[:, 1]))
+
+
+def run(
+    name: str,
+    table: pd.DataFrame,
+    schema: Schema,
+    method: str,
+    epsilon: float,
+    delta: float,
+    seed: int,
+) -> dict[str, Any]:
     shuffled = table.sample(frac=1.0, random_state=seed).reset_index(drop=True)
     n_private = int(0.8 * len(shuffled))
     private, holdout = shuffled[:n_private], shuffled[n_private:]
     start = time.perf_counter()
-    synthetic, guarantee = METHODS[method](schema, private, args, seed)
+    synthetic, guarantee = METHODS[method](schema, private, epsilon, delta, seed)
     seconds = time.perf_counter() - start
     result = scores(private, synthetic, schema, holdout=holdout, seed=seed)
+    result["boosted_auc_synthetic"] = boosted_auc(schema, synthetic, holdout)
     return {
+        "table": name,
+        "asked_epsilon": epsilon,
         "method": method,
         "seed": seed,
         "epsilon": guarantee.epsilon,
         "delta": guarantee.delta,
         "adjacency": guarantee.adjacency,
         "seconds": seconds,
-        **{name: result[name] for name in SCORES},
-        # What other real rows reach: the held-out rows in place of the synthetic ones, and a
-        # classifier trained on the real rows.
-        "real": {**result["reference"], "auc": result["auc_real"], "f1": result["f1_real"]},
+        **{score: result[score] for score in SCORES},
+        # What other real rows reach: the held-out rows in place of the synthetic ones, and
+        # classifiers trained on the real rows.
+        "real": {
+            **result["reference"],
+            "auc": result["auc_real"],
+            "f1": result["f1_real"],
+            "boosted_auc": boosted_auc(schema, private, holdout),
+        },
     }
 
 
-def markdown(rows: Iterable[dict[str, Any]], args: argparse.Namespace) -> str:
+def markdown(rows: Iterable[dict[str, Any]]) -> str:
     rows = list(rows)
+
+    def cell(values: Iterable[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{statistics.mean(known):.3f} ({min(known):.3f})" if known else "–"
+
     head = [name.replace("_", " ") for name in SCORES]
     lines = [
-        f"Table `{args.data.name}`, epsilon = {args.epsilon:g}, delta = {args.delta:g}, zero_out; "
-        f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, "
-        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. "
-        "Mean over seeds (smallest value).",
+        "# Quality of private synthetic tables",
         "",
-        "| method | seeds | " + " | ".join(head) + " | seconds |",
-        "|---|---|" + "---|" * (len(head) + 1),
+        f"delta = {rows[0]['delta']:g}, zero_out; {os.cpu_count()} cores of "
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}. Mean over seeds (smallest value). Seconds are those of a "
+        "machine that did other things too.",
     ]
-    for method in METHODS:
-        mine = [row for row in rows if row["method"] == method]
-        if not mine:
-            continue
-        cells = []
-        for name in SCORES:
-            values = [row[name] for row in mine if row[name] is not None]
-            cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f})" if values else "–")
-        seconds = statistics.mean(row["seconds"] for row in mine)
-        lines.append(f"| {method} | {len(mine)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
-    real = [row["real"] for row in rows]
-    cells = []
-    for name in SCORES:
-        values = [row[name.removesuffix("_synthetic")] for row in real]
-        cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f})")
-    lines.append("| other real rows | | " + " | ".join(cells) + " | |")
+    for table in TABLES:
+        for epsilon in sorted({r["asked_epsilon"] for r in rows if r["table"] == table}):
+            here = [r for r in rows if r["table"] == table and r["asked_epsilon"] == epsilon]
+            lines += [
+                "",
+                f"## {table}, epsilon = {epsilon:g}",
+                "",
+                "| method | seeds | " + " | ".join(head) + " | seconds |",
+                "|---|---|" + "---|" * (len(head) + 1),
+            ]
+            for method in METHODS:
+                mine = [row for row in here if row["method"] == method]
+                if mine:
+                    cells = [cell(row.get(name) for row in mine) for name in SCORES]
+                    seconds = statistics.mean(row["seconds"] for row in mine)
+                    lines.append(
+                        f"| {method} | {len(mine)} | " + " | ".join(cells) + f" | {seconds:.0f} |"
+                    )
+            names = [name.removesuffix("_synthetic") for name in SCORES]
+            cells = [cell(row["real"].get(name) for row in here) for name in names]
+            lines.append("| other real rows | | " + " | ".join(cells) + " | |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     folder = Path(os.environ.get("DPSLICE_DATA", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=folder / "adult.csv.gz")
-    parser.add_argument("--schema", type=Path, default=ROOT / "examples" / "adult.toml")
-    parser.add_argument("--epsilon", type=float, default=5.0)
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
+    parser.add_argument("--epsilons", nargs="+", type=float, default=[1.0, 5.0])
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--out", type=Path, required=True, help="prefix of the two files to write")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=["sums", "rows"])
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "bench" / "results" / "quality",
+        help="prefix of the two files to write",
+    )
     args = parser.parse_args()
-    if not args.data.exists():
-        parser.error(f"{args.data} does not exist; set DPSLICE_DATA or --data")
+    for name in args.tables:
+        if not (folder / TABLES[name]).exists():
+            parser.error(f"{folder / TABLES[name]} does not exist; set DPSLICE_DATA")
 
-    schema = Schema.load(args.schema)
-    table = read_csv(args.data, schema)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     log = args.out.with_suffix(".jsonl")
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(row["method"], row["seed"]) for row in rows}
-    for seed in range(args.seeds):
-        for method in args.methods:
-            if (method, seed) in done:
+    done = {(row["table"], row["asked_epsilon"], row["method"], row["seed"]) for row in rows}
+    for name in args.tables:
+        schema = Schema.load(ROOT / "examples" / f"{name}.toml")
+        table = read_csv(folder / TABLES[name], schema)
+        for seed, epsilon, method in itertools.product(
+            range(args.seeds), args.epsilons, args.methods
+        ):
+            if (name, epsilon, method, seed) in done:
                 continue
-            rows.append(run(method, table, schema, args, seed))
+            rows.append(run(name, table, schema, method, epsilon, args.delta, seed))
             with log.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(json.dumps(rows[-1]), flush=True)
-    args.out.with_suffix(".md").write_text(markdown(rows, args))
+            args.out.with_suffix(".md").write_text(markdown(rows))
+    args.out.with_suffix(".md").write_text(markdown(rows))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,9 @@ def test_kernel_sum(cuda: Emulation, shape: tuple[int, int, int, int], dtype: st
     truths = reference.gaussian_kernel_sum_vjp(*arguments, case.grad)
     for grad, truth in zip(grads, truths, strict=True):
         assert_close(grad, truth, dtype)
+    total = cuda("gaussian_kernel_sum_total", *arguments, case.grad, True, True)
+    for one, other in zip(total, (found, *grads[1:]), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @DTYPES
@@ -97,6 +100,9 @@ def test_logsumexp(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str
     truths = reference.gaussian_kernel_logsumexp_vjp(*arguments, case.grad)
     for grad, truth in zip(grads, truths, strict=True):
         assert_close(grad, truth, dtype)
+    total = cuda("gaussian_kernel_logsumexp_total", *arguments, case.grad, True, True)
+    for one, other in zip(total, (found, *grads[1:]), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @DTYPES
