@@ -490,10 +490,20 @@ def test_bad_input_is_refused_as_on_the_cpu(cuda: Emulation) -> None:
 def test_guards_against_reading_out_of_bounds(cuda: Emulation) -> None:
     with pytest.raises(ValueError, match="grad does not have the shape"):
         cuda("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None, np.ones((2, 4)), *ALL)
+    with pytest.raises(ValueError, match="grad must have dtype float64; got float32"):
+        cuda(
+            *("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None),
+            *(np.ones((2, 5), np.float32), True, True, True),
+        )
+    elsewhere = DeviceArray(np.ones((2, 5)), emulated_cuda.Device(1))
+    with pytest.raises(ValueError, match="grad must be on"):
+        cuda("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None, elsewhere, *ALL)
     with pytest.raises(ValueError, match="frame does not have the shape"):
         cuda("project_fast", X[0], np.eye(4), 1.0, KEY, 0)
     with pytest.raises(ValueError, match="max_norm must be infinite here"):
         cuda("project_secure", X[0], np.eye(3), 1.0, bytes(32), 0, 1.0, "float64")
+    with pytest.raises(ValueError, match="dtype must be float64, that of x; got float32"):
+        cuda("project_secure", X[0], np.eye(3), 1.0, bytes(32), 0, np.inf, "float32")
     with pytest.raises(ValueError, match="key must be 32 bytes"):
         cuda("project_secure", X[0], np.eye(3), 1.0, bytes(31), 0, np.inf, "float64")
 
