@@ -242,6 +242,23 @@ def test_density_ratio(cuda: Emulation, shape: tuple[int, int, int, int], dtype:
         assert_close(one, truth, dtype, times=times)
 
 
+def test_few_blocks_walk_along_many_slices(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room in shared memory there are four blocks to a multiprocessor, not one a slice."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", "0")
+    monkeypatch.setenv("DPSLICE_EMULATOR_SMS", "1")
+    q, p, g = ratio_arguments(11, 17, 9, 2, "float64")
+    found = cuda("density_ratio", q, p, g, 0.05, 0.3)
+    truth = reference.density_ratio(q, p, g, 0.05, 0.3)
+    assert_close(found, truth, "float64", times=20)
+    grad = np.ones_like(found)
+    grads = cuda("density_ratio_vjp", q, p, g, 0.05, 0.3, found, grad, True, True)
+    truths = _core.density_ratio_vjp(q, p, g, 0.05, 0.3, truth, grad, True, True)
+    for one, expected in zip(grads, truths, strict=True):
+        assert_close(one, expected, "float64", times=20)
+
+
 @DTYPES
 @pytest.mark.parametrize("divergence", ["kl", "js", "pearson", "total_variation"])
 @pytest.mark.parametrize("shape", [(2, 33, 31, 2), (1, 120, 10, 3)])
@@ -478,10 +495,20 @@ def test_bad_input_is_refused_as_on_the_cpu(cuda: Emulation) -> None:
 def test_guards_against_reading_out_of_bounds(cuda: Emulation) -> None:
     with pytest.raises(ValueError, match="grad does not have the shape"):
         cuda("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None, np.ones((2, 4)), *ALL)
+    with pytest.raises(ValueError, match="grad must have dtype float64; got float32"):
+        cuda(
+            *("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None),
+            *(np.ones((2, 5), np.float32), True, True, True),
+        )
+    elsewhere = DeviceArray(np.ones((2, 5)), emulated_cuda.Device(1))
+    with pytest.raises(ValueError, match="grad must be on"):
+        cuda("gaussian_kernel_sum_vjp", X, Y, np.ones(2), None, elsewhere, *ALL)
     with pytest.raises(ValueError, match="frame does not have the shape"):
         cuda("project_fast", X[0], np.eye(4), 1.0, KEY, 0)
     with pytest.raises(ValueError, match="max_norm must be infinite here"):
         cuda("project_secure", X[0], np.eye(3), 1.0, bytes(32), 0, 1.0, "float64")
+    with pytest.raises(ValueError, match="dtype must be float64, that of x; got float32"):
+        cuda("project_secure", X[0], np.eye(3), 1.0, bytes(32), 0, np.inf, "float32")
     with pytest.raises(ValueError, match="key must be 32 bytes"):
         cuda("project_secure", X[0], np.eye(3), 1.0, bytes(31), 0, np.inf, "float64")
 
@@ -538,7 +565,7 @@ def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
     def points(*shape: int) -> Any:
         return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
 
-    x, y, weights = points(2, 5, 3), points(2, 4, 3), points(2, 4)
+    x, y, weights = points(2, 3, 2), points(2, 2, 2), points(2, 2)
     check = torch.autograd.gradcheck
     assert check(lambda *a: functional.gaussian_kernel_sum(a[0], a[1], 1.5, a[2]), (x, y, weights))
     assert check(
@@ -550,10 +577,10 @@ def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
     assert check(
         lambda p: functional.density_ratio_divergence(x.detach(), p, several, 0.1, "js"), (y,)
     )
-    assert check(functional.sliced_wasserstein, (points(2, 5), points(2, 4)))
+    assert check(functional.sliced_wasserstein, (points(2, 3), points(2, 2)))
     assert check(functional.median_distance, (x,))
     assert check(
-        lambda *a: functional.project(*a, 0.5, "fast", (1, 2)), (points(5, 3), points(3, 2))
+        lambda *a: functional.project(*a, 0.5, "fast", (1, 2)), (points(3, 2), points(2, 2))
     )
     assert functional.project(points(5, 3), points(3, 2), 0.5).shape == (5, 2)
     assert "current" in torch.recorded_for_test

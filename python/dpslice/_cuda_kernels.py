@@ -23,12 +23,34 @@ def _dtype(array: Array) -> str:
     return str(array.dtype).removeprefix("torch.")
 
 
-def _require_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+def _require(
+    name: str, array: Array, shape: tuple[int, ...], like: Array, dtype: str | None = None
+) -> None:
+    """Refuse what would be read out of bounds: another shape, dtype or device than `like` implies.
+
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    array : array
+        The argument.
+    shape : tuple of int
+        Its shape.
+    like : array
+        The first argument, whose dtype and device it must have.
+    dtype : str, optional
+        Its dtype, where that is another than that of `like`.
+    """
     if tuple(array.shape) != shape:
         raise ValueError(
             f"{name} does not have the shape {shape} that the other arguments imply; "
             f"got {tuple(array.shape)}"
         )
+    wanted = dtype or _dtype(like)
+    if _dtype(array) != wanted:
+        raise ValueError(f"{name} must have dtype {wanted}; got {_dtype(array)}")
+    if array.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the others; got {array.device}")
 
 
 class CudaKernels:
@@ -70,7 +92,7 @@ class CudaKernels:
             raise ValueError(f"{x_name} and {y_name} must have 3 axes")
         m, b, k = (int(size) for size in x.shape)
         c = int(y.shape[1])
-        _require_shape(y_name, y, (m, c, k))
+        _require(y_name, y, (m, c, k), x)
         if min(m, b, c, k) < 1:
             raise ValueError(f"{x_name} and {y_name} must have no empty axis")
         return m, b, c, k
@@ -112,9 +134,9 @@ class CudaKernels:
         weights: Array | None,
     ) -> Array:
         m, b, c, k = self._pair_sizes("x", x, "y", y)
-        _require_shape("bandwidth", bandwidth, (m,))
+        _require("bandwidth", bandwidth, (m,), x)
         if weights is not None:
-            _require_shape(weights_name, weights, (m, c))
+            _require(weights_name, weights, (m, c), x)
         out = self._empty(x, m, b)
         self._call(name, x, m, b, c, k, x, y, bandwidth, weights, out)
         return out
@@ -173,11 +195,11 @@ class CudaKernels:
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, y, bandwidth = points
         m, b, c, k = self._pair_sizes("x", x, "y", y)
-        _require_shape("bandwidth", bandwidth, (m,))
+        _require("bandwidth", bandwidth, (m,), x)
         if weights is not None:
-            _require_shape(weights_name, weights, (m, c))
+            _require(weights_name, weights, (m, c), x)
         for row_name, row in rows.items():
-            _require_shape(row_name, row, (m, b))
+            _require(row_name, row, (m, b), x)
         grad_x = self._empty(x, m, b, k) if need[0] else None
         grad_y = self._empty(x, m, c, k) if need[1] else None
         grad_weights = self._empty(x, m, c) if need[2] else None
@@ -230,7 +252,7 @@ class CudaKernels:
     ) -> Array:
         """Return the regularised density ratio at q, (m, b)."""
         m, b, c, k = self._pair_sizes("q", q, "p", p)
-        _require_shape("bandwidth", bandwidth, (m,))
+        _require("bandwidth", bandwidth, (m,), q)
         ratio = self._empty(q, m, b)
         failed_slice = self._empty(q, 1, dtype="int64")
         self._call(
@@ -254,9 +276,9 @@ class CudaKernels:
     ) -> tuple[Array | None, Array | None]:
         """Return the gradients in q and p, None where not needed."""
         m, b, c, k = self._pair_sizes("q", q, "p", p)
-        _require_shape("bandwidth", bandwidth, (m,))
-        _require_shape("ratio", ratio, (m, b))
-        _require_shape("grad", grad, (m, b))
+        _require("bandwidth", bandwidth, (m,), q)
+        _require("ratio", ratio, (m, b), q)
+        _require("grad", grad, (m, b), q)
         grad_q = self._empty(q, m, b, k) if need_q else None
         grad_p = self._empty(q, m, c, k) if need_p else None
         if need_q or need_p:
@@ -283,7 +305,7 @@ class CudaKernels:
         """Return the f-divergence of each slice and its gradient in p, None if not needed."""
         m, b, c, k = self._pair_sizes("q", q, "p", p)
         bandwidths = int(bandwidth.shape[0])
-        _require_shape("bandwidth", bandwidth, (max(bandwidths, 1), m))
+        _require("bandwidth", bandwidth, (max(bandwidths, 1), m), q)
         value = self._empty(q, m)
         grad_p = self._empty(q, m, c, k) if need_p else None
         failed_slice = self._empty(q, 1, dtype="int64")
@@ -309,7 +331,7 @@ class CudaKernels:
             raise ValueError("x and y must have 2 axes")
         m, b = (int(size) for size in x.shape)
         c = int(y.shape[1])
-        _require_shape("y", y, (m, c))
+        _require("y", y, (m, c), x)
         if min(m, b, c) < 1:
             raise ValueError("x and y must have no empty axis")
         return m, b, c
@@ -339,19 +361,21 @@ class CudaKernels:
     def median_distance_vjp(self, x: Array, grad: Array) -> Array:
         """Return the gradient of the medians in x, (m, b, k)."""
         m, b, k = (int(size) for size in x.shape)
-        _require_shape("grad", grad, (m,))
+        _require("grad", grad, (m,), x)
         grad_x = self._empty(x, m, b, k)
         self._call("median_distance_vjp", x, m, b, k, x, grad, grad_x)
         return grad_x
 
     # ------------------------------------------------------------------------------- project
 
-    def _product_sizes(self, x: Array, frame: Array) -> tuple[int, int, int]:
+    def _product_sizes(
+        self, x: Array, frame: Array, frame_dtype: str | None = None
+    ) -> tuple[int, int, int]:
         if len(x.shape) != 2 or len(frame.shape) != 2:
             raise ValueError("x and frame must have 2 axes")
         n, d = (int(size) for size in x.shape)
         p = int(frame.shape[1])
-        _require_shape("frame", frame, (d, p))
+        _require("frame", frame, (d, p), x, frame_dtype)
         return n, d, p
 
     def project_secure(
@@ -367,7 +391,9 @@ class CudaKernels:
         """Return XU plus ChaCha20 noise, on the grid of the release; `frame` in float64."""
         if max_norm != math.inf:
             raise ValueError("rows are clipped on the CPU only; max_norm must be infinite here")
-        n, d, p = self._product_sizes(x, frame)
+        if dtype != _dtype(x):
+            raise ValueError(f"dtype must be {_dtype(x)}, that of x; got {dtype}")
+        n, d, p = self._product_sizes(x, frame, "float64")
         out = self._empty(x, n, p, dtype=dtype)
         self._call("project_secure", x, n, d, p, x, frame, sigma, key, first_row, out)
         return out

@@ -46,7 +46,7 @@ Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 COARSE_BINS = 32  # of a number, where pairs are counted
-FINE_BINS = 256  # of a number, where it is counted alone
+FINE_BINS = 1024  # of a number, where it is counted alone
 
 # Coarse levels of all columns together: models of pairs hold some square matrices over them.
 MOST_LEVELS = 20_000
