@@ -28,21 +28,20 @@ float sum(Floats v) {
   return total;
 }
 
-// exp of a non-positive number: 2^n p(r), degree 6, about one ulp; the work that no float32
-// exponential of that accuracy can do without.
-Floats exponential(Floats x) {
+// 2^t of a non-positive number: 2^n p(f), degree 6, about one ulp; the work that no float32
+// exponential of that accuracy can do without. (The factor log2(e) is part of the exponents.)
+Floats exponential(Floats t) {
   const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats shifted = x * all(1.44269504f) + magic;
-  const Floats n = shifted - magic;
-  Floats r = x - n * all(0.693359375f);
-  r = r + n * all(2.12194440e-4f);
-  Floats p = all(1.0f / 720);
-  p = p * r + all(1.0f / 120);
-  p = p * r + all(1.0f / 24);
-  p = p * r + all(1.0f / 6);
-  p = p * r + all(0.5f);
-  p = p * r + all(1.0f);
-  p = p * r + all(1.0f);
+  const Floats bounded = t > all(-127.0f) ? t : all(-127.0f);
+  const Floats shifted = bounded + magic;
+  const Floats f = bounded - (shifted - magic);
+  Floats p = all(1.54353e-4f);
+  p = p * f + all(1.339887e-3f);
+  p = p * f + all(9.618437e-3f);
+  p = p * f + all(5.550332e-2f);
+  p = p * f + all(2.402265e-1f);
+  p = p * f + all(6.931472e-1f);
+  p = p * f + all(1.0f);
   Ints exponent;
   std::memcpy(&exponent, &shifted, sizeof exponent);
   Ints bits;
