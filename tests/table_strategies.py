@@ -34,15 +34,19 @@ def integers(draw: st.DrawFn, name: str) -> Number:
     high = low + draw(st.integers(4, 2**31))
     pool = [low, high, (low + high) // 2]
     special = draw(st.lists(st.sampled_from(pool), max_size=3, unique=True))
+    step = draw(st.sampled_from([None, None, 1, 5, 100]))
+    # So many times wider: with a step, there are as many values as without.
+    unit = step or 1
     return Number(
         name,
         "integer",
-        low,
-        high,
+        low * unit,
+        high * unit,
         nullable=draw(st.booleans()),
-        special=tuple(special),
+        special=tuple(value * unit for value in special),
         scale=draw(st.sampled_from(["linear", "log"])),
         weight=draw(WEIGHTS),
+        step=step,
     )
 
 
@@ -103,7 +107,9 @@ def values_of(column: Column) -> st.SearchStrategy[object]:
         options.append(st.booleans())
     elif isinstance(column, Number):
         if column.type == "integer":
-            options.append(st.integers(int(column.min), int(column.max)))
+            step = int(column.step or 1)
+            multiples = st.integers(int(column.min) // step, int(column.max) // step)
+            options.append(multiples.map(lambda count: count * step))
         else:
             options.append(st.floats(column.min, column.max))
         if column.special:

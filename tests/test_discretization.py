@@ -104,6 +104,16 @@ def test_shapes_bring_the_distribution_inside_bins_back() -> None:
         assert difference < 0.01, found.levels[j].column.name
 
 
+def test_steps_are_bins_of_their_own() -> None:
+    """So values that many records share come back exactly."""
+    schema = Schema([Number("pay", "integer", 0, 30_000, special=[0], step=100)])
+    discretization = Discretization(schema)
+    table = pd.DataFrame({"pay": np.arange(0, 30_001, 100)})
+    codes = discretization.encode(table)
+    assert discretization.sizes == (33, 301)
+    np.testing.assert_array_equal(np.sort(codes[:, 1]), np.arange(301))
+
+
 def test_negative_counts_and_empty_bins() -> None:
     found = Discretization(Schema([Number("x", "real", 0.0, 1.0)]), coarse_bins=2, fine_bins=4)
     shape = found.shapes({0: np.array([-3.0, 6.0, -1.0, -2.0])})[0]

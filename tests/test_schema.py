@@ -47,6 +47,16 @@ TIME = datetime.datetime
             "'x': special must be whole",
         ),
         (lambda: Number("x", "integer", 0, 2, special=[0, 2]), ValueError, "'x': special leaves"),
+        (lambda: Number("x", "integer", 0, 9, step=0.5), ValueError, "'x': step must be whole"),
+        (lambda: Number("x", "integer", 0, 9, step=0), ValueError, "'x': step must be positive"),
+        (lambda: Number("x", "integer", 0, 9, step=10), ValueError, "'x': step must be positive"),
+        (lambda: Number("x", "integer", 0, 95, step=10), ValueError, "'x': max must be a multiple"),
+        (lambda: Number("x", "real", 0.3, 1, step=0.2), ValueError, "'x': min must be a multiple"),
+        (
+            lambda: Number("x", "integer", 0, 20, special=[0, 20], step=10),
+            ValueError,
+            "'x': special leaves",
+        ),
         (lambda: Number("x", "real", 0, 1, weight=0), ValueError, "'x': weight must be a finite"),
         (lambda: Number("x", "real", 0, 1, weight=-1), ValueError, "'x': weight must be a finite"),
         (lambda: Number("x", "real", 0, 1, nullable=1), TypeError, "'x': nullable must be true"),
@@ -168,6 +178,18 @@ def test_the_plan_s_example_file(tmp_path):
         target="income",
     )
     assert schema.guarantee is None
+
+
+def test_numbers_on_a_step():
+    """Rounded to multiples, on the way in and out; special values are left as they are."""
+    pay = Number("pay", "integer", 0, 1000, special=[0, 999], step=100)
+    values = pd.Series([-5, 0, 40, 149, 151, 999, 990, 5000], name="pay")
+    np.testing.assert_array_equal(pay.to_numbers(values), [0, 0, 0, 100, 200, 999, 1000, 1000])
+    back = pay.from_numbers(np.array([0.0, 260.0, 999.0, 1000.0]))
+    assert back.tolist() == [0, 300, 999, 1000]
+    part = Number("part", "real", 0, 1, step=0.1, nullable=True)
+    found = part.to_numbers(pd.Series([0.04, 0.31, np.nan]))
+    np.testing.assert_array_equal(found, [0.0, 0.3, np.nan])  # 0.3, not 0.30000000000000004
 
 
 @given(schema=schemas())

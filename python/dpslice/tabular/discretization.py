@@ -65,7 +65,8 @@ class Levels:
     starts : array, shape (coarse bins + 1,)
         ``starts[i]`` is the first fine bin of coarse bin i; the last entry is their number.
     whole : float or None
-        Step between the values of a bin (1 for integers, a day in seconds), None if continuous.
+        Step between the values of a bin (1 for integers without another, a day in seconds), None if
+        continuous.
     n_states : int
         Levels that are not bins: special values and missing; all levels of a categorical column.
     """
@@ -405,6 +406,8 @@ def _step(column: Number | Datetime) -> float | None:
     """Distance of neighbouring values, None for real numbers."""
     if isinstance(column, Datetime):
         return column.unit
+    if column.step is not None:
+        return column.step
     return 1.0 if column.type == "integer" else None
 
 

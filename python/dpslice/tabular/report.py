@@ -377,12 +377,14 @@ def _axis(schema: Number | Datetime) -> _Axis:
         top = float(place(np.array([high]))[0])
         return _Axis(0.0, top, LOG_BINS, place, _log_ticks(low, high, place))
     if schema.type == "integer":
-        # Whole numbers per bin, the same for each bin: no comb where the width is not whole.
-        width = math.ceil((high - low + 1) / LINEAR_BINS)
-        bins = math.ceil((high - low + 1) / width)
-        end = low - 0.5 + bins * width
+        # Whole steps per bin, the same for each bin: no comb where the width is not whole.
+        step = schema.step or 1.0
+        first = math.ceil(low / step) * step - 0.5 * step
+        values = math.floor(high / step) - math.ceil(low / step) + 1
+        width = math.ceil(values / LINEAR_BINS)
+        bins = math.ceil(values / width)
         ticks = [t for t in _linear_ticks(low, high) if t[0] == round(t[0])]
-        return _Axis(low - 0.5, end, bins, identity, ticks)
+        return _Axis(first, first + bins * width * step, bins, identity, ticks)
     return _Axis(low, high, LINEAR_BINS, identity, _linear_ticks(low, high))
 
 

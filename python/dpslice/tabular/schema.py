@@ -20,6 +20,7 @@ import os
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -414,6 +415,10 @@ class Number:
         ``log`` spreads a heavy upper tail: the logarithm of the distance from `min` is encoded.
     weight : float
         Factor of the column's size in the encoded row.
+    step : float or int, optional
+        Distance of the values that are recorded, such as 100 for amounts in hundreds, as far as
+        that is publicly known: all but special values are rounded to its multiples, and so are
+        synthetic ones. It divides `min` and `max`, and is whole for integers.
 
     Raises
     ------
@@ -431,6 +436,7 @@ class Number:
     special: tuple[float, ...] = ()
     scale: str = "linear"
     weight: float = 1.0
+    step: float | None = None
 
     def __post_init__(self) -> None:
         _check_common(self)
@@ -458,12 +464,39 @@ class Number:
         object.__setattr__(self, "min", low)
         object.__setattr__(self, "max", high)
         object.__setattr__(self, "special", special)
+        if self.step is not None:
+            object.__setattr__(self, "step", self._checked_step())
         low, high = self.regular_bounds
-        if not low < high:
+        step = self.step
+        if not low < high or (
+            step is not None and math.ceil(low / step) >= math.floor(high / step)
+        ):
             raise ValueError(
                 f"column {self.name!r}: special leaves fewer than two other values; declare it "
                 "categorical"
             )
+
+    def _checked_step(self) -> float:
+        step = self._number("step", self.step)
+        if not 0 < step <= self.max - self.min:
+            raise ValueError(
+                f"column {self.name!r}: step must be positive and at most max - min; got {step!r}"
+            )
+        for key, bound in (("min", self.min), ("max", self.max)):
+            if not math.isclose(round(bound / step) * step, bound, rel_tol=1e-12, abs_tol=0.0):
+                raise ValueError(
+                    f"column {self.name!r}: {key} must be a multiple of step ({step!r}); "
+                    f"got {bound!r}"
+                )
+        return step
+
+    def _stepped(self, values: Numbers) -> Numbers:
+        """Round to multiples of the step, special values apart."""
+        if self.step is None:
+            return values
+        digits = max(0, -int(Decimal(repr(self.step)).normalize().as_tuple().exponent))
+        rounded = np.round(np.rint(values / self.step) * self.step, digits)
+        return np.where(np.isin(values, self.special), values, rounded)
 
     def _number(self, key: str, value: object) -> float:
         label = f"column {self.name!r}: {key}"
@@ -493,7 +526,7 @@ class Number:
         return low, high
 
     def to_numbers(self, series: pd.Series[Any]) -> Numbers:
-        """Return the numbers clipped to the bounds, NaN where missing.
+        """Return the numbers clipped to the bounds, on the step if there is one, NaN where missing.
 
         Clipping is silent: how many values lie outside is a fact about the private rows.
 
@@ -527,10 +560,10 @@ class Number:
                 f"column {self.name!r}: holds numbers that are not whole, but the schema says "
                 "type = 'integer'; declare type = 'real'"
             )
-        return np.clip(values, self.min, self.max)
+        return self._stepped(np.clip(values, self.min, self.max))
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
-        """Return numbers as a column, rounded if integer.
+        """Return numbers as a column, rounded if integer, and to the step if there is one.
 
         Parameters
         ----------
@@ -542,6 +575,7 @@ class Number:
         pandas.Series, shape (n,)
             dtype float64 for real; int64 for integer, Int64 if nullable.
         """
+        values = self._stepped(values)
         if self.type == "real":
             return pd.Series(values.astype(np.float64), name=self.name)
         missing = np.isnan(values)
