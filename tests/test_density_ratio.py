@@ -102,6 +102,27 @@ def test_float64_against_long_double(b: int, c: int, k: int, sigma: float) -> No
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("b", [191, 192, 260])
+@pytest.mark.parametrize("ridge", [1e-1, 1e-3, 2e-4, 1e-6, 1e-9])
+def test_float32_is_refined_or_factored_in_float64(b: int, ridge: float) -> None:
+    """Whatever the condition: with a factor in float32 alone, none of these would be right."""
+    rng = np.random.default_rng(b)
+    q, p = (rng.normal(size=(2, b, 1)).astype(np.float32) for _ in range(2))
+    bandwidth = np.array([1.5, 0.7], np.float32)
+    wide = [part.astype(np.float64) for part in (q, p, bandwidth)]
+    found = _core.density_ratio(q, p, bandwidth, ridge, 0.3)
+    np.testing.assert_allclose(found, _core.density_ratio(*wide, ridge, 0.3), rtol=1e-5, atol=1e-6)
+    f = get_divergence("pearson")
+    arguments = (ridge, 0.3, f.code, f.alpha, f.r_min, True)
+    value, grad = _core.density_ratio_divergence(q, p, bandwidth[None], *arguments)
+    exact_value, exact_grad = _core.density_ratio_divergence(
+        wide[0], wide[1], wide[2][None], *arguments
+    )
+    np.testing.assert_allclose(value, exact_value, rtol=1e-5)
+    assert error(grad, exact_grad) < 1e-5
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 @pytest.mark.parametrize(("b", "c", "k"), SIZES)
 def test_float32_against_long_double(b: int, c: int, k: int, sigma: float) -> None:

@@ -1,12 +1,13 @@
 r"""The kernels as differentiable torch operators, batched over slices.
 
-Each function has the name and signature of its twin in `dpslice.kernels`, takes tensors and can be
-differentiated. Each is one operator ``torch.ops.dpslice.<name>``: one node of a graph under
-``torch.compile``, and known to ``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
+Each function has the name and signature of its twin in `dpslice.kernels` (kernel sums also take
+``row_weights``, for value and gradient in one sweep), takes tensors and can be differentiated. Each
+is one operator ``torch.ops.dpslice.<name>``: one node of a graph under ``torch.compile``, and known
+to ``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
 
 - Tensors are float32 or float64, of one dtype, on one device (the CPU; a CUDA device where this
-  build has CUDA kernels), of any strides. Under autocast, float16
-  and bfloat16 are computed with in float32; elsewhere they are a TypeError.
+  build has CUDA kernels), of any strides. Under autocast, float16 and bfloat16 are computed with in
+  float32; elsewhere they are a TypeError.
 - A bandwidth is a number, or a tensor (m,) or () that is not differentiated: one that requires a
   gradient is an error, never a silent zero.
 - Each can be differentiated once. Second derivatives and forward-mode derivatives (``jvp``) raise.
