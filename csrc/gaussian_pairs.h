@@ -117,11 +117,7 @@ struct Measure {
       const Vec<T> u = load(point + t);
       squares += u * u;
     }
-    T lane[kLanes<T>];
-    store(lane, squares);
-    double sum = 0;
-    for (int i = 0; i < kLanes<T>; ++i) sum += lane[i];
-    return -0.5 * sum;
+    return -0.5 * lane_total<T>(squares);
   }
 };
 
@@ -323,16 +319,6 @@ inline void score_block(const Rows<T>& rows, const Columns<T>& columns, const Me
 // ----------------------------------------------------------------------------------------- forward
 
 enum class Reduction { sum, logsum };
-
-// Sum over lanes, in float64.
-template <class T>
-inline double lane_total(Vec<T> v) {
-  T lane[kLanes<T>];
-  store(lane, v);
-  double total = 0;
-  for (int i = 0; i < kLanes<T>; ++i) total += lane[i];
-  return total;
-}
 
 // log2 of sums of 2^exponent, lanes apart, groups of vectors at a time.
 template <class T>

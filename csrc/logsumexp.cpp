@@ -66,6 +66,26 @@ inline void widened_vjp(const LogsumexpVjpArgs<float>& args, const Buffer<bool>&
   scatter(wide.grad_log_weights, args.c, args.grad_log_weights);
 }
 
+// The largest size of the numbers that are finite in float32.
+template <class V>
+inline double largest_finite(const V* values, int64_t size) {
+  double largest = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const double own = std::fabs(static_cast<double>(values[i]));
+    if (own > largest && own <= std::numeric_limits<float>::max()) largest = own;
+  }
+  return largest;
+}
+
+// Whether slice s is computed by products.
+template <class T, template <class> class Args>
+inline bool by_products(const Args<T>& args, int64_t s, Buffer<T>& point) {
+  Measure<T> measure;
+  measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c, args.k,
+                args.bandwidth[s], measure, point);
+  return measure.by_product;
+}
+
 // Makes `shift` better where the logsumexps are large, and sets `narrow` to false for slices that
 // it has computed altogether: see below. False if no slice is left to compute.
 template <class T>
@@ -74,17 +94,9 @@ inline bool refine(const LogsumexpVjpArgs<T>& args, Buffer<double>& shift, Buffe
   Buffer<T> point;
   int64_t recomputed = 0, wides = 0;
   for (int64_t s = 0; s < args.m; ++s) {
-    double largest = 0;
-    for (int64_t i = s * args.b; i < (s + 1) * args.b; ++i) {
-      const double size = std::fabs(shift[i]);
-      if (size > largest && size <= std::numeric_limits<float>::max()) largest = size;
-    }
     again[s] = wide[s] = false;
-    if (largest > kCoarseLogsumexp * kLog2E) {
-      Measure<T> measure;
-      measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c,
-                    args.k, args.bandwidth[s], measure, point);
-      const bool is_wide = sizeof(T) == sizeof(float) && !measure.by_product;
+    if (largest_finite(shift.data() + s * args.b, args.b) > kCoarseLogsumexp * kLog2E) {
+      const bool is_wide = sizeof(T) == sizeof(float) && !by_products(args, s, point);
       (is_wide ? wide : again)[s] = true;
       ++(is_wide ? wides : recomputed);
     }
@@ -124,16 +136,8 @@ inline int64_t far_slices(const LogsumexpTotalArgs<float>& args, Buffer<bool>& f
   Buffer<float> point;
   for (int64_t s = 0; s < args.m; ++s) {
     far[s] = false;
-    double largest = 0;
-    for (int64_t i = s * args.b; i < (s + 1) * args.b; ++i) {
-      const double size = std::fabs(static_cast<double>(args.out[i]));
-      if (size > largest && size <= std::numeric_limits<float>::max()) largest = size;
-    }
-    if (!(largest > kCoarseLogsumexp)) continue;
-    Measure<float> measure;
-    measure_slice(args.x + s * args.b * args.k, args.b, args.y + s * args.c * args.k, args.c,
-                  args.k, args.bandwidth[s], measure, point);
-    far[s] = !measure.by_product;
+    if (!(largest_finite(args.out + s * args.b, args.b) > kCoarseLogsumexp)) continue;
+    far[s] = !by_products(args, s, point);
     count += far[s];
   }
   return count;

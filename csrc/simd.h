@@ -131,6 +131,16 @@ inline T sum_lanes(Vec<T> v) {
   return lane[0];
 #endif
 }
+// Sum over lanes, in float64.
+template <class T>
+inline double lane_total(Vec<T> v) {
+  T lane[kLanes<T>];
+  store(lane, v);
+  double total = 0;
+  for (int i = 0; i < kLanes<T>; ++i) total += lane[i];
+  return total;
+}
+
 template <class T>
 inline T max_lanes(Vec<T> v) {
   T lane[kLanes<T>];
