@@ -43,4 +43,5 @@ PYBIND11_MODULE(_core, m) {
   register_density_ratio(m);
   register_sliced_wasserstein(m);
   register_median_distance(m);
+  register_feature_sums(m);
 }

@@ -44,6 +44,7 @@ inline void require_rank(const char* name, const py::array& array, py::ssize_t r
 
 void register_kernel_sum(py::module_& m);
 void register_density_ratio(py::module_& m);
+void register_feature_sums(py::module_& m);
 void register_sliced_wasserstein(py::module_& m);
 void register_median_distance(py::module_& m);
 void register_project(py::module_& m);

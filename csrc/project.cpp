@@ -18,7 +18,7 @@
 #include "common/counter_normal.h"
 #include "common/philox.h"
 #include "parallel.h"
-#include "secure_wipe.h"
+#include "private_rows.h"
 #include "simd.h"
 
 namespace dpslice::DPSLICE_ISA {
@@ -47,23 +47,6 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ----------------------------------------------------------------------------------- product
-
-// Everything here came from private rows or secret noise, so it is wiped before it is freed.
-template <class T>
-struct SecretBuffer {
-  Buffer<T> buffer;
-  int64_t size = 0;
-  ~SecretBuffer() { secure_wipe(buffer.data(), static_cast<size_t>(size) * sizeof(T)); }
-  T* resize(int64_t wanted) {
-    if (wanted > size) {
-      secure_wipe(buffer.data(), static_cast<size_t>(size) * sizeof(T));
-      size = 0;
-      buffer.resize(wanted);
-      size = wanted;
-    }
-    return buffer.data();
-  }
-};
 
 // frame [d, p] -> panels [ceil(p / kPanel), d, kPanel], zero beyond column p.
 template <class T>
@@ -199,41 +182,6 @@ void secure_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t row
       for (int j = 0; j < kBlockNormals; ++j) to[j] = normals[j * kBatch + i];
     }
   }
-}
-
-// A subnormal factor has lost digits: rounded up, it could leave the row at twice max_norm. Below
-// this size (down to which 1e-11 of it is sure) the row becomes zero instead.
-double reliable_factor(double factor) {
-  if (factor >= 1.0) return 1.0;
-  return factor >= 1e-312 ? factor : 0.0;
-}
-
-// min(1, max_norm / ||row||), or NaN if the row holds NaN or infinity.
-template <class X>
-double clipping_factor(const X* row, int64_t d, double max_norm) {
-  double squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t l = 0; l < d; ++l) squares += static_cast<double>(row[l]) * row[l];
-  // The sum of squares overflows or loses its digits for very large and very small rows, and is
-  // not finite for bad ones: these take the long way.
-  if (squares > 1e-280 && squares < 1e280) {
-    const double norm = std::sqrt(squares);
-    return norm > max_norm ? reliable_factor(max_norm / norm) : 1.0;
-  }
-  double largest = 0;
-  for (int64_t l = 0; l < d; ++l) {
-    const double size = std::fabs(static_cast<double>(row[l]));
-    if (!(size <= 1.7976931348623157e308)) return std::nan("");
-    largest = size > largest ? size : largest;
-  }
-  if (largest == 0) return 1.0;
-  squares = 0;
-  for (int64_t l = 0; l < d; ++l) {
-    const double part = static_cast<double>(row[l]) / largest;
-    squares += part * part;
-  }
-  // The root is at least 1, so no quotient on the way is smaller than the result.
-  return reliable_factor(max_norm / largest / std::sqrt(squares));
 }
 
 template <class T, class X>

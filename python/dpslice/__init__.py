@@ -11,16 +11,26 @@ against the noisy slices.
 from dpslice import accounting, divergences, kernels
 from dpslice._version import __version__
 from dpslice.accounting import Guarantee
-from dpslice.features import MarginalSums
+from dpslice.features import (
+    CustomFeatures,
+    FeatureMap,
+    KernelSums,
+    MarginalSums,
+    SecondMoments,
+)
 from dpslice.mechanism import SlicingMechanism, SumMechanism
 from dpslice.release import Release, ReleaseError, SumRelease
 from dpslice.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "CustomFeatures",
+    "FeatureMap",
     "Guarantee",
+    "KernelSums",
     "MarginalSums",
     "Release",
     "ReleaseError",
+    "SecondMoments",
     "SlicingMechanism",
     "SumMechanism",
     "SumRelease",

@@ -7,10 +7,20 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['available_isas', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_gradient']
+__all__: list[str] = ['available_isas', 'bounded_rows', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'kernel_feature_sums', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_gradient']
 def available_isas() -> list[str]:
     """
     Instruction sets that this build and this processor both have, slowest first.
+    """
+@typing.overload
+def bounded_rows(x: numpy.typing.NDArray[numpy.float32], max_norm: typing.SupportsFloat | typing.SupportsIndex, step: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Rows clipped to max_norm, in multiples of step if that is not 0, [n, d].
+    """
+@typing.overload
+def bounded_rows(x: numpy.typing.NDArray[numpy.float64], max_norm: typing.SupportsFloat | typing.SupportsIndex, step: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Rows clipped to max_norm, in multiples of step if that is not 0, [n, d].
     """
 def build_config() -> dict:
     """
@@ -133,6 +143,10 @@ def gaussian_kernel_sum_vjp(x: numpy.typing.NDArray[numpy.float64], y: numpy.typ
 def isa() -> str:
     """
     Instruction set in use.
+    """
+def kernel_feature_sums(y: numpy.typing.NDArray[numpy.float64], landmarks: numpy.typing.NDArray[numpy.float64], factors: numpy.typing.NDArray[numpy.float64], scale: typing.SupportsFloat | typing.SupportsIndex, bound: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Sums of floor(scale K) over rows at the landmarks of each slice, [m, c].
     """
 @typing.overload
 def median_distance(x: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:

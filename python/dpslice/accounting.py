@@ -30,7 +30,6 @@ from dpslice import _arrays, _special
 
 __all__ = [
     "ADJACENCIES",
-    "FINEST_RATIO",
     "FRAMES",
     "SUM_ADJACENCIES",
     "Guarantee",
@@ -1608,6 +1607,9 @@ class Guarantee:
         How: ``"basic"`` (epsilon and delta add up) or ``"joint"`` (`composed_epsilon`).
     notes : tuple of str
         Further conditions of the promise, one sentence each; printed on the certificate.
+    sampling_rate : float, optional
+        Of sums: probability with which each record took part, independently of the others and
+        unknown to anyone.
     """
 
     epsilon: float
@@ -1629,6 +1631,7 @@ class Guarantee:
     parts: tuple[Guarantee, ...] = ()
     composition: str | None = None
     notes: tuple[str, ...] = ()
+    sampling_rate: float | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -1670,6 +1673,8 @@ class Guarantee:
         if isinstance(self.notes, str):
             raise TypeError("notes must be a sequence of sentences; got one string")
         put("notes", tuple(_arrays.text("notes", note) for note in self.notes))
+        if self.sampling_rate is not None:
+            put("sampling_rate", _arrays.open_unit("sampling_rate", self.sampling_rate))
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -1714,6 +1719,11 @@ class Guarantee:
             if self.mechanism == "sums":
                 what = "noise on every released sum, in the unit of the features"
             lines.append(f"  sigma         {self.sigma:.9g}   ({what})")
+        if self.sampling_rate is not None:
+            lines.append(
+                f"  sampling      {self.sampling_rate:.9g}   (probability of each record to take "
+                "part; which ones did is secret)"
+            )
         if self.frame is not None:
             shape = "" if self.d is None or self.p is None else f", d = {self.d}, p = {self.p}"
             lines.append(f"  frame         {self.frame}{shape}")
@@ -1746,11 +1756,14 @@ class Guarantee:
         Returns
         -------
         dict
-            One entry per attribute; `parts` as a list of such dictionaries.
+            One entry per attribute, `parts` as a list of such dictionaries; `sampling_rate` only
+            where there was sampling.
         """
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name == "sampling_rate" and value is None:
+                continue
             if field.name == "parts":
                 value = [part.to_dict() for part in value]
             elif field.name == "notes":
@@ -1762,7 +1775,7 @@ class Guarantee:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Guarantee:
-        """Rebuild a guarantee from `to_dict`; every key must be there and no other.
+        """Rebuild a guarantee from `to_dict`; every key of it must be there and no other.
 
         Parameters
         ----------
@@ -1784,7 +1797,7 @@ class Guarantee:
         if not isinstance(record, Mapping):
             raise TypeError(f"a guarantee must be a mapping; got {type(record).__name__}")
         names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in record]
+        missing = [name for name in names if name not in record and name != "sampling_rate"]
         unknown = [str(name) for name in record if name not in names]
         if missing:
             raise ValueError(f"the guarantee has no entry for: {', '.join(missing)}")
@@ -1895,6 +1908,8 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
 
 def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     """Describe a sum release for `composed_epsilon`: a Gaussian mechanism, as if d = p = 1."""
+    if leaf.sampling_rate is not None:
+        return None
     distance = leaf.sensitivity if adjacency == leaf.adjacency else leaf.diameter
     if leaf.sigma is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
         return None
@@ -2161,37 +2176,72 @@ def calibrate_slicing(
 # ------------------------------------------------------------------------------ sum releases
 
 _SUM_ROUNDING: Final = 1.0 + 1e-9  # covers the rounding of norms, weights and noise scales
-FINEST_RATIO: Final = 2.0**11  # noise over grid, as long as the grid follows the noise
 
 
-def sum_numerical_loss(cells: int, *, coarsest: float = FINEST_RATIO) -> tuple[float, float]:
+def sum_numerical_loss(cells: int) -> tuple[float, float]:
     r"""Privacy that a sum release loses because a computer rounds.
 
-    The sum itself is exact. A released number is S + h round(V / h), where the computed noise V
-    differs from the ideal one by at most ``e = 8 * 2**-52 * 11 s`` except with probability
-    ``2**-74``, s being its standard deviation. As in `numerical_loss`, with C = 0, that changes the
-    probability of a cell of the grid by a factor of at most 1 + 2.1 e/h, on both sides.
+    The sum S is exact. With h the grid and r what is left of S above the largest multiple of h in
+    it, a released number is ``S - r + h round((r + V) / h)``. The computed r + V differs from the
+    ideal one by at most ``e = 8.5 * 2**-52 * 11 s`` except with probability ``2**-74``, s being
+    the standard deviation of V. As in `numerical_loss`, with C = 0, that changes the probability of
+    a cell of the grid by a factor of at most 1 + 2.1 e/h, on both sides; s / h is below 2**11.
 
     Parameters
     ----------
     cells : int
         Released numbers.
-    coarsest : float
-        Largest s / h among them. It is below 2**11 while the grid follows the noise.
 
     Returns
     -------
     epsilon, delta : float
-        ``2e-11 * 11 * cells * max(1, coarsest / 2**11)`` and ``cells * 2**-70``.
+        ``2e-11 * 11 * cells`` and ``cells * 2**-70``.
 
     Raises
     ------
     TypeError, ValueError
-        If `cells` is no positive integer, or `coarsest` not finite and positive.
+        If `cells` is no positive integer.
     """
     count = _arrays.positive_integer("cells", cells)
-    ratio = _arrays.positive_real("coarsest", coarsest) / FINEST_RATIO
-    return 2.2e-10 * count * max(1.0, ratio), count * 2.0**-70
+    return 2.2e-10 * count, count * 2.0**-70
+
+
+def _sampling_rate(value: object, adjacency: str, delta: float) -> float | None:
+    if value is None:
+        return None
+    rate = _arrays.open_unit("sampling_rate", value)
+    if not rate > delta:
+        raise ValueError(f"sampling_rate must be above delta = {delta}; got {rate}")
+    if adjacency == "replace_one":
+        raise ValueError(
+            "sampling_rate must be None under replace_one: sampling is accounted for records that "
+            "are there or count nowhere (zero_out, add_remove)"
+        )
+    return rate
+
+
+def _log_sampled_profile(eps: float, mu: float, rate: float | None) -> float:
+    r"""Ln delta of a Gaussian mechanism on a Poisson sample.
+
+    One record more moves the output from N(0, 1) to (1 - q) N(0, 1) + q N(mu, 1). The hockey-stick
+    divergences of the pair, in both orders, are multiples of the Gaussian mechanism's:
+
+    .. math:: q\,\delta_\mu(\ln(1 + (e^\epsilon - 1)/q)), \qquad
+              a\,\delta_\mu(\ln(e^\epsilon q / a)), \quad a = 1 - e^\epsilon (1 - q),
+
+    the second where a > 0.
+    """
+    ratio = _Ratio(mu)
+    if rate is None:
+        return _scalar(eps, ratio)
+    with_record = math.log(rate) + _scalar(float(_base_epsilon(eps, np.asarray(rate))), ratio)
+    if eps >= -math.log1p(-rate):
+        return with_record
+    a = rate - math.expm1(eps) * (1.0 - rate)
+    if not a > 0.0:
+        return with_record
+    without = math.log(a) + _scalar(max(0.0, eps + math.log(rate / a)), ratio)
+    return max(with_record, without)
 
 
 def _sum_distances(adjacency: object, norm: object, diameter: object) -> tuple[str, float, float]:
@@ -2220,7 +2270,7 @@ def sum_guarantee(
     norm: float,
     diameter: float,
     adjacency: str = "zero_out",
-    coarsest: float = FINEST_RATIO,
+    sampling_rate: float | None = None,
     n: int | None = None,
     notes: Sequence[str] = (),
 ) -> Guarantee:
@@ -2242,8 +2292,9 @@ def sum_guarantee(
         Bounds on the norm of a record's features, and on the distance of two records'.
     adjacency : {"zero_out", "replace_one", "add_remove"}
         Neighbouring tables.
-    coarsest : float
-        As in `sum_numerical_loss`.
+    sampling_rate : float, optional
+        Probability with which each record takes part, independently of the others; which ones do,
+        and how many, must stay secret. Not under ``replace_one``.
     n : int, optional
         Records; public, and not to be given under ``add_remove``.
     notes : sequence of str
@@ -2252,7 +2303,8 @@ def sum_guarantee(
     Returns
     -------
     Guarantee
-        With ``mechanism="sums"`` and the ``replace_one`` epsilon beside the other adjacencies'.
+        With ``mechanism="sums"`` and, without sampling, the ``replace_one`` epsilon beside the
+        other adjacencies'.
 
     Raises
     ------
@@ -2270,13 +2322,15 @@ def sum_guarantee(
     noise = _arrays.positive_real("sigma", sigma)
     kind, distance, far = _sum_distances(adjacency, norm, diameter)
     total, target = _sum_target(delta, cells)
-    epsilon_numerical, delta_numerical = sum_numerical_loss(cells, coarsest=coarsest)
+    rate = _sampling_rate(sampling_rate, kind, total)
+    epsilon_numerical, delta_numerical = sum_numerical_loss(cells)
 
-    def stated(reach: float) -> float:
-        return _epsilon(target, _Ratio(reach * _SUM_ROUNDING / noise)) + epsilon_numerical
+    def stated(reach: float, rate: float | None = None) -> float:
+        mu = reach * _SUM_ROUNDING / noise
+        return _sampled_epsilon(target, mu, rate) + epsilon_numerical
 
     return Guarantee(
-        epsilon=stated(distance),
+        epsilon=stated(distance, rate),
         delta=total,
         adjacency=kind,
         mechanism="sums",
@@ -2288,8 +2342,17 @@ def sum_guarantee(
         diameter=far,
         epsilon_numerical=epsilon_numerical,
         delta_numerical=delta_numerical,
-        epsilon_replace_one=None if kind == "replace_one" else stated(far),
+        epsilon_replace_one=None if kind == "replace_one" or rate else stated(far),
         notes=tuple(notes),
+        sampling_rate=rate,
+    )
+
+
+def _sampled_epsilon(target: float, mu: float, rate: float | None) -> float:
+    if rate is None:
+        return _epsilon(target, _Ratio(mu))
+    return _least_epsilon(
+        lambda eps: _log_sampled_profile(eps, mu, rate), target, _gaussian_epsilon(target, mu)
     )
 
 
@@ -2301,7 +2364,7 @@ def calibrate_sums(
     norm: float,
     diameter: float,
     adjacency: str = "zero_out",
-    coarsest: float = FINEST_RATIO,
+    sampling_rate: float | None = None,
 ) -> float:
     """Noise of one computed sum release, so that its total stays within a given epsilon and delta.
 
@@ -2311,7 +2374,7 @@ def calibrate_sums(
         Total epsilon allowed, > 0.
     delta : float
         Total delta allowed, 0 < delta < 1.
-    cells, norm, diameter, adjacency, coarsest
+    cells, norm, diameter, adjacency, sampling_rate
         As in `sum_guarantee`.
 
     Returns
@@ -2327,15 +2390,20 @@ def calibrate_sums(
         If an argument is out of range, or rounding alone needs more than epsilon or delta.
     """
     eps = _arrays.positive_real("epsilon", epsilon)
-    _, distance, _ = _sum_distances(adjacency, norm, diameter)
-    _, target = _sum_target(delta, cells)
-    rounding = sum_numerical_loss(cells, coarsest=coarsest)[0]
+    kind, distance, _ = _sum_distances(adjacency, norm, diameter)
+    total, target = _sum_target(delta, cells)
+    rate = _sampling_rate(sampling_rate, kind, total)
+    rounding = sum_numerical_loss(cells)[0]
     if not eps > rounding:
         raise ValueError(
             f"epsilon must exceed what rounding needs for {cells} sums, {rounding}; got {eps}"
         )
     reach = distance * _SUM_ROUNDING
     sigma = reach / _gaussian_mu(eps - rounding, target) * _SAFE_SIGMA
-    while _epsilon(target, _Ratio(reach / sigma)) + rounding > eps:
+    if rate is not None:
+        sigma = _SAFE_SIGMA * _least_sigma(
+            lambda x: _log_sampled_profile(eps - rounding, reach / x, rate), target, sigma
+        )
+    while _sampled_epsilon(target, reach / sigma, rate) + rounding > eps:
         sigma *= _SAFE_SIGMA
     return sigma

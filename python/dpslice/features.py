@@ -2,33 +2,238 @@ r"""Feature maps of sum releases: what is summed over the records, and how far o
 
 A sum release publishes :math:`T = \sum_i \phi(x_i) + N(0, \sigma^2)` for a public map phi
 (`dpslice.SumMechanism`). What the privacy of T rests on are two numbers that follow from the map
-alone: the bound on the norm of phi(x), and the diameter of the set of its values.
+alone, the bound on the norm of phi(x) and the diameter of the set of its values, and that the sum
+itself is exact, so that no rounding error tells anything about the records. Every map therefore
+gives whole numbers: multiples of a power of two, as many as float64 has digits for.
+
+`MarginalSums`
+    Counts of the levels of columns and of their combinations, for records of integer codes.
+`SecondMoments`
+    Sums of products of two coordinates: the variance along every direction at once.
+`KernelSums`
+    Gaussian kernels between landmarks and projections of the record, on slices.
+`CustomFeatures`
+    Any function of rows, clipped to a bound on its norm that is declared beforehand.
 """
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpslice import _arrays
+from dpslice import _arrays, _core, frames
 
-__all__ = ["MarginalSums"]
+__all__ = ["CustomFeatures", "FeatureMap", "KernelSums", "MarginalSums", "SecondMoments"]
 
 Codes = NDArray[np.integer[Any]]
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
+FloatArray = NDArray[np.floating[Any]]
 
-# Memory for one table of counts, and what is kept beside it: 16 bytes a cell.
+# Released numbers: 16 bytes each while they are added up.
 _MOST_CELLS: Final = 1 << 28
+# Up to so many features, the rounding of a norm is below the 1e-9 that the accounting has for it.
+_MOST_FEATURES: Final = 1 << 24
+
+# Features in (0, 1] or within their norm are multiples of 2^-30 of it: 2^32 records fit 63 bits.
+_FEATURE_BITS: Final = 30
+# Coordinates whose products are summed are multiples of 2^-22 of the largest: 512 products of two
+# of them add up within the 53 bits of float64, in any order, without rounding.
+_COORDINATE_BITS: Final = 22
+_EXACT_ROWS: Final = 1 << (53 - 2 * _COORDINATE_BITS)
+
+
+def _power_above(value: float) -> int:
+    """Return the least e with value <= 2^e."""
+    fraction, exponent = math.frexp(value)
+    return exponent - (fraction == 0.5)
+
+
+class FeatureMap(ABC):
+    """What `dpslice.SumMechanism` and `dpslice.SumRelease` need to know of a feature map.
+
+    Released numbers are the sums of the map's *natural* features; noise on them is sigma over the
+    cell's weight. The norm and the diameter are about natural features times their weights.
+    """
+
+    name_in_files: str
+
+    @property
+    @abstractmethod
+    def n_columns(self) -> int:
+        """Columns of a record."""
+
+    @property
+    @abstractmethod
+    def n_cells(self) -> int:
+        """Released numbers."""
+
+    @property
+    @abstractmethod
+    def norm(self) -> float:
+        """Largest norm of the weighted features of a record."""
+
+    @property
+    @abstractmethod
+    def diameter(self) -> float:
+        """Largest distance of the weighted features of two records."""
+
+    @abstractmethod
+    def cell_weights(self) -> Numbers:
+        """Return the weight of each released number, shape (n_cells,)."""
+
+    def unit_exponents(self) -> Integers:
+        """Return e for each released number, shape (n_cells,): `sum` counts in units of 2**e."""
+        return np.zeros(self.n_cells, dtype=np.int64)
+
+    @property
+    def most_records(self) -> int:
+        """Records whose `sum` is sure to fit 64-bit integers."""
+        return 1 << 32
+
+    @abstractmethod
+    def block_rows(self, name: str, block: object) -> int:
+        """Check the kind and shape of a block of records, not its values; return its length."""
+
+    @abstractmethod
+    def check_block(self, name: str, block: object, *, first_row: int) -> Any:
+        """Check a block of records and bring it to host memory, for `sum`.
+
+        Parameters
+        ----------
+        name : str
+            Name in messages.
+        block : object
+            Records: what the map takes, with a row for each.
+        first_row : int
+            Number of its first record, for messages.
+
+        Returns
+        -------
+        array
+
+        Raises
+        ------
+        TypeError
+            If it is of the wrong kind.
+        ValueError
+            If its shape is wrong or a value is not allowed (the record is named).
+        """
+
+    @abstractmethod
+    def sum(self, block: Any) -> Integers:
+        """Add up the natural features of a checked block, without noise: private.
+
+        Parameters
+        ----------
+        block : array
+            What `check_block` returned.
+
+        Returns
+        -------
+        array, shape (n_cells,), int64
+            Exact, in units of ``2.0 ** unit_exponents()``, so independent of any order.
+        """
+
+    def estimate_n(self, sums: Numbers, noise: Numbers) -> float:
+        """Estimate the number of records from released sums; at least 1.
+
+        Parameters
+        ----------
+        sums, noise : array, shape (n_cells,)
+            Released sums and their standard deviations.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If the map does not count records.
+        """
+        raise ValueError(f"{type(self).__name__} does not count records; give n where it is public")
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return a description that JSON can hold.
+
+        Returns
+        -------
+        dict
+        """
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> FeatureMap:
+        """Rebuild a feature map from `to_dict`.
+
+        Parameters
+        ----------
+        record : mapping
+            What `to_dict` gave.
+
+        Returns
+        -------
+        FeatureMap
+            Of the class that wrote it. `CustomFeatures` come without their function.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not that.
+        """
+        if not isinstance(record, Mapping):
+            raise TypeError(f"features must be a mapping; got {type(record).__name__}")
+        for map_class in (MarginalSums, SecondMoments, KernelSums, CustomFeatures):
+            if record.get("map") == map_class.name_in_files:
+                return map_class._from_entries(
+                    {key: value for key, value in record.items() if key != "map"}
+                )
+        raise ValueError(f"features are of an unknown map: {record.get('map')!r}")
+
+    @classmethod
+    @abstractmethod
+    def _from_entries(cls, record: Mapping[str, Any]) -> FeatureMap:
+        """Rebuild a map of this class from its entries of `to_dict`, but ``map``."""
+
+
+def _entries(record: Mapping[str, Any], *names: str) -> list[Any]:
+    if set(record) != set(names):
+        raise ValueError(f"features have unknown or missing entries: {sorted(record)}")
+    return [record[name] for name in names]
+
+
+class _RowFeatures(FeatureMap):
+    """A map of rows of numbers, on the CPU or another device."""
+
+    d: int
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of a record: d."""
+        return self.d
+
+    def block_rows(self, name: str, block: object) -> int:
+        """Check the kind and shape of a block of rows, not its values; return its length."""
+        rows, columns = _arrays.row_matrix(name, block)
+        if columns != self.d:
+            raise ValueError(f"{name} must have shape (rows, {self.d}); got ({rows}, {columns})")
+        return rows
+
+    def check_block(self, name: str, block: object, *, first_row: int) -> FloatArray:
+        """Check a block of rows and bring it to host memory, as `FeatureMap.check_block`."""
+        return _arrays.row_block(name, block, first_row=first_row, d=self.d)
 
 
 @dataclass(frozen=True)
-class MarginalSums:
+class MarginalSums(FeatureMap):
     r"""Counts of the levels of columns, and of combinations of columns: marginal tables.
 
     Records are integer codes, one per column. For each group g of columns, the features are the
@@ -74,6 +279,8 @@ class MarginalSums:
     groups: tuple[tuple[int, ...], ...]
     weights: tuple[float, ...] = ()
 
+    name_in_files = "marginal_sums"
+
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
@@ -112,6 +319,11 @@ class MarginalSums:
     # ---------------------------------------------------------------------------------- sizes
 
     @property
+    def n_columns(self) -> int:
+        """Columns of a record."""
+        return len(self.sizes)
+
+    @property
     def n_cells(self) -> int:
         """Cells of all tables together: released numbers."""
         return sum(math.prod(self.shape_of(group)) for group in self.groups)
@@ -137,29 +349,8 @@ class MarginalSums:
 
     # ----------------------------------------------------------------------------------- sums
 
-    def check_block(self, name: str, block: object, *, first_row: int) -> Codes:
-        """Check a block of records.
-
-        Parameters
-        ----------
-        name : str
-            Name in messages.
-        block : object
-            Integer array, shape (rows, number of columns).
-        first_row : int
-            Number of its first record, for messages.
-
-        Returns
-        -------
-        array of integers
-
-        Raises
-        ------
-        TypeError
-            If it is no NumPy array of integers.
-        ValueError
-            If its shape is wrong, or a code is outside its column's levels (the record is named).
-        """
+    def block_rows(self, name: str, block: object) -> int:
+        """Check the kind and shape of a block of codes, not its values; return its length."""
         if not isinstance(block, np.ndarray) or block.dtype.kind not in "iu":
             raise TypeError(
                 f"{name} must be a NumPy array of integer codes; got {_arrays.describe(block)}"
@@ -169,6 +360,12 @@ class MarginalSums:
                 f"{name} must have shape (rows, {len(self.sizes)}), a code per column; "
                 f"got {block.shape}"
             )
+        return int(block.shape[0])
+
+    def check_block(self, name: str, block: object, *, first_row: int) -> Codes:
+        """Check a block of codes, as `FeatureMap.check_block`: each below its column's size."""
+        self.block_rows(name, block)
+        assert isinstance(block, np.ndarray)
         for column, size in enumerate(self.sizes):  # of a memory map, column by column
             codes = block[:, column]
             if not len(codes) or (codes.min() >= 0 and codes.max() < size):
@@ -180,12 +377,12 @@ class MarginalSums:
             )
         return block
 
-    def sum(self, codes: Codes) -> Counts:
+    def sum(self, block: Codes) -> Integers:
         """Count the cells of every table, without noise: private.
 
         Parameters
         ----------
-        codes : array of integers, shape (rows, number of columns)
+        block : array of integers, shape (rows, number of columns)
             Checked records.
 
         Returns
@@ -194,7 +391,7 @@ class MarginalSums:
             Exact, so independent of any order. Tables in the order of `groups`, each in C order.
         """
         counts = []
-        columns = np.ascontiguousarray(codes.T).astype(np.int64)  # [columns, rows]
+        columns = np.ascontiguousarray(block.T).astype(np.int64)  # [columns, rows]
         for group in self.groups:
             shape = self.shape_of(group)
             cell = columns[group[0]]
@@ -257,32 +454,667 @@ class MarginalSums:
         dict
         """
         return {
-            "map": "marginal_sums",
+            "map": self.name_in_files,
             "sizes": list(self.sizes),
             "groups": [list(group) for group in self.groups],
             "weights": list(self.weights),
         }
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> MarginalSums:
-        """Rebuild a feature map from `to_dict`.
+    def _from_entries(cls, record: Mapping[str, Any]) -> MarginalSums:
+        sizes, groups, weights = _entries(record, "sizes", "groups", "weights")
+        return cls(tuple(sizes), tuple(map(tuple, groups)), weights)
+
+
+# ------------------------------------------------------------------------------- second moments
+
+
+@dataclass(frozen=True)
+class SecondMoments(_RowFeatures):
+    r"""Products of two coordinates: with the noise known, the variance along every direction.
+
+    Rows are clipped to norm C = `max_norm` and, where `constant` c is positive, get c as one more
+    coordinate, which adds the sums of the coordinates themselves and the number of records:
+
+    .. math:: \phi(x) = \tilde x \tilde x^T, \qquad \tilde x = (x, c), \qquad
+              \|\phi(x)\| = \|\tilde x\|^2 \le C^2 + c^2.
+
+    Two such matrices are at most :math:`\sqrt2\,(C^2 + c^2)` apart (:math:`2\sqrt2\,C c` if c > C).
+    Off the diagonal a product stands for two entries of the matrix: its weight is :math:`\sqrt2`.
+
+    Coordinates are rounded to multiples of a power of two of about :math:`2^{-22} C` first, within
+    the ball, so that the sums are exact.
+
+    Parameters
+    ----------
+    d : int
+        Columns of a row.
+    max_norm : float
+        Bound on the norm of a row; longer ones are scaled down.
+    constant : float, optional
+        c >= 0, in the unit of the rows. More of it, less noise on means and more on second
+        moments. Default: half of `max_norm`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If an argument is out of range, or d so large that the sums would not fit into memory.
+
+    Examples
+    --------
+    >>> features = SecondMoments(2, constant=1.0)
+    >>> features.n_cells, features.norm
+    (6, 2.0)
+    >>> features.moments(np.array([3.0, 1.0, 2.0, 5.0, -1.0, 10.0]))[1]
+    array([ 2., -1.])
+    """
+
+    d: int
+    max_norm: float = 1.0
+    constant: float | None = None
+
+    name_in_files = "second_moments"
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("d", _arrays.positive_integer("d", self.d))
+        put("max_norm", _arrays.positive_real("max_norm", self.max_norm))
+        constant = 0.5 * self.max_norm if self.constant is None else self.constant
+        put("constant", _arrays.nonnegative_real("constant", constant))
+        for name, value in (("max_norm", self.max_norm), ("constant", self.constant)):
+            if value and not 1e-100 <= value <= 1e100:
+                raise ValueError(f"{name} must lie between 1e-100 and 1e100; got {value}")
+        if self.n_cells > _MOST_CELLS // 2:
+            raise ValueError(
+                f"d must be at most {math.isqrt(_MOST_CELLS) - 1} columns, whose second moments "
+                f"are {_MOST_CELLS // 2} sums; got {self.d} columns with {self.n_cells}: take "
+                "fewer columns, or KernelSums on slices of them"
+            )
+
+    @property
+    def _size(self) -> int:
+        return self.d + (self._constant > 0.0)
+
+    @property
+    def _constant(self) -> float:
+        assert self.constant is not None
+        return self.constant
+
+    @property
+    def _exponent(self) -> int:
+        return _power_above(self.max_norm) - _COORDINATE_BITS
+
+    @property
+    def n_cells(self) -> int:
+        """Released numbers: one for each pair of coordinates."""
+        return self._size * (self._size + 1) // 2
+
+    @property
+    def norm(self) -> float:
+        """Largest norm of the weighted features of a record."""
+        return self.max_norm**2 + self._constant**2
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance of the weighted features of two records."""
+        if self._constant <= self.max_norm:
+            return math.sqrt(2.0) * self.norm
+        return 2.0 * math.sqrt(2.0) * self.max_norm * self._constant
+
+    def _places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Row and column of each released number in the matrix: its upper triangle."""
+        i, j = np.triu_indices(self._size)
+        return i, j
+
+    def cell_weights(self) -> Numbers:
+        """Return the weight of each released number, shape (n_cells,)."""
+        factor = np.ones(self._size)
+        factor[self.d :] = self._constant
+        i, j = self._places()
+        return np.where(i == j, 1.0, math.sqrt(2.0)) * factor[i] * factor[j]
+
+    def unit_exponents(self) -> Integers:
+        """Return the exponent of each sum's unit, shape (n_cells,)."""
+        exponent = np.full(self._size, self._exponent)
+        exponent[self.d :] = 0
+        i, j = self._places()
+        return np.asarray(exponent[i] + exponent[j], dtype=np.int64)
+
+    @property
+    def most_records(self) -> int:
+        """Records whose sums are sure to fit 64-bit integers."""
+        return (1 << (63 - 2 * _COORDINATE_BITS)) - 1
+
+    def sum(self, block: FloatArray) -> Integers:
+        """Add up the products of a checked block, without noise: private; see `FeatureMap.sum`."""
+        whole = _core.bounded_rows(block, self.max_norm, math.ldexp(1.0, self._exponent))
+        total = np.zeros((self._size, self._size), dtype=np.int64)
+        for first in range(0, len(whole), _EXACT_ROWS):
+            part = whole[first : first + _EXACT_ROWS]
+            # Whole numbers below 2^53 at every step, so the order of a library's sums is no matter.
+            total[: self.d, : self.d] += (part.T @ part).astype(np.int64)
+            if self._size > self.d:
+                total[: self.d, self.d] += part.sum(axis=0).astype(np.int64)
+                total[self.d, self.d] += len(part)
+        return np.asarray(total[self._places()])
+
+    def estimate_n(self, sums: Numbers, noise: Numbers) -> float:
+        """Estimate the number of records, which a map with a constant counts; at least 1.
 
         Parameters
         ----------
-        record : mapping
-            What `to_dict` gave.
+        sums, noise : array, shape (n_cells,)
+            Released sums and their standard deviations.
 
         Returns
         -------
-        MarginalSums
+        float
+
+        Raises
+        ------
+        ValueError
+            If the map has no constant.
+        """
+        if self._size == self.d:
+            return super().estimate_n(sums, noise)
+        return max(1.0, float(sums[-1]))
+
+    def moments(self, sums: Numbers) -> tuple[float | None, Numbers | None, Numbers]:
+        """Cut released sums into the number of rows, the sum of rows, and that of their products.
+
+        Parameters
+        ----------
+        sums : array, shape (n_cells,)
+            Released sums.
+
+        Returns
+        -------
+        n : float or None
+            Noisy number of records; None without a constant, as the next.
+        first : array, shape (d,), or None
+            Noisy sum of x.
+        second : array, shape (d, d)
+            Noisy sum of x x^T, symmetric.
+        """
+        matrix = np.empty((self._size, self._size))
+        i, j = self._places()
+        matrix[i, j] = matrix[j, i] = sums
+        second = matrix[: self.d, : self.d]
+        if self._size == self.d:
+            return None, None, second
+        return float(matrix[-1, -1]), matrix[: self.d, -1], second
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a description that JSON can hold."""
+        return {
+            "map": self.name_in_files,
+            "d": self.d,
+            "max_norm": self.max_norm,
+            "constant": self.constant,
+        }
+
+    @classmethod
+    def _from_entries(cls, record: Mapping[str, Any]) -> SecondMoments:
+        return cls(*_entries(record, "d", "max_norm", "constant"))
+
+
+# ---------------------------------------------------------------------------------- kernel sums
+
+
+def _packed(array: Numbers) -> dict[str, Any]:
+    """Describe an array bit by bit for JSON."""
+    raw = np.ascontiguousarray(array, dtype="<f8").tobytes()
+    return {"shape": list(array.shape), "float64": base64.b64encode(raw).decode("ascii")}
+
+
+def _unpacked(record: object) -> Numbers:
+    if not isinstance(record, Mapping) or set(record) != {"shape", "float64"}:
+        raise ValueError("features hold an array that is not packed as shape and float64")
+    raw = base64.b64decode(record["float64"], validate=True)
+    return np.frombuffer(raw, dtype="<f8").reshape(record["shape"]).astype(np.float64)
+
+
+def _largest_kernel_norm(landmarks: Numbers, bandwidth: float) -> float:
+    r"""Find the largest :math:`\sqrt{\sum_l K(c_l, y)^2}` over y, for landmarks (c, k).
+
+    The sum of squared kernels is a mixture of Gaussians, each of whose maxima is the limit of
+    mean-shift steps from a landmark near it. That finds the value to some digits; that no record
+    exceeds what is declared is not left to it: features are clipped.
+    """
+    best = 0.0
+    for first in range(0, len(landmarks), 256):
+        y = landmarks[first : first + 256]
+        for _ in range(64):
+            offsets = y[:, None, :] - landmarks  # [starts, c, k]
+            squares = np.exp(-(offsets**2).sum(axis=2) / bandwidth**2)
+            total = squares.sum(axis=1)
+            best = max(best, float(total.max()))
+            y = squares @ landmarks / total[:, None]
+    return math.sqrt(best) * (1.0 + 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSums(_RowFeatures):
+    r"""Gaussian kernels between public landmarks and the projections of a record, slice by slice.
+
+    .. math:: \phi(x)_{s,l} = \exp\Big(-\frac{\|c_{s,l} - \theta_s^T x\|^2}{2 g_s^2}\Big),
+              \qquad \|\phi(x)\| \le B
+
+    Sums are, up to a factor, the kernel density estimates of every slice at its landmarks. Features
+    are rounded down to multiples of 2**-30, so that sums are exact.
+
+    Parameters
+    ----------
+    frame : array, shape (m, d, k)
+        Directions :math:`\theta_s` of each slice; public.
+    landmarks : array, shape (c, k) or (m, c, k)
+        Public points of a slice: the same for all slices, or each its own. Each must lie within
+        ``max_norm`` times the slice's largest stretch, plus four bandwidths: the rows can come no
+        nearer to others.
+    bandwidth : float or array, shape (m,)
+        Bandwidth g of all slices, or of each.
+    max_norm : float
+        Bound on the norm of a row; longer ones are scaled down before they are projected.
+    bound : float, optional
+        B: longer features are scaled down. Default: about the largest norm that there can be, so
+        that none are. A smaller one brings less noise, and a bias where it cuts. (How many rows it
+        cuts is private and never shown.)
+
+    Attributes
+    ----------
+    d, n_slices, slice_dim, n_landmarks : int
+        Columns of a row, slices m, their dimension k, and landmarks of a slice.
+    cuts : bool
+        Whether `bound` is so small that rows may exceed it.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If shapes do not fit, an argument is out of range, or a landmark lies where no row can come
+        near (it is named).
+
+    Examples
+    --------
+    >>> features = KernelSums.on_random_slices(10, n_slices=5, n_landmarks=16, seed=0)
+    >>> features.n_cells, round(features.norm, 2)
+    (80, 2.98)
+    """
+
+    frame: Numbers  # [m, d, k]
+    landmarks: Numbers  # [m, c, k]
+    bandwidth: Numbers  # [m]
+    max_norm: float = 1.0
+    bound: float | None = None
+    cuts: bool = field(init=False, default=False)
+
+    name_in_files = "kernel_sums"
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            if isinstance(value, np.ndarray):
+                value = np.array(value, order="C")
+                value.flags.writeable = False
+            object.__setattr__(self, name, value)
+
+        frame = _arrays.finite_values("frame", np.array(self.frame, dtype=np.float64))
+        if frame.ndim != 3 or not frame.size:
+            raise ValueError(f"frame must have shape (m, d, k), none of them 0; got {frame.shape}")
+        m, _, k = frame.shape
+        landmarks = _arrays.finite_values("landmarks", np.array(self.landmarks, dtype=np.float64))
+        shape = landmarks.shape
+        if landmarks.ndim == 2:
+            landmarks = np.broadcast_to(landmarks, (m, *landmarks.shape))
+        if landmarks.ndim != 3 or landmarks.shape[::2] != (m, k) or not landmarks.size:
+            raise ValueError(f"landmarks must have shape (c, {k}) or ({m}, c, {k}); got {shape}")
+        widths = np.array(self.bandwidth, dtype=np.float64)
+        if widths.ndim > 1 or (widths.ndim == 1 and widths.shape != (m,)):
+            raise ValueError(f"bandwidth must be a number or have shape ({m},); got {widths.shape}")
+        bandwidth = np.broadcast_to(widths, (m,))
+        _arrays.positive_reals("bandwidth", tuple(bandwidth.tolist()))
+        put("frame", frame)
+        put("landmarks", landmarks)
+        put("bandwidth", bandwidth)
+        put("max_norm", _arrays.positive_real("max_norm", self.max_norm))
+        if self.n_cells > _MOST_FEATURES:
+            raise ValueError(
+                f"landmarks of all slices must be at most {_MOST_FEATURES}; got {self.n_cells}"
+            )
+        reach = self.max_norm * np.linalg.norm(frame, ord=2, axis=(1, 2)) + 4.0 * bandwidth
+        lengths = np.linalg.norm(landmarks, axis=2)
+        if (lengths > reach[:, None]).any():
+            s, c = np.unravel_index(int(np.argmax(lengths / reach[:, None])), lengths.shape)
+            raise ValueError(
+                "landmarks must lie within max_norm times the stretch of their slice, plus four "
+                f"bandwidths; in slice {s} that is {reach[s]:.6g}, and landmark {c} has norm "
+                f"{lengths[s, c]:.6g}"
+            )
+        longest = self._longest()
+        put("cuts", self.bound is not None and self.bound < longest * (1.0 - 1e-9))
+        bound = longest if self.bound is None else self.bound
+        put("bound", _arrays.positive_real("bound", bound))
+
+    def _longest(self) -> float:
+        """Return about the largest norm of the features, never less by more than some digits."""
+        m, _, k = self.landmarks.shape
+        slices = np.concatenate([self.landmarks.reshape(m, -1), self.bandwidth[:, None]], axis=1)
+        alike, counts = np.unique(slices, axis=0, return_counts=True)  # often all of them are
+        return math.hypot(
+            *(
+                math.sqrt(count) * _largest_kernel_norm(row[:-1].reshape(-1, k), row[-1])
+                for row, count in zip(alike, counts, strict=True)
+            )
+        )
+
+    @classmethod
+    def on_random_slices(
+        cls,
+        d: int,
+        *,
+        n_slices: int,
+        slice_dim: int = 1,
+        n_landmarks: int = 32,
+        max_norm: float = 1.0,
+        seed: int | None = None,
+    ) -> KernelSums:
+        """Choose random orthonormal slices, and landmarks on a grid where projections fall.
+
+        Projections of rows of norm `max_norm` on a random direction have a standard deviation of
+        ``max_norm / sqrt(d)``; the grid reaches four of them to both sides, `max_norm` at most.
+        The bandwidth is the distance of neighbouring landmarks.
+
+        Parameters
+        ----------
+        d : int
+            Columns of a row.
+        n_slices : int
+            Slices m.
+        slice_dim : int
+            Their dimension k, at most d.
+        n_landmarks : int
+            Landmarks of a slice along each of its axes (their k-th power in all).
+        max_norm : float
+            Bound on the norm of a row.
+        seed : int, optional
+            Public seed of the directions. Default: fresh entropy of the operating system.
+
+        Returns
+        -------
+        KernelSums
 
         Raises
         ------
         TypeError, ValueError
-            If it is not that.
+            If an argument is of the wrong kind or out of range.
         """
-        if set(record) != {"map", "sizes", "groups", "weights"}:
-            raise ValueError(f"features have unknown or missing entries: {sorted(record)}")
-        if record["map"] != "marginal_sums":
-            raise ValueError(f"features are of an unknown map: {record['map']!r}")
-        return cls(tuple(record["sizes"]), tuple(map(tuple, record["groups"])), record["weights"])
+        d = _arrays.positive_integer("d", d)
+        m = _arrays.positive_integer("n_slices", n_slices)
+        k = _arrays.positive_integer("slice_dim", slice_dim)
+        if k > d:
+            raise ValueError(f"slice_dim must be at most d = {d}; got {k}")
+        count = _arrays.integer("n_landmarks", n_landmarks, minimum=2)
+        if m * count**k > _MOST_FEATURES:
+            raise ValueError(
+                f"n_landmarks must leave at most {_MOST_FEATURES} sums; got {count}**{k} on {m} "
+                "slices"
+            )
+        norm = _arrays.positive_real("max_norm", max_norm)
+        rng = np.random.default_rng(None if seed is None else _arrays.seed("seed", seed))
+        reach = min(norm, 4.0 * norm / math.sqrt(d))
+        axis = np.linspace(-reach, reach, count)
+        grid = np.stack(np.meshgrid(*[axis] * k, indexing="ij"), axis=-1).reshape(-1, k)
+        inside = np.linalg.norm(grid, axis=1) <= norm  # corners of the grid may be out of reach
+        return cls(
+            frames.haar_columns((m, d, k), rng), grid[inside], axis[1] - axis[0], max_norm=norm
+        )
+
+    @property
+    def d(self) -> int:  # type: ignore[override]
+        """Columns of a row."""
+        return int(self.frame.shape[1])
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices m."""
+        return int(self.frame.shape[0])
+
+    @property
+    def slice_dim(self) -> int:
+        """Dimension k of a slice."""
+        return int(self.frame.shape[2])
+
+    @property
+    def n_landmarks(self) -> int:
+        """Landmarks of a slice."""
+        return int(self.landmarks.shape[1])
+
+    @property
+    def n_cells(self) -> int:
+        """Released numbers: slices times landmarks."""
+        return self.n_slices * self.n_landmarks
+
+    @property
+    def norm(self) -> float:
+        """Largest norm of the features of a record: `bound`."""
+        assert self.bound is not None
+        return self.bound
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance of two records' features, none of which is negative."""
+        return math.sqrt(2.0) * self.norm
+
+    def cell_weights(self) -> Numbers:
+        """Return the weight of each released number: 1, shape (n_cells,)."""
+        return np.ones(self.n_cells)
+
+    def unit_exponents(self) -> Integers:
+        """Return the exponent of each sum's unit, shape (n_cells,)."""
+        return np.full(self.n_cells, -_FEATURE_BITS)
+
+    def sum(self, block: FloatArray) -> Integers:
+        """Add up the kernels of a checked block, without noise: private; see `FeatureMap.sum`."""
+        rows = _core.bounded_rows(block, self.max_norm, 0.0)
+        directions = np.ascontiguousarray(self.frame.transpose(1, 0, 2).reshape(self.d, -1))
+        projected = _core.project_fast(rows, directions, 0.0, (0, 0), 0)  # no noise: sigma is 0
+        scale = math.ldexp(1.0, _FEATURE_BITS)
+        return _core.kernel_feature_sums(
+            projected.reshape(-1, self.n_slices, self.slice_dim),
+            self.landmarks,
+            -0.5 * math.log2(math.e) / self.bandwidth**2,
+            scale,
+            self.norm * scale,
+        ).ravel()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KernelSums) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.frame.tobytes(), self.landmarks.tobytes(), self.bound))
+
+    def __repr__(self) -> str:
+        return (
+            f"KernelSums(n_slices={self.n_slices}, d={self.d}, slice_dim={self.slice_dim}, "
+            f"n_landmarks={self.n_landmarks}, max_norm={self.max_norm:.6g}, bound={self.norm:.6g})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a description that JSON can hold."""
+        return {
+            "map": self.name_in_files,
+            "frame": _packed(self.frame),
+            "landmarks": _packed(self.landmarks),
+            "bandwidth": _packed(self.bandwidth),
+            "max_norm": self.max_norm,
+            "bound": self.bound,
+        }
+
+    @classmethod
+    def _from_entries(cls, record: Mapping[str, Any]) -> KernelSums:
+        frame, landmarks, bandwidth, max_norm, bound = _entries(
+            record, "frame", "landmarks", "bandwidth", "max_norm", "bound"
+        )
+        return cls(_unpacked(frame), _unpacked(landmarks), _unpacked(bandwidth), max_norm, bound)
+
+
+# --------------------------------------------------------------------------------- any function
+
+
+class CustomFeatures(_RowFeatures):
+    r"""A function of one's own, with a bound on its norm that is enforced.
+
+    Features of a record longer than `norm` are scaled down to it, then rounded towards zero to
+    multiples of about 2**-30 of it, so that sums are exact.
+
+    Parameters
+    ----------
+    function : callable or None
+        Takes rows, a float64 array of shape (b, d), and returns their features, shape
+        (b, n_cells), float32 or float64 (NumPy, torch or CuPy). The features of a row must depend
+        on that row alone, and be the same at every call: what it uses beside (parameters, seeds)
+        must be public. None: as of a release that was loaded, for which there is no more to sum.
+    d : int
+        Columns of a row.
+    n_cells : int
+        Features.
+    norm : float
+        Declared bound on the norm of the features of a row. (How many rows it cuts is private and
+        never shown.)
+    name : str
+        What to call it on the certificate.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    Libraries may round the same row differently in another place of a block. That is no harm where
+    the number of records is public, for then neighbouring tables have their rows in the same
+    places; under ``add_remove`` `SumMechanism` calls the function with one row at a time.
+
+    Examples
+    --------
+    >>> features = CustomFeatures(np.abs, d=3, n_cells=3, norm=1.0, name="sizes")
+    >>> sums = features.sum(np.array([[0.5, -0.25, 0.0]])) * 2.0 ** features.unit_exponents()
+    >>> sums
+    array([0.5 , 0.25, 0.  ])
+    """
+
+    name_in_files = "custom"
+
+    def __init__(
+        self,
+        function: Callable[[Numbers], Any] | None,
+        *,
+        d: int,
+        n_cells: int,
+        norm: float,
+        name: str = "custom",
+    ) -> None:
+        if function is not None and not callable(function):
+            raise TypeError(f"function must be callable; got {_arrays.describe(function)}")
+        self.function = function
+        self.d = _arrays.positive_integer("d", d)
+        self._n_cells = _arrays.positive_integer("n_cells", n_cells)
+        if self._n_cells > _MOST_FEATURES:
+            raise ValueError(f"n_cells must be at most {_MOST_FEATURES}; got {n_cells}")
+        self._norm = _arrays.positive_real("norm", norm)
+        if not 1e-200 <= self._norm <= 1e200:
+            raise ValueError(f"norm must lie between 1e-200 and 1e200; got {norm}")
+        self.name = _arrays.text("name", name)
+
+    @property
+    def n_cells(self) -> int:
+        """Released numbers."""
+        return self._n_cells
+
+    @property
+    def norm(self) -> float:
+        """Largest norm of the features of a record: as declared."""
+        return self._norm
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance of two records' features: twice the norm."""
+        return 2.0 * self._norm
+
+    @property
+    def _exponent(self) -> int:
+        return _power_above(self._norm) - _FEATURE_BITS
+
+    def cell_weights(self) -> Numbers:
+        """Return the weight of each released number: 1, shape (n_cells,)."""
+        return np.ones(self.n_cells)
+
+    def unit_exponents(self) -> Integers:
+        """Return the exponent of each sum's unit, shape (n_cells,)."""
+        return np.full(self.n_cells, self._exponent)
+
+    def sum(self, block: FloatArray) -> Integers:
+        """Add up the function's values on a checked block, without noise: private.
+
+        Parameters
+        ----------
+        block : array, shape (rows, d)
+            Checked rows.
+
+        Returns
+        -------
+        array, shape (n_cells,), int64
+            In units of ``2.0 ** unit_exponents()``.
+
+        Raises
+        ------
+        TypeError
+            If the function's result is no array of float32 or float64.
+        ValueError
+            If there is no function, or its result has another shape than (rows, n_cells), NaN or
+            infinity.
+        """
+        if self.function is None:
+            raise ValueError("features were loaded without their function: they cannot be summed")
+        name = "the result of function"
+        values = self.function(np.array(block, dtype=np.float64))
+        rows, _ = _arrays.row_matrix(name, values)
+        if rows != len(block):
+            raise ValueError(f"{name} must have a row for each of {len(block)} rows; got {rows}")
+        checked = _arrays.row_block(name, values, first_row=0, d=self.n_cells)
+        bounded = _core.bounded_rows(checked, self.norm, 0.0)
+        whole = np.trunc(np.ldexp(bounded, -self._exponent)).astype(np.int64)
+        return np.asarray(whole.sum(axis=0))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CustomFeatures) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.d, self.n_cells, self.norm, self.name))
+
+    def __repr__(self) -> str:
+        return (
+            f"CustomFeatures({self.name!r}, d={self.d}, n_cells={self.n_cells}, "
+            f"norm={self.norm:.6g})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a description that JSON can hold: all but the function."""
+        return {
+            "map": self.name_in_files,
+            "d": self.d,
+            "n_cells": self.n_cells,
+            "norm": self.norm,
+            "name": self.name,
+        }
+
+    @classmethod
+    def _from_entries(cls, record: Mapping[str, Any]) -> CustomFeatures:
+        d, n_cells, norm, name = _entries(record, "d", "n_cells", "norm", "name")
+        return cls(None, d=d, n_cells=n_cells, norm=norm, name=name)

@@ -15,12 +15,12 @@ choose or read a key through this interface, and no two releases share one.
 Sums
 ----
 `SumMechanism`: the features of all records are added up and published with Gaussian noise. The sum
-S is a vector of exact integers, the same for any order of the records and any blocks. Noise V is
-made in float64 of random bits of the operating system and rounded to a power-of-two grid h below
-its standard deviation, and not above 1, *before* it is added: S and the rounded noise are multiples
-of h that float64 holds exactly, so what is published is h round((S + V) / h), computed without an
-error that could depend on S. (On exact real numbers that rounding is post-processing; ties have
-probability 0.) The only difference to the ideal mechanism is the error of V itself:
+S is a vector of exact integers, in units that the feature map fixes, the same for any order of the
+records and any blocks. Noise V is made in float64 of random bits of the operating system. What is
+published is h round((S + V) / h) on a power-of-two grid h below the noise's standard deviation: the
+multiples of h in S are split off in integers, so that only what is left of S, below h, meets V in
+floating point. (On exact real numbers that rounding is post-processing; ties have probability 0.)
+The only difference to the ideal mechanism is the error of V itself and of that one addition:
 `dpslice.accounting.sum_numerical_loss`.
 
 Both
@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
-from dpslice.features import MarginalSums
+from dpslice.features import CustomFeatures, FeatureMap
 from dpslice.release import Release, SumRelease
 
 __all__ = ["SlicingMechanism", "SumMechanism"]
@@ -66,10 +67,11 @@ _FLOAT32_SIGMA: Final = (2.0**-100, 2.0**100)
 _LARGEST_RATIO: Final = 2.0**40
 _SIGMA_RANGE: Final = (1e-150, 1e150)
 
-# Counts stay below 2^32, noise on them below 17 times 2^34, and both are multiples of a grid of
-# 2^-20 at least (1 where the noise is that large): float64 adds them without rounding.
+# Sums stay below 2^32 times the norm of a record's features over the cell's weight, and the grid is
+# 2^-11 of the noise at least: with the noise at 2^-9 of that norm at least, float64 holds all
+# multiples of the grid that can occur.
 _MOST_RECORDS: Final = 1 << 32
-_COUNT_NOISE: Final = (2.0**-10, 2.0**34)
+_LARGEST_SUM_RATIO: Final = 2.0**9
 _NOISE_CHUNK: Final = 1 << 16  # pairs of normals made at a time
 
 _BLOCK_NUMBERS: Final = 1 << 21  # a block of rows, and its output, hold about this many numbers
@@ -378,8 +380,9 @@ class SumMechanism:
 
     Parameters
     ----------
-    features : MarginalSums
-        Public feature map; the bounds on its norm and diameter set the noise.
+    features : FeatureMap
+        Public feature map (`MarginalSums`, `SecondMoments`, `KernelSums`, `CustomFeatures`); the
+        bounds on its norm and diameter set the noise.
     epsilon : float, optional
         Privacy parameter of a release, > 0; the total, loss by rounding included. Exactly one of
         `epsilon` and `sigma` is given.
@@ -394,6 +397,10 @@ class SumMechanism:
         ``features.norm``; ``replace_one``: the record against any other, at distance
         ``features.diameter``. ``add_remove`` protects the number of records too, and a release
         does not state it then; under the other two it is public.
+    sampling_rate : float, optional
+        Probability with which each record takes part, independently of all others (Poisson
+        sampling), delta < rate < 1; which ones did, and how many, nobody learns. The accounting is
+        exact, and the noise smaller; so are the sums. Not under ``replace_one``.
 
     Raises
     ------
@@ -408,6 +415,10 @@ class SumMechanism:
     -----
     Every call of `release` spends the guarantee anew (`Guarantee.compose`).
 
+    At one and the same epsilon, a sample of records with less noise tells less about the sums than
+    all records with more. Sampling is for tables that are too large to be read in full, and for
+    comparisons.
+
     Examples
     --------
     >>> import numpy as np
@@ -420,15 +431,18 @@ class SumMechanism:
     ('sums', (15,))
     """
 
-    features: MarginalSums
+    features: FeatureMap
     epsilon: float | None = None
     delta: float | None = None
     sigma: float | None = None
     adjacency: str = "zero_out"
+    sampling_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.features, MarginalSums):
-            raise TypeError(f"features must be MarginalSums; got {_arrays.describe(self.features)}")
+        if not isinstance(self.features, FeatureMap):
+            raise TypeError(
+                f"features must be a feature map; got {_arrays.describe(self.features)}"
+            )
         for name, value in _checked_budget(self.epsilon, self.delta, self.sigma).items():
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
@@ -458,21 +472,26 @@ class SumMechanism:
             norm=self.features.norm,
             diameter=self.features.diameter,
             adjacency=self.adjacency,
-            coarsest=accounting.FINEST_RATIO,
+            sampling_rate=self.sampling_rate,
         )
         if self.epsilon is None:
             assert self.sigma is not None
             sigma = self.sigma
         else:
             sigma = accounting.calibrate_sums(self.epsilon, **setting)
-        _check_count_noise(sigma, self.features.weights)
-        while (coarsest := _coarsest(sigma, self.features.weights)) > setting["coarsest"]:
-            # Where the noise is so large that its grid is the counts' own, rounding costs more the
-            # larger it is, which may in turn need more noise: ahead of it by a factor of 2.
-            setting["coarsest"] = 2.0 * coarsest
-            if self.epsilon is not None:
-                sigma = accounting.calibrate_sums(self.epsilon, **setting)
-                _check_count_noise(sigma, self.features.weights)
+        if self.features.norm / sigma > _LARGEST_SUM_RATIO:
+            raise ValueError(
+                f"sigma must be at least 2**-9 times the norm of the features (below that it "
+                f"protects nothing any more); got {sigma:g} for norms up to {self.features.norm:g}"
+            )
+        weights = self.features.cell_weights()
+        low, high = _SIGMA_RANGE
+        least, most = sigma / float(weights.max()), sigma / float(weights.min())
+        if not (low <= least and most <= high):
+            raise ValueError(
+                f"the noise on a sum must lie between {low:g} and {high:g}; got {least:g} to "
+                f"{most:g}: change sigma, or the unit or the weights of the features"
+            )
         guarantee = accounting.sum_guarantee(
             sigma=sigma, n=None if self.adjacency == "add_remove" else n, **setting
         )
@@ -495,8 +514,9 @@ class SumMechanism:
 
         Parameters
         ----------
-        X : array of integers, shape (n, columns), or iterable of such
-            Codes of private records, memory maps included, or blocks of them.
+        X : array, shape (n, columns), or iterable of such
+            Private records, memory maps included, or blocks of them: integer codes for
+            `MarginalSums`, rows of float32 or float64 (NumPy, torch or CuPy) for other features.
         path : path, optional
             Directory to save the release in; it appears once it is complete.
         overwrite : bool
@@ -506,7 +526,7 @@ class SumMechanism:
         metadata : mapping, optional
             Public facts to keep with the release: anything that JSON can hold.
         progress : callable, optional
-            Called with the number of records done after each block. Under ``add_remove`` that
+            Called with the number of records read after each block. Under ``add_remove`` that
             number is private: not to be shown or kept.
 
         Returns
@@ -516,10 +536,10 @@ class SumMechanism:
         Raises
         ------
         TypeError
-            If X is not made of arrays of integers.
+            If X is not made of such arrays.
         ValueError
-            If there is no record, a shape is wrong, or a code is outside its column's levels (the
-            record is named); or as in `account`.
+            If there is no record, a shape is wrong, or a value is not allowed: a code outside its
+            column's levels, NaN or infinity (the record is named); or as in `account`.
         FileExistsError
             If `path` exists and is not to be (or cannot be) overwritten.
         OSError
@@ -546,40 +566,48 @@ class SumMechanism:
         metadata: dict[str, Any],
         progress: Callable[[int], None] | None,
     ) -> SumRelease:
-        total, n = self._count(X, block_rows, progress)
+        total, n = self._add_up(X, block_rows, progress)
         assert guarantee.sigma is not None
         public_n = None if self.adjacency == "add_remove" else n
         return SumRelease(
             self.features,
-            total + _count_noise(guarantee.sigma, self.features),
+            total.with_noise(guarantee.sigma),
             guarantee.sigma,
             dataclasses.replace(guarantee, n=public_n),
             n=public_n,
             metadata=metadata,
         )
 
-    def _count(
+    def _add_up(
         self, X: object, block_rows: int | None, progress: Callable[[int], None] | None
-    ) -> tuple[NDArray[np.int64], int]:
-        """Add up the features of all records, exactly, and count them."""
+    ) -> tuple[_ExactSums, int]:
+        """Add up the features of all records, exactly, and count the records."""
+        features = self.features
         name = "X"
         blocks: Iterable[Any] = [X]
-        if not isinstance(X, np.ndarray):
+        if not hasattr(X, "dtype"):
             if not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)):
                 raise TypeError(
-                    "X must be a NumPy array of integer codes or an iterable of such blocks; "
+                    "X must be an array of records or an iterable of such blocks; "
                     f"got {type(X).__name__}"
                 )
             name, blocks = "a block of X", X
-        step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // len(self.features.sizes))
-        total = np.zeros(self.features.n_cells, dtype=np.int64)
+        step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
+        if isinstance(features, CustomFeatures):
+            step = min(step, max(1, _BLOCK_NUMBERS // features.n_cells))
+            if self.adjacency == "add_remove":
+                step = 1  # see the notes of CustomFeatures
+        step = min(step, features.most_records)
+        total = _ExactSums(features)
         done = 0
         for block in blocks:
-            codes = self.features.check_block(name, block, first_row=done)
-            for start in range(0, len(codes), step):
-                piece = codes[start : start + step]
-                total += self.features.sum(piece)
+            rows = features.block_rows(name, block)
+            for start in range(0, rows, step):
+                piece = features.check_block(name, block[start : start + step], first_row=done)
                 done += len(piece)
+                if self.sampling_rate is not None:
+                    piece = piece[_sampled(len(piece), self.sampling_rate)]
+                total.add(features.sum(piece), len(piece))
                 if progress is not None:
                     progress(done)
         if done == 0:
@@ -600,7 +628,7 @@ class _SumSetting(TypedDict):
     norm: float
     diameter: float
     adjacency: str
-    coarsest: float
+    sampling_rate: float | None
 
 
 class _Setting(TypedDict):
@@ -651,42 +679,82 @@ def _output_dtype(frame: str, d: int, p: int, sigma: float, max_norm: float) -> 
     return np.dtype(np.float32 if exact else np.float64)
 
 
-# --------------------------------------------------------------------------------- noise on counts
+# ----------------------------------------------------------------------------------- exact sums
 
 
-def _grid(deviation: Array) -> Array:
-    """Grid of the noise on a count: 2^(floor(log2 s) - 10), but at most 1."""
-    return np.asarray(np.ldexp(1.0, np.minimum(0, np.frexp(deviation)[1] - 11)))
+def _sampled(rows: int, rate: float) -> NDArray[np.bool_]:
+    """Draw which of some records take part: each with a probability of `rate`, or 2^-64 less."""
+    words = np.frombuffer(os.urandom(8 * rows), dtype=np.uint64)
+    return np.asarray(words < np.uint64(int(math.ldexp(rate, 64))))
 
 
-def _coarsest(sigma: float, weights: tuple[float, ...]) -> float:
-    """Return the largest ratio of a count's noise to its grid."""
-    deviation = sigma / np.array(weights)
-    return float((deviation / _grid(deviation)).max())
+class _ExactSums:
+    """Sums in units of 2^e as integers of 95 bits, high 2^32 + low: exact for any table."""
+
+    def __init__(self, features: FeatureMap) -> None:
+        self._features = features
+        self._high = np.zeros(features.n_cells, dtype=np.int64)
+        self._low = np.zeros(features.n_cells, dtype=np.int64)
+        self._records = 0  # whose sums are in low, beside less than 2^32
+
+    def add(self, sums: NDArray[np.int64], records: int) -> None:
+        """Add the sums of some records, at most ``features.most_records``."""
+        if self._records + records > self._features.most_records:
+            self._settle()
+        self._low += sums
+        self._records += records
+
+    def _settle(self) -> None:
+        self._high += self._low >> 32
+        self._low &= 0xFFFFFFFF
+        self._records = 0
+
+    def with_noise(self, sigma: float) -> Array:
+        """Publish: h round((S + V) / h) for every sum S, shape (n_cells,), float64."""
+        self._settle()
+        weights, units = self._features.cell_weights(), self._features.unit_exponents()
+        out = np.empty(weights.size)
+        for first in range(0, out.size, 2 * _NOISE_CHUNK):
+            part = slice(first, first + 2 * _NOISE_CHUNK)
+            deviation = sigma / weights[part]
+            grid = np.frexp(deviation)[1].astype(np.int64) - 11  # h = 2^(floor(log2 s) - 10)
+            whole, rest = _divided(self._high[part], self._low[part], grid - units[part])
+            # By powers of two, so exactly; the sum with the rest is the one rounding there is.
+            noise = np.ldexp(_normals(rest.size) * deviation, -grid)
+            out[part] = np.ldexp(whole + np.rint(rest + noise), grid)
+        return out
 
 
-def _check_count_noise(sigma: float, weights: tuple[float, ...]) -> None:
-    low, high = _COUNT_NOISE
-    least, most = sigma / max(weights), sigma / min(weights)
-    if not (low <= least and most <= high):
-        raise ValueError(
-            f"the noise on a count must lie between {low:g} and {high:g}; got {least:g} to {most:g}"
-            ": change epsilon, the number of groups, or their weights"
-        )
+def _divided(
+    high: NDArray[np.int64], low: NDArray[np.int64], shift: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Array]:
+    """Divide high 2^32 + low by 2^shift: whole part, rounded down, and the rest below 1.
+
+    The whole part must fit 63 bits. Entries of the other case of each choice are never used, and
+    their shifts are kept within what is defined.
+    """
+    small = shift <= 32
+    up, down = np.clip(32 - shift, 0, 62), np.clip(shift - 32, 0, 62)
+    right, left = np.clip(shift, 0, 32), np.clip(-shift, 0, 62)
+    whole = np.where(small, (high << up) + ((low >> right) << left), high >> down)
+    one = np.int64(1)
+    rest = np.where(
+        small,
+        np.ldexp((low & ((one << right) - one)).astype(np.float64), -right),
+        np.ldexp((high & ((one << down) - one)) + np.ldexp(low.astype(np.float64), -32), -down),
+    )
+    tiny = shift > 94  # far more than the sum: all of it is rest
+    return (
+        np.where(tiny, 0, whole),
+        np.where(tiny, np.ldexp(high + np.ldexp(low.astype(np.float64), -32), 32 - shift), rest),
+    )
 
 
-def _count_noise(sigma: float, features: MarginalSums) -> Array:
-    """Noise for every count, on its grid: shape (n_cells,)."""
-    deviation = sigma / features.cell_weights()
-    noise = np.empty(deviation.size)
-    for first in range(0, noise.size, 2 * _NOISE_CHUNK):
-        part = noise[first : first + 2 * _NOISE_CHUNK]
-        pairs = (part.size + 1) // 2
-        words = np.frombuffer(os.urandom(24 * pairs), dtype=np.uint32).reshape(pairs, 6)
-        part[:] = _core.secure_normals(words).ravel()[: part.size]
-    grid = _grid(deviation)
-    # Division by a power of two is exact, so the rounding to the grid is the only one.
-    return np.asarray(np.rint(noise * deviation / grid) * grid)
+def _normals(size: int) -> Array:
+    """Draw standard normals from fresh random bits of the operating system."""
+    pairs = (size + 1) // 2
+    words = np.frombuffer(os.urandom(24 * pairs), dtype=np.uint32).reshape(pairs, 6)
+    return np.asarray(_core.secure_normals(words).ravel()[:size])
 
 
 # --------------------------------------------------------------------------------- rows in and out

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays, _storage, frames
 from dpslice.accounting import Guarantee
-from dpslice.features import MarginalSums
+from dpslice.features import FeatureMap
 
 __all__ = ["Release", "ReleaseError", "Slices", "SumRelease"]
 
@@ -206,7 +206,7 @@ class Release:
         return copy.deepcopy(self._metadata)
 
     @property
-    def features(self) -> MarginalSums:
+    def features(self) -> FeatureMap:
         """Public feature map, of a release of sums; a release of rows has none."""
         raise ReleaseError("a release of rows has no features: that is for kind 'sums'")
 
@@ -519,10 +519,10 @@ class SumRelease(Release):
 
     Parameters
     ----------
-    features : MarginalSums
+    features : FeatureMap
         Public feature map.
     sums : array, shape (n_cells,), float64
-        Noisy counts.
+        Noisy sums of its features.
     sigma : float
         Standard deviation of the noise, in the unit of the features. Positive.
     guarantee : Guarantee
@@ -542,7 +542,7 @@ class SumRelease(Release):
 
     def __init__(
         self,
-        features: MarginalSums,
+        features: FeatureMap,
         sums: Array,
         sigma: float,
         guarantee: Guarantee,
@@ -551,8 +551,8 @@ class SumRelease(Release):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._hold(sigma, guarantee, metadata)
-        if not isinstance(features, MarginalSums):
-            raise TypeError(f"features must be MarginalSums; got {_arrays.describe(features)}")
+        if not isinstance(features, FeatureMap):
+            raise TypeError(f"features must be a feature map; got {_arrays.describe(features)}")
         self._features = features
         if not isinstance(sums, np.ndarray):
             raise TypeError(f"sums must be a NumPy array; got {_arrays.describe(sums)}")
@@ -579,13 +579,13 @@ class SumRelease(Release):
         return "sums"
 
     @property
-    def features(self) -> MarginalSums:
+    def features(self) -> FeatureMap:
         """Public feature map."""
         return self._features
 
     @property
     def sums(self) -> Array:
-        """Noisy counts, shape (n_cells,), float64, read-only: tables in the order of the groups."""
+        """Noisy sums of the map's natural features, shape (n_cells,), float64, read-only."""
         return self._sums[:, 0]
 
     @property
@@ -605,10 +605,15 @@ class SumRelease(Release):
 
     @property
     def estimated_n(self) -> int:
-        """Number of records where it is public, else an estimate from what was released."""
+        """Number of records where it is public, else an estimate from what was released.
+
+        Of a release with sampling it is the number of records in the table too, not in the sample.
+        A feature map that does not count records raises a ValueError where it is protected.
+        """
         if self._n is not None:
             return self._n
-        return max(1, round(self._features.estimate_n(self.sums, self.noise)))
+        taking_part = self._features.estimate_n(self.sums, self.noise)
+        return max(1, round(taking_part / (self.guarantee.sampling_rate or 1.0)))
 
     @property
     def frame(self) -> Array:
@@ -628,7 +633,7 @@ class SumRelease(Release):
     @property
     def d(self) -> int:
         """Number of columns of a record."""
-        return len(self._features.sizes)
+        return self._features.n_columns
 
     @property
     def p(self) -> int:
@@ -647,7 +652,7 @@ class SumRelease(Release):
 
     def __repr__(self) -> str:
         return (
-            f"SumRelease(columns={self.d}, groups={len(self._features.groups)}, sums={self.p}, "
+            f"SumRelease({type(self._features).__name__}, columns={self.d}, sums={self.p}, "
             f"sigma={self.sigma:.6g}, adjacency={self.guarantee.adjacency!r}, "
             f"epsilon={self.guarantee.epsilon:.6g}, delta={self.guarantee.delta:.6g})"
         )
@@ -796,7 +801,7 @@ def _read_certificate(directory: Path) -> dict[str, Any]:
 def _shapes(certificate: Mapping[str, Any]) -> dict[str, tuple[tuple[int, int], str]]:
     """Shape and dtype of each array file, as the certificate has them."""
     if certificate["kind"] == "sums":
-        features = MarginalSums.from_dict(certificate["features"])
+        features = FeatureMap.from_dict(certificate["features"])
         return {SUMS: ((features.n_cells, 1), "float64")}
     n, d, p = (_arrays.integer(name, certificate[name], minimum=1) for name in ("n", "d", "p"))
     dtype = _arrays.choice("dtype", certificate["dtype"], ("float32", "float64"))
@@ -808,7 +813,7 @@ def _rebuild(certificate: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]])
     guarantee = Guarantee.from_dict(certificate["guarantee"])
     if certificate["kind"] == "sums":
         return SumRelease(
-            MarginalSums.from_dict(certificate["features"]),
+            FeatureMap.from_dict(certificate["features"]),
             arrays[SUMS],
             certificate["sigma"],
             guarantee,

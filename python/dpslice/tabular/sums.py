@@ -21,7 +21,7 @@ from dpslice.release import Release
 from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Datetime, Number, Schema
-from dpslice.torch.losses import MarginalMatching
+from dpslice.torch.sum_losses import MarginalMatching
 from dpslice.torch.training import FitResult, fit
 
 __all__ = ["MixtureOptions", "SumMethod"]

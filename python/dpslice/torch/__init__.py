@@ -12,11 +12,11 @@ _arrays.require("torch", extra="torch")  # before the modules below, which impor
 
 from dpslice.torch import functional  # noqa: E402
 from dpslice.torch.losses import (  # noqa: E402
-    MarginalMatching,
     SlicedDivergence,
     SlicedWasserstein,
     SmoothedLikelihood,
 )
+from dpslice.torch.sum_losses import FeatureMatching, MarginalMatching  # noqa: E402
 from dpslice.torch.training import (  # noqa: E402
     CheckpointError,
     FitResult,
@@ -27,6 +27,7 @@ from dpslice.torch.training import (  # noqa: E402
 
 __all__ = [
     "CheckpointError",
+    "FeatureMatching",
     "FitResult",
     "MarginalMatching",
     "SlicedDivergence",

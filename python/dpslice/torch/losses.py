@@ -1,4 +1,4 @@
-r"""Losses between synthetic rows and a release: modules that map rows (c, d) to a scalar.
+r"""Losses between synthetic rows and a release of rows: modules that map rows (c, d) to a scalar.
 
 Each takes the synthetic rows in the coordinates that the release was made of, projects them as the
 private rows were, and compares the two clouds slice by slice. A release is public, so no call
@@ -25,7 +25,7 @@ from dpslice.divergences import Divergence, get_divergence
 from dpslice.release import Release
 from dpslice.torch import functional
 
-__all__ = ["MarginalMatching", "SlicedDivergence", "SlicedWasserstein", "SmoothedLikelihood"]
+__all__ = ["SlicedDivergence", "SlicedWasserstein", "SmoothedLikelihood"]
 
 # Rows that the median distances of fixed slices are taken over: half a million pairs per slice,
 # which pins a median to about 1 %, at a cost that does not depend on n.
@@ -33,7 +33,7 @@ MEDIAN_ROWS = 1024
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Switch autocast off: distances of nearby points do not survive 8 or 11 bits."""
     if torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
@@ -42,7 +42,7 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_kind(loss: str, release: object, kind: str) -> None:
+def check_kind(loss: str, release: object, kind: str) -> None:
     if not isinstance(release, Release):
         raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
     if release.kind != kind:
@@ -65,7 +65,7 @@ class _ReleaseLoss(nn.Module):
         seed: int | None,
     ) -> None:
         super().__init__()
-        _check_kind(type(self).__name__, release, "rows")
+        check_kind(type(self).__name__, release, "rows")
         self.release = release
         self.slices = _arrays.choice("slices", slices, ("fixed", "fresh"))
         self.slice_dim = _arrays.positive_integer("slice_dim", slice_dim)
@@ -214,7 +214,7 @@ class _ReleaseLoss(nn.Module):
             If its shape is not (c, d) with c >= 1, or it holds NaN or infinity.
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.release.d)
-        with _full_precision(x.device):
+        with full_precision(x.device):
             return self._loss(x)
 
     def _loss(self, x: Tensor) -> Tensor:
@@ -512,177 +512,3 @@ class SlicedWasserstein(_ReleaseLoss):
         return functional.sliced_wasserstein(
             private.squeeze(-1), noisy.squeeze(-1), self.order
         ).mean()
-
-
-class _PairMisfit(torch.autograd.Function):
-    """Misfit of two-way tables; the gradient is made with the value and scaled in backward."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, target: Tensor, weight: Tensor, halves: bool) -> Tensor:
-        c = rows.shape[0]
-        if halves:
-            first, second = rows[: c // 2], rows[c // 2 :]
-            misfits = [part.mT @ part / part.shape[0] - target for part in (first, second)]
-            value = 0.5 * (weight * misfits[0] * misfits[1]).sum()
-            # Each half's gradient carries the other half's misfit.
-            grad = torch.cat(
-                [
-                    part @ (weight * other) / part.shape[0]
-                    for part, other in zip((first, second), reversed(misfits), strict=True)
-                ]
-            )
-        else:
-            misfit = rows.mT @ rows / c - target  # [D, D]
-            pull = weight * misfit
-            value = 0.5 * (pull * misfit).sum()
-            grad = rows @ pull * (2.0 / c)
-        ctx.save_for_backward(grad)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = ctx.saved_tensors
-        return (
-            grads[0] * grad,
-            None,  # target
-            None,  # weight
-            None,  # halves
-        )
-
-
-class MarginalMatching(nn.Module):
-    r"""Distance of the generator's one-way and two-way tables from those of a sum release.
-
-    With :math:`T_g` the released table of group g, as shares of the rows, :math:`s_g` its noise on
-    the same scale and :math:`M_g` the generator's,
-
-    .. math:: L = \frac{1}{\text{cells}} \sum_g \|M_g - T_g\|^2 / s_g^2,
-
-    so that 1 is what the noise alone explains: the true distribution scores 1 in expectation, and
-    one that scores much less has learned noise.
-
-    A row is the distributions of a product over the columns, side by side: softmax heads, whose
-    columns are independent given the noise that they were made from, enter by their exact
-    conditional tables. One-hot rows are such distributions too, so any generator of hard rows does.
-
-    Parameters
-    ----------
-    release : Release
-        A release of kind ``sums`` of `MarginalSums`.
-    columns : sequence of int, optional
-        The columns that the generator makes, in its order; groups that reach beyond them are left
-        out. Default: all.
-    halves : bool
-        Whether to compare two independent halves of the batch with the release, each with its own
-        misfit: M is an average over the batch, so its square is too large by the variance of that
-        average, while the product of two independent misfits is unbiased (and may be negative).
-        Switch it off where a batch is the whole model, as of `ProductMixture`.
-
-    Raises
-    ------
-    TypeError
-        If `release` is no Release.
-    ValueError
-        If it is of another kind, `columns` are not columns of it, a group holds more than two
-        columns, or no group lies within `columns`.
-    """
-
-    def __init__(
-        self, release: Release, *, columns: Sequence[int] | None = None, halves: bool = True
-    ) -> None:
-        super().__init__()
-        _check_kind(type(self).__name__, release, "sums")
-        features, sums, noise = release.features, release.sums, release.noise
-        if columns is None:
-            columns = range(len(features.sizes))
-        place = {column: i for i, column in enumerate(columns)}
-        if not set(place) <= set(range(len(features.sizes))) or len(place) != len(columns):
-            raise ValueError(
-                f"columns must be different ones of the release's {len(features.sizes)}; "
-                f"got {list(columns)}"
-            )
-        self.release = release
-        self.halves = _arrays.boolean("halves", halves)
-        self.columns = tuple(columns)
-        self.sizes = tuple(features.sizes[column] for column in columns)
-        ends = np.cumsum([0, *self.sizes])
-        self.d = int(ends[-1])
-        n = features.estimate_n(sums, noise)
-        target = np.zeros((self.d, self.d))
-        weight = np.zeros((self.d, self.d))
-        share = np.zeros(self.d)
-        share_weight = np.zeros(self.d)
-        self.n_cells = 0
-        for group, table, deviation in features.tables(sums, noise):
-            if not set(group) <= set(place):
-                continue
-            if len(group) > 2:
-                raise ValueError(
-                    f"MarginalMatching takes groups of one or two columns; got {group}"
-                )
-            self.n_cells += table.size
-            at = [slice(ends[place[column]], ends[place[column] + 1]) for column in group]
-            if len(group) == 1:
-                share[at[0]], share_weight[at[0]] = table / n, (n / deviation) ** 2
-            else:
-                a, b = at
-                target[a, b], target[b, a] = table / n, table.T / n
-                weight[a, b] = weight[b, a] = (n / deviation) ** 2
-        if not self.n_cells:
-            raise ValueError("columns must hold at least one group of the release; got none")
-        for name, array in (
-            ("target", target),
-            ("weight", weight / self.n_cells),
-            ("share", share),
-            ("share_weight", share_weight / self.n_cells),
-        ):
-            self.register_buffer(name, torch.tensor(array, dtype=torch.float32), persistent=False)
-
-    target: Tensor
-    weight: Tensor
-    share: Tensor
-    share_weight: Tensor
-
-    def extra_repr(self) -> str:
-        """Show the sizes and settings."""
-        return f"columns={len(self.sizes)}, cells={self.n_cells}, halves={self.halves}"
-
-    def forward(self, x_synthetic: Tensor) -> Tensor:
-        """Return the misfit of synthetic rows.
-
-        Parameters
-        ----------
-        x_synthetic : Tensor, shape (c, D), float32 or float64
-            Rows of distributions: non-negative, the entries of each column adding up to 1; D is the
-            sum of the columns' levels.
-
-        Returns
-        -------
-        Tensor, shape ()
-            The loss; about 1 where only the release's noise is left.
-
-        Raises
-        ------
-        TypeError
-            If it is no such tensor.
-        ValueError
-            If its shape is wrong, or it has a single row where two halves are wanted.
-        """
-        _arrays.layout("x_synthetic", x_synthetic, ("c", self.d))
-        if self.halves and x_synthetic.shape[0] < 2:
-            raise ValueError("x_synthetic must have at least two rows, one for each half; got one")
-        with _full_precision(x_synthetic.device):
-            return self._misfit(x_synthetic)
-
-    def _misfit(self, x: Tensor) -> Tensor:
-        target, weight, share, share_weight = (
-            buffer.to(dtype=x.dtype, device=x.device)
-            for buffer in (self.target, self.weight, self.share, self.share_weight)
-        )
-        pairs: Tensor = _PairMisfit.apply(x, target, weight, self.halves)  # type: ignore[no-untyped-call]
-        if self.halves:
-            c = x.shape[0]
-            alone = (x[: c // 2].mean(dim=0) - share) * (x[c // 2 :].mean(dim=0) - share)
-        else:
-            alone = (x.mean(dim=0) - share).square()
-        return pairs + (share_weight * alone).sum()

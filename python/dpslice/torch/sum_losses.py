@@ -1,0 +1,405 @@
+r"""Losses between synthetic rows and a release of sums.
+
+Each compares averages over the synthetic rows with the released sums, every one weighted by its
+noise, and is scaled so that 1 is what the noise alone explains. An average over a batch is itself
+uncertain, and its square too large by its variance; two independent halves of a batch give an
+unbiased estimate of the squared distance instead. A release is public, so no call costs any
+privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpslice import _arrays
+from dpslice.features import CustomFeatures, KernelSums, MarginalSums, SecondMoments
+from dpslice.release import Release
+from dpslice.torch import functional
+from dpslice.torch.losses import check_kind, full_precision
+
+__all__ = ["FeatureMatching", "MarginalMatching"]
+
+
+class _PairMisfit(torch.autograd.Function):
+    """Misfit of two-way tables; the gradient is made with the value and scaled in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, target: Tensor, weight: Tensor, halves: bool) -> Tensor:
+        c = rows.shape[0]
+        if halves:
+            first, second = rows[: c // 2], rows[c // 2 :]
+            misfits = [part.mT @ part / part.shape[0] - target for part in (first, second)]
+            value = 0.5 * (weight * misfits[0] * misfits[1]).sum()
+            # Each half's gradient carries the other half's misfit.
+            grad = torch.cat(
+                [
+                    part @ (weight * other) / part.shape[0]
+                    for part, other in zip((first, second), reversed(misfits), strict=True)
+                ]
+            )
+        else:
+            misfit = rows.mT @ rows / c - target  # [D, D]
+            pull = weight * misfit
+            value = 0.5 * (pull * misfit).sum()
+            grad = rows @ pull * (2.0 / c)
+        ctx.save_for_backward(grad)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = ctx.saved_tensors
+        return (
+            grads[0] * grad,
+            None,  # target
+            None,  # weight
+            None,  # halves
+        )
+
+
+class MarginalMatching(nn.Module):
+    r"""Distance of the generator's one-way and two-way tables from those of a sum release.
+
+    With :math:`T_g` the released table of group g, as shares of the rows, :math:`s_g` its noise on
+    the same scale and :math:`M_g` the generator's,
+
+    .. math:: L = \frac{1}{\text{cells}} \sum_g \|M_g - T_g\|^2 / s_g^2,
+
+    so that 1 is what the noise alone explains: the true distribution scores 1 in expectation, and
+    one that scores much less has learned noise.
+
+    A row is the distributions of a product over the columns, side by side: softmax heads, whose
+    columns are independent given the noise that they were made from, enter by their exact
+    conditional tables. One-hot rows are such distributions too, so any generator of hard rows does.
+
+    Parameters
+    ----------
+    release : Release
+        A release of kind ``sums`` of `MarginalSums`.
+    columns : sequence of int, optional
+        The columns that the generator makes, in its order; groups that reach beyond them are left
+        out. Default: all.
+    halves : bool
+        Whether to compare two independent halves of the batch with the release, each with its own
+        misfit: M is an average over the batch, so its square is too large by the variance of that
+        average, while the product of two independent misfits is unbiased (and may be negative).
+        Switch it off where a batch is the whole model, as of `ProductMixture`.
+
+    Raises
+    ------
+    TypeError
+        If `release` is no Release.
+    ValueError
+        If it is of another kind or map, `columns` are not columns of it, a group holds more than
+        two columns, or no group lies within `columns`.
+    """
+
+    def __init__(
+        self, release: Release, *, columns: Sequence[int] | None = None, halves: bool = True
+    ) -> None:
+        super().__init__()
+        check_kind(type(self).__name__, release, "sums")
+        features, sums, noise = release.features, release.sums, release.noise
+        if not isinstance(features, MarginalSums):
+            raise ValueError(
+                f"MarginalMatching takes a release of MarginalSums; got {features!r}: "
+                "FeatureMatching takes others"
+            )
+        if columns is None:
+            columns = range(len(features.sizes))
+        place = {column: i for i, column in enumerate(columns)}
+        if not set(place) <= set(range(len(features.sizes))) or len(place) != len(columns):
+            raise ValueError(
+                f"columns must be different ones of the release's {len(features.sizes)}; "
+                f"got {list(columns)}"
+            )
+        self.release = release
+        self.halves = _arrays.boolean("halves", halves)
+        self.columns = tuple(columns)
+        self.sizes = tuple(features.sizes[column] for column in columns)
+        ends = np.cumsum([0, *self.sizes])
+        self.d = int(ends[-1])
+        n = features.estimate_n(sums, noise)
+        target = np.zeros((self.d, self.d))
+        weight = np.zeros((self.d, self.d))
+        share = np.zeros(self.d)
+        share_weight = np.zeros(self.d)
+        self.n_cells = 0
+        for group, table, deviation in features.tables(sums, noise):
+            if not set(group) <= set(place):
+                continue
+            if len(group) > 2:
+                raise ValueError(
+                    f"MarginalMatching takes groups of one or two columns; got {group}"
+                )
+            self.n_cells += table.size
+            at = [slice(ends[place[column]], ends[place[column] + 1]) for column in group]
+            if len(group) == 1:
+                share[at[0]], share_weight[at[0]] = table / n, (n / deviation) ** 2
+            else:
+                a, b = at
+                target[a, b], target[b, a] = table / n, table.T / n
+                weight[a, b] = weight[b, a] = (n / deviation) ** 2
+        if not self.n_cells:
+            raise ValueError("columns must hold at least one group of the release; got none")
+        for name, array in (
+            ("target", target),
+            ("weight", weight / self.n_cells),
+            ("share", share),
+            ("share_weight", share_weight / self.n_cells),
+        ):
+            self.register_buffer(name, torch.tensor(array, dtype=torch.float32), persistent=False)
+
+    target: Tensor
+    weight: Tensor
+    share: Tensor
+    share_weight: Tensor
+
+    def extra_repr(self) -> str:
+        """Show the sizes and settings."""
+        return f"columns={len(self.sizes)}, cells={self.n_cells}, halves={self.halves}"
+
+    def forward(self, x_synthetic: Tensor) -> Tensor:
+        """Return the misfit of synthetic rows.
+
+        Parameters
+        ----------
+        x_synthetic : Tensor, shape (c, D), float32 or float64
+            Rows of distributions: non-negative, the entries of each column adding up to 1; D is the
+            sum of the columns' levels.
+
+        Returns
+        -------
+        Tensor, shape ()
+            The loss; about 1 where only the release's noise is left.
+
+        Raises
+        ------
+        TypeError
+            If it is no such tensor.
+        ValueError
+            If its shape is wrong, or it has a single row where two halves are wanted.
+        """
+        _arrays.layout("x_synthetic", x_synthetic, ("c", self.d))
+        if self.halves and x_synthetic.shape[0] < 2:
+            raise ValueError("x_synthetic must have at least two rows, one for each half; got one")
+        with full_precision(x_synthetic.device):
+            return self._misfit(x_synthetic)
+
+    def _misfit(self, x: Tensor) -> Tensor:
+        target, weight, share, share_weight = (
+            buffer.to(dtype=x.dtype, device=x.device)
+            for buffer in (self.target, self.weight, self.share, self.share_weight)
+        )
+        pairs: Tensor = _PairMisfit.apply(x, target, weight, self.halves)  # type: ignore[no-untyped-call]
+        if self.halves:
+            c = x.shape[0]
+            alone = (x[: c // 2].mean(dim=0) - share) * (x[c // 2 :].mean(dim=0) - share)
+        else:
+            alone = (x.mean(dim=0) - share).square()
+        return pairs + (share_weight * alone).sum()
+
+
+class FeatureMatching(nn.Module):
+    r"""Distance of the averages of a generator's features from those of a sum release.
+
+    With :math:`T_j` the released sum divided by the number of records, :math:`s_j` its noise on the
+    same scale, and :math:`M_j` the average feature of the synthetic rows,
+
+    .. math:: L = \frac1J \sum_{j=1}^J (M_j - T_j)^2 / s_j^2,
+
+    so that 1 is what the noise alone explains: the true distribution scores 1 in expectation, and
+    one that scores much less has learned noise. Rows are clipped as the private ones were.
+
+    Parameters
+    ----------
+    release : Release
+        A release of kind ``sums`` of `SecondMoments`, `KernelSums` or `CustomFeatures`.
+    function : callable, optional
+        Of `CustomFeatures`: the same function for torch, differentiable, of rows (c, d) into
+        features (c, n_cells).
+    n : float, optional
+        Number of records in the table. Default: ``release.estimated_n``; needed where the number is
+        protected and the features do not count records.
+    halves : bool
+        Whether to compare two independent halves of the batch with the release, each with its own
+        misfit: M is an average over the batch, so its square is too large by the variance of that
+        average, while the product of two independent misfits is unbiased (and may be negative).
+
+    Raises
+    ------
+    TypeError
+        If `release` is no Release, or `function` is missing or not callable.
+    ValueError
+        If the release is of another kind or map, `function` comes without `CustomFeatures`, or `n`
+        is not positive or cannot be estimated.
+
+    Notes
+    -----
+    Kernel sums, forward and backward, are one sweep of the compiled kernels each. Of a release with
+    sampling, the sample's own deviation is not in the noise: the truth scores more than 1.
+
+    Examples
+    --------
+    >>> import dpslice
+    >>> rows = np.random.default_rng(0).normal(size=(20000, 3)) * 0.2
+    >>> features = dpslice.SecondMoments(3)
+    >>> release = dpslice.SumMechanism(features=features, epsilon=1.0, delta=1e-6).release(rows)
+    >>> loss = FeatureMatching(release)
+    >>> near, far = torch.from_numpy(rows), torch.from_numpy(rows) * 1.5
+    >>> bool(loss(near) < loss(far))
+    True
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        *,
+        function: Callable[[Tensor], Tensor] | None = None,
+        n: float | None = None,
+        halves: bool = True,
+    ) -> None:
+        super().__init__()
+        check_kind(type(self).__name__, release, "sums")
+        features = release.features
+        if isinstance(features, CustomFeatures):
+            if not callable(function):
+                raise TypeError(
+                    "function must be given for CustomFeatures, the same for torch; "
+                    f"got {_arrays.describe(function)}"
+                )
+        elif not isinstance(features, (SecondMoments, KernelSums)):
+            raise ValueError(
+                f"FeatureMatching takes SecondMoments, KernelSums or CustomFeatures; got "
+                f"{type(features).__name__}: MarginalMatching takes MarginalSums"
+            )
+        elif function is not None:
+            raise ValueError(f"function is for CustomFeatures; got one with {features!r}")
+        records = release.estimated_n if n is None else _arrays.positive_real("n", n)
+        self.release = release
+        self.function = function
+        self.halves = _arrays.boolean("halves", halves)
+        self.d = features.n_columns
+        # Of a sample, the sums are those of fewer records.
+        taking_part = records * (release.guarantee.sampling_rate or 1.0)
+        target, noise = release.sums / taking_part, release.noise / taking_part
+        self.n_cells = features.n_cells
+        if isinstance(features, SecondMoments):
+            target, weight = self._matrices(features, target, noise)
+        else:
+            weight = noise**-2.0
+        for name, array in (("target", target), ("weight", weight / self.n_cells)):
+            self.register_buffer(name, torch.tensor(array), persistent=False)
+        if isinstance(features, KernelSums):
+            for name, constant in (
+                ("frame", features.frame.transpose(1, 0, 2).reshape(self.d, -1)),
+                ("landmarks", features.landmarks),
+                ("bandwidth", features.bandwidth),
+            ):
+                self.register_buffer(name, torch.tensor(constant), persistent=False)
+
+    target: Tensor
+    weight: Tensor
+    frame: Tensor
+    landmarks: Tensor
+    bandwidth: Tensor
+
+    def _matrices(
+        self, features: SecondMoments, target: Any, noise: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Second moments and their weights as symmetric matrices, of (x, 1) with a constant."""
+        _, mean, second = features.moments(target)
+        _, mean_noise, deviation = features.moments(noise)
+        # _PairMisfit halves the sum over the matrix, in which all but the diagonal occurs twice.
+        weight = deviation**-2.0 * (1.0 + np.eye(self.d))
+        if mean is None or mean_noise is None:
+            return second, weight
+        self.n_cells -= 1  # the number of records is no feature of a generator
+        target = np.block([[second, mean[:, None]], [mean[None, :], np.ones((1, 1))]])
+        side = mean_noise[:, None] ** -2.0
+        return target, np.block([[weight, side], [side.T, np.zeros((1, 1))]])
+
+    def extra_repr(self) -> str:
+        """Show the map and the settings."""
+        return f"{self.release.features!r}, cells={self.n_cells}, halves={self.halves}"
+
+    def forward(self, x_synthetic: Tensor) -> Tensor:
+        """Return the misfit of synthetic rows.
+
+        Parameters
+        ----------
+        x_synthetic : Tensor, shape (c, d), float32 or float64
+            Synthetic rows, in the coordinates of the private ones.
+
+        Returns
+        -------
+        Tensor, shape ()
+            The loss; about 1 where only the release's noise is left.
+
+        Raises
+        ------
+        TypeError
+            If it is no such tensor.
+        ValueError
+            If its shape is wrong, it holds NaN or infinity, has a single row where two halves are
+            wanted, or the function's result has another shape than (c, n_cells).
+        """
+        x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
+        if self.halves and x.shape[0] < 2:
+            raise ValueError("x_synthetic must have at least two rows, one for each half; got one")
+        with full_precision(x.device):
+            return self._misfit(x)
+
+    def _misfit(self, x: Tensor) -> Tensor:
+        features = self.release.features
+        target, weight = self._like(self.target, x), self._like(self.weight, x)
+        if isinstance(features, SecondMoments):
+            rows = _clipped(x, features.max_norm)
+            if target.shape[0] > self.d:
+                rows = torch.cat([rows, rows.new_ones(rows.shape[0], 1)], dim=1)
+            pairs: Tensor = _PairMisfit.apply(rows, target, weight, self.halves)  # type: ignore[no-untyped-call]
+            return pairs
+        averages = self._kernel_averages if isinstance(features, KernelSums) else self._averages
+        if not self.halves:
+            return (weight * (averages(x) - target).square()).sum()
+        half = x.shape[0] // 2
+        return (weight * (averages(x[:half]) - target) * (averages(x[half:]) - target)).sum()
+
+    def _like(self, buffer: Tensor, x: Tensor) -> Tensor:
+        return buffer.to(dtype=x.dtype, device=x.device)
+
+    def _kernel_averages(self, x: Tensor) -> Tensor:
+        """Average kernel of some rows at every landmark: [n_cells]."""
+        features = self.release.features
+        assert isinstance(features, KernelSums)
+        rows = _clipped(x, features.max_norm)
+        projected = rows @ self._like(self.frame, x)
+        y = projected.reshape(-1, features.n_slices, features.slice_dim).transpose(0, 1)
+        landmarks, bandwidth = self._like(self.landmarks, x), self._like(self.bandwidth, x)
+        weights = None
+        if features.cuts:
+            squares = functional.gaussian_kernel_sum(y, landmarks, bandwidth / math.sqrt(2.0))
+            length = squares.sum(dim=0).sqrt()
+            weights = (features.norm / length).clamp(max=1.0).expand(y.shape[:2]).contiguous()
+        sums = functional.gaussian_kernel_sum(landmarks, y.contiguous(), bandwidth, weights)
+        return sums.flatten() / x.shape[0]
+
+    def _averages(self, x: Tensor) -> Tensor:
+        """Average of the function over some rows: [n_cells]."""
+        assert self.function is not None
+        values = self.function(x)
+        _arrays.layout("the result of function", values, (x.shape[0], self.n_cells))
+        return _clipped(values, self.release.features.norm).mean(dim=0)
+
+
+def _clipped(rows: Tensor, norm: float) -> Tensor:
+    """Scale down the rows that are longer than `norm`."""
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    # 0 has no direction, and no gradient through its length: it is left alone.
+    return torch.where(length > norm, rows * (norm / length.clamp(min=norm)), rows)

@@ -1,0 +1,404 @@
+"""Feature maps of rows: exact sums, bounds that hold for every row, releases, and bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dpslice import (
+    CustomFeatures,
+    FeatureMap,
+    KernelSums,
+    Release,
+    SecondMoments,
+    SumMechanism,
+    _core,
+    accounting,
+    set_num_threads,
+)
+
+MOMENTS = SecondMoments(4, max_norm=1.5, constant=0.75)
+KERNELS = KernelSums.on_random_slices(6, n_slices=5, slice_dim=2, n_landmarks=7, seed=3)
+
+
+def _cubes(rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([rows**3, np.abs(rows)], axis=1)
+
+
+CUSTOM = CustomFeatures(_cubes, d=3, n_cells=6, norm=1.25, name="cubes and sizes")
+
+
+def _rows(n: int, d: int, scale: float = 0.3, seed: int = 0) -> np.ndarray:
+    return scale * np.random.default_rng(seed).normal(size=(n, d))
+
+
+def _sums(features: FeatureMap, rows: np.ndarray) -> np.ndarray:
+    return np.ldexp(features.sum(rows).astype(np.float64), features.unit_exponents())
+
+
+def _weighted(features: FeatureMap, row: np.ndarray) -> np.ndarray:
+    """phi(x) of one row, in the unit of the norm."""
+    return _sums(features, row[None]) * features.cell_weights()
+
+
+def _kernels(features: KernelSums, rows: np.ndarray) -> np.ndarray:
+    """Kernels of every row in float64 NumPy: shape (n, m, c)."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows * np.minimum(1.0, features.max_norm / np.maximum(length, 1e-300))
+    y = np.einsum("nd,mdk->nmk", rows, features.frame)
+    squares = ((features.landmarks[None] - y[:, :, None, :]) ** 2).sum(axis=3)
+    return np.exp(-0.5 * squares / features.bandwidth[None, :, None] ** 2)
+
+
+MAPS = {"moments": MOMENTS, "kernels": KERNELS, "custom": CUSTOM}
+
+
+# --------------------------------------------------------------------------------- common to all
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_depend_on_the_rows_alone(name: str, dtype: type) -> None:
+    """Not on their order, blocks, neighbours, threads or instruction set, to the last bit."""
+    features = MAPS[name]
+    rows = _rows(701, features.n_columns, 0.8).astype(dtype)
+    whole = features.sum(rows)
+    assert whole.dtype == np.int64
+    assert whole.shape == (features.n_cells,)
+    np.testing.assert_array_equal(features.sum(rows[::-1].copy()), whole)
+    np.testing.assert_array_equal(features.sum(rows[:13]) + features.sum(rows[13:]), whole)
+    np.testing.assert_array_equal(sum(features.sum(rows[i : i + 1]) for i in range(701)), whole)
+    threads, isa = _core.num_threads(), _core.isa()
+    try:
+        for count in (1, 3):
+            set_num_threads(count)
+            np.testing.assert_array_equal(features.sum(rows), whole)
+        if name != "kernels":  # whose last digits an instruction set may round otherwise
+            for other in _core.available_isas():
+                _core.set_isa(other)
+                np.testing.assert_array_equal(features.sum(rows), whole)
+    finally:
+        set_num_threads(threads)
+        _core.set_isa(isa)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**32), st.floats(-3.0, 3.0))
+def test_no_row_exceeds_the_bounds(name: str, seed: int, size: float) -> None:
+    """For rows of any length, on the sphere and as large as floats go too."""
+    features = MAPS[name]
+    rng = np.random.default_rng(seed)
+    one, two = rng.normal(size=(2, features.n_columns))
+    one *= 10.0**size / np.linalg.norm(one)
+    two *= float(rng.choice([1e-150, 1.0, 1.5, 1e100])) / np.linalg.norm(two)
+    first, second = _weighted(features, one), _weighted(features, two)
+    for phi in (first, second):
+        assert np.linalg.norm(phi) <= features.norm * (1.0 + 1e-12)
+    assert np.linalg.norm(first - second) <= features.diameter * (1.0 + 1e-12)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_description_comes_back(name: str) -> None:
+    features = MAPS[name]
+    again = FeatureMap.from_dict(json.loads(json.dumps(features.to_dict())))
+    assert again == features
+    assert hash(again) == hash(features)
+    assert type(again) is type(features)
+    assert repr(again) == repr(features)
+    for property_name in ("n_cells", "n_columns", "norm", "diameter"):
+        assert getattr(again, property_name) == getattr(features, property_name)
+    damaged = features.to_dict()
+    damaged.pop("max_norm", None)
+    damaged.pop("norm", None)
+    with pytest.raises(ValueError, match="unknown or missing entries"):
+        FeatureMap.from_dict(damaged)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)
+def test_release_is_the_sum_with_noise(name: str, adjacency: str, tmp_path: Path) -> None:
+    """Kolmogorov-Smirnov on the noise of 400 releases, on its grid; error rate 1e-6."""
+    features = MAPS[name]
+    rows = _rows(50, features.n_columns)
+    exact = _sums(features, rows)
+    mechanism = SumMechanism(features=features, sigma=2.0, delta=1e-6, adjacency=adjacency)
+    releases = [mechanism.release(rows) for _ in range(400)]
+    scale = releases[0].noise
+    np.testing.assert_allclose(scale, 2.0 / features.cell_weights(), rtol=1e-15)
+    grid = 2.0 ** (np.floor(np.log2(scale)) - 10)
+    sums = np.stack([release.sums for release in releases])
+    np.testing.assert_array_equal(sums / grid, np.rint(sums / grid))
+    assert stats.kstest(((sums - exact) / scale).ravel(), "norm").pvalue > 1e-6
+    reach = features.diameter if adjacency == "replace_one" else features.norm
+    assert releases[0].guarantee.sensitivity == pytest.approx(reach, rel=1e-12)
+    path = tmp_path / "p.dpslice"
+    saved = mechanism.release(rows, path=path)
+    loaded = Release.load(path)
+    assert loaded.features == features
+    np.testing.assert_array_equal(loaded.sums, saved.sums)
+    assert type(features).__name__ in repr(loaded)
+    assert loaded.d == features.n_columns
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_blocks_torch_and_memory_maps_are_one_table(name: str, tmp_path: Path) -> None:
+    features = MAPS[name]
+    rows = _rows(300, features.n_columns)
+    np.save(tmp_path / "rows.npy", rows)
+    mechanism = SumMechanism(features=features, sigma=features.norm / 500.0)
+    sources = [
+        rows,
+        iter([rows[:100], rows[100:100], rows[100:]]),
+        np.load(tmp_path / "rows.npy", mmap_mode="r"),
+        np.asfortranarray(rows),
+    ]
+    torch = pytest.importorskip("torch")
+    sources.append(torch.from_numpy(rows))
+    exact = _sums(features, rows)
+    for source in sources:
+        release = mechanism.release(source, block_rows=77)
+        assert release.n == 300
+        assert np.abs((release.sums - exact) / release.noise).max() < 7.0
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_bad_rows_are_refused(name: str) -> None:
+    features = MAPS[name]
+    d = features.n_columns
+    mechanism = SumMechanism(features=features, epsilon=1.0, delta=1e-6)
+    bad = _rows(10, d)
+    bad[7, 1] = np.nan
+    with pytest.raises(ValueError, match="finite numbers; got nan in row 7, column 1"):
+        mechanism.release(bad, block_rows=3)
+    with pytest.raises(ValueError, match=rf"X must have shape \(rows, {d}\)"):
+        mechanism.release(_rows(10, d + 1))
+    with pytest.raises(TypeError, match="float32 or float64"):
+        mechanism.release(np.ones((4, d), dtype=np.int64))
+    with pytest.raises(ValueError, match="at least one row"):
+        mechanism.release(np.ones((0, d)))
+    assert mechanism.release(_rows(1, d)).n == 1
+
+
+# ------------------------------------------------------------------------------- second moments
+
+
+def test_second_moments_are_those_of_the_rows() -> None:
+    rows = _rows(2000, 4)
+    sums = _sums(MOMENTS, rows)
+    n, first, second = MOMENTS.moments(sums)
+    assert n == 2000.0
+    np.testing.assert_allclose(first, rows.sum(axis=0), atol=2000 * 1.5 * 2.0**-22)
+    np.testing.assert_allclose(second, rows.T @ rows, atol=2000 * 1.5 * 2.0**-21)
+    np.testing.assert_array_equal(second, second.T)
+    bare = SecondMoments(4, max_norm=1.5, constant=0.0)
+    none, nothing, alone = bare.moments(_sums(bare, rows))
+    assert none is None
+    assert nothing is None
+    np.testing.assert_array_equal(alone, second)
+
+
+def test_second_moments_are_exact_whatever_a_library_does() -> None:
+    """Against rational arithmetic on the rounded rows, for rows at the bound."""
+    features = SecondMoments(3, max_norm=0.7)
+    rows = _rows(3000, 3, scale=5.0)
+    whole = _core.bounded_rows(rows, 0.7, 2.0**-22)
+    np.testing.assert_array_equal(whole, np.rint(whole))
+    expected = [
+        sum(int(a) * int(b) for a, b in zip(whole[:, i], whole[:, j], strict=True))
+        for i in range(3)
+        for j in range(i, 3)
+    ]
+    i, j = np.triu_indices(4)
+    got = features.sum(rows)[(i < 3) & (j < 3)]
+    assert got.tolist() == expected
+    limit = Fraction(0.7) ** 2 * 4**22
+    assert all(sum(int(a) ** 2 for a in row) <= limit * (1 + Fraction(1, 10**12)) for row in whole)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3, 1.5, 2.5])
+def test_second_moments_attain_their_bounds(constant: float) -> None:
+    features = SecondMoments(3, max_norm=1.5, constant=constant)
+    cosine = -min(1.0, (constant / 1.5) ** 2)  # of the two rows that are farthest apart
+    one = np.array([1.5, 0.0, 0.0])
+    two = 1.5 * np.array([cosine, math.sqrt(1.0 - cosine**2), 0.0])
+    phi = [_weighted(features, row) for row in (one, two)]
+    assert np.linalg.norm(phi[0]) == pytest.approx(features.norm, rel=1e-6)
+    assert np.linalg.norm(phi[0] - phi[1]) == pytest.approx(features.diameter, rel=1e-6)
+
+
+def test_number_of_records_is_estimated_where_it_is_protected() -> None:
+    mechanism = SumMechanism(features=MOMENTS, sigma=1.0, delta=1e-6, adjacency="add_remove")
+    assert abs(mechanism.release(_rows(500, 4)).estimated_n - 500) < 20
+    bare = SumMechanism(
+        features=SecondMoments(4, constant=0.0), sigma=1.0, delta=1e-6, adjacency="add_remove"
+    )
+    with pytest.raises(ValueError, match="does not count records"):
+        _ = bare.release(_rows(500, 4)).estimated_n
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"d": 0}, "d must be"),
+        ({"d": 2, "max_norm": -1.0}, "max_norm must be"),
+        ({"d": 2, "constant": math.inf}, "constant must be"),
+        ({"d": 2, "max_norm": 1e200}, "max_norm must lie between"),
+        ({"d": 100_000}, "take fewer columns, or KernelSums"),
+    ],
+)
+def test_bad_second_moments_are_refused(options: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        SecondMoments(**options)
+
+
+# ---------------------------------------------------------------------------------- kernel sums
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+@pytest.mark.parametrize("slice_dim", [1, 2, 3])
+def test_kernel_sums_agree_with_numpy(isa: str, slice_dim: int) -> None:
+    rng = np.random.default_rng(slice_dim)
+    features = KernelSums(
+        rng.normal(size=(3, 5, slice_dim)) / 3.0,
+        rng.normal(size=(3, 9, slice_dim)) * 0.3,
+        np.array([0.2, 0.3, 0.4]),
+        max_norm=2.0,
+    )
+    rows = _rows(400, 5, 1.0)
+    before = _core.isa()
+    try:
+        _core.set_isa(isa)
+        sums = _sums(features, rows)
+    finally:
+        _core.set_isa(before)
+    expected = _kernels(features, rows).sum(axis=0).ravel()
+    # Each kernel is rounded down by less than 2^-30.
+    assert (sums <= expected * (1.0 + 1e-12)).all()
+    assert (sums >= expected - 400 * 2.0**-30 * (1.0 + 1e-6)).all()
+
+
+def test_bound_of_kernel_sums_is_the_largest_norm() -> None:
+    """Of one slice: by search over a fine grid."""
+    features = KernelSums(
+        np.eye(2)[None, :, :1], np.array([[-0.4], [0.1], [0.15], [0.9]]), 0.2, max_norm=1.0
+    )
+    grid = np.stack([np.linspace(-1.0, 1.0, 20_001), np.zeros(20_001)], axis=1)
+    norms = np.linalg.norm(_kernels(features, grid)[:, 0], axis=1)
+    assert norms.max() <= features.norm <= norms.max() * (1.0 + 2e-6)
+    assert not features.cuts
+    assert features.diameter == pytest.approx(math.sqrt(2.0) * features.norm)
+
+
+def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
+    free = KERNELS
+    tight = KernelSums(free.frame, free.landmarks, free.bandwidth, bound=0.5 * free.norm)
+    assert tight.cuts
+    rows = _rows(50, 6)
+    for row in rows:
+        full, cut = _weighted(free, row), _weighted(tight, row)
+        length = np.linalg.norm(full)
+        expected = full * min(1.0, tight.norm / length)
+        np.testing.assert_allclose(cut, expected, atol=2.1 * 2.0**-30)
+        assert np.linalg.norm(cut) <= tight.norm * (1.0 + 1e-12)
+    assert any(np.linalg.norm(_weighted(free, row)) > tight.norm for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"frame": np.ones((2, 3))}, r"frame must have shape \(m, d, k\)"),
+        ({"frame": np.full((1, 3, 1), np.nan)}, "frame must"),
+        ({"landmarks": np.ones((2, 2))}, r"landmarks must have shape \(c, 1\) or \(1, c, 1\)"),
+        ({"landmarks": np.empty((0, 1))}, "landmarks must have shape"),
+        ({"landmarks": np.array([[0.0], [5.0]])}, "in slice 0 .* landmark 1 has norm 5"),
+        ({"bandwidth": np.ones(3)}, r"bandwidth must be a number or have shape \(1,\)"),
+        ({"bandwidth": 0.0}, "bandwidth must"),
+        ({"max_norm": 0.0}, "max_norm must be"),
+        ({"bound": -1.0}, "bound must be"),
+    ],
+)
+def test_bad_kernel_sums_are_refused(change: dict, match: str) -> None:
+    good = {"frame": np.eye(3)[None, :, :1], "landmarks": np.zeros((1, 1)), "bandwidth": 0.5}
+    with pytest.raises(ValueError, match=match):
+        KernelSums(**(good | change))
+    with pytest.raises(ValueError, match="slice_dim must be at most d"):
+        KernelSums.on_random_slices(2, n_slices=1, slice_dim=3)
+    with pytest.raises(ValueError, match="n_landmarks must leave at most"):
+        KernelSums.on_random_slices(9, n_slices=10**4, slice_dim=3, n_landmarks=100)
+
+
+# --------------------------------------------------------------------------------- any function
+
+
+def test_custom_features_are_clipped_and_rounded_towards_zero() -> None:
+    for row in _rows(100, 3, 0.7):
+        full = _cubes(row[None])[0]
+        expected = full * min(1.0, 1.25 / np.linalg.norm(full))
+        got = _weighted(CUSTOM, row)
+        assert (np.abs(got) <= np.abs(expected) * (1.0 + 1e-12)).all()
+        np.testing.assert_allclose(got, expected, atol=2.1 * 2.0**-29)
+
+
+def test_function_sees_one_row_at_a_time_under_add_remove() -> None:
+    """What a library rounds differently in another place of a block could tell of other rows."""
+    seen = []
+
+    def watched(rows: np.ndarray) -> np.ndarray:
+        seen.append(len(rows))
+        return rows
+
+    features = CustomFeatures(watched, d=2, n_cells=2, norm=1.0)
+    for adjacency, expected in (("zero_out", [5]), ("add_remove", [1] * 5)):
+        seen.clear()
+        SumMechanism(features=features, sigma=1.0, adjacency=adjacency).release(_rows(5, 2))
+        assert seen == expected
+
+
+def test_function_cannot_change_the_rows() -> None:
+    def spoils(rows: np.ndarray) -> np.ndarray:
+        rows[:] = 0.0
+        return rows + 1.0
+
+    rows = _rows(5, 2)
+    before = rows.copy()
+    CustomFeatures(spoils, d=2, n_cells=2, norm=2.0).sum(rows)
+    np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "match"),
+    [
+        (np.ones((3, 2)), ValueError, "a row for each of 4 rows; got 3"),
+        (np.ones((4, 3)), ValueError, "must have 2 columns"),
+        (np.full((4, 2), np.inf), ValueError, "the result of function must hold finite numbers"),
+        (np.ones((4, 2), dtype=int), TypeError, "the result of function must have dtype"),
+        ([1.0], TypeError, "the result of function"),
+    ],
+)
+def test_bad_results_of_the_function_are_refused(result, error, match: str) -> None:
+    features = CustomFeatures(lambda _: result, d=2, n_cells=2, norm=1.0)
+    with pytest.raises(error, match=match):
+        SumMechanism(features=features, sigma=1.0).release(np.ones((4, 2)))
+
+
+def test_bad_custom_features_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="function must be callable"):
+        CustomFeatures(3, d=2, n_cells=2, norm=1.0)
+    with pytest.raises(ValueError, match="n_cells must be at most"):
+        CustomFeatures(_cubes, d=2, n_cells=1 << 30, norm=1.0)
+    with pytest.raises(ValueError, match="norm must"):
+        CustomFeatures(_cubes, d=2, n_cells=2, norm=0.0)
+    path = tmp_path / "p.dpslice"
+    SumMechanism(features=CUSTOM, sigma=1.0).release(_rows(5, 3), path=path)
+    loaded = Release.load(path).features
+    with pytest.raises(ValueError, match="loaded without their function"):
+        SumMechanism(features=loaded, sigma=1.0).release(_rows(5, 3))

@@ -1,0 +1,181 @@
+"""FeatureMatching against plain torch, unbiased, and with the sums' own noise as its unit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dpslice import (  # noqa: E402
+    CustomFeatures,
+    KernelSums,
+    MarginalSums,
+    SecondMoments,
+    SlicingMechanism,
+    SumMechanism,
+)
+from dpslice.torch import FeatureMatching, MarginalMatching, fit  # noqa: E402
+
+
+def _rows(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
+    return 0.3 * np.random.default_rng(seed).normal(size=(n, d))
+
+
+def _waves(rows):
+    library = torch if isinstance(rows, torch.Tensor) else np
+    return library.sin(3.0 * rows)
+
+
+FREE = KernelSums.on_random_slices(4, n_slices=6, n_landmarks=9, seed=1)
+MAPS = {
+    "moments": SecondMoments(4),
+    "moments without a constant": SecondMoments(4, constant=0.0),
+    "kernels": FREE,
+    "kernels that are cut": KernelSums(FREE.frame, FREE.landmarks, FREE.bandwidth, bound=2.0),
+    "kernels in two dimensions": KernelSums.on_random_slices(
+        4, n_slices=3, slice_dim=2, n_landmarks=5, seed=2
+    ),
+    "custom": CustomFeatures(_waves, d=4, n_cells=4, norm=1.2),
+}
+
+
+def _loss(name: str, rows: np.ndarray, *, sigma: float = 1.0, **options) -> FeatureMatching:
+    release = SumMechanism(features=MAPS[name], sigma=sigma).release(rows)
+    function = _waves if name == "custom" else None
+    return FeatureMatching(release, function=function, **options)
+
+
+def _averages(name: str, rows: np.ndarray) -> np.ndarray:
+    """Average features by the code that makes releases, without noise."""
+    features = MAPS[name]
+    units = features.unit_exponents()
+    return np.ldexp(features.sum(rows).astype(np.float64), units) / len(rows)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("halves", [True, False])
+def test_loss_is_what_its_formula_says(name: str, halves: bool) -> None:
+    loss = _loss(name, _rows(1000), halves=halves)
+    x = _rows(200, seed=1) * 2.0  # some rows are clipped
+    target, noise = loss.release.sums / 1000, loss.release.noise / 1000
+    parts = (x[:100], x[100:]) if halves else (x, x)
+    terms = np.prod([_averages(name, part) - target for part in parts], axis=0) / noise**2
+    if name == "moments":
+        terms = terms[:-1]  # the last is the number of records
+    assert loss.n_cells == len(terms)
+    got = loss(torch.from_numpy(x))
+    assert float(got) == pytest.approx(terms.mean(), rel=2e-5)
+    single = loss(torch.from_numpy(x).float())
+    assert single.dtype == torch.float32
+    assert float(single) == pytest.approx(terms.mean(), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("halves", [True, False])
+def test_gradient(name: str, halves: bool) -> None:
+    loss = _loss(name, _rows(1000), sigma=1e2, halves=halves)
+    x = torch.from_numpy(_rows(6, seed=1) * 1.5).requires_grad_()
+    assert torch.autograd.gradcheck(loss, (x,), eps=1e-6, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_truth_scores_one(name: str) -> None:
+    """The very rows that were released: what is left is the noise. Six standard deviations."""
+    rows = _rows(1000)
+    scores = [float(_loss(name, rows, halves=False)(torch.from_numpy(rows))) for _ in range(30)]
+    cells = MAPS[name].n_cells
+    assert abs(np.mean(scores) - 1.0) < 6.0 * math.sqrt(2.0 / (30 * cells))
+
+
+def test_halves_are_unbiased() -> None:
+    """Small batches of the truth score about 1 with halves, and far more without. Error 1e-6."""
+    rows = _rows(100_000)
+    released = _loss("moments", rows, sigma=20.0).release
+    batches = [
+        torch.from_numpy(rows[np.random.default_rng(i).choice(100_000, 64, replace=False)])
+        for i in range(400)
+    ]
+    fair = [float(FeatureMatching(released)(batch)) for batch in batches]
+    exact = float(FeatureMatching(released, halves=False)(torch.from_numpy(rows)))
+    spread = np.std(fair) / math.sqrt(len(fair))
+    assert abs(np.mean(fair) - exact) < 5.0 * spread
+    biased = [float(FeatureMatching(released, halves=False)(batch)) for batch in batches]
+    assert np.mean(biased) - exact > 10.0 * spread
+
+
+def test_sample_and_protected_numbers_are_scaled() -> None:
+    rows = _rows(50_000)
+    features = MAPS["kernels"]
+    few = rows[:2000]
+    sampled = SumMechanism(features=features, sigma=20.0, sampling_rate=0.5).release(few)
+    # A sum's deviation by the sample is at most sqrt(2000 / 4), about as much as its noise.
+    assert float(FeatureMatching(sampled)(torch.from_numpy(few))) < 5.0
+    hidden = SumMechanism(features=features, sigma=5.0, adjacency="add_remove").release(rows)
+    with pytest.raises(ValueError, match="does not count records"):
+        FeatureMatching(hidden)
+    assert float(FeatureMatching(hidden, n=50_000)(torch.from_numpy(rows))) < 2.0
+    counted = SumMechanism(features=SecondMoments(4), sigma=5.0, adjacency="add_remove")
+    assert float(FeatureMatching(counted.release(rows))(torch.from_numpy(rows))) < 3.0
+
+
+@pytest.mark.parametrize("name", ["moments", "kernels"])
+def test_generator_learns_the_released_moments(name: str) -> None:
+    mixing = np.array([[0.3, 0.0, 0.1, 0.0], [0.0, 0.2, 0.0, 0.0], [0.0, 0.1, 0.1, 0.0]])
+    rows = np.random.default_rng(0).normal(size=(20_000, 3)) @ mixing
+    maps = {  # 4 variances and 6 covariances take more than 10 slices
+        "moments": SecondMoments(4),
+        "kernels": KernelSums.on_random_slices(4, n_slices=24, n_landmarks=16, seed=1),
+    }
+    loss = FeatureMatching(SumMechanism(features=maps[name], sigma=3.0).release(rows))
+
+    class Linear(torch.nn.Module):
+        latent_dim = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = torch.nn.Linear(4, 4)
+
+        def forward(self, z):
+            return self.map(z)
+
+    torch.manual_seed(0)
+    generator = Linear()
+    fit(generator, loss, steps=1500, batch_size=512, lr=1e-2, seed=0, progress=False)
+    with torch.no_grad():
+        made = generator(torch.randn(50_000, 4, generator=torch.Generator().manual_seed(1)))
+    covariance = np.cov(made.numpy().T)
+    np.testing.assert_allclose(covariance, mixing.T @ mixing, atol=0.02)
+
+
+def test_bad_arguments_are_refused() -> None:
+    rows = SlicingMechanism(sigma=1.0).release(_rows(10))
+    with pytest.raises(ValueError, match="takes a release of sums"):
+        FeatureMatching(rows)
+    counts = SumMechanism(features=MarginalSums((2,), [(0,)]), sigma=1.0).release(
+        np.zeros((5, 1), dtype=int)
+    )
+    with pytest.raises(ValueError, match="MarginalMatching takes MarginalSums"):
+        FeatureMatching(counts)
+    moments = SumMechanism(features=SecondMoments(4), sigma=1.0).release(_rows(10))
+    with pytest.raises(ValueError, match="FeatureMatching takes others"):
+        MarginalMatching(moments)
+    with pytest.raises(ValueError, match="function is for CustomFeatures"):
+        FeatureMatching(moments, function=_waves)
+    custom = SumMechanism(features=MAPS["custom"], sigma=1.0).release(_rows(10))
+    with pytest.raises(TypeError, match="function must be given"):
+        FeatureMatching(custom)
+    with pytest.raises(ValueError, match="the result of function"):
+        FeatureMatching(custom, function=lambda x: x[:, :1])(torch.zeros(4, 4))
+    loss = FeatureMatching(moments)
+    with pytest.raises(ValueError, match="at least two rows"):
+        loss(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"must have shape \(c, 4\)"):
+        loss(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="must hold finite numbers"):
+        loss(torch.full((2, 4), math.nan))
+    with pytest.raises(ValueError, match="n must be"):
+        FeatureMatching(moments, n=0)
+    assert "SecondMoments" in repr(loss)
