@@ -137,10 +137,28 @@ def test_what_is_counted() -> None:
     assert weight[7,] == 1.0
 
 
+def test_pairs_are_counted_on_each_level_of_the_target() -> None:
+    """The tables of a target of few levels hold those of all pairs; others are as without."""
+    target = Schema([*SCHEMA][:6], target=SCHEMA.names[2])
+    features = Discretization(target).features()
+    singles = [group for group in features.groups if len(group) == 1]
+    assert len(singles) == 6 + 3
+    expected = {(a, b) if 2 in (a, b) else (2, a, b) for a in range(6) for b in range(a + 1, 6)}
+    assert set(features.groups) == expected | set(singles)
+    weight = dict(zip(features.groups, features.weights, strict=True))
+    assert weight[2, 0, 1] == weight[0,] * weight[1,]
+    plain = Discretization(target, triples=False).features()
+    assert plain == Discretization(SCHEMA).features()
+    many = Schema([*SCHEMA], target=SCHEMA.names[0])  # of more levels than can be afforded
+    assert Discretization(many).sizes[0] > 4
+    assert Discretization(many).features() == plain
+
+
 def test_settings_make_the_same_codes() -> None:
-    found = Discretization(SCHEMA, coarse_bins=5, fine_bins=50)
+    found = Discretization(SCHEMA, coarse_bins=5, fine_bins=50, triples=False)
     again = Discretization(SCHEMA, **found.settings())
     assert again.sizes == found.sizes
+    assert again.settings() == found.settings()
 
 
 def test_blocks_are_the_table() -> None:

@@ -26,11 +26,14 @@ def _mixture(components: int = 5, seed: int = 0) -> ProductMixture:
     return mixture
 
 
-def _release(n: int = 400, sigma: float = 3.0):
+TRIPLES = MarginalSums(SIZES, [*GROUPS[:4], (2, 1, 0)], [1.0, 2.0, 1.0, 0.5, 3.0])
+
+
+def _release(n: int = 400, sigma: float = 3.0, features: MarginalSums = FEATURES):
     rng = np.random.default_rng(1)
     first = rng.integers(0, 3, n)
     codes = np.stack([first, rng.integers(0, 2, n), (first + rng.integers(0, 2, n)) % 4], axis=1)
-    return SumMechanism(features=FEATURES, sigma=sigma).release(codes)
+    return SumMechanism(features=features, sigma=sigma).release(codes)
 
 
 # ------------------------------------------------------------------------------------- mixture
@@ -132,11 +135,16 @@ def _reference(release, rows: np.ndarray) -> float:
     return total / cells
 
 
-def test_value_is_the_formulas() -> None:
-    release = _release()
+@pytest.mark.parametrize("features", [FEATURES, TRIPLES])
+def test_value_is_the_formulas(features: MarginalSums) -> None:
+    release = _release(features=features)
     rows = _mixture()(torch.zeros(5, 1)).detach().double()
     loss = MarginalMatching(release, halves=False)
     assert float(loss(rows)) == pytest.approx(_reference(release, rows.numpy()), rel=1e-5)
+
+
+def test_columns_of_a_generator() -> None:
+    release = _release()
     order = [2, 0]  # of the columns of a generator
     part = MarginalMatching(release, columns=order, halves=False)
     chosen = MarginalSums((4, 3), [(0,), (1,), (1, 0)], [1.0, 1.0, 1.0])
@@ -144,9 +152,10 @@ def test_value_is_the_formulas() -> None:
     assert part.n_cells == 4 + 3 + 12
 
 
+@pytest.mark.parametrize("features", [FEATURES, TRIPLES])
 @pytest.mark.parametrize("halves", [True, False])
-def test_gradient(halves: bool) -> None:
-    loss = MarginalMatching(_release(), halves=halves)
+def test_gradient(halves: bool, features: MarginalSums) -> None:
+    loss = MarginalMatching(_release(features=features), halves=halves)
     rows = torch.rand(6, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, (rows,))
 
@@ -192,9 +201,9 @@ def test_what_is_no_release_of_sums_is_refused() -> None:
         MarginalMatching(_release(), columns=[0, 0])
     with pytest.raises(ValueError, match="columns must be different ones"):
         MarginalMatching(_release(), columns=[3])
-    triples = MarginalSums(SIZES, [(0, 1, 2)])
-    release = SumMechanism(features=triples, sigma=3.0).release(np.zeros((5, 3), dtype=int))
-    with pytest.raises(ValueError, match="groups of one or two columns"):
+    fours = MarginalSums((*SIZES, 2), [(0, 1, 2, 3)])
+    release = SumMechanism(features=fours, sigma=3.0).release(np.zeros((5, 4), dtype=int))
+    with pytest.raises(ValueError, match="groups of at most three columns"):
         MarginalMatching(release)
     with pytest.raises(ValueError, match="at least one group of the release"):
         MarginalMatching(release, columns=[0])

@@ -48,6 +48,9 @@ Numbers = NDArray[np.float64]
 COARSE_BINS = 32  # of a number, where pairs are counted
 FINE_BINS = 1024  # of a number, where it is counted alone
 
+# Levels of a target that pairs are counted on: each brings noise of its own to every pair.
+MOST_TARGET_LEVELS = 4
+
 # Coarse levels of all columns together: models of pairs hold some square matrices over them.
 MOST_LEVELS = 20_000
 
@@ -125,6 +128,9 @@ class Discretization:
         The public schema.
     coarse_bins, fine_bins : int
         Most bins of a number, in pairs and alone. `fine_bins` is at least `coarse_bins`.
+    triples : bool
+        Whether to count pairs of columns on each level of the schema's target, if that has at most
+        four: what predicts the target are often two columns together.
 
     Attributes
     ----------
@@ -155,7 +161,12 @@ class Discretization:
     """
 
     def __init__(
-        self, schema: Schema, *, coarse_bins: int = COARSE_BINS, fine_bins: int = FINE_BINS
+        self,
+        schema: Schema,
+        *,
+        coarse_bins: int = COARSE_BINS,
+        fine_bins: int = FINE_BINS,
+        triples: bool = True,
     ) -> None:
         if not isinstance(schema, Schema):
             raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
@@ -166,6 +177,7 @@ class Discretization:
             raise ValueError(
                 f"fine_bins must be at least coarse_bins ({self.coarse_bins}); got {fine_bins}"
             )
+        self.triples = _arrays.boolean("triples", triples)
         self.levels = tuple(self._levels(column) for column in schema)
         sizes = [levels.coarse for levels in self.levels]
         self.fine_codes: dict[int, int] = {}
@@ -175,7 +187,7 @@ class Discretization:
                 sizes.append(levels.fine)
         self.sizes: tuple[int, ...] = tuple(sizes)
 
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """Return the keyword arguments that make the same discretization of the same schema.
 
         Returns
@@ -183,7 +195,11 @@ class Discretization:
         dict
             JSON-safe.
         """
-        return {"coarse_bins": self.coarse_bins, "fine_bins": self.fine_bins}
+        return {
+            "coarse_bins": self.coarse_bins,
+            "fine_bins": self.fine_bins,
+            "triples": self.triples,
+        }
 
     @property
     def n_columns(self) -> int:
@@ -193,8 +209,9 @@ class Discretization:
     def features(self) -> MarginalSums:
         """Return what a sum release counts of the codes.
 
-        Every column alone, coarse and fine, and every pair of columns. A group's weight is the
-        product of its columns' weights in the schema.
+        Every column alone, coarse and fine, and every pair of columns. With `triples`, pairs
+        without the target are counted on each of its levels. A group's weight is the product of its
+        columns' weights in the schema, in triples without the target's.
 
         Returns
         -------
@@ -222,11 +239,21 @@ class Discretization:
         for j, position in self.fine_codes.items():
             groups.append((position,))
             weights.append(weight[j])
+        target = self._target()
         for a in columns:
             for b in range(a + 1, self.n_columns):
-                groups.append((a, b))
+                given = () if target is None or target in (a, b) else (target,)
+                groups.append((*given, a, b))
                 weights.append(weight[a] * weight[b])
         return MarginalSums(self.sizes, tuple(groups), tuple(weights))
+
+    def _target(self) -> int | None:
+        """Return the column on whose levels pairs are counted, if any."""
+        name = self.schema.target
+        if not self.triples or name is None or self.n_columns < 3:
+            return None
+        target = self.schema.names.index(name)
+        return target if self.sizes[target] <= MOST_TARGET_LEVELS else None
 
     def _levels(self, column: Column) -> Levels:
         if not isinstance(column, Number | Datetime):

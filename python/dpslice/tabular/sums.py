@@ -78,6 +78,8 @@ class SumMethod:
         self, schema: Schema, options: MixtureOptions, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.options = options
+        if settings is not None:
+            settings = {"triples": False, **settings}  # releases of versions that knew none
         self.discretization = Discretization(schema, **(settings or {}))
         self.features = self.discretization.features()
 
@@ -180,6 +182,8 @@ class SumMethod:
     def misfits(self, release: Release, model: ProductMixture) -> NDArray[np.float64]:
         """Mean squared misfit of each pair of columns, in squared standard deviations of the noise.
 
+        Of a pair that was counted on each level of another column, over all of these.
+
         1 is what noise alone explains; much more means that the model does not reach what the
         release says, less that it has learned some of the noise.
 
@@ -201,8 +205,11 @@ class SumMethod:
         sums, noise = release.sums, release.noise
         n = self.features.estimate_n(sums, noise)
         for group, table, deviation in self.features.tables(sums, noise):
-            if len(group) == 2:
-                a, b = group
-                share = probabilities[a].T @ probabilities[b] / model.components
-                misfits[a, b] = misfits[b, a] = np.mean(((n * share - table) / deviation) ** 2)
+            if len(group) == 1:
+                continue
+            *given, a, b = group
+            levels = probabilities[given[0]].T if given else np.ones((1, model.components))
+            share = [(level[:, None] * probabilities[a]).T @ probabilities[b] for level in levels]
+            excess = n * np.array(share) / model.components - table.reshape(-1, *table.shape[-2:])
+            misfits[a, b] = misfits[b, a] = np.mean((excess / deviation) ** 2)
         return misfits

@@ -10,6 +10,7 @@ privacy.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,29 +28,48 @@ from dpslice.torch.losses import check_kind, full_precision
 __all__ = ["FeatureMatching", "MarginalMatching"]
 
 
-class _PairMisfit(torch.autograd.Function):
-    """Misfit of two-way tables; the gradient is made with the value and scaled in backward."""
+def _moments(part: Tensor, condition: int | None) -> Tensor:
+    """Average over rows of x x^T, times an entry of x where there is a condition: [D, D]."""
+    left = part if condition is None else part * part[:, condition : condition + 1]
+    return left.mT @ part / part.shape[0]
+
+
+def _pulled(part: Tensor, pull: Tensor, condition: int | None) -> Tensor:
+    """Gradient of half the sum of ``pull * _moments(part, condition)``, pull being symmetric."""
+    back = part @ pull / part.shape[0]
+    if condition is None:
+        return back
+    grad = part[:, condition : condition + 1] * back
+    grad[:, condition] += 0.5 * (part * back).sum(dim=1)
+    return grad
+
+
+class _MomentMisfit(torch.autograd.Function):
+    """Half the weighted squared misfit of second moments, each perhaps on a condition.
+
+    The gradient is made with the value and scaled in backward.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, target: Tensor, weight: Tensor, halves: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        rows: Tensor,  # [c, D]
+        targets: Tensor,  # [moments, D, D], symmetric
+        weights: Tensor,  # as targets
+        conditions: Sequence[int | None],  # one for each of them
+        halves: bool,
+    ) -> Tensor:
+        value = rows.new_zeros(())
+        grad = torch.zeros_like(rows)
         c = rows.shape[0]
-        if halves:
-            first, second = rows[: c // 2], rows[c // 2 :]
-            misfits = [part.mT @ part / part.shape[0] - target for part in (first, second)]
-            value = 0.5 * (weight * misfits[0] * misfits[1]).sum()
-            # Each half's gradient carries the other half's misfit.
-            grad = torch.cat(
-                [
-                    part @ (weight * other) / part.shape[0]
-                    for part, other in zip((first, second), reversed(misfits), strict=True)
-                ]
-            )
-        else:
-            misfit = rows.mT @ rows / c - target  # [D, D]
-            pull = weight * misfit
-            value = 0.5 * (pull * misfit).sum()
-            grad = rows @ pull * (2.0 / c)
-        ctx.save_for_backward(grad)
+        parts = (slice(0, c // 2), slice(c // 2, c)) if halves else (slice(0, c),)
+        for target, weight, condition in zip(targets, weights, conditions, strict=True):
+            misfits = [_moments(rows[part], condition) - target for part in parts]
+            value += 0.5 * (weight * misfits[0] * misfits[-1]).sum()
+            # Each half's gradient carries the other half's misfit; a batch as a whole, its own.
+            for part, other in zip(parts, reversed(misfits), strict=True):
+                grad[part] += _pulled(rows[part], weight * other, condition)
+        ctx.save_for_backward(grad if halves else 2.0 * grad)
         return value
 
     @staticmethod
@@ -57,14 +77,15 @@ class _PairMisfit(torch.autograd.Function):
         (grad,) = ctx.saved_tensors
         return (
             grads[0] * grad,
-            None,  # target
-            None,  # weight
+            None,  # targets
+            None,  # weights
+            None,  # conditions
             None,  # halves
         )
 
 
 class MarginalMatching(nn.Module):
-    r"""Distance of the generator's one-way and two-way tables from those of a sum release.
+    r"""Distance of the generator's tables of one to three columns from those of a sum release.
 
     With :math:`T_g` the released table of group g, as shares of the rows, :math:`s_g` its noise on
     the same scale and :math:`M_g` the generator's,
@@ -97,7 +118,7 @@ class MarginalMatching(nn.Module):
         If `release` is no Release.
     ValueError
         If it is of another kind or map, `columns` are not columns of it, a group holds more than
-        two columns, or no group lies within `columns`.
+        three columns, or no group lies within `columns`.
     """
 
     def __init__(
@@ -126,35 +147,52 @@ class MarginalMatching(nn.Module):
         ends = np.cumsum([0, *self.sizes])
         self.d = int(ends[-1])
         n = features.estimate_n(sums, noise)
-        target = np.zeros((self.d, self.d))
-        weight = np.zeros((self.d, self.d))
-        share = np.zeros(self.d)
-        share_weight = np.zeros(self.d)
         self.n_cells = 0
+        share, share_weight = np.zeros(self.d), np.zeros(self.d)
+        # Second moments of a row's entries: of all rows, or times the entry of one level.
+        moments: dict[int | None, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        # Every level of the column that a table of three is taken apart by costs a product of
+        # matrices: a column of few levels that many of them share.
+        triples = Counter(j for group in features.groups if len(group) == 3 for j in group)
+        shared = {j: triples[j] / features.sizes[j] for j in triples}
         for group, table, deviation in features.tables(sums, noise):
             if not set(group) <= set(place):
                 continue
-            if len(group) > 2:
+            if len(group) > 3:
                 raise ValueError(
-                    f"MarginalMatching takes groups of one or two columns; got {group}"
+                    f"MarginalMatching takes groups of at most three columns; got {group}"
                 )
             self.n_cells += table.size
-            at = [slice(ends[place[column]], ends[place[column] + 1]) for column in group]
+            precision = (n / deviation) ** 2
+            levels = [np.arange(ends[place[j]], ends[place[j] + 1]) for j in group]
             if len(group) == 1:
-                share[at[0]], share_weight[at[0]] = table / n, (n / deviation) ** 2
+                share[levels[0]], share_weight[levels[0]] = table / n, precision
+                continue
+            given: NDArray[np.int64] | list[None] = [None]
+            if len(group) == 2:
+                table = table[None]
             else:
-                a, b = at
-                target[a, b], target[b, a] = table / n, table.T / n
-                weight[a, b] = weight[b, a] = (n / deviation) ** 2
+                apart = max(range(3), key=lambda i: shared[group[i]])
+                given, table = levels.pop(apart), np.moveaxis(table, apart, 0)
+            for level, two_way in zip(given, table, strict=True):
+                key = None if level is None else int(level)
+                if key not in moments:
+                    moments[key] = np.zeros((self.d, self.d)), np.zeros((self.d, self.d))
+                target, weight = moments[key]
+                a, b = np.ix_(*levels), np.ix_(*reversed(levels))
+                target[a], target[b] = two_way / n, two_way.T / n
+                weight[a] = weight[b] = precision
         if not self.n_cells:
             raise ValueError("columns must hold at least one group of the release; got none")
-        for name, array in (
-            ("target", target),
-            ("weight", weight / self.n_cells),
+        self._conditions = tuple(moments)
+        for name, arrays in (
+            ("target", [target for target, _ in moments.values()]),
+            ("weight", [weight / self.n_cells for _, weight in moments.values()]),
             ("share", share),
             ("share_weight", share_weight / self.n_cells),
         ):
-            self.register_buffer(name, torch.tensor(array, dtype=torch.float32), persistent=False)
+            buffer = torch.tensor(np.array(arrays), dtype=torch.float32)
+            self.register_buffer(name, buffer, persistent=False)
 
     target: Tensor
     weight: Tensor
@@ -197,13 +235,15 @@ class MarginalMatching(nn.Module):
             buffer.to(dtype=x.dtype, device=x.device)
             for buffer in (self.target, self.weight, self.share, self.share_weight)
         )
-        pairs: Tensor = _PairMisfit.apply(x, target, weight, self.halves)  # type: ignore[no-untyped-call]
+        together: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
+            x, target, weight, self._conditions, self.halves
+        )
         if self.halves:
             c = x.shape[0]
             alone = (x[: c // 2].mean(dim=0) - share) * (x[c // 2 :].mean(dim=0) - share)
         else:
             alone = (x.mean(dim=0) - share).square()
-        return pairs + (share_weight * alone).sum()
+        return together + (share_weight * alone).sum()
 
 
 class FeatureMatching(nn.Module):
@@ -316,7 +356,7 @@ class FeatureMatching(nn.Module):
         """Second moments and their weights as symmetric matrices, of (x, 1) with a constant."""
         _, mean, second = features.moments(target)
         _, mean_noise, deviation = features.moments(noise)
-        # _PairMisfit halves the sum over the matrix, in which all but the diagonal occurs twice.
+        # _MomentMisfit halves the sum over the matrix, in which all but the diagonal occurs twice.
         weight = deviation**-2.0 * (1.0 + np.eye(self.d))
         if mean is None or mean_noise is None:
             return second, weight
@@ -363,8 +403,10 @@ class FeatureMatching(nn.Module):
             rows = _clipped(x, features.max_norm)
             if target.shape[0] > self.d:
                 rows = torch.cat([rows, rows.new_ones(rows.shape[0], 1)], dim=1)
-            pairs: Tensor = _PairMisfit.apply(rows, target, weight, self.halves)  # type: ignore[no-untyped-call]
-            return pairs
+            misfit: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
+                rows, target[None], weight[None], (None,), self.halves
+            )
+            return misfit
         averages = self._kernel_averages if isinstance(features, KernelSums) else self._averages
         if not self.halves:
             return (weight * (averages(x) - target).square()).sum()
