@@ -207,7 +207,7 @@ void for_each_bucket(const Counters<Count>& ends, Visit&& visit) {
 template <class T, class Source>
 void sort_leaf(const Source& source, int64_t size, Bounds<T> between, SortKey<T>* scratch,
                SortKey<T>* to, int depth, SortWork<T>& work) {
-  const auto leaves = counters(2 * size, work.leaf_counters[depth]);
+  const auto leaves = counters(4 * size, work.leaf_counters[depth]);
   if (distribute(source, size, between, leaves, to, work.bucket) > kCrowd)
     for_each_bucket(leaves, [&](int64_t start, int64_t count) {
       if (count <= kCrowd) return;

@@ -83,10 +83,12 @@ double walk_equal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t size, 
       for (int64_t i = 0; i < count; i += L) run += load(apart + i);
     }
     total += weight * sum_lanes<double>(run);
+    T pull[kRun];
+    for (int64_t i = 0; i < count; ++i) pull[i] = static_cast<T>(slope[i]);
     if (grad_x != nullptr)
-      for (int64_t i = 0; i < count; ++i) grad_x[by_x[i].index()] = static_cast<T>(slope[i]);
+      for (int64_t i = 0; i < count; ++i) grad_x[by_x[i].index()] = pull[i];
     if (grad_y != nullptr)
-      for (int64_t i = 0; i < count; ++i) grad_y[by_y[i].index()] = static_cast<T>(-slope[i]);
+      for (int64_t i = 0; i < count; ++i) grad_y[by_y[i].index()] = -pull[i];
   }
   return total;
 }
