@@ -11,8 +11,8 @@
 
 #include <cmath>
 
+#include "bucket_sort.h"
 #include "parallel.h"
-#include "radix_sort.h"
 
 namespace dpslice::DPSLICE_ISA {
 namespace {
@@ -24,22 +24,18 @@ constexpr int64_t kRun = 256;
 template <class T>
 struct Workspace {
   Buffer<SortKey<T>> x, y, scratch;
-  Buffer<uint32_t> counters;
+  SortWork<T> sort;
   Buffer<double> grad_x, grad_y;
 };
 
+// The keys are preceded by one, for the sort.
 template <class T>
 const SortKey<T>* sorted(const T* values, int64_t size, Buffer<SortKey<T>>& keys,
                          Workspace<T>& work) {
-  keys.resize(size);
+  keys.resize(size + 1);
   work.scratch.resize(size);
-  for (int64_t i = 0; i < size; ++i)
-    keys[i] = SortKey<T>::make(ordered_bits(values[i]), static_cast<uint64_t>(i));
-  const SortKey<T>* result = radix_sort(keys.data(), work.scratch.data(), size, work.counters);
-  // Copied back where needed, so that the other side can use the scratch.
-  if (result != keys.data())
-    std::memcpy(keys.data(), result, sizeof(SortKey<T>) * static_cast<size_t>(size));
-  return keys.data();
+  sort_values(values, size, keys.data() + 1, work.scratch.data(), work.sort);
+  return keys.data() + 1;
 }
 
 // |d|^q and its derivative in d.
@@ -54,15 +50,53 @@ inline Power power(double difference, double order) {
   return {below * size, order * std::copysign(below, difference)};
 }
 
+template <class T>
+double difference(SortKey<T> x, SortKey<T> y) {
+  return static_cast<double>(number_of(x)) - static_cast<double>(number_of(y));
+}
+
+// Equal sizes: each rank is a piece of its own, and each place has one.
+template <class T>
+double walk_equal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t size, double order,
+                  T* grad_x, T* grad_y) {
+  constexpr int L = kLanes<double>;
+  const double weight = 1 / static_cast<double>(size);
+  double total = 0;
+  for (int64_t start = 0; start < size; start += kRun, by_x += kRun, by_y += kRun) {
+    const int64_t count = size - start < kRun ? size - start : kRun;
+    double apart[kRun], slope[kRun];
+    for (int64_t i = 0; i < count; ++i) apart[i] = difference<T>(by_x[i], by_y[i]);
+    for (int64_t i = count; i < padded<double>(count); ++i) apart[i] = 0;
+    Vec<double> run{};
+    if (order == 2) {
+      for (int64_t i = 0; i < count; i += L) {
+        const Vec<double> d = load(apart + i);
+        run += d * d;
+        store(slope + i, 2 * weight * d);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const Power term = power(apart[i], order);
+        apart[i] = term.value;
+        slope[i] = weight * term.slope;
+      }
+      for (int64_t i = 0; i < count; i += L) run += load(apart + i);
+    }
+    total += weight * sum_lanes<double>(run);
+    T pull[kRun];
+    for (int64_t i = 0; i < count; ++i) pull[i] = static_cast<T>(slope[i]);
+    if (grad_x != nullptr)
+      for (int64_t i = 0; i < count; ++i) grad_x[by_x[i].index()] = pull[i];
+    if (grad_y != nullptr)
+      for (int64_t i = 0; i < count; ++i) grad_y[by_y[i].index()] = -pull[i];
+  }
+  return total;
+}
+
 // Calls visit(i, j, weight) for each interval on which both quantile functions are constant: i and
 // j are ranks, the weight is the interval's length.
 template <class Visit>
 void walk_quantiles(int64_t b, int64_t c, Visit&& visit) {
-  if (b == c) {
-    const double weight = 1 / static_cast<double>(b);
-    for (int64_t i = 0; i < b; ++i) visit(i, i, weight);
-    return;
-  }
   const double unit = 1 / (static_cast<double>(b) * static_cast<double>(c));
   int64_t i = 0, j = 0, left_x = c, left_y = b;  // what remains of the two current steps
   while (i < b && j < c) {
@@ -81,86 +115,55 @@ void walk_quantiles(int64_t b, int64_t c, Visit&& visit) {
   }
 }
 
-// Calls visit(place of x, place of y, difference, weight) for each piece of the coupling of slice
-// s.
-template <class T, class Args, class Visit>
-void walk_coupling(const Args& args, int64_t s, Workspace<T>& work, Visit&& visit) {
-  const T* const x = args.x + s * args.b;
-  const T* const y = args.y + s * args.c;
-  const SortKey<T>* const by_x = sorted(x, args.b, work.x, work);
-  const SortKey<T>* const by_y = sorted(y, args.c, work.y, work);
-  walk_quantiles(args.b, args.c, [&](int64_t i, int64_t j, double weight) {
-    const int64_t at_x = by_x[i].index(), at_y = by_y[j].index();
-    visit(at_x, at_y, static_cast<double>(x[at_x]) - static_cast<double>(y[at_y]), weight);
+// Any sizes. Gradients are added up by rank, and then go to their places.
+template <class T>
+double walk_unequal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t b, int64_t c,
+                    double order, T* grad_x, T* grad_y, Workspace<T>& work) {
+  work.grad_x.resize(b);
+  work.grad_y.resize(c);
+  double* const sums_x = work.grad_x.data();
+  double* const sums_y = work.grad_y.data();
+  for (int64_t i = 0; i < b; ++i) sums_x[i] = 0;
+  for (int64_t j = 0; j < c; ++j) sums_y[j] = 0;
+  double total = 0, run = 0;
+  int64_t terms = 0;
+  walk_quantiles(b, c, [&](int64_t i, int64_t j, double weight) {
+    const Power term = power(difference<T>(by_x[i], by_y[j]), order);
+    const double pull = weight * term.slope;
+    sums_x[i] += pull;
+    sums_y[j] -= pull;
+    run += weight * term.value;
+    if (++terms == kRun) {
+      total += run;
+      run = 0;
+      terms = 0;
+    }
   });
+  if (grad_x != nullptr)
+    for (int64_t i = 0; i < b; ++i) grad_x[by_x[i].index()] = static_cast<T>(sums_x[i]);
+  if (grad_y != nullptr)
+    for (int64_t j = 0; j < c; ++j) grad_y[by_y[j].index()] = static_cast<T>(sums_y[j]);
+  return total + run;
 }
 
-// The gradients of one slice, added up piece by piece and written at the end. Where both sides have
-// the same size, each place is one piece, and is written at once.
 template <class T>
-class SliceGradients {
- public:
-  template <class Args>
-  SliceGradients(const Args& args, int64_t s, Workspace<T>& work)
-      : one_piece_(args.b == args.c),
-        b_(args.b),
-        c_(args.c),
-        x_(args.grad_x != nullptr ? args.grad_x + s * args.b : nullptr),
-        y_(args.grad_y != nullptr ? args.grad_y + s * args.c : nullptr) {
-    if (one_piece_) return;
-    work.grad_x.resize(b_);
-    work.grad_y.resize(c_);
-    sums_x_ = work.grad_x.data();
-    sums_y_ = work.grad_y.data();
-    for (int64_t i = 0; i < b_; ++i) sums_x_[i] = 0;
-    for (int64_t j = 0; j < c_; ++j) sums_y_[j] = 0;
-  }
-  void add(int64_t at_x, int64_t at_y, double pull) {
-    if (one_piece_) {
-      if (x_ != nullptr) x_[at_x] = static_cast<T>(pull);
-      if (y_ != nullptr) y_[at_y] = static_cast<T>(-pull);
-    } else {
-      sums_x_[at_x] += pull;
-      sums_y_[at_y] -= pull;
-    }
-  }
-  void finish() {
-    if (one_piece_) return;
-    if (x_ != nullptr)
-      for (int64_t i = 0; i < b_; ++i) x_[i] = static_cast<T>(sums_x_[i]);
-    if (y_ != nullptr)
-      for (int64_t j = 0; j < c_; ++j) y_[j] = static_cast<T>(sums_y_[j]);
-  }
-
- private:
-  bool one_piece_;
-  int64_t b_, c_;
-  T *x_, *y_;
-  double *sums_x_ = nullptr, *sums_y_ = nullptr;
-};
+void slice_body(const SlicedWassersteinArgs<T>& args, int64_t s, Workspace<T>& work) {
+  const SortKey<T>* const by_x = sorted(args.x + s * args.b, args.b, work.x, work);
+  const SortKey<T>* const by_y = sorted(args.y + s * args.c, args.c, work.y, work);
+  T* const grad_x = args.grad_x != nullptr ? args.grad_x + s * args.b : nullptr;
+  T* const grad_y = args.grad_y != nullptr ? args.grad_y + s * args.c : nullptr;
+  const double value =
+      args.b == args.c ? walk_equal(by_x, by_y, args.b, args.order, grad_x, grad_y)
+                       : walk_unequal(by_x, by_y, args.b, args.c, args.order, grad_x, grad_y, work);
+  args.value[s] = static_cast<T>(value);
+}
 
 }  // namespace
 
 template <class T>
 void sliced_wasserstein(const SlicedWassersteinArgs<T>& args) {
-  parallel_for<Workspace<T>>(args.m, [&](int64_t s, Workspace<T>& work) {
-    SliceGradients<T> gradients(args, s, work);
-    double total = 0, run = 0;
-    int64_t terms = 0;
-    walk_coupling<T>(args, s, work,
-                     [&](int64_t at_x, int64_t at_y, double difference, double weight) {
-                       const Power term = power(difference, args.order);
-                       gradients.add(at_x, at_y, weight * term.slope);
-                       run += weight * term.value;
-                       if (++terms == kRun) {
-                         total += run;
-                         run = 0;
-                         terms = 0;
-                       }
-                     });
-    args.value[s] = static_cast<T>(total + run);
-    gradients.finish();
-  });
+  parallel_for<Workspace<T>>(args.m,
+                             [&](int64_t s, Workspace<T>& work) { slice_body(args, s, work); });
 }
 
 DPSLICE_INSTANTIATE(sliced_wasserstein, SlicedWassersteinArgs)

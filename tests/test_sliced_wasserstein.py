@@ -169,23 +169,71 @@ def test_equal_samples_have_neither_distance_nor_gradient(dtype: type, order: fl
 # --------------------------------------------------------------------------------------- laws
 
 
+def crowds(rng: np.random.Generator, size: int) -> dict[str, Array]:
+    """Numbers that are hard on a sort by interpolation."""
+    normal, coin = rng.normal(size=size), rng.integers(0, 2, size)
+    tiny = np.finfo(np.float32).smallest_subnormal
+    half = float(np.finfo(np.float32).max) / 2
+    return {
+        "normal": normal,
+        "uniform": rng.random(size),
+        "sorted": np.sort(normal),
+        "reversed": -np.sort(normal),
+        "all equal": np.full(size, -1.5),
+        "few values": rng.integers(-3, 4, size).astype(float),
+        "two values": coin * 1e-20,
+        "one apart": np.where(np.arange(size) == size // 2, 1e6, 0.25 * coin),
+        "Cauchy": rng.standard_cauchy(size),
+        "far clusters": normal + 1e6 * coin,
+        "clusters within clusters": 1e30 * coin + 1e15 * rng.permuted(coin) + rng.normal(size=size),
+        "all magnitudes": normal * 10.0 ** rng.integers(-30, 30, size),
+        "denormals": tiny * rng.integers(-1000, 1000, size),
+        "denormals and ones": np.where(coin, tiny * rng.integers(-1000, 1000, size), normal),
+        "zeros of both signs": np.where(coin, 0.0, -0.0),
+        "zeros among others": np.where(coin, rng.choice([0.0, -0.0], size), normal),
+        "the whole range": rng.choice([-half, half, 0.0, 1.0], size) * (1 + rng.random(size) / 2),
+        "next to each other": 1 + np.finfo(np.float32).eps * rng.integers(0, 5, size),
+    }
+
+
+# Sizes straddle those from which on a bucket is sorted by itself (24) and arrays are cut (2048);
+# those at which counters double (powers of two); digits of the radix sort widen at 4096.
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [1, 2, 50, 4095, 4096, 10_000])
+@pytest.mark.parametrize(
+    "size", [1, 2, 3, 24, 25, 50, 512, 513, 2047, 2048, 2049, 4096, 10_000, 100_001]
+)
 def test_sorting_any_values(dtype: type, size: int) -> None:
-    """Against the lowest value, W_1 tells the mean; weights by rank would show a wrong order."""
-    rng = np.random.default_rng(size)
-    x = (rng.normal(size=(1, size)) * 10.0 ** rng.integers(-30, 30, size=(1, size))).astype(dtype)
-    x[0, : size // 4] = rng.choice([0.0, -0.0, 1.0, -1.0], size=size // 4)
-    rank = np.arange(size, dtype=dtype)[None]
-    grad_x, _ = vjp(x, rank, 2.0, np.ones(1, dtype), True, False)
-    order = np.argsort(x[0], kind="stable")
-    zero = x[0] == 0
-    expected = np.empty(size)
-    expected[order] = 2 * (x[0][order].astype(np.float64) - rank[0]) / size
-    np.testing.assert_allclose(grad_x[0][~zero], expected[~zero], rtol=2 * np.finfo(dtype).eps)
-    # -0 sorts before +0, which is as good an order among ties as any.
-    np.testing.assert_allclose(np.sort(grad_x[0][zero]), np.sort(expected[zero]), rtol=1e-6)
+    """Against 0, ..., size - 1, the gradient tells the rank of each number."""
+    cases = crowds(np.random.default_rng(size), size)
+    x = np.stack(list(cases.values())).astype(dtype)
+    by_x = np.argsort(x, axis=1, kind="stable")
+    rank = np.empty_like(by_x)
+    np.put_along_axis(rank, by_x, np.arange(size)[None], axis=1)
+    # At order 2 the pull of rank r on x is 2 (x - y_r) / size: huge steps of y show each rank.
+    steps = np.arange(size) * (2.0**110 if dtype == np.float32 else 2.0**300)
+    y = np.tile(steps.astype(dtype), (len(x), 1))
+    grad_x, grad_y = vjp(x, y, 2.0, np.ones(len(x), dtype), True, True)
+    limits, wide = np.finfo(dtype), x.astype(np.float64)
+    expected_x = 2 * (wide - steps[rank]) / size
+    expected_y = -2 * (np.take_along_axis(wide, by_x, axis=1) - steps) / size
+    for name, *found in zip(cases, grad_x, grad_y, expected_x, expected_y, strict=True):
+        np.testing.assert_allclose(found[0], found[2], 2 * limits.eps, limits.tiny, err_msg=name)
+        np.testing.assert_allclose(found[1], found[3], 2 * limits.eps, limits.tiny, err_msg=name)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [10, 1000, 5000])
+def test_infinities_and_nan_leave_the_other_slices_alone(dtype: type, size: int) -> None:
+    x, y = problem(size, size, m=3, dtype=dtype)
+    expected = _core.sliced_wasserstein(x, y, 2.0)
+    for bad in (np.inf, -np.inf, np.nan):
+        spoilt = x.copy()
+        spoilt[1, size // 3 :: 2] = bad
+        found = _core.sliced_wasserstein(spoilt, y, 2.0)
+        assert not np.isfinite(found[1])
+        np.testing.assert_array_equal(found[::2], expected[::2])
 
 
 @given(
