@@ -30,14 +30,14 @@ typedef uint32_t WordVec __attribute__((vector_size(DPSLICE_ISA::kVectorBytes)))
 template <>
 inline __attribute__((always_inline)) WordVec rotate_left<16, WordVec>(WordVec x) {
   return (WordVec)_mm256_shuffle_epi8(
-      (__m256i)x, _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9,
-                                                            14, 15, 12, 13)));
+      (__m256i)x, _mm256_broadcastsi128_si256(
+                      _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)));
 }
 template <>
 inline __attribute__((always_inline)) WordVec rotate_left<8, WordVec>(WordVec x) {
   return (WordVec)_mm256_shuffle_epi8(
-      (__m256i)x, _mm256_broadcastsi128_si256(_mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10,
-                                                            15, 12, 13, 14)));
+      (__m256i)x, _mm256_broadcastsi128_si256(
+                      _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)));
 }
 #endif
 
@@ -55,7 +55,7 @@ constexpr int kGroupRows = 4;     // rows of x per pass over a panel: registers
 constexpr int kGroupVectors = kVectorBytes == 64 ? 4 : 2;  // 4*4 of 32 registers, or 4*2 of 16
 constexpr int kBatch = 64;        // random blocks turned into normals at a time
 constexpr int kBlockNormals = 4;  // normals per ChaCha20 block: 2 * 192 of its 512 bits
-constexpr int kUsedWords = 12;   // of the block's 16
+constexpr int kUsedWords = 12;    // of the block's 16
 constexpr uint32_t kNoiseDomain = 0;
 
 template <class T>
