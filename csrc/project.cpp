@@ -173,11 +173,10 @@ void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& re
 constexpr int kWordLanes = kVectorBytes / 4;
 static_assert(kBatch % kWordLanes == 0);
 
-// Blocks of key stream: their names, the words of each that are used, and what becomes of these.
+// Names of kBatch blocks, and the words of each that are used.
 struct KeyStream {
   uint32_t counter[kBatch], low[kBatch], high[kBatch];
   uint32_t words[kUsedWords * kBatch];
-  double normals[kBlockNormals * kBatch];
 };
 
 struct SecureScratch {
@@ -198,36 +197,42 @@ void key_stream(const uint32_t* key, int64_t count, KeyStream& s) {
   }
 }
 
-// noise [rows, kColumnTile]: standard normals of a tile. Its blocks are taken row by row.
-void secure_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows, int64_t columns,
+// noise [rows, 4 groups]: standard normals of a tile, row by row in the order of their blocks, so
+// that nothing has to be sorted. There must be space for kBatch blocks more.
+void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t rows, int64_t groups,
                   KeyStream& s, double* noise) {
-  const int64_t groups = ceil_div(columns, kBlockNormals), blocks = rows * groups;
-  const uint32_t group = static_cast<uint32_t>(column / kBlockNormals);
-  double* to[kBatch];
-  int64_t r = 0, g = 0;
+  const int64_t blocks = rows * groups;
+  uint64_t number = row;
+  int64_t g = 0;
   for (int64_t first = 0; first < blocks; first += kBatch) {
-    const int64_t count = smaller(kBatch, blocks - first);
-    for (int64_t i = 0; i < count; ++i) {
-      const uint64_t number = row + static_cast<uint64_t>(r);
-      s.counter[i] = group + static_cast<uint32_t>(g);
-      s.low[i] = static_cast<uint32_t>(number);
-      s.high[i] = static_cast<uint32_t>(number >> 32);
-      to[i] = noise + r * kColumnTile + g * kBlockNormals;
-      if (++g == groups) g = 0, ++r;
+    // Names, row by row. What is named beyond the last block is not released.
+    for (int64_t i = 0; i < kBatch;) {
+      const int64_t run = smaller(kBatch - i, groups - g);
+      for (int64_t k = 0; k < run; ++k) {
+        s.counter[i + k] = group + static_cast<uint32_t>(g + k);
+        s.low[i + k] = static_cast<uint32_t>(number);
+        s.high[i + k] = static_cast<uint32_t>(number >> 32);
+      }
+      i += run;
+      g += run;
+      if (g == groups) g = 0, ++number;
     }
-    key_stream(key, count, s);
+    key_stream(key, smaller(kBatch, blocks - first), s);
     const uint32_t* words = s.words;
-    double* normals = s.normals;
+    double* to = noise + first * kBlockNormals;
 #pragma omp simd
     for (int i = 0; i < kBatch; ++i) {
       const uint32_t* w = words + i;
+      double a, b, c, d;
       secure_normal_pair(w[0 * kBatch], w[1 * kBatch], w[2 * kBatch], w[3 * kBatch], w[4 * kBatch],
-                         w[5 * kBatch], normals + i, normals + kBatch + i);
+                         w[5 * kBatch], &a, &b);
       secure_normal_pair(w[6 * kBatch], w[7 * kBatch], w[8 * kBatch], w[9 * kBatch], w[10 * kBatch],
-                         w[11 * kBatch], normals + 2 * kBatch + i, normals + 3 * kBatch + i);
+                         w[11 * kBatch], &c, &d);
+      to[kBlockNormals * i] = a;
+      to[kBlockNormals * i + 1] = b;
+      to[kBlockNormals * i + 2] = c;
+      to[kBlockNormals * i + 3] = d;
     }
-    for (int64_t i = 0; i < count; ++i)
-      for (int j = 0; j < kBlockNormals; ++j) to[i][j] = normals[j * kBatch + i];
   }
 }
 
@@ -299,12 +304,13 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
       [&](const double* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
           SecureScratch& scratch) {
         KeyStream& stream = *scratch.stream.resize(1);
-        double* noise = scratch.noise.resize(kRowTile * kColumnTile);
-        secure_noise(args.key, args.first_row + static_cast<uint64_t>(row), column, rows, columns,
-                     stream, noise);
+        double* noise = scratch.noise.resize(kRowTile * kColumnTile + kBatch * kBlockNormals);
+        const int64_t groups = ceil_div(columns, kBlockNormals);
+        secure_noise(args.key, args.first_row + static_cast<uint64_t>(row),
+                     static_cast<uint32_t>(column / kBlockNormals), rows, groups, stream, noise);
         for (int64_t r = 0; r < rows; ++r) {
           const double* product = tile + r * kColumnTile;
-          const double* normal = noise + r * kColumnTile;
+          const double* normal = noise + r * groups * kBlockNormals;
           T* out = args.out + (row + r) * p + column;
           for (int64_t j = 0; j < columns; ++j)
             out[j] =
