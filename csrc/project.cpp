@@ -21,6 +21,28 @@
 #include "private_rows.h"
 #include "simd.h"
 
+namespace dpslice {
+
+typedef uint32_t WordVec __attribute__((vector_size(DPSLICE_ISA::kVectorBytes)));
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Rotations by whole bytes are one shuffle each. (AVX-512 has an instruction for all of them.)
+template <>
+inline __attribute__((always_inline)) WordVec rotate_left<16, WordVec>(WordVec x) {
+  return (WordVec)_mm256_shuffle_epi8(
+      (__m256i)x, _mm256_broadcastsi128_si256(
+                      _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)));
+}
+template <>
+inline __attribute__((always_inline)) WordVec rotate_left<8, WordVec>(WordVec x) {
+  return (WordVec)_mm256_shuffle_epi8(
+      (__m256i)x, _mm256_broadcastsi128_si256(
+                      _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)));
+}
+#endif
+
+}  // namespace dpslice
+
 namespace dpslice::DPSLICE_ISA {
 namespace {
 
@@ -33,6 +55,7 @@ constexpr int kGroupRows = 4;     // rows of x per pass over a panel: registers
 constexpr int kGroupVectors = kVectorBytes == 64 ? 4 : 2;  // 4*4 of 32 registers, or 4*2 of 16
 constexpr int kBatch = 64;        // random blocks turned into normals at a time
 constexpr int kBlockNormals = 4;  // normals per ChaCha20 block: 2 * 192 of its 512 bits
+constexpr int kUsedWords = 12;    // of the block's 16
 constexpr uint32_t kNoiseDomain = 0;
 
 template <class T>
@@ -130,56 +153,68 @@ void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& re
 
 // ------------------------------------------------------------------------------- secure noise
 
-typedef uint32_t WordVec __attribute__((vector_size(kVectorBytes)));
 constexpr int kWordLanes = kVectorBytes / 4;
 static_assert(kBatch % kWordLanes == 0);
 
-struct SecureScratch {
-  SecretBuffer<double> x, tile, noise;
-  SecretBuffer<uint32_t> words;
+// Names of kBatch blocks, and the words of each that are used.
+struct KeyStream {
+  uint32_t counter[kBatch], low[kBatch], high[kBatch];
+  uint32_t words[kUsedWords * kBatch];
 };
 
-// `count` <= kBatch blocks of key stream, numbered from `first` along rows of `groups` blocks each,
-// row 0 being number `row` of the release and group 0 number `group`. words [kChaChaWords, kBatch].
-void key_stream(const uint32_t* key, uint64_t row, uint32_t group, int64_t groups, int64_t first,
-                int64_t count, uint32_t* words) {
+struct SecureScratch {
+  SecretBuffer<double> x, tile, noise;
+  SecretBuffer<KeyStream> stream;
+};
+
+// The first `count` <= kBatch blocks.
+void key_stream(const uint32_t* key, int64_t count, KeyStream& s) {
   for (int64_t start = 0; start < count; start += kWordLanes) {
     WordVec counter, low, high, out[kChaChaWords];
-    for (int lane = 0; lane < kWordLanes; ++lane) {
-      // Lanes beyond `count` repeat the last block; nobody reads them.
-      const int64_t index = first + smaller(start + lane, count - 1);
-      const uint64_t number = row + static_cast<uint64_t>(index / groups);
-      counter[lane] = group + static_cast<uint32_t>(index % groups);
-      low[lane] = static_cast<uint32_t>(number);
-      high[lane] = static_cast<uint32_t>(number >> 32);
-    }
+    std::memcpy(&counter, s.counter + start, sizeof counter);
+    std::memcpy(&low, s.low + start, sizeof low);
+    std::memcpy(&high, s.high + start, sizeof high);
     chacha20_block<WordVec>(key, counter, low, high, WordVec{} + kNoiseDomain, out);
-    for (int w = 0; w < kChaChaWords; ++w)
-      std::memcpy(words + w * kBatch + start, &out[w], sizeof out[w]);
+    for (int w = 0; w < kUsedWords; ++w)
+      std::memcpy(s.words + w * kBatch + start, &out[w], sizeof out[w]);
   }
 }
 
-// noise [rows, kColumnTile]: standard normals of a tile.
-void secure_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows, int64_t columns,
-                  uint32_t* words, double* noise) {
-  const int64_t groups = ceil_div(columns, kBlockNormals), blocks = rows * groups;
-  const uint32_t group = static_cast<uint32_t>(column / kBlockNormals);
-  double* normals = reinterpret_cast<double*>(words + kChaChaWords * kBatch);  // [4, kBatch]
+// noise [rows, 4 groups]: standard normals of a tile, row by row in the order of their blocks, so
+// that nothing has to be sorted. There must be space for kBatch blocks more.
+void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t rows, int64_t groups,
+                  KeyStream& s, double* noise) {
+  const int64_t blocks = rows * groups;
+  uint64_t number = row;
+  int64_t g = 0;
   for (int64_t first = 0; first < blocks; first += kBatch) {
-    const int64_t count = smaller(kBatch, blocks - first);
-    key_stream(key, row, group, groups, first, count, words);
+    // Names, row by row. What is named beyond the last block is not released.
+    for (int64_t i = 0; i < kBatch;) {
+      const int64_t run = smaller(kBatch - i, groups - g);
+      for (int64_t k = 0; k < run; ++k) {
+        s.counter[i + k] = group + static_cast<uint32_t>(g + k);
+        s.low[i + k] = static_cast<uint32_t>(number);
+        s.high[i + k] = static_cast<uint32_t>(number >> 32);
+      }
+      i += run;
+      g += run;
+      if (g == groups) g = 0, ++number;
+    }
+    key_stream(key, smaller(kBatch, blocks - first), s);
+    const uint32_t* words = s.words;
+    double* to = noise + first * kBlockNormals;
 #pragma omp simd
     for (int i = 0; i < kBatch; ++i) {
       const uint32_t* w = words + i;
+      double a, b, c, d;
       secure_normal_pair(w[0 * kBatch], w[1 * kBatch], w[2 * kBatch], w[3 * kBatch], w[4 * kBatch],
-                         w[5 * kBatch], normals + i, normals + kBatch + i);
+                         w[5 * kBatch], &a, &b);
       secure_normal_pair(w[6 * kBatch], w[7 * kBatch], w[8 * kBatch], w[9 * kBatch], w[10 * kBatch],
-                         w[11 * kBatch], normals + 2 * kBatch + i, normals + 3 * kBatch + i);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t index = first + i;
-      double* to = noise + index / groups * kColumnTile + index % groups * kBlockNormals;
-      for (int j = 0; j < kBlockNormals; ++j) to[j] = normals[j * kBatch + i];
+                         w[11 * kBatch], &c, &d);
+      to[kBlockNormals * i] = a;
+      to[kBlockNormals * i + 1] = b;
+      to[kBlockNormals * i + 2] = c;
+      to[kBlockNormals * i + 3] = d;
     }
   }
 }
@@ -216,13 +251,14 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
       },
       [&](const double* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
           SecureScratch& scratch) {
-        uint32_t* words = scratch.words.resize((kChaChaWords + 2 * kBlockNormals) * kBatch);
-        double* noise = scratch.noise.resize(kRowTile * kColumnTile);
-        secure_noise(args.key, args.first_row + static_cast<uint64_t>(row), column, rows, columns,
-                     words, noise);
+        KeyStream& stream = *scratch.stream.resize(1);
+        double* noise = scratch.noise.resize(kRowTile * kColumnTile + kBatch * kBlockNormals);
+        const int64_t groups = ceil_div(columns, kBlockNormals);
+        secure_noise(args.key, args.first_row + static_cast<uint64_t>(row),
+                     static_cast<uint32_t>(column / kBlockNormals), rows, groups, stream, noise);
         for (int64_t r = 0; r < rows; ++r) {
           const double* product = tile + r * kColumnTile;
-          const double* normal = noise + r * kColumnTile;
+          const double* normal = noise + r * groups * kBlockNormals;
           T* out = args.out + (row + r) * p + column;
           for (int64_t j = 0; j < columns; ++j)
             out[j] =

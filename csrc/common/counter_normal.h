@@ -32,6 +32,15 @@ DPSLICE_HD inline double word_to_double(uint64_t word_below_2_52) {
   return bits_as<double>(uint64_t{0x4330000000000000} | word_below_2_52) - 4503599627370496.0;
 }
 
+// high 2^32 + low, rounded once: the parts are the low mantissa bits of 2^84 + high 2^32 and of
+// 2^52 + low, and the first difference is exact. `minus` is taken off exactly; it is a multiple of
+// 2^32 below 2^64.
+DPSLICE_HD inline double words_to_double(uint64_t high, uint64_t low, double minus = 0.0) {
+  return (bits_as<double>(uint64_t{0x4530000000000000} | high) -
+          (19342813118337666422669312.0 + minus)) +  // 2^84 + 2^52
+         bits_as<double>(uint64_t{0x4330000000000000} | low);
+}
+
 // ---------------------------------------------------------------------------------- logarithm
 //
 // x = 2^e m with sqrt(1/2) <= m < sqrt(2), s = (m-1)/(m+1), ln m = 2 (s + s^3/3 + s^5/5 + ...).
@@ -49,12 +58,11 @@ DPSLICE_HD inline T odd_series_log(T m) {
 }
 
 DPSLICE_HD inline double log_positive(double x) {
-  const uint64_t bits = bits_as<uint64_t>(x);
-  double e = word_to_double(bits >> 52) - 1023.0;
-  double m = bits_as<double>((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
-  const bool upper = m > 1.4142135623730951;
-  m = upper ? 0.5 * m : m;
-  e = upper ? e + 1.0 : e;
+  // Taking off the bits of sqrt(1/2), not of 1, makes the exponent the one that leaves m in range.
+  constexpr uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
+  const uint64_t bits = bits_as<uint64_t>(x) + (one - root_half);
+  const double e = word_to_double(bits >> 52) - 1023.0;
+  const double m = bits_as<double>((bits & 0x000fffffffffffffu) + root_half);
   // ln 2 in two parts: the first has 21 trailing zero bits, so its product with e is exact.
   return e * 6.93147180369123816490e-01 + (odd_series_log(m) + e * 1.90821492927058770002e-10);
 }
@@ -76,27 +84,51 @@ DPSLICE_HD inline float log_positive(float x) {
 // (float32).
 
 template <class T>
-DPSLICE_HD inline void quarter_turn(T x, uint32_t quarter, T* cosine, T* sine) {
-  constexpr int terms = sizeof(T) == 8 ? 9 : 5;
+struct TurnBits;
+template <>
+struct TurnBits<float> {
+  using Type = uint32_t;
+};
+template <>
+struct TurnBits<double> {
+  using Type = uint64_t;
+};
+
+template <class T>
+DPSLICE_HD inline void quarter_turn(T x, typename TurnBits<T>::Type quarter, T* cosine, T* sine) {
+  using Bits = typename TurnBits<T>::Type;
+  constexpr int terms = sizeof(T) == 8 ? 9 : 5, sign = 8 * sizeof(T) - 2;
+  const double even[] = {
+      1.0,           1.0 / 2,         1.0 / 24,          1.0 / 720,           1.0 / 40320,
+      1.0 / 3628800, 1.0 / 479001600, 1.0 / 87178291200, 1.0 / 20922789888000};  // 1 / (2 j)!
+  const double odd[] = {1.0,
+                        1.0 / 6,
+                        1.0 / 120,
+                        1.0 / 5040,
+                        1.0 / 362880,
+                        1.0 / 39916800,
+                        1.0 / 6227020800,
+                        1.0 / 1307674368000,
+                        1.0 / 355687428096000};  // 1 / (2 j + 1)!
   const T z = -x * x;
-  T c = T(1), s = T(1);
-  for (int j = terms - 1; j >= 1; --j) {  // nested: 1 - x^2/(1*2) (1 - x^2/(3*4) (...))
-    c = T(1) + c * z * T(1.0 / ((2 * j - 1) * (2 * j)));
-    s = T(1) + s * z * T(1.0 / ((2 * j) * (2 * j + 1)));
+  T c = T(even[terms - 1]), s = T(odd[terms - 1]);
+  for (int j = terms - 2; j >= 1; --j) {
+    c = c * z + T(even[j]);
+    s = s * z + T(odd[j]);
   }
-  s *= x;
+  c = c * z + T(1);
+  s = s * z * x + x;
   const T first = (quarter & 1u) ? s : c;
   const T second = (quarter & 1u) ? c : s;
-  *cosine = ((quarter + 1u) & 2u) ? -first : first;
-  *sine = (quarter & 2u) ? -second : second;
+  *cosine = bits_as<T>(bits_as<Bits>(first) ^ ((quarter + 1u) & 2u) << sign);
+  *sine = bits_as<T>(bits_as<Bits>(second) ^ (quarter & 2u) << sign);
 }
 
 DPSLICE_HD inline void turn(uint32_t word, uint32_t low, double* cosine, double* sine) {
   const uint32_t quarter = (word + 0x20000000u) >> 30;
   const uint32_t rest = word - (quarter << 30);  // a signed number in [-2^29, 2^29)
-  const double fraction = (word_to_double(rest ^ 0x80000000u) - 2147483648.0) +
-                          word_to_double(low) * 2.3283064365386963e-10;    // 2^-32
-  quarter_turn(fraction * 1.4629180792671596e-09, quarter, cosine, sine);  // pi / 2^31
+  const double fraction = words_to_double(rest ^ 0x80000000u, low, 9223372036854775808.0);  // 2^63
+  quarter_turn(fraction * 3.4061215800865545e-19, quarter, cosine, sine);  // pi / 2^63
 }
 
 DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
@@ -113,14 +145,13 @@ DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
 // ln(1 - v) = ln x + ((1 - x) - v)/x up to the square of a rounding error; 1 - x is exact.
 
 DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  const double high = word_to_double(a & 0x7fffffffu) * 4294967296.0 + word_to_double(b);
-  const double low = word_to_double(c) * 4294967296.0 + word_to_double(d);
+  const double high = words_to_double(a & 0x7fffffffu, b), low = words_to_double(c, d);
   // (high 2^64 + low + 1/2) / 2^128: the half keeps it off zero.
   const double v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
   const bool mirrored = (a & 0x80000000u) != 0;
   const double x = mirrored ? 1.0 - v : v;
   const double lost = mirrored ? (1.0 - x) - v : 0.0;
-  return -(log_positive(x) + lost / x);
+  return -(log_positive(x) + lost * (2.0 - x));
 }
 
 DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
@@ -159,8 +190,7 @@ DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint3
 
 DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
                                     double* out) {
-  const double bits = word_to_double(w0) * 4294967296.0 + word_to_double(w1);
-  const double u = (bits + 0.5) * 5.421010862427522e-20;  // 2^-64
+  const double u = (words_to_double(w0, w1) + 0.5) * 5.421010862427522e-20;  // 2^-64
   const double radius = sqrt(fabs(2.0 * log_positive(u)));
   double cosine, sine;
   turn(w2, w3, &cosine, &sine);
