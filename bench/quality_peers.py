@@ -58,7 +58,7 @@ def missing(method: str) -> str | None:
 def smartnoise(
     schema: Schema, private: pd.DataFrame, epsilon: float, delta: float, seed: int, method: str
 ) -> Any:
-    """MST or AIM of smartnoise-synth, with its defaults, on the codes that ``sums`` pairs.
+    """MST or AIM of smartnoise-synth, trained with its defaults, on the codes that ``sums`` pairs.
 
     Numbers lie in 32 bins of the public bounds, special values and missing are levels of their own,
     and values are drawn evenly inside bins: no budget goes into preprocessing. The noise of their
@@ -85,6 +85,7 @@ def smartnoise(
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Pandas dataframe inputs")
         peer.fit(codes, transformer=transformer)
+        peer.synthesizer = _Independent(peer.synthesizer)
         sampled = peer.sample(len(private)).to_numpy(dtype=np.int64)
     guarantee = Guarantee(
         epsilon=epsilon,
@@ -95,6 +96,21 @@ def smartnoise(
         notes=("As stated by smartnoise-synth.",),
     )
     return discretization.decode(sampled, {}, np.random.default_rng(seed)), guarantee
+
+
+@dataclass(frozen=True)
+class _Independent:
+    """A model of mbi that draws rows independently of one another.
+
+    Its default in 1.1.0, "round", fills every group of rows in their order, so that columns which
+    the model makes independent come out ordered alike, and dependent: MST at epsilon = 5 gave 98 %
+    and 36 % of the two sexes public cover on ACSPublicCoverage, where the rows have 61 % and 65 %.
+    """
+
+    model: Any
+
+    def synthetic_data(self, rows: int) -> Any:
+        return self.model.synthetic_data(rows=rows, method="sample")
 
 
 # ------------------------------------------------------------------------------------ dp-merf
