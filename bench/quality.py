@@ -14,6 +14,15 @@ Methods
     The configuration of the source paper, unembellished: gaussian frame, sigma by its Theorem 1,
     fixed slices of k columns, density ratio with sampled noise, batches of 128, its own start. Same
     encoding and generator.
+``mst``, ``aim``
+    The two of smartnoise-synth (McKenna et al.), on the same bins as ``sums``; AIM takes hours.
+
+        pip install smartnoise-synth==1.0.8 mbi==1.1.0
+
+``dp-merf``
+    A noisy mean embedding (Harder et al. 2021), written out in `quality_peers.py`, in torch.
+
+What the peers' epsilon is about, and what they are given, is said in `quality_peers.py`.
 
 Results are appended to OUT.jsonl as they come, and runs already there are skipped, so the command
 can be stopped and started again. OUT.md holds the means over seeds. Scores compare with real rows
@@ -44,6 +53,7 @@ from dpslice.tabular import Schema, Synthesizer, TabularGenerator, read_csv
 from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.metrics import scores
 from dpslice.torch import SlicedDivergence, fit
+from quality_peers import dp_merf, missing, smartnoise
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = {
@@ -111,6 +121,9 @@ METHODS = {
     "paper k=1": lambda *given: paper(*given, k=1),
     "paper k=2": lambda *given: paper(*given, k=2),
     "paper k=3": lambda *given: paper(*given, k=3),
+    "mst": lambda *given: smartnoise(*given, method="mst"),
+    "aim": lambda *given: smartnoise(*given, method="aim"),
+    "dp-merf": dp_merf,
 }
 
 
@@ -225,6 +238,9 @@ def main() -> None:
     for name in args.tables:
         if not (folder / TABLES[name]).exists():
             parser.error(f"{folder / TABLES[name]} does not exist; set DPSLICE_DATA")
+    for method in args.methods:
+        if reason := missing(method):
+            parser.error(reason)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     log = args.out.with_suffix(".jsonl")

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import peers
+import quality_peers
 import reference
 from harness import COMPILED, Case, Counts, Group, Unavailable, check, relative_error
+from mixed_tables import SCHEMA, mixed_table
 from reference import by_differences
 
 BENCH = Path(peers.__file__).parent
@@ -194,3 +196,41 @@ def test_cases_are_told_apart():
         if isinstance(case, Case)
     ]
     assert len(names) == len(set(names))
+
+
+def test_dp_merf(monkeypatch):
+    """A table of every kind of column: features of norm 1, rows of the schema, its shares."""
+    monkeypatch.setattr(quality_peers, "STEPS", 150)
+    monkeypatch.setattr(quality_peers, "FREQUENCIES", 50)
+    monkeypatch.setattr(quality_peers, "BATCH", 200)
+    table = mixed_table(4000, 0)
+    made, guarantee = quality_peers.dp_merf(SCHEMA, table, 5.0, 1e-5, 0)
+    SCHEMA.validate(made)
+    assert len(made) == len(table)
+    assert (guarantee.epsilon, guarantee.adjacency) == (pytest.approx(5.0, abs=1e-6), "zero_out")
+    for name in ("job", "grade", "income"):
+        shares = [rows[name].value_counts(normalize=True, dropna=False) for rows in (table, made)]
+        assert shares[1].sub(shares[0], fill_value=0.0).abs().max() < 0.06
+    assert abs((made["gain"] == 0).mean() - 0.8) < 0.06
+    assert abs(made["weight"].isna().mean() - 0.1) < 0.06
+
+    parts = [quality_peers._part(column) for column in SCHEMA if column.name != "income"]
+    features = quality_peers._Embedding(parts, 0)(*quality_peers._one_hot_states(parts, table))
+    assert relative_error(features.double().square().sum(dim=1), np.ones(len(table))) < 1e-6
+
+
+def test_missing_peers_are_named(monkeypatch):
+    assert quality_peers.missing("sums") is None
+    monkeypatch.setitem(quality_peers.NEEDS, "mst", ("no_such_module", "this==1.0"))
+    assert quality_peers.missing("mst") == "mst needs no_such_module: pip install this==1.0"
+
+
+@pytest.mark.slow
+def test_smartnoise():
+    """Codes go in and come back: what cannot occur does not, and shares are about right."""
+    pytest.importorskip("snsynth")
+    table = mixed_table(4000, 0)
+    made, _ = quality_peers.smartnoise(SCHEMA, table, 5.0, 1e-5, 0, "mst")
+    SCHEMA.validate(made)
+    assert abs((made["gain"] == 0).mean() - 0.8) < 0.06
+    assert abs((made["job"] == "baker").mean() - 0.36) < 0.06
