@@ -209,9 +209,10 @@ class Discretization:
     def features(self) -> MarginalSums:
         """Return what a sum release counts of the codes.
 
-        Every column alone, coarse and fine, and every pair of columns. With `triples`, pairs
-        without the target are counted on each of its levels. A group's weight is the product of its
-        columns' weights in the schema, in triples without the target's.
+        Every column alone, coarse and fine, and every pair of columns. With `triples`, every pair
+        of other columns on each level of the target instead, which holds the pairs with the target
+        too. A group's weight is the product of its columns' weights in the schema, in triples
+        without the target's.
 
         Returns
         -------
@@ -242,8 +243,9 @@ class Discretization:
         target = self._target()
         for a in columns:
             for b in range(a + 1, self.n_columns):
-                given = () if target is None or target in (a, b) else (target,)
-                groups.append((*given, a, b))
+                if target in (a, b):
+                    continue
+                groups.append((a, b) if target is None else (target, a, b))
                 weights.append(weight[a] * weight[b])
         return MarginalSums(self.sizes, tuple(groups), tuple(weights))
 

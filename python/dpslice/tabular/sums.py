@@ -61,7 +61,7 @@ class SumMethod:
     options : MixtureOptions
         How the mixture is fitted.
     settings : mapping, optional
-        Arguments of `Discretization`, as `settings` returned them. Default: its defaults.
+        Arguments of `Discretization`, as `settings` returned them. Default or empty: its defaults.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class SumMethod:
         self, schema: Schema, options: MixtureOptions, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.options = options
-        if settings is not None:
+        if settings:
             settings = {"triples": False, **settings}  # releases of versions that knew none
         self.discretization = Discretization(schema, **(settings or {}))
         self.features = self.discretization.features()
@@ -182,7 +182,7 @@ class SumMethod:
     def misfits(self, release: Release, model: ProductMixture) -> NDArray[np.float64]:
         """Mean squared misfit of each pair of columns, in squared standard deviations of the noise.
 
-        Of a pair that was counted on each level of another column, over all of these.
+        Of a pair that was counted on each level of the target, over all of these.
 
         1 is what noise alone explains; much more means that the model does not reach what the
         release says, less that it has learned some of the noise.
@@ -197,7 +197,8 @@ class SumMethod:
         Returns
         -------
         ndarray, shape (columns, columns)
-            Symmetric; NaN on the diagonal.
+            Symmetric; NaN on the diagonal, and for pairs with the target where that is part of
+            triples.
         """
         columns = self.discretization.n_columns
         misfits = np.full((columns, columns), np.nan)
