@@ -193,6 +193,15 @@ void sort_by_digits(SortKey<T>* from, SortKey<T>* to, int64_t size, SortWork<T>&
   if (sorted != to) copy_keys(to, sorted, size);
 }
 
+// Sorts a bucket of a level on which there were `of` numbers. One that holds most of them on the
+// second level, where no lone outliers stretch the range any more, would do so on the third.
+template <class T>
+void sort_bucket(SortKey<T>* from, SortKey<T>* to, int64_t size, int64_t of, int depth,
+                 SortWork<T>& work) {
+  if (depth > 0 && size > kCrowd && size > of / 4 * 3) return sort_by_digits(from, to, size, work);
+  sort_keys(from, to, size, depth + 1, work);
+}
+
 // visit(start, size) for each bucket, in order.
 template <class Count, class Visit>
 void for_each_bucket(const Counters<Count>& ends, Visit&& visit) {
@@ -212,7 +221,7 @@ void sort_leaf(const Source& source, int64_t size, Bounds<T> between, SortKey<T>
     for_each_bucket(leaves, [&](int64_t start, int64_t count) {
       if (count <= kCrowd) return;
       copy_keys(scratch + start, to + start, count);
-      sort_keys(scratch + start, to + start, count, depth + 1, work);
+      sort_bucket(scratch + start, to + start, count, size, depth, work);
     });
   insertion_sort(to, size);
 }
@@ -239,11 +248,11 @@ void sort_keys(SortKey<T>* from, SortKey<T>* to, int64_t size, int depth, SortWo
   distribute(source, size, between, cuts, to, work.bucket);
   copy_keys(from, to, size);
   for_each_bucket(cuts, [&](int64_t start, int64_t count) {
-    sort_keys(from + start, to + start, count, depth + 1, work);
+    sort_bucket(from + start, to + start, count, size, depth, work);
   });
 }
 
-// Sorts numbers into keys[0], ..., keys[size - 1]; keys[-1] must exist, too, and so in scratch.
+// Sorts numbers into keys[0], ..., keys[size - 1]; keys[-1] must exist, too.
 template <class T>
 void sort_values(const T* values, int64_t size, SortKey<T>* keys, SortKey<T>* scratch,
                  SortWork<T>& work) {
