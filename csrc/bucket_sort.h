@@ -74,8 +74,26 @@ Bounds<T> bounds(const T* values, int64_t size) {
   int64_t i = 0;
   for (; i + L <= size; i += L) take(load(values + i));
   if (i < size) take(load_first(values + i, static_cast<int>(size - i), values[0]));
-  const T nothing = sum_lanes<T>(zero);
+  const T nothing = static_cast<T>(lane_total<T>(zero));
   return {T(0.5) * -max_lanes<T>(-low) + nothing, T(0.5) * max_lanes<T>(high) + nothing};
+}
+
+// Bounds for most numbers: those of the bulk of a sample, widened on both sides by their range, so
+// that few outliers do not decide. Numbers outside go to the first and the last bucket.
+template <class T>
+Bounds<T> bulk_bounds(const T* values, int64_t size, Bounds<T> all) {
+  constexpr int taken = 64, outside = 4;
+  T sample[taken];
+  for (int i = 0; i < taken; ++i) {
+    const T value = T(0.5) * values[size / taken * i];
+    int at = i;
+    for (; at > 0 && value < sample[at - 1]; --at) sample[at] = sample[at - 1];
+    sample[at] = value;
+  }
+  const T low = sample[outside], high = sample[taken - 1 - outside], widen = high - low;
+  const Bounds<T> bulk{low - widen > all.low ? low - widen : all.low,
+                       high + widen < all.high ? high + widen : all.high};
+  return bulk.usable() ? bulk : all;
 }
 
 // Counters of buckets are kept in kCounterLanes columns of neighbouring buckets, so that their sums
@@ -193,6 +211,15 @@ void sort_by_digits(SortKey<T>* from, SortKey<T>* to, int64_t size, SortWork<T>&
   if (sorted != to) copy_keys(to, sorted, size);
 }
 
+// Sorts a bucket of a level on which there were `of` numbers. One that holds most of them on the
+// second level, where no lone outliers stretch the range any more, would do so on the third.
+template <class T>
+void sort_bucket(SortKey<T>* from, SortKey<T>* to, int64_t size, int64_t of, int depth,
+                 SortWork<T>& work) {
+  if (depth > 0 && size > kCrowd && size > of / 4 * 3) return sort_by_digits(from, to, size, work);
+  sort_keys(from, to, size, depth + 1, work);
+}
+
 // visit(start, size) for each bucket, in order.
 template <class Count, class Visit>
 void for_each_bucket(const Counters<Count>& ends, Visit&& visit) {
@@ -212,7 +239,7 @@ void sort_leaf(const Source& source, int64_t size, Bounds<T> between, SortKey<T>
     for_each_bucket(leaves, [&](int64_t start, int64_t count) {
       if (count <= kCrowd) return;
       copy_keys(scratch + start, to + start, count);
-      sort_keys(scratch + start, to + start, count, depth + 1, work);
+      sort_bucket(scratch + start, to + start, count, size, depth, work);
     });
   insertion_sort(to, size);
 }
@@ -236,14 +263,14 @@ void sort_keys(SortKey<T>* from, SortKey<T>* to, int64_t size, int depth, SortWo
   if (size <= kLeaf) return sort_leaf(source, size, between, from, to, depth, work);
   const auto cuts =
       counters(size / kCut < kMostCuts ? size / kCut : kMostCuts, work.cut_counters[depth]);
-  distribute(source, size, between, cuts, to, work.bucket);
+  distribute(source, size, bulk_bounds(values, size, between), cuts, to, work.bucket);
   copy_keys(from, to, size);
   for_each_bucket(cuts, [&](int64_t start, int64_t count) {
-    sort_keys(from + start, to + start, count, depth + 1, work);
+    sort_bucket(from + start, to + start, count, size, depth, work);
   });
 }
 
-// Sorts numbers into keys[0], ..., keys[size - 1]; keys[-1] must exist, too, and so in scratch.
+// Sorts numbers into keys[0], ..., keys[size - 1]; keys[-1] must exist, too.
 template <class T>
 void sort_values(const T* values, int64_t size, SortKey<T>* keys, SortKey<T>* scratch,
                  SortWork<T>& work) {
@@ -258,7 +285,7 @@ void sort_values(const T* values, int64_t size, SortKey<T>* keys, SortKey<T>* sc
   if (size <= kLeaf) return sort_leaf(source, size, between, scratch, keys, 0, work);
   const auto cuts =
       counters(size / kCut < kMostCuts ? size / kCut : kMostCuts, work.cut_counters[0]);
-  distribute(source, size, between, cuts, scratch, work.bucket);
+  distribute(source, size, bulk_bounds(values, size, between), cuts, scratch, work.bucket);
   for_each_bucket(cuts, [&](int64_t start, int64_t count) {
     sort_keys(scratch + start, keys + start, count, 1, work);
   });
