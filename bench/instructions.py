@@ -78,6 +78,15 @@ def cases() -> dict[str, Case]:
         "project secure": partial(
             _core.project_secure, rows, double, 0.5, bytes(32), 0, np.inf, "float32"
         ),
+        "bounded_rows": partial(_core.bounded_rows, rows, 1.0, 2.0**-22),
+        "kernel_feature_sums": partial(
+            _core.kernel_feature_sums,
+            rng.standard_normal((64, 4, 2)),
+            rng.standard_normal((4, 33, 2)),
+            np.full(4, -0.7),
+            2.0**30,
+            2.0**30,
+        ),
         "sliced_wasserstein": partial(_core.sliced_wasserstein, *values, 2.0),
         "sliced_wasserstein_gradient": partial(
             _core.sliced_wasserstein_gradient, *values, 2.0, True, True
