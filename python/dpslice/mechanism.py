@@ -607,7 +607,8 @@ class SumMechanism:
                 done += len(piece)
                 if self.sampling_rate is not None:
                     piece = piece[_sampled(len(piece), self.sampling_rate)]
-                total.add(features.sum(piece), len(piece))
+                if len(piece):  # of a sample, there may be none
+                    total.add(features.sum(piece), len(piece))
                 if progress is not None:
                     progress(done)
         if done == 0:

@@ -1,4 +1,4 @@
-r"""Synthesis from a release of sums: noisy tables of all pairs of columns, a mixture of products.
+r"""Synthesis from a release of sums: noisy tables of pairs of columns, a mixture of products.
 
 A release of sums puts its noise once on each count, so what it says of a table grows with the
 number of rows, where a release of rows drowns each of them. `Discretization` says what is counted,
