@@ -25,8 +25,9 @@ Methods
 What the peers' epsilon is about, and what they are given, is said in `quality_peers.py`.
 
 Results are appended to OUT.jsonl as they come, and runs already there are skipped, so the command
-can be stopped and started again. OUT.md holds the means over seeds. Scores compare with real rows
-and are not private; the data sets are public.
+can be stopped and started again. OUT.md holds the means over seeds, OUT.svg (with matplotlib)
+shows them against epsilon. Scores compare with real rows and are not private; the data sets are
+public.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ SCORES = (
     "f1_synthetic",
     "boosted_auc_synthetic",
 )
+PLOTTED = ("contingency_similarity", "auc_synthetic", "boosted_auc_synthetic")
 PAPER_STEPS = 3000
 PAPER_BATCH = 128
 
@@ -220,6 +222,53 @@ def markdown(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw scores against epsilon, a column of panels for each table; none without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "dpslice"  # the same figure for the same numbers
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    from matplotlib import pyplot
+
+    tables = [table for table in TABLES if any(row["table"] == table for row in rows)]
+    figure, axes = pyplot.subplots(
+        len(PLOTTED), len(tables), figsize=(3.2 * len(tables), 2.4 * len(PLOTTED)), squeeze=False
+    )
+    for score, across in zip(PLOTTED, axes, strict=True):
+        for table, panel in zip(tables, across, strict=True):
+            here = [row for row in rows if row["table"] == table]
+            for method in METHODS:
+                points: dict[float, list[float]] = {}
+                for row in here:
+                    if row["method"] == method and row.get(score) is not None:
+                        points.setdefault(row["asked_epsilon"], []).append(row[score])
+                if points:
+                    x = sorted(points)
+                    y = [statistics.mean(points[epsilon]) for epsilon in x]
+                    panel.plot(x, y, marker="o", markersize=3, label=method)
+            real = [row["real"].get(score.removesuffix("_synthetic")) for row in here]
+            known = [value for value in real if value is not None]
+            if known:
+                panel.axhline(
+                    statistics.mean(known), color="grey", linestyle=":", label="other real rows"
+                )
+            panel.set_xscale("log")
+            panel.set_title(
+                f"{table}\n{score.removesuffix('_synthetic').replace('_', ' ')}", size=8
+            )
+            panel.tick_params(labelsize=7)
+    for panel in axes[-1]:
+        panel.set_xlabel("epsilon", size=8)
+    lines = {line.get_label(): line for panel in axes.flat for line in panel.get_lines()}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), fontsize=8)
+    figure.set_layout_engine("constrained")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     folder = Path(os.environ.get("DPSLICE_DATA", ROOT.parent / "shared" / "data"))
@@ -232,7 +281,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=ROOT / "bench" / "results" / "quality",
-        help="prefix of the two files to write",
+        help="prefix of the files to write",
     )
     args = parser.parse_args()
     for name in args.tables:
@@ -260,6 +309,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             args.out.with_suffix(".md").write_text(markdown(rows))
     args.out.with_suffix(".md").write_text(markdown(rows))
+    plot(rows, args.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

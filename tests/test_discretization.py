@@ -153,6 +153,9 @@ def test_pairs_are_counted_on_each_level_of_the_target() -> None:
     many = Schema([*SCHEMA], target=SCHEMA.names[0])  # of more levels than can be afforded
     assert Discretization(many).sizes[0] > 4
     assert Discretization(many).features() == plain
+    words = tuple(f"w{i}" for i in range(19_000))  # pairs of it fit, on two levels they do not
+    wide = Schema([Categorical("word", words), Boolean("yes"), Boolean("other")], target="yes")
+    assert {len(group) for group in Discretization(wide).features().groups} == {1, 2}
 
 
 def test_settings_make_the_same_codes() -> None:

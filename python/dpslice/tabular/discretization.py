@@ -130,7 +130,8 @@ class Discretization:
         Most bins of a number, in pairs and alone. `fine_bins` is at least `coarse_bins`.
     triples : bool
         Whether to count pairs of columns on each level of the schema's target, if that has at most
-        four: what predicts the target are often two columns together.
+        four and the columns are not too wide for it: what predicts the target are often two columns
+        together.
 
     Attributes
     ----------
@@ -255,7 +256,10 @@ class Discretization:
         if not self.triples or name is None or self.n_columns < 3:
             return None
         target = self.schema.names.index(name)
-        return target if self.sizes[target] <= MOST_TARGET_LEVELS else None
+        levels = self.sizes[target]
+        # A model holds its square matrices once for each level.
+        fits = levels * sum(self.sizes[: self.n_columns]) ** 2 <= MOST_LEVELS**2
+        return target if levels <= MOST_TARGET_LEVELS and fits else None
 
     def _levels(self, column: Column) -> Levels:
         if not isinstance(column, Number | Datetime):
