@@ -348,6 +348,14 @@ def test_custom_features_are_clipped_and_rounded_towards_zero() -> None:
         np.testing.assert_allclose(got, expected, atol=2.1 * 2.0**-29)
 
 
+def test_certificate_names_the_function_and_what_rests_on_it() -> None:
+    promise = SumMechanism(features=CUSTOM, sigma=1.0).account()
+    assert "features 'cubes and sizes' of a record must depend on that record alone." in str(
+        promise
+    )
+    assert SumMechanism(features=MOMENTS, sigma=1.0).account().notes == ()
+
+
 def test_function_sees_one_row_at_a_time_under_add_remove() -> None:
     """What a library rounds differently in another place of a block could tell of other rows."""
     seen = []

@@ -89,6 +89,11 @@ class FeatureMap(ABC):
     def cell_weights(self) -> Numbers:
         """Return the weight of each released number, shape (n_cells,)."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Conditions of the promise that rest on the caller, one sentence each."""
+        return ()
+
     def unit_exponents(self) -> Integers:
         """Return e for each released number, shape (n_cells,): `sum` counts in units of 2**e."""
         return np.zeros(self.n_cells, dtype=np.int64)
@@ -1049,6 +1054,11 @@ class CustomFeatures(_RowFeatures):
     def diameter(self) -> float:
         """Largest distance of two records' features: twice the norm."""
         return 2.0 * self._norm
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Conditions of the promise that rest on the caller, one sentence each."""
+        return (f"features {self.name!r} of a record must depend on that record alone.",)
 
     @property
     def _exponent(self) -> int:

@@ -493,7 +493,10 @@ class SumMechanism:
                 f"{most:g}: change sigma, or the unit or the weights of the features"
             )
         guarantee = accounting.sum_guarantee(
-            sigma=sigma, n=None if self.adjacency == "add_remove" else n, **setting
+            sigma=sigma,
+            n=None if self.adjacency == "add_remove" else n,
+            notes=self.features.notes,
+            **setting,
         )
         if self.epsilon is None:
             return guarantee
