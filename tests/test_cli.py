@@ -745,8 +745,6 @@ def _environment() -> dict[str, str]:
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    # Shells start background jobs, perhaps this test run, with Ctrl-C switched off.
-    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(
         [sys.executable, "-m", "dpslice.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
