@@ -150,7 +150,7 @@ def test_release_is_the_sum_with_noise(name: str, adjacency: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_blocks_torch_and_memory_maps_are_one_table(name: str, tmp_path: Path) -> None:
+def test_blocks_and_memory_maps_are_one_table(name: str, tmp_path: Path) -> None:
     features = MAPS[name]
     rows = _rows(300, features.n_columns)
     np.save(tmp_path / "rows.npy", rows)
@@ -161,8 +161,6 @@ def test_blocks_torch_and_memory_maps_are_one_table(name: str, tmp_path: Path) -
         np.load(tmp_path / "rows.npy", mmap_mode="r"),
         np.asfortranarray(rows),
     ]
-    torch = pytest.importorskip("torch")
-    sources.append(torch.from_numpy(rows))
     exact = _sums(features, rows)
     for source in sources:
         release = mechanism.release(source, block_rows=77)

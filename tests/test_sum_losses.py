@@ -56,6 +56,16 @@ def _averages(name: str, rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", MAPS)
+def test_tensors_are_released_as_arrays_are(name: str) -> None:
+    rows = _rows(300)
+    mechanism = SumMechanism(features=MAPS[name], sigma=MAPS[name].norm / 500.0)
+    tensor = torch.from_numpy(rows).requires_grad_()
+    released = [mechanism.release(source, block_rows=77) for source in (rows, tensor)]
+    apart = (released[0].sums - released[1].sums) / released[0].noise
+    assert np.abs(apart).max() < 10.0
+
+
+@pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("halves", [True, False])
 def test_loss_is_what_its_formula_says(name: str, halves: bool) -> None:
     loss = _loss(name, _rows(1000), halves=halves)
