@@ -53,7 +53,7 @@ def _kernels(features: KernelSums, rows: np.ndarray) -> np.ndarray:
     """Kernels of every row in float64 NumPy: shape (n, m, c)."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows * np.minimum(1.0, features.max_norm / np.maximum(length, 1e-300))
-    y = np.einsum("nd,mdk->nmk", rows, features.frame)
+    y = np.einsum("ij,sjk->isk", rows, features.frame)
     squares = ((features.landmarks[None] - y[:, :, None, :]) ** 2).sum(axis=3)
     return np.exp(-0.5 * squares / features.bandwidth[None, :, None] ** 2)
 
