@@ -513,7 +513,8 @@ class TestProject:
     @pytest.mark.parametrize("noise", ["secure", "fast"])
     def test_without_a_key_noise_is_fresh(self, noise: str) -> None:
         one, two = (kernels.project(self.x, self.frame, 1.0, noise) for _ in range(2))
-        assert (one != two).all()
+        # Secure noise lies on a grid of about a thousandth of sigma: some numbers may agree.
+        assert (one != two).mean() > 0.5
 
     def test_secure_noise_has_its_scale(self) -> None:
         x, frame = np.zeros((20_000, 1)), np.ones((1, 5))

@@ -122,13 +122,15 @@ def test_sample_and_protected_numbers_are_scaled() -> None:
     few = rows[:2000]
     sampled = SumMechanism(features=features, sigma=20.0, sampling_rate=0.5).release(few)
     # A sum's deviation by the sample is at most sqrt(2000 / 4), about as much as its noise.
-    assert float(FeatureMatching(sampled)(torch.from_numpy(few))) < 5.0
+    assert float(FeatureMatching(sampled, halves=False)(torch.from_numpy(few))) < 15.0
     hidden = SumMechanism(features=features, sigma=5.0, adjacency="add_remove").release(rows)
     with pytest.raises(ValueError, match="does not count records"):
         FeatureMatching(hidden)
-    assert float(FeatureMatching(hidden, n=50_000)(torch.from_numpy(rows))) < 2.0
+    known = FeatureMatching(hidden, n=50_000, halves=False)
+    assert float(known(torch.from_numpy(rows))) < 3.0  # 54 cells: ten deviations above 1
     counted = SumMechanism(features=SecondMoments(4), sigma=5.0, adjacency="add_remove")
-    assert float(FeatureMatching(counted.release(rows))(torch.from_numpy(rows))) < 3.0
+    estimated = FeatureMatching(counted.release(rows), halves=False)
+    assert float(estimated(torch.from_numpy(rows))) < 8.0
 
 
 @pytest.mark.parametrize("name", ["moments", "kernels"])

@@ -167,12 +167,15 @@ def test_sampling_takes_the_share_that_it_states() -> None:
     assert abs(release.sums[0] - 30_000) < 5.0 * math.sqrt(100_000 * 0.21)
     assert release.n == release.estimated_n == 100_000
     assert counts == [100_000]
-    again = _mechanism(epsilon=None, sigma=0.01, sampling_rate=0.3).release(codes)
-    assert abs(again.sums[0] - release.sums[0]) > 1.0  # another sample
+    again = [
+        _mechanism(epsilon=None, sigma=0.01, sampling_rate=0.3).release(codes).sums[0]
+        for _ in range(4)
+    ]
+    assert np.ptp([release.sums[0], *again]) > 1.0  # other samples; alike once in 1e9 runs
     hidden = _mechanism(
         epsilon=None, sigma=0.01, sampling_rate=0.3, adjacency="add_remove"
     ).release(codes)
-    assert hidden.estimated_n == pytest.approx(100_000, rel=0.02)
+    assert hidden.estimated_n == pytest.approx(100_000, rel=0.03)  # six deviations
 
 
 def test_sampling_is_on_the_certificate(tmp_path: Path) -> None:
