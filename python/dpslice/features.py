@@ -42,6 +42,8 @@ _MOST_CELLS: Final = 1 << 28
 # Up to so many features, the rounding of a norm is below the 1e-9 that the accounting has for it.
 _MOST_FEATURES: Final = 1 << 24
 
+_BLOCK_NUMBERS: Final = 1 << 21  # of features that a function gives at a time
+
 # Features in (0, 1] or within their norm are multiples of 2^-30 of it: 2^32 records fit 63 bits.
 _FEATURE_BITS: Final = 30
 # Coordinates whose products are summed are multiples of 2^-22 of the largest: 512 products of two
@@ -85,9 +87,9 @@ class FeatureMap(ABC):
     def diameter(self) -> float:
         """Largest distance of the weighted features of two records."""
 
-    @abstractmethod
     def cell_weights(self) -> Numbers:
-        """Return the weight of each released number, shape (n_cells,)."""
+        """Return the weight of each released number, shape (n_cells,): 1 unless a map says more."""
+        return np.ones(self.n_cells)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -102,6 +104,10 @@ class FeatureMap(ABC):
     def most_records(self) -> int:
         """Records whose `sum` is sure to fit 64-bit integers."""
         return 1 << 32
+
+    def most_at_once(self, adjacency: str) -> int:
+        """Return how many records `sum` may be given at once."""
+        return self.most_records
 
     @abstractmethod
     def block_rows(self, name: str, block: object) -> int:
@@ -917,10 +923,6 @@ class KernelSums(_RowFeatures):
         """Largest distance of two records' features, none of which is negative."""
         return math.sqrt(2.0) * self.norm
 
-    def cell_weights(self) -> Numbers:
-        """Return the weight of each released number: 1, shape (n_cells,)."""
-        return np.ones(self.n_cells)
-
     def unit_exponents(self) -> Integers:
         """Return the exponent of each sum's unit, shape (n_cells,)."""
         return np.full(self.n_cells, -_FEATURE_BITS)
@@ -1064,13 +1066,13 @@ class CustomFeatures(_RowFeatures):
     def _exponent(self) -> int:
         return _power_above(self._norm) - _FEATURE_BITS
 
-    def cell_weights(self) -> Numbers:
-        """Return the weight of each released number: 1, shape (n_cells,)."""
-        return np.ones(self.n_cells)
-
     def unit_exponents(self) -> Integers:
         """Return the exponent of each sum's unit, shape (n_cells,)."""
         return np.full(self.n_cells, self._exponent)
+
+    def most_at_once(self, adjacency: str) -> int:
+        """Return how many rows `sum` may be given at once: see the notes of the class."""
+        return 1 if adjacency == "add_remove" else max(1, _BLOCK_NUMBERS // self.n_cells)
 
     def sum(self, block: FloatArray) -> Integers:
         """Add up the function's values on a checked block, without noise: private.

@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
-from dpslice.features import CustomFeatures, FeatureMap
+from dpslice.features import FeatureMap
 from dpslice.release import Release, SumRelease
 
 __all__ = ["SlicingMechanism", "SumMechanism"]
@@ -596,11 +596,7 @@ class SumMechanism:
                 )
             name, blocks = "a block of X", X
         step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
-        if isinstance(features, CustomFeatures):
-            step = min(step, max(1, _BLOCK_NUMBERS // features.n_cells))
-            if self.adjacency == "add_remove":
-                step = 1  # see the notes of CustomFeatures
-        step = min(step, features.most_records)
+        step = min(step, features.most_at_once(self.adjacency))
         total = _ExactSums(features)
         done = 0
         for block in blocks:

@@ -28,6 +28,23 @@ from dpslice.torch.losses import check_kind, full_precision
 __all__ = ["FeatureMatching", "MarginalMatching"]
 
 
+def _parts(rows: int, halves: bool) -> list[slice]:
+    """Cut a batch into its two halves, or leave it whole."""
+    return [slice(0, rows // 2), slice(rows // 2, rows)] if halves else [slice(0, rows)]
+
+
+def _distance(
+    average: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    halves: bool,
+) -> Tensor:
+    """Weighted squared distance of an average over rows from a target, by `_parts`."""
+    misfits = [average(rows[part]) - target for part in _parts(rows.shape[0], halves)]
+    return (weight * misfits[0] * misfits[-1]).sum()
+
+
 def _moments(part: Tensor, condition: int | None) -> Tensor:
     """Average over rows of x x^T, times an entry of x where there is a condition: [D, D]."""
     left = part if condition is None else part * part[:, condition : condition + 1]
@@ -61,8 +78,7 @@ class _MomentMisfit(torch.autograd.Function):
     ) -> Tensor:
         value = rows.new_zeros(())
         grad = torch.zeros_like(rows)
-        c = rows.shape[0]
-        parts = (slice(0, c // 2), slice(c // 2, c)) if halves else (slice(0, c),)
+        parts = _parts(rows.shape[0], halves)
         for target, weight, condition in zip(targets, weights, conditions, strict=True):
             misfits = [_moments(rows[part], condition) - target for part in parts]
             value += 0.5 * (weight * misfits[0] * misfits[-1]).sum()
@@ -84,7 +100,23 @@ class _MomentMisfit(torch.autograd.Function):
         )
 
 
-class MarginalMatching(nn.Module):
+class _SumLoss(nn.Module):
+    """What the losses on a release of sums share."""
+
+    halves: bool
+
+    def _checked_misfit(self, x: Tensor) -> Tensor:
+        """Return the misfit of checked rows, which must be enough for two halves if these are."""
+        if self.halves and x.shape[0] < 2:
+            raise ValueError("x_synthetic must have at least two rows, one for each half; got one")
+        with full_precision(x.device):
+            return self._misfit(x)
+
+    def _misfit(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MarginalMatching(_SumLoss):
     r"""Distance of the generator's tables of one to three columns from those of a sum release.
 
     With :math:`T_g` the released table of group g, as shares of the rows, :math:`s_g` its noise on
@@ -225,10 +257,7 @@ class MarginalMatching(nn.Module):
             If its shape is wrong, or it has a single row where two halves are wanted.
         """
         _arrays.layout("x_synthetic", x_synthetic, ("c", self.d))
-        if self.halves and x_synthetic.shape[0] < 2:
-            raise ValueError("x_synthetic must have at least two rows, one for each half; got one")
-        with full_precision(x_synthetic.device):
-            return self._misfit(x_synthetic)
+        return self._checked_misfit(x_synthetic)
 
     def _misfit(self, x: Tensor) -> Tensor:
         target, weight, share, share_weight = (
@@ -238,15 +267,11 @@ class MarginalMatching(nn.Module):
         together: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
             x, target, weight, self._conditions, self.halves
         )
-        if self.halves:
-            c = x.shape[0]
-            alone = (x[: c // 2].mean(dim=0) - share) * (x[c // 2 :].mean(dim=0) - share)
-        else:
-            alone = (x.mean(dim=0) - share).square()
-        return together + (share_weight * alone).sum()
+        alone = _distance(lambda part: part.mean(dim=0), x, share, share_weight, self.halves)
+        return together + alone
 
 
-class FeatureMatching(nn.Module):
+class FeatureMatching(_SumLoss):
     r"""Distance of the averages of a generator's features from those of a sum release.
 
     With :math:`T_j` the released sum divided by the number of records, :math:`s_j` its noise on the
@@ -391,10 +416,7 @@ class FeatureMatching(nn.Module):
             wanted, or the function's result has another shape than (c, n_cells).
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
-        if self.halves and x.shape[0] < 2:
-            raise ValueError("x_synthetic must have at least two rows, one for each half; got one")
-        with full_precision(x.device):
-            return self._misfit(x)
+        return self._checked_misfit(x)
 
     def _misfit(self, x: Tensor) -> Tensor:
         features = self.release.features
@@ -408,10 +430,7 @@ class FeatureMatching(nn.Module):
             )
             return misfit
         averages = self._kernel_averages if isinstance(features, KernelSums) else self._averages
-        if not self.halves:
-            return (weight * (averages(x) - target).square()).sum()
-        half = x.shape[0] // 2
-        return (weight * (averages(x[:half]) - target) * (averages(x[half:]) - target)).sum()
+        return _distance(averages, x, target, weight, self.halves)
 
     def _like(self, buffer: Tensor, x: Tensor) -> Tensor:
         return buffer.to(dtype=x.dtype, device=x.device)
