@@ -5,37 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common/bits.h"
 #include "parallel.h"
 
 namespace dpslice::DPSLICE_ISA {
-
-// Bits of a number such that unsigned order is the order of the numbers; -0 counts as +0.
-inline uint32_t ordered_bits(float value) {
-  value += 0.0f;  // -0 becomes +0
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits ^ (-(bits >> 31) | 0x80000000u);  // all bits of a negative number, else the sign's
-}
-inline uint64_t ordered_bits(double value) {
-  value += 0.0;
-  uint64_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits ^ (-(bits >> 63) | uint64_t{1} << 63);
-}
-
-// The number of these bits.
-inline float number_of_bits(uint32_t ordered) {
-  const uint32_t bits = ordered ^ (((ordered >> 31) - 1) | 0x80000000u);
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline double number_of_bits(uint64_t ordered) {
-  const uint64_t bits = ordered ^ (((ordered >> 63) - 1) | uint64_t{1} << 63);
-  double value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 // A float32 key and its index share 64 bits; the index must fit in 32.
 struct PackedKey {

@@ -7,7 +7,7 @@
 // (i, j) that attains each; a distance of zero has gradient zero.
 #include <cmath>
 
-#include "common/counter_normal.h"
+#include "common/bits.h"
 #include "kernels.h"
 #include "launch.h"
 #include "median_distance.h"

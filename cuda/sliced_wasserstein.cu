@@ -8,7 +8,7 @@
 // where values tie, the lower index comes first. At order 1 the slope of |.| at 0 is 0.
 #include <cmath>
 
-#include "common/counter_normal.h"
+#include "common/bits.h"
 #include "kernels.h"
 #include "launch.h"
 #include "sliced_wasserstein.h"
@@ -27,9 +27,7 @@ template <>
 struct SortKey<float> {
   uint64_t both;
   __device__ static SortKey make(float value, uint32_t index) {
-    const uint32_t bits = bits_as<uint32_t>(value + 0.0f);  // -0 counts as +0
-    const uint32_t ordered = bits ^ ((bits & 0x80000000u) != 0 ? 0xffffffffu : 0x80000000u);
-    return {static_cast<uint64_t>(ordered) << 32 | index};
+    return {static_cast<uint64_t>(ordered_bits(value)) << 32 | index};
   }
   __device__ static SortKey last() { return {~uint64_t{0}}; }
   __device__ uint32_t index() const { return static_cast<uint32_t>(both); }
@@ -40,9 +38,7 @@ struct SortKey<double> {
   uint64_t ordered;
   uint64_t place;
   __device__ static SortKey make(double value, uint32_t index) {
-    const uint64_t bits = bits_as<uint64_t>(value + 0.0);
-    const uint64_t sign = uint64_t{1} << 63;
-    return {bits ^ ((bits & sign) != 0 ? ~uint64_t{0} : sign), index};
+    return {ordered_bits(value), index};
   }
   __device__ static SortKey last() { return {~uint64_t{0}, ~uint64_t{0}}; }
   __device__ uint32_t index() const { return static_cast<uint32_t>(place); }

@@ -11,20 +11,12 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
+#include "bits.h"
 #include "host_device.h"
 #include "philox.h"
 
 namespace dpslice {
-
-template <class To, class From>
-DPSLICE_HD inline To bits_as(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  memcpy(&to, &from, sizeof to);
-  return to;
-}
 
 // Exact, and in vector code where the instruction set has no conversion of unsigned numbers: the
 // word becomes the low mantissa bits of 2^52 + word.
