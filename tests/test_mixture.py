@@ -26,14 +26,27 @@ def _mixture(components: int = 5, seed: int = 0) -> ProductMixture:
     return mixture
 
 
+# Levels of the last column are too many to take triples apart by, so these are products.
+WIDE = MarginalSums(
+    (*SIZES, 2, 5), [(0,), (3, 0), (0, 1, 2), (4, 0, 2), (3, 1, 2, 0), (4, 3, 2, 1, 0)],
+    [1.0, 1.0, 3.0, 2.0, 1.0, 0.5],
+)  # fmt: skip
+
 TRIPLES = MarginalSums(SIZES, [*GROUPS[:4], (2, 1, 0)], [1.0, 2.0, 1.0, 0.5, 3.0])
 
 
 def _release(n: int = 400, sigma: float = 3.0, features: MarginalSums = FEATURES):
     rng = np.random.default_rng(1)
     first = rng.integers(0, 3, n)
-    codes = np.stack([first, rng.integers(0, 2, n), (first + rng.integers(0, 2, n)) % 4], axis=1)
-    return SumMechanism(features=features, sigma=sigma).release(codes)
+    columns = [first, rng.integers(0, 2, n), (first + rng.integers(0, 2, n)) % 4]
+    columns += [rng.integers(0, size, n) for size in features.sizes[3:]]
+    return SumMechanism(features=features, sigma=sigma).release(np.stack(columns, axis=1))
+
+
+def _distributions(sizes: tuple[int, ...], rows: int) -> torch.Tensor:
+    source = torch.Generator().manual_seed(0)
+    parts = [torch.rand(rows, size, generator=source, dtype=torch.float64) for size in sizes]
+    return torch.cat([part / part.sum(dim=1, keepdim=True) for part in parts], dim=1)
 
 
 # ------------------------------------------------------------------------------------- mixture
@@ -120,27 +133,70 @@ def test_bad_sizes_are_refused(arguments: tuple, error: type[Exception], match: 
 # ----------------------------------------------------------------------------------------- loss
 
 
-def _reference(release, rows: np.ndarray) -> float:
+def _reference(release, rows: np.ndarray, columns_weight: float = 0.0) -> float:
     """The loss of whole batches, cell by cell."""
-    ends = np.cumsum([0, *SIZES])
+    ends = np.cumsum([0, *release.features.sizes])
     n = release.features.estimate_n(release.sums, release.noise)
-    total = cells = 0
-    for group, table, noise in release.features.tables(release.sums, release.noise):
+    estimates = {}
+    total = cells = 0.0
+
+    def add(group: tuple, table: np.ndarray, noise: float, weight: float) -> None:
+        nonlocal total, cells
         for cell in np.ndindex(table.shape):
             share = np.ones(len(rows))
             for column, level in zip(group, cell, strict=True):
                 share = share * rows[:, ends[column] + level]
-            total += ((share.mean() - table[cell] / n) / (noise / n)) ** 2
-            cells += 1
+            total += weight * ((share.mean() - table[cell] / n) / (noise / n)) ** 2
+            cells += weight
+
+    for group, table, noise in release.features.tables(release.sums, release.noise):
+        add(group, table, noise, 1.0)
+        for axis, column in enumerate(group):
+            others = tuple(other for other in range(len(group)) if other != axis)
+            variance = noise**2 * table.size / table.shape[axis]
+            estimates.setdefault(column, []).append((table.sum(axis=others), variance))
+    if columns_weight:
+        for column, found in estimates.items():
+            precision = sum(1.0 / variance for _, variance in found)
+            mean = sum(table / variance for table, variance in found) / precision
+            add((column,), mean, precision**-0.5, columns_weight)
     return total / cells
 
 
-@pytest.mark.parametrize("features", [FEATURES, TRIPLES])
-def test_value_is_the_formulas(features: MarginalSums) -> None:
+@pytest.mark.parametrize("features", [FEATURES, TRIPLES, WIDE])
+@pytest.mark.parametrize("columns_weight", [0.0, 1.0, 7.5])
+def test_value_is_the_formulas(features: MarginalSums, columns_weight: float) -> None:
     release = _release(features=features)
-    rows = _mixture()(torch.zeros(5, 1)).detach().double()
-    loss = MarginalMatching(release, halves=False)
-    assert float(loss(rows)) == pytest.approx(_reference(release, rows.numpy()), rel=1e-5)
+    rows = _distributions(features.sizes, 5)
+    loss = MarginalMatching(release, halves=False, columns_weight=columns_weight)
+    expected = _reference(release, rows.numpy(), columns_weight)
+    assert float(loss(rows)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_triples_that_share_a_column_are_taken_apart_by_it() -> None:
+    """Both ways are tested above: TRIPLES has moments on conditions, WIDE has products."""
+    apart = MarginalMatching(_release(features=TRIPLES))
+    assert apart._conditions != (None,)
+    assert not apart._products
+    assert MarginalMatching(_release(features=WIDE))._products
+
+
+def test_estimates_of_columns_have_their_noise() -> None:
+    """Against the exact counts, over repeated releases; chi-squared, error rate 1e-6."""
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(0, size, 300) for size in WIDE.sizes], axis=1)
+    mechanism = SumMechanism(features=WIDE, sigma=4.0)
+    squares: list[float] = []
+    for _ in range(200):
+        release = mechanism.release(codes)
+        for j, (table, deviation) in WIDE.estimate_columns(release.sums, release.noise).items():
+            # One level of each column: levels of one, and columns, share some tables' noise.
+            exact = np.count_nonzero(codes[:, j] == 0)
+            if j == 2:
+                squares.append(((table[0] - exact) / deviation) ** 2)
+            assert table.shape == (WIDE.sizes[j],)
+    low, high = stats.chi2.ppf([5e-7, 1.0 - 5e-7], len(squares))
+    assert low < sum(squares) < high
 
 
 def test_columns_of_a_generator() -> None:
@@ -152,11 +208,11 @@ def test_columns_of_a_generator() -> None:
     assert part.n_cells == 4 + 3 + 12
 
 
-@pytest.mark.parametrize("features", [FEATURES, TRIPLES])
+@pytest.mark.parametrize("features", [FEATURES, TRIPLES, WIDE])
 @pytest.mark.parametrize("halves", [True, False])
 def test_gradient(halves: bool, features: MarginalSums) -> None:
-    loss = MarginalMatching(_release(features=features), halves=halves)
-    rows = torch.rand(6, 9, dtype=torch.float64, requires_grad=True)
+    loss = MarginalMatching(_release(features=features), halves=halves, columns_weight=2.0)
+    rows = _distributions(features.sizes, 6).requires_grad_()
     assert torch.autograd.gradcheck(loss, (rows,))
 
 
@@ -201,12 +257,11 @@ def test_what_is_no_release_of_sums_is_refused() -> None:
         MarginalMatching(_release(), columns=[0, 0])
     with pytest.raises(ValueError, match="columns must be different ones"):
         MarginalMatching(_release(), columns=[3])
-    fours = MarginalSums((*SIZES, 2), [(0, 1, 2, 3)])
-    release = SumMechanism(features=fours, sigma=3.0).release(np.zeros((5, 4), dtype=int))
-    with pytest.raises(ValueError, match="groups of at most three columns"):
-        MarginalMatching(release)
+    with pytest.raises(ValueError, match="columns_weight must"):
+        MarginalMatching(_release(), columns_weight=-1.0)
+    pairs = _release(features=MarginalSums(SIZES, [(0, 1)]))
     with pytest.raises(ValueError, match="at least one group of the release"):
-        MarginalMatching(release, columns=[0])
+        MarginalMatching(pairs, columns=[0])
 
 
 def test_bad_rows_are_refused() -> None:

@@ -229,7 +229,7 @@ def test_sums_are_divided_exactly(value: int, shift: int) -> None:
 def test_sums_beyond_64_bits_are_exact() -> None:
     """A table that fills the integers many times over, through the same addition."""
     features = SecondMoments(1, constant=0.0)
-    total = mechanism_module._ExactSums(features)
+    total = mechanism_module.ExactSums(features)
     unit = features.sum(np.ones((1, 1)))
     assert unit[0] == 2**44
     for _ in range(100):

@@ -201,7 +201,7 @@ def test_report_under_add_remove_does_not_call_the_number_of_rows_public(tmp_pat
     assert "one row in the table or not (add_remove)" in page
     assert "under replace_one, same δ" in page
     assert "is public: it is the same in both tables" not in page
-    assert "misfit over noise, worst pair" in page
+    assert "misfit over noise, worst table" in page
 
 
 def test_sums_hold_what_depends_on_what() -> None:

@@ -11,6 +11,7 @@ against the noisy slices.
 from dpslice import accounting, divergences, kernels
 from dpslice._version import __version__
 from dpslice.accounting import Guarantee
+from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import (
     CustomFeatures,
     FeatureMap,
@@ -23,6 +24,7 @@ from dpslice.release import Release, ReleaseError, SumRelease
 from dpslice.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "AdaptiveSumMechanism",
     "CustomFeatures",
     "FeatureMap",
     "Guarantee",

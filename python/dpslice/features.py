@@ -455,6 +455,31 @@ class MarginalSums(FeatureMap):
             precisions.append(1.0 / (table.size * deviation * deviation))
         return max(1.0, float(np.average(totals, weights=precisions)))
 
+    def estimate_columns(self, sums: Numbers, noise: Numbers) -> dict[int, tuple[Numbers, float]]:
+        """Estimate the counts of each column from every table that holds it.
+
+        The table's sums over its other columns, averaged with weights inverse to their variances.
+
+        Parameters
+        ----------
+        sums, noise : array, shape (n_cells,)
+            Released counts and their standard deviations.
+
+        Returns
+        -------
+        dict from int to (array, shape (levels,), float)
+            By column, of those that are in any group: counts, and the standard deviation of each.
+        """
+        totals = {j: np.zeros(self.sizes[j]) for group in self.groups for j in group}
+        precisions = dict.fromkeys(totals, 0.0)
+        for group, table, deviation in self.tables(sums, noise):
+            for axis, j in enumerate(group):
+                others = tuple(other for other in range(table.ndim) if other != axis)
+                precision = self.sizes[j] / (table.size * deviation * deviation)
+                totals[j] += precision * table.sum(axis=others)
+                precisions[j] += precision
+        return {j: (totals[j] / precisions[j], precisions[j] ** -0.5) for j in totals}
+
     # ---------------------------------------------------------------------------------- files
 
     def to_dict(self) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class SlicingMechanism:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name, value in _checked_budget(self.epsilon, self.delta, self.sigma).items():
+        for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             put(name, value)
         for name in ("n_slices", "slice_dim"):
             if getattr(self, name) is not None:
@@ -443,7 +443,7 @@ class SumMechanism:
             raise TypeError(
                 f"features must be a feature map; got {_arrays.describe(self.features)}"
             )
-        for name, value in _checked_budget(self.epsilon, self.delta, self.sigma).items():
+        for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
 
@@ -479,19 +479,7 @@ class SumMechanism:
             sigma = self.sigma
         else:
             sigma = accounting.calibrate_sums(self.epsilon, **setting)
-        if self.features.norm / sigma > _LARGEST_SUM_RATIO:
-            raise ValueError(
-                f"sigma must be at least 2**-9 times the norm of the features (below that it "
-                f"protects nothing any more); got {sigma:g} for norms up to {self.features.norm:g}"
-            )
-        weights = self.features.cell_weights()
-        low, high = _SIGMA_RANGE
-        least, most = sigma / float(weights.max()), sigma / float(weights.min())
-        if not (low <= least and most <= high):
-            raise ValueError(
-                f"the noise on a sum must lie between {low:g} and {high:g}; got {least:g} to "
-                f"{most:g}: change sigma, or the unit or the weights of the features"
-            )
+        check_sum_sigma(sigma, self.features.norm, self.features.cell_weights())
         guarantee = accounting.sum_guarantee(
             sigma=sigma,
             n=None if self.adjacency == "add_remove" else n,
@@ -569,7 +557,9 @@ class SumMechanism:
         metadata: dict[str, Any],
         progress: Callable[[int], None] | None,
     ) -> SumRelease:
-        total, n = self._add_up(X, block_rows, progress)
+        total, n = add_up(
+            self.features, self.adjacency, X, block_rows, progress, self.sampling_rate
+        )
         assert guarantee.sigma is not None
         public_n = None if self.adjacency == "add_remove" else n
         return SumRelease(
@@ -580,41 +570,6 @@ class SumMechanism:
             n=public_n,
             metadata=metadata,
         )
-
-    def _add_up(
-        self, X: object, block_rows: int | None, progress: Callable[[int], None] | None
-    ) -> tuple[_ExactSums, int]:
-        """Add up the features of all records, exactly, and count the records."""
-        features = self.features
-        name = "X"
-        blocks: Iterable[Any] = [X]
-        if not hasattr(X, "dtype"):
-            if not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)):
-                raise TypeError(
-                    "X must be an array of records or an iterable of such blocks; "
-                    f"got {type(X).__name__}"
-                )
-            name, blocks = "a block of X", X
-        step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
-        step = min(step, features.most_at_once(self.adjacency))
-        total = _ExactSums(features)
-        done = 0
-        for block in blocks:
-            rows = features.block_rows(name, block)
-            for start in range(0, rows, step):
-                piece = features.check_block(name, block[start : start + step], first_row=done)
-                done += len(piece)
-                if self.sampling_rate is not None:
-                    piece = piece[_sampled(len(piece), self.sampling_rate)]
-                if len(piece):  # of a sample, there may be none
-                    total.add(features.sum(piece), len(piece))
-                if progress is not None:
-                    progress(done)
-        if done == 0:
-            raise ValueError("X must have at least one row; got none")
-        if done >= _MOST_RECORDS:
-            raise ValueError(f"X must have fewer than 2**32 rows; got {done}")
-        return total, done
 
 
 # ------------------------------------------------------------------------------------ accounting
@@ -644,7 +599,7 @@ class _Setting(TypedDict):
     column_norm: float
 
 
-def _checked_budget(epsilon: object, delta: object, sigma: object) -> dict[str, float]:
+def checked_budget(epsilon: object, delta: object, sigma: object) -> dict[str, float]:
     """Check that one of epsilon and sigma is given, and a delta with it; return what is."""
     checked = {}
     if (epsilon is None) == (sigma is None):
@@ -658,6 +613,22 @@ def _checked_budget(epsilon: object, delta: object, sigma: object) -> dict[str, 
         checked["sigma"] = _arrays.positive_real("sigma", sigma)
     checked["delta"] = _arrays.open_unit("delta", _DEFAULT_DELTA if delta is None else delta)
     return checked
+
+
+def check_sum_sigma(sigma: float, norm: float, weights: Array) -> None:
+    """Raise unless noise of sigma, over each weight, can be made and protects anything."""
+    if norm / sigma > _LARGEST_SUM_RATIO:
+        raise ValueError(
+            f"sigma must be at least 2**-9 times the norm of the features (below that it "
+            f"protects nothing any more); got {sigma:g} for norms up to {norm:g}"
+        )
+    low, high = _SIGMA_RANGE
+    least, most = sigma / float(weights.max()), sigma / float(weights.min())
+    if not (low <= least and most <= high):
+        raise ValueError(
+            f"the noise on a sum must lie between {low:g} and {high:g}; got {least:g} to "
+            f"{most:g}: change sigma, or the unit or the weights of the features"
+        )
 
 
 def _check_sigma(sigma: float, longest: float) -> None:
@@ -682,13 +653,53 @@ def _output_dtype(frame: str, d: int, p: int, sigma: float, max_norm: float) -> 
 # ----------------------------------------------------------------------------------- exact sums
 
 
+def add_up(
+    features: FeatureMap,
+    adjacency: str,
+    X: object,
+    block_rows: int | None,
+    progress: Callable[[int], None] | None,
+    sampling_rate: float | None = None,
+) -> tuple[ExactSums, int]:
+    """Add up the features of all records, exactly, and count the records: both private."""
+    name = "X"
+    blocks: Iterable[Any] = [X]
+    if not hasattr(X, "dtype"):
+        if not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)):
+            raise TypeError(
+                "X must be an array of records or an iterable of such blocks; "
+                f"got {type(X).__name__}"
+            )
+        name, blocks = "a block of X", X
+    step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
+    step = min(step, features.most_at_once(adjacency))
+    total = ExactSums(features)
+    done = 0
+    for block in blocks:
+        rows = features.block_rows(name, block)
+        for start in range(0, rows, step):
+            piece = features.check_block(name, block[start : start + step], first_row=done)
+            done += len(piece)
+            if sampling_rate is not None:
+                piece = piece[_sampled(len(piece), sampling_rate)]
+            if len(piece):  # of a sample, there may be none
+                total.add(features.sum(piece), len(piece))
+            if progress is not None:
+                progress(done)
+    if done == 0:
+        raise ValueError("X must have at least one row; got none")
+    if done >= _MOST_RECORDS:
+        raise ValueError(f"X must have fewer than 2**32 rows; got {done}")
+    return total, done
+
+
 def _sampled(rows: int, rate: float) -> NDArray[np.bool_]:
     """Draw which of some records take part: each with a probability of `rate`, or 2^-64 less."""
     words = np.frombuffer(os.urandom(8 * rows), dtype=np.uint64)
     return np.asarray(words < np.uint64(int(math.ldexp(rate, 64))))
 
 
-class _ExactSums:
+class ExactSums:
     """Sums in units of 2^e as integers of 95 bits, high 2^32 + low: exact for any table."""
 
     def __init__(self, features: FeatureMap) -> None:
@@ -696,6 +707,19 @@ class _ExactSums:
         self._high = np.zeros(features.n_cells, dtype=np.int64)
         self._low = np.zeros(features.n_cells, dtype=np.int64)
         self._records = 0  # whose sums are in low, beside less than 2^32
+
+    @classmethod
+    def of(cls, features: FeatureMap, sums: NDArray[np.int64]) -> ExactSums:
+        """Take sums that were added up elsewhere."""
+        exact = cls(features)
+        exact._low += sums
+        exact._settle()
+        return exact
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return sums that are whole numbers of records: private."""
+        self._settle()
+        return np.asarray((self._high << 32) + self._low)
 
     def add(self, sums: NDArray[np.int64], records: int) -> None:
         """Add the sums of some records, at most ``features.most_records``."""

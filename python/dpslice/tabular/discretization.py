@@ -20,6 +20,7 @@ counts bring back the shape inside a bin (`FineShape`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ FINE_BINS = 1024  # of a number, where it is counted alone
 
 # Levels of a target that pairs are counted on: each brings noise of its own to every pair.
 MOST_TARGET_LEVELS = 4
+
+# Cells of a table of three columns that a release in rounds may choose.
+MOST_CANDIDATE_CELLS = 10_000
 
 # Coarse levels of all columns together: models of pairs hold some square matrices over them.
 MOST_LEVELS = 20_000
@@ -225,6 +229,62 @@ class Discretization:
             If the columns have so many levels that the tables of all pairs would not fit into
             memory; the largest columns are named.
         """
+        self._check_levels()
+        groups, weights = self._singles()
+        pairs = self._pairs()
+        return MarginalSums(
+            self.sizes,
+            (*groups, *pairs),
+            (*weights, *(self._weight(group) for group in pairs)),
+        )
+
+    def first_features(self) -> MarginalSums:
+        """Return what a sum release in rounds counts first.
+
+        Every column alone, coarse and fine, and every column with the target where pairs are
+        counted on its levels.
+
+        Returns
+        -------
+        MarginalSums
+
+        Raises
+        ------
+        ValueError
+            As `features`.
+        """
+        self._check_levels()
+        groups, weights = self._singles()
+        target = self._target()
+        if target is not None:
+            with_target = [(target, j) for j in range(self.n_columns) if j != target]
+            groups += with_target
+            weights += [self._weight(group) for group in with_target]
+        return MarginalSums(self.sizes, tuple(groups), tuple(weights))
+
+    def candidates(self) -> tuple[tuple[int, ...], ...]:
+        """Return what the rounds of a sum release choose from.
+
+        The tables of pairs that `features` has, and those of three columns in the same manner with
+        at most `MOST_CANDIDATE_CELLS` cells.
+
+        Returns
+        -------
+        tuple of tuples of int
+        """
+        pairs = self._pairs()
+        target = self._target()
+        lead = () if target is None else (target,)
+        others = [j for j in range(self.n_columns) if j != target]
+        wider = [lead + three for three in itertools.combinations(others, 3)]
+        small = [
+            group
+            for group in wider
+            if math.prod(self.sizes[j] for j in group) <= MOST_CANDIDATE_CELLS
+        ]
+        return (*pairs, *small)
+
+    def _check_levels(self) -> None:
         coarse = self.sizes[: self.n_columns]
         if sum(coarse) > MOST_LEVELS:
             widest = sorted(zip(coarse, self.schema.names, strict=True), reverse=True)[:3]
@@ -234,21 +294,25 @@ class Discretization:
                 f"of them; got {sum(coarse)}, most of them in {named}: drop or coarsen such "
                 "columns, or use method='rows'"
             )
+
+    def _weight(self, group: tuple[int, ...]) -> float:
+        """Weight of a table: the product of its columns', without the target's in triples."""
+        columns = group[1:] if group[0] == self._target() else group
+        return math.prod(self.levels[j].column.weight for j in columns)
+
+    def _singles(self) -> tuple[list[tuple[int, ...]], list[float]]:
+        """Return groups and weights of every column alone, coarse and fine."""
         weight = [levels.column.weight for levels in self.levels]
-        columns = range(self.n_columns)
-        groups: list[tuple[int, ...]] = [(j,) for j in columns]
-        weights = [weight[j] for j in columns]
-        for j, position in self.fine_codes.items():
-            groups.append((position,))
-            weights.append(weight[j])
+        groups: list[tuple[int, ...]] = [(j,) for j in range(self.n_columns)]
+        groups += [(position,) for position in self.fine_codes.values()]
+        return groups, weight + [weight[j] for j in self.fine_codes]
+
+    def _pairs(self) -> list[tuple[int, ...]]:
+        """Return groups of all pairs of columns, on the levels of the target if it is to be so."""
         target = self._target()
-        for a in columns:
-            for b in range(a + 1, self.n_columns):
-                if target in (a, b):
-                    continue
-                groups.append((a, b) if target is None else (target, a, b))
-                weights.append(weight[a] * weight[b])
-        return MarginalSums(self.sizes, tuple(groups), tuple(weights))
+        lead = () if target is None else (target,)
+        others = [j for j in range(self.n_columns) if j != target]
+        return [lead + pair for pair in itertools.combinations(others, 2)]
 
     def _target(self) -> int | None:
         """Return the column on whose levels pairs are counted, if any."""

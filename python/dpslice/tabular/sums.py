@@ -7,7 +7,8 @@ number of rows, where a release of rows drowns each of them. `Discretization` sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES
+from dpslice.adaptive import AdaptiveSumMechanism
+from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import Release
 from dpslice.tabular.discretization import Discretization
@@ -25,6 +29,17 @@ from dpslice.torch.sum_losses import MarginalMatching
 from dpslice.torch.training import FitResult, fit
 
 __all__ = ["MixtureOptions", "SumMethod"]
+
+Group = tuple[int, ...]
+Numbers = NDArray[np.float64]
+
+# Releases in rounds: how many tables are chosen in all, for each column; shares of the privacy
+# budget (of the squared ratio of sensitivity to noise) for counting and for choosing them. By
+# measurement, as the other defaults.
+TABLES_PER_COLUMN = 2.0
+COUNTING_SHARE = 0.6
+CHOOSING_SHARE = 0.1
+_AGAIN = 0.25  # of the steps and of the learning rate, to fit a model again to a release with more
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,8 @@ class SumMethod:
     options : MixtureOptions
         How the mixture is fitted.
     settings : mapping, optional
-        Arguments of `Discretization`, as `settings` returned them. Default or empty: its defaults.
+        Arguments of `Discretization`, as `settings` returned them, and the number of ``rounds`` if
+        there are any. What is not among them has its default.
 
     Raises
     ------
@@ -78,14 +94,19 @@ class SumMethod:
         self, schema: Schema, options: MixtureOptions, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.options = options
-        if settings:
-            settings = {"triples": False, **settings}  # releases of versions that knew none
-        self.discretization = Discretization(schema, **(settings or {}))
-        self.features = self.discretization.features()
+        kept = dict(settings or {})
+        self.rounds = _arrays.integer("rounds", kept.pop("rounds", 0), minimum=0)
+        if kept:
+            kept = {"triples": False, **kept}  # releases of versions that knew none
+        self.discretization = discretization = Discretization(schema, **kept)
+        self.features = (
+            discretization.first_features() if self.rounds else discretization.features()
+        )
 
     def settings(self) -> dict[str, Any]:
-        """Return what makes the same codes of the same schema."""
-        return self.discretization.settings()
+        """Return what makes the same codes of the same schema, and counts the same tables first."""
+        settings = self.discretization.settings()
+        return settings | {"rounds": self.rounds} if self.rounds else settings
 
     def publish(
         self,
@@ -98,14 +119,34 @@ class SumMethod:
         **where: Any,
     ) -> Release:
         """Release a private table; `where` is passed on to `SumMechanism.release`."""
-        mechanism = SumMechanism(
-            features=self.features, epsilon=epsilon, delta=delta, adjacency=adjacency
+        budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "adjacency": adjacency}
+        blocks = self.discretization.encode_blocks(df)
+        if not self.rounds:
+            return SumMechanism(features=self.features, **budget).release(blocks, **where)
+        candidates = self.discretization.candidates()
+        tables = max(1, round(self.discretization.n_columns * TABLES_PER_COLUMN / self.rounds))
+        mechanism = AdaptiveSumMechanism(
+            features=self.features,
+            candidates=candidates,
+            rounds=self.rounds,
+            tables_per_round=min(tables, len(candidates)),
+            counting_share=COUNTING_SHARE,
+            choosing_share=CHOOSING_SHARE,
+            **budget,
         )
-        return mechanism.release(self.discretization.encode_blocks(df), **where)
+        return mechanism.release(blocks, self._model_of_rounds(seed), **where)
 
     def check(self, release: Release) -> None:
         """Raise ValueError unless the release's sums are those of this discretization."""
-        if release.features != self.features:
+        features = release.features
+        same = features == self.features
+        if self.rounds:  # has more tables, which rounds have chosen
+            same = (
+                isinstance(features, MarginalSums)
+                and features.sizes == self.features.sizes
+                and set(features.groups) >= set(self.features.groups)
+            )
+        if not same:
             raise ValueError(
                 "release must count the columns as the schema does; it was made for another one"
             )
@@ -119,28 +160,59 @@ class SumMethod:
 
     def train(self, release: Release, *, seed: int, **how: Any) -> tuple[ProductMixture, FitResult]:
         """Fit a new mixture; `how` is passed on to `dpslice.torch.fit`."""
-        options, discretization = self.options, self.discretization
-        columns = range(discretization.n_columns)
-        loss = MarginalMatching(release, columns=columns, halves=False)
+        mixture = self._started(release, seed)
+        return mixture, self._fit(mixture, release, seed=seed, **how)
+
+    def _started(self, release: Release, seed: int) -> ProductMixture:
+        """Make a mixture about the columns' own distributions."""
+        discretization = self.discretization
+        assert isinstance(release.features, MarginalSums)
         alone = {
             group[0]: table
-            for group, table, _ in self.features.tables(release.sums, release.noise)
+            for group, table, _ in release.features.tables(release.sums, release.noise)
             if len(group) == 1
         }
         mixture = self.new_model()
-        mixture.start_from([alone[j] for j in columns], spread=options.spread, seed=seed)
+        columns = range(discretization.n_columns)
+        mixture.start_from([alone[j] for j in columns], spread=self.options.spread, seed=seed)
         fine = {j: alone[position] for j, position in discretization.fine_codes.items()}
         mixture.set_shapes(list(discretization.shapes(fine).values()))
-        result = fit(
+        return mixture
+
+    def _fit(
+        self, mixture: ProductMixture, release: Release, *, again: bool = False, **how: Any
+    ) -> FitResult:
+        """Fit a mixture, or, for another release than before, fit it `again` from where it is."""
+        options = self.options
+        loss = MarginalMatching(
+            release,
+            columns=range(self.discretization.n_columns),
+            halves=False,
+            columns_weight=_columns_weight(release),
+        )
+        return fit(
             mixture,
             loss,
-            steps=options.steps,
+            steps=math.ceil(options.steps * (_AGAIN if again else 1.0)),
             batch_size=options.components,
-            lr=options.lr,
-            seed=seed,
+            lr=options.lr * (_AGAIN if again else 1.0),
             **how,
         )
-        return mixture, result
+
+    def _model_of_rounds(self, seed: int) -> Callable[[Release, Sequence[Group]], list[Numbers]]:
+        """Return what `AdaptiveSumMechanism` asks for the counts that a model expects."""
+        mixture: ProductMixture | None = None
+
+        def estimate(release: Release, groups: Sequence[Group]) -> list[Numbers]:
+            nonlocal mixture
+            again = mixture is not None
+            mixture = mixture if mixture is not None else self._started(release, seed)
+            self._fit(mixture, release, again=again, seed=seed, progress=False)
+            n = release.features.estimate_n(release.sums, release.noise)
+            probabilities = mixture.probabilities()
+            return [n * _expected(probabilities, group) for group in groups]
+
+        return estimate
 
     def sample(
         self,
@@ -172,17 +244,16 @@ class SumMethod:
         facts: dict[str, Any] = {"components": self.options.components}
         if release is not None:
             misfits = self.misfits(release, model)
-            if np.isfinite(misfits).any():
-                worst = np.unravel_index(int(np.nanargmax(misfits)), misfits.shape)
-                a, b = (self.discretization.schema.names[j] for j in worst)
-                facts["misfit over noise, mean of pairs"] = float(f"{np.nanmean(misfits):.3g}")
-                facts["misfit over noise, worst pair"] = f"{a}, {b}: {np.nanmax(misfits):.3g}"
+            if misfits:
+                worst = max(misfits, key=lambda group: misfits[group])
+                names = ", ".join(self.discretization.schema.names[j] for j in worst)
+                mean = float(np.mean(list(misfits.values())))
+                facts["misfit over noise, mean of tables"] = float(f"{mean:.3g}")
+                facts["misfit over noise, worst table"] = f"{names}: {misfits[worst]:.3g}"
         return facts
 
-    def misfits(self, release: Release, model: ProductMixture) -> NDArray[np.float64]:
-        """Mean squared misfit of each pair of columns, in squared standard deviations of the noise.
-
-        Of a pair that was counted on each level of the target, over all of these.
+    def misfits(self, release: Release, model: ProductMixture) -> dict[Group, float]:
+        """Mean squared misfit of each table, in squared standard deviations of its noise.
 
         1 is what noise alone explains; much more means that the model does not reach what the
         release says, less that it has learned some of the noise.
@@ -196,21 +267,42 @@ class SumMethod:
 
         Returns
         -------
-        ndarray, shape (columns, columns)
-            Symmetric; NaN on the diagonal, and for pairs with the target where that is part of
-            triples.
+        dict from tuple of int to float
+            For each group of two or more columns.
         """
-        columns = self.discretization.n_columns
-        misfits = np.full((columns, columns), np.nan)
-        probabilities = model.probabilities()
+        assert isinstance(release.features, MarginalSums)
         sums, noise = release.sums, release.noise
-        n = self.features.estimate_n(sums, noise)
-        for group, table, deviation in self.features.tables(sums, noise):
-            if len(group) == 1:
-                continue
-            *given, a, b = group
-            levels = probabilities[given[0]].T if given else np.ones((1, model.components))
-            share = [(level[:, None] * probabilities[a]).T @ probabilities[b] for level in levels]
-            excess = n * np.array(share) / model.components - table.reshape(-1, *table.shape[-2:])
-            misfits[a, b] = misfits[b, a] = np.mean((excess / deviation) ** 2)
-        return misfits
+        n = release.features.estimate_n(sums, noise)
+        probabilities = model.probabilities()
+        return {
+            group: float(np.mean((n * _expected(probabilities, group) - table) ** 2) / deviation**2)
+            for group, table, deviation in release.features.tables(sums, noise)
+            if len(group) > 1
+        }
+
+
+def _columns_weight(release: Release) -> float:
+    """Weight of single columns in the loss: more, the more noise there is in a table.
+
+    Noise is measured by what it adds up to over a table, in records, against their number; so this
+    is public. By measurement.
+    """
+    features = release.features
+    assert isinstance(features, MarginalSums)
+    n = features.estimate_n(release.sums, release.noise)
+    noise = [
+        deviation * table.size / n
+        for group, table, deviation in features.tables(release.sums, release.noise)
+        if len(group) > 1
+    ]
+    return min(10.0, 1.0 + 20.0 * float(np.mean(noise))) if noise else 1.0
+
+
+def _expected(probabilities: Sequence[Numbers], group: Group) -> Numbers:
+    """Share of the rows in each cell of a table, of a mixture's distributions: [levels, ...]."""
+    *some, last = group
+    joint = np.ones((probabilities[last].shape[0], 1))
+    for column in some:
+        joint = (joint[:, :, None] * probabilities[column][:, None, :]).reshape(len(joint), -1)
+    share = joint.T @ probabilities[last] / len(joint)
+    return np.asarray(share.reshape([probabilities[column].shape[1] for column in group]))

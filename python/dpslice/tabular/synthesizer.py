@@ -62,6 +62,10 @@ class Synthesizer:
         sums only: the row is in the table or not.
     training : MixtureOptions or TrainingOptions, optional
         How the model is trained: the former for sums, the latter for rows.
+    rounds : int
+        Of sums: rounds in which tables are chosen that a first model fits worst, counted, and the
+        model fitted again (`dpslice.AdaptiveSumMechanism`), all within `epsilon` and `delta`.
+        Default: none, all pairs of columns are counted at once.
     seed : int
         Seed of the public randomness: frame, initial weights, batches, samples. Never of the
         release's noise.
@@ -81,6 +85,7 @@ class Synthesizer:
         method: str = "sums",
         adjacency: str = "zero_out",
         training: MixtureOptions | TrainingOptions | None = None,
+        rounds: int = 0,
         seed: int = 0,
     ) -> None:
         if not isinstance(schema, Schema):
@@ -104,7 +109,10 @@ class Synthesizer:
             )
         self.training: Any = training if training is not None else default_options(self.method)
         self.seed = _arrays.integer("seed", seed, minimum=0)
-        self._use({})
+        rounds = _arrays.integer("rounds", rounds, minimum=0)
+        if rounds and self.method != "sums":
+            raise ValueError(f"rounds are for method='sums'; got {rounds} with {method!r}")
+        self._use({"rounds": rounds} if rounds else {})
         self.release: Release | None = None
         self.model: nn.Module | None = None
         self.result: FitResult | None = None

@@ -100,6 +100,43 @@ class _MomentMisfit(torch.autograd.Function):
         )
 
 
+def _taken_apart(
+    groups: Sequence[tuple[int, ...]], sizes: Sequence[int], d: int
+) -> dict[tuple[int, ...], int]:
+    """Choose the groups of three that are second moments on each level of a column, and which.
+
+    Every level of that column costs a product of matrices over all d levels, so it should be a
+    column of few that many groups share. The other groups are products of their own columns.
+    """
+    triples = [group for group in groups if len(group) == 3]
+    shared = Counter(j for group in triples for j in group)
+    apart = {group: max(group, key=lambda j: shared[j] / sizes[j]) for group in triples}
+    cells: Counter[int] = Counter()
+    for group, column in apart.items():
+        cells[column] += math.prod(sizes[j] for j in group)
+    # Half the cells of a symmetric matrix; a large product is some times as fast as small ones.
+    worth = {column for column in cells if 8 * cells[column] > sizes[column] * d**2}
+    return {group: group.index(column) for group, column in apart.items() if column in worth}
+
+
+def _balanced(spans: Sequence[slice]) -> tuple[Sequence[slice], Sequence[slice]]:
+    """Cut columns, each a span of levels, into two runs with about as many cells each."""
+
+    def cells(run: Sequence[slice]) -> int:
+        return math.prod(span.stop - span.start for span in run)
+
+    cut = min(range(1, len(spans)), key=lambda i: cells(spans[:i]) + cells(spans[i:]))
+    return spans[:cut], spans[cut:]
+
+
+def _joint(rows: Tensor, spans: Sequence[slice]) -> Tensor:
+    """Distributions of independent columns together: [c, product of their levels]."""
+    joint = rows[:, spans[0]]
+    for span in spans[1:]:
+        joint = (joint[:, :, None] * rows[:, None, span]).flatten(1)
+    return joint
+
+
 class _SumLoss(nn.Module):
     """What the losses on a release of sums share."""
 
@@ -117,7 +154,7 @@ class _SumLoss(nn.Module):
 
 
 class MarginalMatching(_SumLoss):
-    r"""Distance of the generator's tables of one to three columns from those of a sum release.
+    r"""Distance of the generator's tables from those of a sum release.
 
     With :math:`T_g` the released table of group g, as shares of the rows, :math:`s_g` its noise on
     the same scale and :math:`M_g` the generator's,
@@ -143,18 +180,28 @@ class MarginalMatching(_SumLoss):
         misfit: M is an average over the batch, so its square is too large by the variance of that
         average, while the product of two independent misfits is unbiased (and may be negative).
         Switch it off where a batch is the whole model, as of `ProductMixture`.
+    columns_weight : float
+        How often the counts of single columns, as all tables together show them, are counted beside
+        the tables; 0 leaves them out. They keep a model's columns true where noise is large:
+        probabilities cannot be negative, so what noise adds to the empty cells of a table is taken
+        from the others.
 
     Raises
     ------
     TypeError
         If `release` is no Release.
     ValueError
-        If it is of another kind or map, `columns` are not columns of it, a group holds more than
-        three columns, or no group lies within `columns`.
+        If it is of another kind or map, `columns_weight` is negative, `columns` are not columns of
+        it, or no group lies within `columns`.
     """
 
     def __init__(
-        self, release: Release, *, columns: Sequence[int] | None = None, halves: bool = True
+        self,
+        release: Release,
+        *,
+        columns: Sequence[int] | None = None,
+        halves: bool = True,
+        columns_weight: float = 0.0,
     ) -> None:
         super().__init__()
         check_kind(type(self).__name__, release, "sums")
@@ -174,38 +221,42 @@ class MarginalMatching(_SumLoss):
             )
         self.release = release
         self.halves = _arrays.boolean("halves", halves)
+        columns_weight = _arrays.nonnegative_real("columns_weight", columns_weight)
         self.columns = tuple(columns)
         self.sizes = tuple(features.sizes[column] for column in columns)
         ends = np.cumsum([0, *self.sizes])
         self.d = int(ends[-1])
         n = features.estimate_n(sums, noise)
         self.n_cells = 0
-        share, share_weight = np.zeros(self.d), np.zeros(self.d)
+        # Single columns: by their own tables, and by all tables together.
+        share, share_weight = np.zeros((2, self.d)), np.zeros((2, self.d))
         # Second moments of a row's entries: of all rows, or times the entry of one level.
         moments: dict[int | None, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-        # Every level of the column that a table of three is taken apart by costs a product of
-        # matrices: a column of few levels that many of them share.
-        triples = Counter(j for group in features.groups if len(group) == 3 for j in group)
-        shared = {j: triples[j] / features.sizes[j] for j in triples}
+        tables: list[NDArray[np.float64]] = []
+        precisions: list[NDArray[np.float64]] = []
+        inside = [group for group in features.groups if set(group) <= set(place)]
+        apart = _taken_apart(inside, features.sizes, self.d)
+        self._products = []
         for group, table, deviation in features.tables(sums, noise):
             if not set(group) <= set(place):
                 continue
-            if len(group) > 3:
-                raise ValueError(
-                    f"MarginalMatching takes groups of at most three columns; got {group}"
-                )
             self.n_cells += table.size
             precision = (n / deviation) ** 2
-            levels = [np.arange(ends[place[j]], ends[place[j] + 1]) for j in group]
+            spans = [slice(ends[place[j]], ends[place[j] + 1]) for j in group]
             if len(group) == 1:
-                share[levels[0]], share_weight[levels[0]] = table / n, precision
+                share[0, spans[0]], share_weight[0, spans[0]] = table / n, precision
                 continue
+            if len(group) > 2 and group not in apart:
+                self._products.append(_balanced(spans))
+                tables.append(table.ravel() / n)
+                precisions.append(np.full(table.size, precision))
+                continue
+            levels = [np.arange(span.start, span.stop) for span in spans]
             given: NDArray[np.int64] | list[None] = [None]
             if len(group) == 2:
                 table = table[None]
             else:
-                apart = max(range(3), key=lambda i: shared[group[i]])
-                given, table = levels.pop(apart), np.moveaxis(table, apart, 0)
+                given, table = levels.pop(apart[group]), np.moveaxis(table, apart[group], 0)
             for level, two_way in zip(given, table, strict=True):
                 key = None if level is None else int(level)
                 if key not in moments:
@@ -216,20 +267,32 @@ class MarginalMatching(_SumLoss):
                 weight[a] = weight[b] = precision
         if not self.n_cells:
             raise ValueError("columns must hold at least one group of the release; got none")
+        weight_of_all = float(self.n_cells)
+        if columns_weight:
+            for column, (table, deviation) in features.estimate_columns(sums, noise).items():
+                if column in place:
+                    span = slice(ends[place[column]], ends[place[column] + 1])
+                    share[1, span] = table / n
+                    share_weight[1, span] = columns_weight * (n / deviation) ** 2
+                    weight_of_all += columns_weight * table.size
         self._conditions = tuple(moments)
-        for name, arrays in (
-            ("target", [target for target, _ in moments.values()]),
-            ("weight", [weight / self.n_cells for _, weight in moments.values()]),
+        for name, array in (
+            ("target", np.array([target for target, _ in moments.values()])),
+            ("weight", np.array([weight for _, weight in moments.values()]) / weight_of_all),
             ("share", share),
-            ("share_weight", share_weight / self.n_cells),
+            ("share_weight", share_weight / weight_of_all),
+            ("table", np.concatenate([np.zeros(0), *tables])),
+            ("table_weight", np.concatenate([np.zeros(0), *precisions]) / weight_of_all),
         ):
-            buffer = torch.tensor(np.array(arrays), dtype=torch.float32)
+            buffer = torch.tensor(array, dtype=torch.float32)
             self.register_buffer(name, buffer, persistent=False)
 
     target: Tensor
     weight: Tensor
     share: Tensor
     share_weight: Tensor
+    table: Tensor
+    table_weight: Tensor
 
     def extra_repr(self) -> str:
         """Show the sizes and settings."""
@@ -260,15 +323,31 @@ class MarginalMatching(_SumLoss):
         return self._checked_misfit(x_synthetic)
 
     def _misfit(self, x: Tensor) -> Tensor:
-        target, weight, share, share_weight = (
+        target, weight, share, share_weight, table, table_weight = (
             buffer.to(dtype=x.dtype, device=x.device)
-            for buffer in (self.target, self.weight, self.share, self.share_weight)
-        )
-        together: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
+            for buffer in (
+                self.target, self.weight, self.share, self.share_weight, self.table,
+                self.table_weight,
+            )
+        )  # fmt: skip
+        misfit: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
             x, target, weight, self._conditions, self.halves
         )
-        alone = _distance(lambda part: part.mean(dim=0), x, share, share_weight, self.halves)
-        return together + alone
+        misfit = misfit + _distance(
+            lambda part: part.mean(dim=0), x, share, share_weight, self.halves
+        )
+        if self._products:
+            misfit = misfit + _distance(self._tables, x, table, table_weight, self.halves)
+        return misfit
+
+    def _tables(self, part: Tensor) -> Tensor:
+        """Average over rows of the tables that are made as products, one after the other."""
+        return torch.cat(
+            [
+                (_joint(part, left).mT @ _joint(part, right)).flatten() / part.shape[0]
+                for left, right in self._products
+            ]
+        )
 
 
 class FeatureMatching(_SumLoss):

@@ -1,0 +1,297 @@
+"""Sum releases in rounds: the accounting of choices, exact choices, and what is released."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from scipy import stats
+
+from dpslice import AdaptiveSumMechanism, MarginalSums, Release, accounting
+from dpslice import adaptive as adaptive_module
+
+SIZES = (2, 3, 4, 2)
+SINGLES = MarginalSums(SIZES, [(j,) for j in range(4)])
+PAIRS = list(itertools.combinations(range(4), 2))
+
+
+def _codes(n: int = 4000, seed: int = 0) -> np.ndarray:
+    """Columns 0 and 3 are equal, the others independent."""
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, n) for size in SIZES], axis=1)
+    codes[:, 3] = codes[:, 0]
+    return codes
+
+
+def _mechanism(**options: object) -> AdaptiveSumMechanism:
+    given: dict = {
+        "features": SINGLES, "candidates": PAIRS, "rounds": 2, "epsilon": 5.0, "delta": 1e-6,
+    }  # fmt: skip
+    return AdaptiveSumMechanism(**(given | options))
+
+
+def _product(release: Release, groups: list) -> list[np.ndarray]:
+    """Independent columns, from the tables of single columns."""
+    alone = {
+        group[0]: table / release.estimated_n
+        for group, table, _ in release.features.tables(release.sums, release.noise)
+        if len(group) == 1
+    }
+    return [release.estimated_n * np.multiply.outer(alone[a], alone[b]) for a, b in groups]
+
+
+# ----------------------------------------------------------------------------------- accounting
+
+
+@pytest.mark.parametrize("mu", [1e-6, 0.03, 0.5, 2.0, 10.0, 49.0])
+def test_range_of_a_choice(mu: float) -> None:
+    """Against 60 digits, rounded down."""
+    with mpmath.workdps(60):
+        exact = 2 * mpmath.log(mpmath.ncdf(mpmath.mpf(mu) / 2) / mpmath.ncdf(-mpmath.mpf(mu) / 2))
+        got = accounting.choice_range(mu)
+        assert exact - 1e-10 * (1 + exact) < got < exact
+
+
+@pytest.mark.parametrize("mu", [0.05, 0.4, 1.5])
+def test_choices_are_gaussian(mu: float) -> None:
+    """No pair of outcomes whose log odds differ by eta is easier to tell apart than N(0), N(mu)."""
+    eta = accounting.choice_range(mu)
+    odds = np.linspace(-30.0, 30.0, 40_001)
+    apart = stats.norm.ppf(stats.logistic.cdf(odds + eta / 2))
+    apart -= stats.norm.ppf(stats.logistic.cdf(odds - eta / 2))
+    assert apart.max() < mu * (1.0 + 1e-9)
+    assert apart.max() == pytest.approx(mu, rel=1e-8)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0])
+def test_choices_and_counts_together_are_below_the_gaussian_profile(epsilon: float) -> None:
+    """A choice whose losses are t and t - eta, beside a Gaussian mechanism, for every t."""
+    mu, mu_choice = 0.8, 0.5
+    eta = accounting.choice_range(mu_choice)
+
+    def gaussian(eps: float, ratio: float) -> float:
+        return stats.norm.cdf(ratio / 2 - eps / ratio) - math.exp(eps) * stats.norm.cdf(
+            -ratio / 2 - eps / ratio
+        )
+
+    bound = gaussian(epsilon, math.hypot(mu, mu_choice))
+    for t in np.linspace(0.0, eta, 41)[1:-1]:
+        up = (math.exp(eta) - math.exp(t)) / math.expm1(eta)  # probability of the loss t
+        together = up * gaussian(epsilon - t, mu) + (1.0 - up) * gaussian(epsilon - t + eta, mu)
+        assert together <= bound * (1.0 + 1e-9)
+
+
+def test_choices_cost_less_than_pure_privacy_and_no_less_than_renyi_shows() -> None:
+    for mu in (0.01, 0.3, 1.0):
+        assert mu < accounting.choice_range(mu) < 2.0 * mu
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, 51.0])
+def test_ratio_of_a_choice_is_checked(bad: float) -> None:
+    with pytest.raises(ValueError, match="mu must be"):
+        accounting.choice_range(bad)
+
+
+@pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)
+def test_whole_is_what_its_parts_add_up_to(adjacency: str) -> None:
+    mechanism = _mechanism(adjacency=adjacency, tables_per_round=2)
+    promise = mechanism.account()
+    far = math.sqrt(2.0) if adjacency == "replace_one" else 1.0
+    counted = far * SINGLES.norm / promise.sigma
+    chosen = far * mechanism._weight / promise.sigma
+    range_ = mechanism._choice_range(promise.sigma)
+    choice = 2.0 * stats.norm.ppf(stats.logistic.cdf(range_ / 2.0))
+    mu = math.sqrt(counted**2 + 4 * chosen**2 + 4 * choice**2)
+    exact = stats.norm.cdf(mu / 2 - 5.0 / mu) - math.exp(5.0) * stats.norm.cdf(-mu / 2 - 5.0 / mu)
+    assert exact < 1e-6
+    assert exact == pytest.approx(1e-6, rel=1e-5)
+    assert promise.epsilon == 5.0
+    assert "up to 4 tables were chosen by exponential mechanisms" in str(promise)
+    if adjacency != "replace_one":
+        replaced = accounting.sum_guarantee(
+            sigma=promise.sigma,
+            delta=1e-6,
+            cells=promise.p,
+            norm=math.sqrt(2.0) * SINGLES.norm / math.sqrt(0.65),
+            diameter=2.0 * math.sqrt(2.0) * SINGLES.norm / math.sqrt(0.65),
+        )
+        assert promise.epsilon_replace_one > replaced.epsilon * 0.999
+
+
+def test_number_of_records_is_kept_where_it_is_protected() -> None:
+    release = _mechanism(adjacency="add_remove").release(_codes(), _product)
+    assert release.guarantee.n is None
+    with pytest.raises(ValueError, match="protected"):
+        _ = release.n
+    assert "4000" not in json.dumps(release._certificate)
+
+
+# -------------------------------------------------------------------------------------- choices
+
+
+def test_choices_have_the_probabilities_of_the_exponential_mechanism() -> None:
+    """First and second of two draws without replacement; chi-squared, error rate 1e-6."""
+    scores, slope = [10, 12, 7, 12], 0.3
+    groups = [(0,), (1,), (2,), (3,)]
+    weight = np.exp(slope * np.array(scores, dtype=float))
+    draws = 40_000
+    seen = Counter(tuple(adaptive_module._choose(scores, groups, 2, slope)) for _ in range(draws))
+    pairs = list(itertools.permutations(range(4), 2))
+    expected = np.array(
+        [weight[i] / weight.sum() * weight[j] / (weight.sum() - weight[i]) for i, j in pairs]
+    )
+    got = np.array([seen[(i,), (j,)] for i, j in pairs])
+    assert stats.chisquare(got, draws * expected).pvalue > 1e-6
+    assert got.sum() == draws
+
+
+def test_hopeless_scores_are_drawn_like_any_other() -> None:
+    """Far below the highest, all are equally rare; nothing overflows or divides by zero."""
+    groups = [(0,), (1,), (2,)]
+    chosen = adaptive_module._choose([0, -(10**12), 5], groups, 3, 40.0)
+    assert chosen == [(2,), (0,), (1,)]
+    assert sorted(adaptive_module._choose([0, 0, 0], groups, 3, 0.0)) == groups
+
+
+def test_tables_of_a_round_have_little_in_common() -> None:
+    groups = [(9, 0, 1), (9, 0, 1, 2), (9, 1, 2), (9, 3, 4), (9, 0, 2, 3)]
+    scores = [100, 99, 98, 0, 97]
+    chosen = adaptive_module._choose(scores, groups, 5, 9.0)
+    assert chosen == [(9, 0, 1), (9, 1, 2), (9, 0, 2, 3), (9, 3, 4)]
+
+
+def test_worst_table_is_chosen_and_counted() -> None:
+    chosen: list = []
+    release = _mechanism(rounds=1, epsilon=20.0).release(
+        _codes(), _product, on_round=lambda i, groups: chosen.append((i, groups))
+    )
+    assert chosen == [(0, ((0, 3),))]
+    assert release.features.groups == (*SINGLES.groups, (0, 3))
+    *_, (_, table, noise) = release.features.tables(release.sums, release.noise)
+    exact = np.bincount(_codes()[:, 0], minlength=2)
+    assert np.abs(table - np.diag(exact)).max() < 6.0 * noise
+
+
+def test_table_that_is_counted_again_is_averaged() -> None:
+    mechanism = _mechanism(
+        features=MarginalSums(SIZES, [(3, 0), (1,)], [2.0, 1.0]),
+        candidates=[(0, 3)],
+        rounds=3,
+        sigma=3.0,
+        epsilon=None,
+    )
+    release = mechanism.release(_codes(), lambda release, groups: [np.zeros((2, 2))])
+    assert release.features.groups == ((3, 0), (1,))
+    weight = math.sqrt(4.0 + 3.0 * mechanism._weight**2)
+    assert release.noise[0] == pytest.approx(3.0 / weight)
+    assert release.guarantee.p == 7
+
+
+def test_averages_have_the_stated_noise() -> None:
+    """Variance over repeated releases; chi-squared, error rate 1e-6."""
+    mechanism = _mechanism(
+        features=MarginalSums(SIZES, [(0, 3)]),
+        candidates=[(0, 3)],
+        rounds=2,
+        sigma=5.0,
+        epsilon=None,
+    )
+    codes = _codes(200)
+    exact = np.diag(np.bincount(codes[:, 0], minlength=2)).ravel()
+    releases = [
+        mechanism.release(codes, lambda release, groups: [np.zeros((2, 2))]) for _ in range(300)
+    ]
+    scaled = np.array([(release.sums - exact) / release.noise for release in releases])
+    low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], scaled.size)
+    assert low < (scaled**2).sum() < high
+
+
+def test_counts_are_the_same_however_the_records_come() -> None:
+    codes = _codes(501)
+    options = {"epsilon": None, "sigma": SINGLES.norm / math.sqrt(0.65) / 500.0}
+    kept = []
+    for source, rows in ((codes, None), (codes, 7), (iter([codes[:3], codes[3:]]), None)):
+        release = _mechanism(rounds=6, **options).release(source, _product, block_rows=rows)
+        tables = release.features.tables(release.sums, release.noise)
+        kept.append({group: np.rint(table) for group, table, _ in tables})
+    for group in SINGLES.groups:
+        for other in kept[1:]:
+            assert np.abs(kept[0][group] - other[group]).max() <= 1
+
+
+# ---------------------------------------------------------------------------------- files, errors
+
+
+def test_release_is_saved_and_loaded(tmp_path: Path) -> None:
+    release = _mechanism().release(_codes(), _product, path=tmp_path / "r", metadata={"a": 1})
+    loaded = Release.load(tmp_path / "r")
+    assert loaded.features == release.features
+    assert np.array_equal(loaded.sums, release.sums)
+    assert loaded.guarantee == release.guarantee
+    assert loaded.metadata == {"a": 1}
+
+
+def test_nothing_is_left_of_a_release_whose_model_fails(tmp_path: Path) -> None:
+    def fails(release: Release, groups: list) -> list:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _mechanism().release(_codes(), fails, path=tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 0}, "rounds must be"),
+        ({"tables_per_round": 7}, "candidates must be at least the 7 tables of a round; got 6"),
+        ({"counting_share": 1.0}, "counting_share must"),
+        ({"choosing_share": 0.0}, "choosing_share must"),
+        ({"counting_share": 0.9, "choosing_share": 0.1}, "must leave something"),
+        ({"candidates": [(0, 9)]}, "candidates are not valid: groups must each name"),
+        ({"candidates": []}, "candidates are not valid: groups must hold at least one"),
+        ({"candidates": [(0, 1), (1, 0)]}, "candidates are not valid: groups must be different"),
+        ({"epsilon": None}, "exactly one of epsilon and sigma"),
+        ({"adjacency": "other"}, "adjacency must be"),
+        ({"features": MarginalSums((2**15, 2**14), [(0,)]), "candidates": [(0, 1)]}, "cells"),
+    ],
+)
+def test_arguments_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _mechanism(**options)
+
+
+def test_kinds_of_arguments_are_checked() -> None:
+    with pytest.raises(TypeError, match="features must be MarginalSums; got"):
+        _mechanism(features=(1, 2))
+    with pytest.raises(TypeError, match="rounds must be an integer"):
+        _mechanism(rounds=1.5)
+    with pytest.raises(TypeError, match="estimate must be callable"):
+        _mechanism().release(_codes(), None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([], "a sequence of 6 arrays"),
+        (None, "a sequence of 6 arrays"),
+        ([np.zeros((9, 9))] * 6, r"finite counts of shape \(2, 3\) for the columns \(0, 1\)"),
+        ([np.full((2, 3), np.nan)] * 6, "finite counts"),
+    ],
+)
+def test_what_a_model_expects_is_checked(answer: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _mechanism().release(_codes(), lambda release, groups: answer)
+
+
+def test_wrong_records_are_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 has 9 in column 2"):
+        _mechanism().release(np.array([[0, 0, 0, 0], [0, 0, 9, 0]]), _product)
+    with pytest.raises(ValueError, match="at least one row"):
+        _mechanism().release(np.empty((0, 4), dtype=int), _product)
