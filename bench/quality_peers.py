@@ -41,6 +41,7 @@ from dpslice.tabular.encoding import (
 NEEDS = {
     "mst": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
     "aim": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
+    "aim, 32 rounds": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
 }
 
 
@@ -56,9 +57,15 @@ def missing(method: str) -> str | None:
 
 
 def smartnoise(
-    schema: Schema, private: pd.DataFrame, epsilon: float, delta: float, seed: int, method: str
+    schema: Schema,
+    private: pd.DataFrame,
+    epsilon: float,
+    delta: float,
+    seed: int,
+    method: str,
+    **options: Any,
 ) -> Any:
-    """MST or AIM of smartnoise-synth, trained with its defaults, on the codes that ``sums`` pairs.
+    """MST or AIM of smartnoise-synth, with defaults but for `options`, on the codes of ``sums``.
 
     Numbers lie in 32 bins of the public bounds, special values and missing are levels of their own,
     and values are drawn evenly inside bins: no budget goes into preprocessing. The noise of their
@@ -80,7 +87,8 @@ def smartnoise(
     transformer.fit(pd.DataFrame(every, columns=list(schema.names)))
 
     np.random.seed(seed)  # noqa: NPY002  (where their choices and samples come from)
-    peer = (MSTSynthesizer if method == "mst" else AIMSynthesizer)(epsilon=epsilon, delta=delta)
+    kind = MSTSynthesizer if method == "mst" else AIMSynthesizer
+    peer = kind(epsilon=epsilon, delta=delta, **options)
     # Standard output is for the results; mbi deprecates the tables that smartnoise gives it.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Pandas dataframe inputs")

@@ -87,6 +87,16 @@ def test_choices_and_counts_together_are_below_the_gaussian_profile(epsilon: flo
         assert together <= bound * (1.0 + 1e-9)
 
 
+def test_rounding_is_paid_for_each_time_a_table_is_counted() -> None:
+    promise = _mechanism(rounds=3, candidates=[(0, 1), (0, 2)]).account()
+    assert promise.p == SINGLES.n_cells + 3 * 8
+    assert promise.epsilon_numerical == accounting.sum_numerical_loss(promise.p)[0]
+    release = _mechanism(rounds=3, candidates=[(0, 1), (0, 2)]).release(
+        _codes(), lambda release, groups: [np.zeros((2, 3)), np.zeros((2, 4))]
+    )
+    assert release.guarantee.epsilon_numerical == promise.epsilon_numerical
+
+
 def test_choices_cost_less_than_pure_privacy_and_no_less_than_renyi_shows() -> None:
     for mu in (0.01, 0.3, 1.0):
         assert mu < accounting.choice_range(mu) < 2.0 * mu

@@ -829,6 +829,25 @@ def test_methods_and_adjacencies(table: Path, schema: Path, tmp_path: Path) -> N
             assert "n is protected too" in succeed("verify", kept).stdout
 
 
+def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpslice.tabular import synthesizer
+
+    quick = synthesizer.MixtureOptions(steps=8, components=16)  # of the release's own models
+    monkeypatch.setattr(synthesizer, "default_options", lambda method: quick)
+    kept = tmp_path / "p.dpslice"
+    result = succeed(
+        "release", table, "--schema", schema, "--epsilon", 5, "--out", kept, "--rounds", 2
+    )
+    assert "round 1 of 2: counted " in result.stderr
+    assert "round 2 of 2: counted " in result.stderr
+    assert "tables were chosen by exponential mechanisms" in succeed("verify", kept).stdout
+    refuse(
+        "rounds are for method='sums'; got 1 with 'rows'",
+        *("release", table, "--schema", schema, "--epsilon", 5, "--out", tmp_path / "other"),
+        *("--rounds", 1, "--method", "rows"),
+    )
+
+
 @pytest.mark.parametrize("adjacency", ["zero_out", "add_remove"])
 def test_progress_counts_rows_only_where_their_number_is_public(
     adjacency: str, table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

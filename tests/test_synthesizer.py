@@ -105,6 +105,72 @@ def test_training_leaves_the_callers_random_state_alone(fitted: Synthesizer) -> 
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+WIDER = Schema([*SCHEMA, Categorical("city", ("Bern", "Rome")), Number("rooms", "integer", 1, 4)])
+
+
+def _wider_table(n: int) -> pd.DataFrame:
+    """City and rooms tell the job's parity together, and nothing alone."""
+    rng = np.random.default_rng(1)
+    table = _table(n)
+    city = rng.integers(0, 2, n)
+    parity = (table["job"] == "cook").to_numpy().astype(int)
+    table["city"] = np.array(["Bern", "Rome"])[city]
+    table["rooms"] = 1 + 2 * rng.integers(0, 2, n) + (city + parity) % 2
+    return table
+
+
+@pytest.mark.parametrize("adjacency", ["zero_out", "add_remove", "replace_one"])
+def test_rounds_count_what_pairs_do_not_tell(adjacency: str, tmp_path: Path) -> None:
+    told: list = []
+    synthesizer = _synthesizer(
+        "sums", schema=WIDER, rounds=2, epsilon=20.0, adjacency=adjacency, seed=3
+    )
+    release = synthesizer.publish(
+        _wider_table(3000),
+        path=tmp_path / "r",
+        on_round=lambda i, tables: told.append((i, tables)),
+    )
+    assert [i for i, _ in told] == [0, 1]
+    assert ("job", "city", "rooms") in told[0][1]
+    assert release.guarantee.epsilon == synthesizer.guarantee.epsilon == 20.0
+    assert "tables were chosen by exponential mechanisms" in str(release.guarantee)
+    if adjacency == "add_remove":
+        assert "3000" not in (tmp_path / "r" / "certificate.json").read_text()
+    again = Synthesizer.from_release(Release.load(tmp_path / "r"), training=QUICK["sums"])
+    again.train(progress=False)
+    again.save(tmp_path / "model.pt")
+    loaded = Synthesizer.load(tmp_path / "model.pt")
+    pd.testing.assert_frame_equal(loaded.sample(50), again.sample(50))
+    facts = again.training_facts()
+    assert facts is not None
+    assert "misfit over noise, worst table" in facts
+
+
+def test_rounds_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="rounds are for method='sums'; got 2 with 'rows'"):
+        _synthesizer("rows", rounds=2)
+    with pytest.raises(ValueError, match="rounds must be an integer >= 0; got -1"):
+        _synthesizer("sums", rounds=-1)
+    two = Schema([Boolean("a"), Boolean("b")])
+    rows = pd.DataFrame({"a": [True, False], "b": [True, True]})
+    with pytest.raises(ValueError, match="rounds need tables of three columns"):
+        _synthesizer("sums", schema=two, rounds=1).publish(rows)
+
+
+def test_ctrl_c_in_a_round_leaves_no_release(tmp_path: Path, monkeypatch) -> None:
+    from dpslice.tabular import sums as sums_module
+
+    def interrupted(*args: object, **options: object):
+        return sums_module.FitResult(steps=1, history=[1.0], seconds=0.0, interrupted=True)
+
+    monkeypatch.setattr(sums_module, "fit", interrupted)
+    synthesizer = _synthesizer("sums", schema=WIDER, rounds=1)
+    with pytest.raises(KeyboardInterrupt):
+        synthesizer.publish(_wider_table(200), path=tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+    assert synthesizer.release is None
+
+
 def test_large_samples_are_made_in_pieces(fitted: Synthesizer) -> None:
     assert len(fitted.sample(40_000)) == 40_000
 

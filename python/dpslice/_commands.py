@@ -220,6 +220,14 @@ MethodOption = Annotated[
         "synthetic tables); or rows, one noisy row per row, for any loss and generator.",
     ),
 ]
+RoundsOption = Annotated[
+    int,
+    typer.Option(
+        "--rounds",
+        help="Rounds, of method sums: in each a model is fitted, and the tables of three columns "
+        "that it fits worst are counted too, within the same epsilon. Default: none.",
+    ),
+]
 SeedOption = Annotated[
     int,
     typer.Option(
@@ -329,8 +337,15 @@ def _publish(
     quiet: bool,
 ) -> Release:
     counted = synthesizer.adjacency != "add_remove"
+
+    def on_round(i: int, tables: list[tuple[str, ...]]) -> None:
+        counts = "; ".join(" x ".join(columns) for columns in tables)
+        _console.remark(f"round {i + 1} of {synthesizer.rounds}: counted {counts}", quiet=quiet)
+
     with _console.rows_progress("releasing", quiet=quiet, counted=counted) as done:
-        release = synthesizer.publish(table, path=path, overwrite=overwrite, progress=done)
+        release = synthesizer.publish(
+            table, path=path, overwrite=overwrite, progress=done, on_round=on_round
+        )
     _warn_of_delta(release.guarantee, release.estimated_n, quiet=quiet)
     return release
 
@@ -402,6 +417,7 @@ def synthesize(
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
     method: MethodOption = Method.sums,
+    rounds: RoundsOption = 0,
     rows: Annotated[
         int | None, typer.Option("--rows", "-n", help="Synthetic rows. Default: as in the table.")
     ] = None,
@@ -456,6 +472,7 @@ def synthesize(
         delta=delta,
         method=method.value,
         adjacency=adjacency.value,
+        rounds=rounds,
         training=_training(method.value, steps, batch_size),
         seed=seed,
     )
@@ -524,6 +541,7 @@ def release(
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
     method: MethodOption = Method.sums,
+    rounds: RoundsOption = 0,
     target: Annotated[
         str | None,
         typer.Option(
@@ -553,6 +571,7 @@ def release(
         delta=delta,
         method=method.value,
         adjacency=adjacency.value,
+        rounds=rounds,
         seed=seed,
     )
     seconds: dict[str, float] = {}

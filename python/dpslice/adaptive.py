@@ -182,16 +182,13 @@ class AdaptiveSumMechanism:
         ValueError
             If epsilon or delta is so small that floating-point numbers cannot deliver it.
         """
-        known = set(self.features.groups)
-        cells = sorted(
-            (math.prod(self.features.shape_of(g)) for g in self.candidates if g not in known),
-            reverse=True,
-        )
+        largest = max(math.prod(self.features.shape_of(group)) for group in self.candidates)
         choosing = self._norm * math.sqrt(self.choosing_share)
         counting = math.hypot(self.features.norm, self._norm * math.sqrt(self.counting_share))
         setting: dict[str, Any] = {
             "delta": self.delta,
-            "cells": self.features.n_cells + sum(cells[: self._picks]),
+            # Of a table that is counted in several rounds, each counts: all are rounded.
+            "cells": self.features.n_cells + self._picks * largest,
             "norm": self._norm,
             # A record exchanged for any other changes two counts of a table, and scores by up to 2;
             # the mu of a choice at most doubles with its range, as it is concave in it.

@@ -1,4 +1,7 @@
-r"""The mechanisms: private records in, a `Release` out. The only code that reads private data.
+r"""The mechanisms: private records in, a `Release` out.
+
+With `dpslice.adaptive`, which chooses what is counted in rounds, the only code that reads private
+data.
 
 Rows
 ----

@@ -47,13 +47,14 @@ Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 COARSE_BINS = 32  # of a number, where pairs are counted
-FINE_BINS = 1024  # of a number, where it is counted alone
+FINE_BINS = 4096  # of a number, where it is counted alone
 
 # Levels of a target that pairs are counted on: each brings noise of its own to every pair.
 MOST_TARGET_LEVELS = 4
 
-# Cells of a table of three columns that a release in rounds may choose.
+# Cells of a table that the rounds of a release may choose, and of all of them together.
 MOST_CANDIDATE_CELLS = 10_000
+MOST_CELLS_OF_CANDIDATES = 1 << 24
 
 # Coarse levels of all columns together: models of pairs hold some square matrices over them.
 MOST_LEVELS = 20_000
@@ -230,59 +231,33 @@ class Discretization:
             memory; the largest columns are named.
         """
         self._check_levels()
-        groups, weights = self._singles()
-        pairs = self._pairs()
+        weight = [levels.column.weight for levels in self.levels]
+        groups: list[tuple[int, ...]] = [(j,) for j in range(self.n_columns)]
+        groups += [(position,) for position in self.fine_codes.values()]
+        weights = weight + [weight[j] for j in self.fine_codes]
+        pairs = self._groups_of(2)
         return MarginalSums(
             self.sizes,
             (*groups, *pairs),
-            (*weights, *(self._weight(group) for group in pairs)),
+            (*weights, *(weight[a] * weight[b] for *_, a, b in pairs)),
         )
 
-    def first_features(self) -> MarginalSums:
-        """Return what a sum release in rounds counts first.
-
-        Every column alone, coarse and fine, and every column with the target where pairs are
-        counted on its levels.
-
-        Returns
-        -------
-        MarginalSums
-
-        Raises
-        ------
-        ValueError
-            As `features`.
-        """
-        self._check_levels()
-        groups, weights = self._singles()
-        target = self._target()
-        if target is not None:
-            with_target = [(target, j) for j in range(self.n_columns) if j != target]
-            groups += with_target
-            weights += [self._weight(group) for group in with_target]
-        return MarginalSums(self.sizes, tuple(groups), tuple(weights))
-
     def candidates(self) -> tuple[tuple[int, ...], ...]:
-        """Return what the rounds of a sum release choose from.
+        """Return what the rounds of a sum release choose from: tables of three columns.
 
-        The tables of pairs that `features` has, and those of three columns in the same manner with
-        at most `MOST_CANDIDATE_CELLS` cells.
+        They are counted on each level of the target, if the pairs are. Tables with more than
+        `MOST_CANDIDATE_CELLS` are left out, and so are the largest where there are too many.
 
         Returns
         -------
         tuple of tuples of int
         """
-        pairs = self._pairs()
-        target = self._target()
-        lead = () if target is None else (target,)
-        others = [j for j in range(self.n_columns) if j != target]
-        wider = [lead + three for three in itertools.combinations(others, 3)]
-        small = [
-            group
-            for group in wider
-            if math.prod(self.sizes[j] for j in group) <= MOST_CANDIDATE_CELLS
-        ]
-        return (*pairs, *small)
+        tables = self._groups_of(3)
+        cells = [math.prod(self.sizes[j] for j in group) for group in tables]
+        order = np.argsort(cells, kind="stable")
+        sizes = np.array(cells, dtype=np.int64)[order]
+        fits = (sizes <= MOST_CANDIDATE_CELLS) & (np.cumsum(sizes) <= MOST_CELLS_OF_CANDIDATES)
+        return tuple(tables[i] for i in np.sort(order[fits]))
 
     def _check_levels(self) -> None:
         coarse = self.sizes[: self.n_columns]
@@ -295,24 +270,12 @@ class Discretization:
                 "columns, or use method='rows'"
             )
 
-    def _weight(self, group: tuple[int, ...]) -> float:
-        """Weight of a table: the product of its columns', without the target's in triples."""
-        columns = group[1:] if group[0] == self._target() else group
-        return math.prod(self.levels[j].column.weight for j in columns)
-
-    def _singles(self) -> tuple[list[tuple[int, ...]], list[float]]:
-        """Return groups and weights of every column alone, coarse and fine."""
-        weight = [levels.column.weight for levels in self.levels]
-        groups: list[tuple[int, ...]] = [(j,) for j in range(self.n_columns)]
-        groups += [(position,) for position in self.fine_codes.values()]
-        return groups, weight + [weight[j] for j in self.fine_codes]
-
-    def _pairs(self) -> list[tuple[int, ...]]:
-        """Return groups of all pairs of columns, on the levels of the target if it is to be so."""
+    def _groups_of(self, columns: int) -> list[tuple[int, ...]]:
+        """Return all groups of some columns, on the levels of the target if that is to be."""
         target = self._target()
         lead = () if target is None else (target,)
         others = [j for j in range(self.n_columns) if j != target]
-        return [lead + pair for pair in itertools.combinations(others, 2)]
+        return [lead + some for some in itertools.combinations(others, columns)]
 
     def _target(self) -> int | None:
         """Return the column on whose levels pairs are counted, if any."""

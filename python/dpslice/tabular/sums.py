@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES
 from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
@@ -34,11 +33,10 @@ Group = tuple[int, ...]
 Numbers = NDArray[np.float64]
 
 # Releases in rounds: how many tables are chosen in all, for each column; shares of the privacy
-# budget (of the squared ratio of sensitivity to noise) for counting and for choosing them. By
-# measurement, as the other defaults.
-TABLES_PER_COLUMN = 2.0
-COUNTING_SHARE = 0.6
-CHOOSING_SHARE = 0.1
+# budget (of the squared ratio of sensitivity to noise) for counting and for choosing them.
+TABLES_PER_COLUMN = 0.5
+COUNTING_SHARE = 0.2
+CHOOSING_SHARE = 0.04
 _AGAIN = 0.25  # of the steps and of the learning rate, to fit a model again to a release with more
 
 
@@ -76,8 +74,7 @@ class SumMethod:
     options : MixtureOptions
         How the mixture is fitted.
     settings : mapping, optional
-        Arguments of `Discretization`, as `settings` returned them, and the number of ``rounds`` if
-        there are any. What is not among them has its default.
+        Arguments of `Discretization`, as `settings` returned them. Default or empty: its defaults.
 
     Raises
     ------
@@ -94,19 +91,14 @@ class SumMethod:
         self, schema: Schema, options: MixtureOptions, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.options = options
-        kept = dict(settings or {})
-        self.rounds = _arrays.integer("rounds", kept.pop("rounds", 0), minimum=0)
-        if kept:
-            kept = {"triples": False, **kept}  # releases of versions that knew none
-        self.discretization = discretization = Discretization(schema, **kept)
-        self.features = (
-            discretization.first_features() if self.rounds else discretization.features()
-        )
+        if settings:
+            settings = {"triples": False, **settings}  # releases of versions that knew none
+        self.discretization = Discretization(schema, **(settings or {}))
+        self.features = self.discretization.features()
 
     def settings(self) -> dict[str, Any]:
-        """Return what makes the same codes of the same schema, and counts the same tables first."""
-        settings = self.discretization.settings()
-        return settings | {"rounds": self.rounds} if self.rounds else settings
+        """Return what makes the same codes of the same schema."""
+        return self.discretization.settings()
 
     def publish(
         self,
@@ -116,37 +108,51 @@ class SumMethod:
         delta: float,
         adjacency: str,
         seed: int,
+        rounds: int = 0,
+        on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
         **where: Any,
     ) -> Release:
-        """Release a private table; `where` is passed on to `SumMechanism.release`."""
+        """Release a private table; `where` is passed on to `SumMechanism.release`.
+
+        In `rounds`, if there are any, tables of three columns that a model of the pairs fits worst
+        are chosen and counted, too; `on_round` is told which.
+        """
         budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "adjacency": adjacency}
         blocks = self.discretization.encode_blocks(df)
-        if not self.rounds:
+        if not rounds:
             return SumMechanism(features=self.features, **budget).release(blocks, **where)
         candidates = self.discretization.candidates()
-        tables = max(1, round(self.discretization.n_columns * TABLES_PER_COLUMN / self.rounds))
+        if not candidates:
+            raise ValueError(
+                "rounds need tables of three columns to choose from; the schema has none that are "
+                "small enough: use rounds=0"
+            )
+        wanted = math.ceil(TABLES_PER_COLUMN * self.discretization.n_columns / rounds)
         mechanism = AdaptiveSumMechanism(
             features=self.features,
             candidates=candidates,
-            rounds=self.rounds,
-            tables_per_round=min(tables, len(candidates)),
+            rounds=rounds,
+            tables_per_round=min(wanted, len(candidates)),
             counting_share=COUNTING_SHARE,
             choosing_share=CHOOSING_SHARE,
             **budget,
         )
-        return mechanism.release(blocks, self._model_of_rounds(seed), **where)
+        names = self.discretization.schema.names
+
+        def told(i: int, groups: Sequence[Group]) -> None:
+            if on_round is not None:
+                on_round(i, [tuple(names[j] for j in group) for group in groups])
+
+        return mechanism.release(blocks, self._model_of_rounds(seed), on_round=told, **where)
 
     def check(self, release: Release) -> None:
         """Raise ValueError unless the release's sums are those of this discretization."""
         features = release.features
-        same = features == self.features
-        if self.rounds:  # has more tables, which rounds have chosen
-            same = (
-                isinstance(features, MarginalSums)
-                and features.sizes == self.features.sizes
-                and set(features.groups) >= set(self.features.groups)
-            )
-        if not same:
+        if not (  # there may be more tables, which rounds have chosen
+            isinstance(features, MarginalSums)
+            and features.sizes == self.features.sizes
+            and set(features.groups) >= set(self.features.groups)
+        ):
             raise ValueError(
                 "release must count the columns as the schema does; it was made for another one"
             )
@@ -207,7 +213,9 @@ class SumMethod:
             nonlocal mixture
             again = mixture is not None
             mixture = mixture if mixture is not None else self._started(release, seed)
-            self._fit(mixture, release, again=again, seed=seed, progress=False)
+            result = self._fit(mixture, release, again=again, seed=seed, progress=False)
+            if result.interrupted:  # by Ctrl-C: the release is not to go on with half a model
+                raise KeyboardInterrupt
             n = release.features.estimate_n(release.sums, release.noise)
             probabilities = mixture.probabilities()
             return [n * _expected(probabilities, group) for group in groups]

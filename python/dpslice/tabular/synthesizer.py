@@ -63,9 +63,9 @@ class Synthesizer:
     training : MixtureOptions or TrainingOptions, optional
         How the model is trained: the former for sums, the latter for rows.
     rounds : int
-        Of sums: rounds in which tables are chosen that a first model fits worst, counted, and the
-        model fitted again (`dpslice.AdaptiveSumMechanism`), all within `epsilon` and `delta`.
-        Default: none, all pairs of columns are counted at once.
+        Of sums: rounds in which a model is fitted and the tables of three columns that it fits
+        worst are chosen and counted (`dpslice.AdaptiveSumMechanism`), all within `epsilon` and
+        `delta`, of which they take some from the pairs. Default: none.
     seed : int
         Seed of the public randomness: frame, initial weights, batches, samples. Never of the
         release's noise.
@@ -109,10 +109,10 @@ class Synthesizer:
             )
         self.training: Any = training if training is not None else default_options(self.method)
         self.seed = _arrays.integer("seed", seed, minimum=0)
-        rounds = _arrays.integer("rounds", rounds, minimum=0)
-        if rounds and self.method != "sums":
+        self.rounds = _arrays.integer("rounds", rounds, minimum=0)
+        if self.rounds and self.method != "sums":
             raise ValueError(f"rounds are for method='sums'; got {rounds} with {method!r}")
-        self._use({"rounds": rounds} if rounds else {})
+        self._use({})
         self.release: Release | None = None
         self.model: nn.Module | None = None
         self.result: FitResult | None = None
@@ -131,6 +131,7 @@ class Synthesizer:
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
+        on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
     ) -> Release:
         """Release the table: the one step that reads private rows.
 
@@ -145,6 +146,9 @@ class Synthesizer:
             Whether a release that is already at `path` may be replaced.
         progress : callable, optional
             Called with the number of rows done after each block.
+        on_round : callable, optional
+            Called after each of the `rounds` with its number, from 0, and the columns of each table
+            that it has counted; both are public.
 
         Returns
         -------
@@ -155,7 +159,8 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the table does not follow the schema, or the schema allows one row only.
+            If the table does not follow the schema, the schema allows one row only, or has no
+            tables of three columns for the rounds.
         FileExistsError
             If `path` exists and is not to be overwritten.
         """
@@ -173,6 +178,7 @@ class Synthesizer:
             overwrite=overwrite,
             metadata=metadata,
             progress=progress,
+            **({"rounds": self.rounds, "on_round": on_round} if self.rounds else {}),
         )
         assert self.release is not None
         self._guarantee = self._total(self.release)

@@ -27,6 +27,8 @@ from dpslice.torch.losses import check_kind, full_precision
 
 __all__ = ["FeatureMatching", "MarginalMatching"]
 
+_EACH_PRODUCT = 12_000  # cells; see _taken_apart
+
 
 def _parts(rows: int, halves: bool) -> list[slice]:
     """Cut a batch into its two halves, or leave it whole."""
@@ -111,29 +113,30 @@ def _taken_apart(
     triples = [group for group in groups if len(group) == 3]
     shared = Counter(j for group in triples for j in group)
     apart = {group: max(group, key=lambda j: shared[j] / sizes[j]) for group in triples}
-    cells: Counter[int] = Counter()
+    # In cells of one large symmetric matrix: the small products of a table are some times as slow,
+    # and take some time beside their arithmetic.
+    saved: Counter[int] = Counter()
     for group, column in apart.items():
-        cells[column] += math.prod(sizes[j] for j in group)
-    # Half the cells of a symmetric matrix; a large product is some times as fast as small ones.
-    worth = {column for column in cells if 8 * cells[column] > sizes[column] * d**2}
+        saved[column] += _EACH_PRODUCT + 8 * math.prod(sizes[j] for j in group)
+    worth = {column for column in saved if saved[column] > sizes[column] * d**2}
     return {group: group.index(column) for group, column in apart.items() if column in worth}
 
 
-def _balanced(spans: Sequence[slice]) -> tuple[Sequence[slice], Sequence[slice]]:
-    """Cut columns, each a span of levels, into two runs with about as many cells each."""
+def _balanced(columns: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Cut columns into two runs with about as many cells each."""
 
-    def cells(run: Sequence[slice]) -> int:
-        return math.prod(span.stop - span.start for span in run)
+    def cells(run: Sequence[int]) -> int:
+        return math.prod(sizes[column] for column in run)
 
-    cut = min(range(1, len(spans)), key=lambda i: cells(spans[:i]) + cells(spans[i:]))
-    return spans[:cut], spans[cut:]
+    cut = min(range(1, len(columns)), key=lambda i: cells(columns[:i]) + cells(columns[i:]))
+    return list(columns[:cut]), list(columns[cut:])
 
 
-def _joint(rows: Tensor, spans: Sequence[slice]) -> Tensor:
+def _joint(parts: Sequence[Tensor], columns: Sequence[int]) -> Tensor:
     """Distributions of independent columns together: [c, product of their levels]."""
-    joint = rows[:, spans[0]]
-    for span in spans[1:]:
-        joint = (joint[:, :, None] * rows[:, None, span]).flatten(1)
+    joint = parts[columns[0]]
+    for column in columns[1:]:
+        joint = (joint[:, :, None] * parts[column][:, None, :]).flatten(1)
     return joint
 
 
@@ -247,7 +250,7 @@ class MarginalMatching(_SumLoss):
                 share[0, spans[0]], share_weight[0, spans[0]] = table / n, precision
                 continue
             if len(group) > 2 and group not in apart:
-                self._products.append(_balanced(spans))
+                self._products.append(_balanced([place[j] for j in group], self.sizes))
                 tables.append(table.ravel() / n)
                 precisions.append(np.full(table.size, precision))
                 continue
@@ -342,9 +345,10 @@ class MarginalMatching(_SumLoss):
 
     def _tables(self, part: Tensor) -> Tensor:
         """Average over rows of the tables that are made as products, one after the other."""
+        columns = part.split(self.sizes, dim=1)
         return torch.cat(
             [
-                (_joint(part, left).mT @ _joint(part, right)).flatten() / part.shape[0]
+                (_joint(columns, left).mT @ _joint(columns, right)).flatten() / part.shape[0]
                 for left, right in self._products
             ]
         )
