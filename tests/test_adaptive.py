@@ -124,14 +124,90 @@ def test_whole_is_what_its_parts_add_up_to(adjacency: str) -> None:
     assert promise.epsilon == 5.0
     assert "up to 4 tables were chosen by exponential mechanisms" in str(promise)
     if adjacency != "replace_one":
-        replaced = accounting.sum_guarantee(
-            sigma=promise.sigma,
-            delta=1e-6,
-            cells=promise.p,
-            norm=math.sqrt(2.0) * SINGLES.norm / math.sqrt(0.65),
-            diameter=2.0 * math.sqrt(2.0) * SINGLES.norm / math.sqrt(0.65),
-        )
-        assert promise.epsilon_replace_one > replaced.epsilon * 0.999
+        # Counts of two records are sqrt(2) apart, and choices cost at most twice their mu.
+        mu = math.sqrt(2.0 * (counted**2 + 4 * chosen**2) + 4.0 * 4 * choice**2)
+        replaced = promise.epsilon_replace_one
+        exact = stats.norm.cdf(mu / 2 - replaced / mu)
+        exact -= math.exp(replaced) * stats.norm.cdf(-mu / 2 - replaced / mu)
+        assert exact == pytest.approx(1e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)
+def test_one_record_moves_a_score_by_delta_at_most(
+    adjacency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all records of a small domain, whatever the model expects."""
+    seen: list = []
+
+    def choose(scores: list, candidates: list, count: int, slope: float) -> list:
+        seen.append(scores)
+        return candidates[:count]
+
+    monkeypatch.setattr(adaptive_module, "_choose", choose)
+    rng = np.random.default_rng(2)
+    codes = _codes(30)
+    expected = [rng.normal(2.0, 4.0, [SIZES[j] for j in group]) for group in PAIRS]
+    mechanism = _mechanism(rounds=1, adjacency=adjacency, tables_per_round=1)
+    if adjacency == "replace_one":
+        records = itertools.product(*map(range, SIZES))
+        neighbours = [np.vstack([codes[1:], record]) for record in records]
+    else:  # the record counts nowhere, or is not there
+        neighbours = [np.delete(codes, i, axis=0) for i in range(len(codes))]
+    tables = [codes, *neighbours]
+    for table in tables:
+        mechanism.release(table, lambda release, groups: expected)
+    moves = np.abs(np.array(seen[1:]) - np.array(seen[0]))
+    assert moves.max() == (2 if adjacency == "replace_one" else 1)
+
+
+@pytest.mark.parametrize("reach", [1, 2])
+def test_weights_of_a_choice_stay_within_their_range(
+    reach: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exact ratios of the whole numbers that are drawn from, for random neighbouring scores."""
+    drawn: list = []
+
+    def randbelow(total: int) -> int:
+        drawn.append(total)
+        return 0
+
+    kept: list = []
+    accumulate = itertools.accumulate
+    monkeypatch.setattr(adaptive_module.secrets, "randbelow", randbelow)
+    monkeypatch.setattr(
+        adaptive_module.itertools,
+        "accumulate",
+        lambda weights: kept.append(list(weights)) or accumulate(weights),
+    )
+    rng = np.random.default_rng(3)
+    with mpmath.workdps(60):
+        for _ in range(300):
+            eta = float(10.0 ** rng.uniform(-3, 1))
+            scores = [int(q) for q in rng.integers(-200, 200, 6) * 10 ** rng.integers(0, 3)]
+            moved = [q + int(rng.integers(-reach, reach + 1)) for q in scores]
+            kept.clear(), drawn.clear()
+            for given in (scores, moved):
+                adaptive_module._choose(given, [(j,) for j in range(6)], 1, eta / (2 * reach))
+            losses = [
+                mpmath.log(mpmath.mpf(a) * drawn[1] / (mpmath.mpf(b) * drawn[0]))
+                for a, b in zip(*kept, strict=True)
+            ]
+            assert max(losses) - min(losses) <= eta + 1e-11
+
+
+def test_estimates_beyond_reason_do_not_wrap_around() -> None:
+    """Scores of the largest tables at the largest counts fit 63 bits."""
+    cells, records = 2**28, 2**32
+    assert cells * adaptive_module._LARGEST_ESTIMATE + records < 2**62
+    features = MarginalSums((2048, 2048), [(0,)])
+    mechanism = AdaptiveSumMechanism(
+        features=features, candidates=[(0, 1), (1,)], rounds=1, sigma=50.0
+    )
+    release = mechanism.release(
+        np.zeros((100, 2), dtype=int),
+        lambda release, groups: [np.full((2048, 2048), -1e300), np.zeros(2048)],
+    )
+    assert release.features.groups[-1] == (0, 1)
 
 
 def test_number_of_records_is_kept_where_it_is_protected() -> None:
@@ -139,7 +215,8 @@ def test_number_of_records_is_kept_where_it_is_protected() -> None:
     assert release.guarantee.n is None
     with pytest.raises(ValueError, match="protected"):
         _ = release.n
-    assert "4000" not in json.dumps(release._certificate)
+    digests = {"files": {}, "certificate_sha256": ""}
+    assert "4000" not in json.dumps(release._certificate | digests)
 
 
 # -------------------------------------------------------------------------------------- choices
@@ -167,6 +244,11 @@ def test_hopeless_scores_are_drawn_like_any_other() -> None:
     chosen = adaptive_module._choose([0, -(10**12), 5], groups, 3, 40.0)
     assert chosen == [(2,), (0,), (1,)]
     assert sorted(adaptive_module._choose([0, 0, 0], groups, 3, 0.0)) == groups
+
+
+def test_single_columns_bar_nothing() -> None:
+    groups = [(0,), (0, 1), (0, 2)]
+    assert adaptive_module._choose([9, 5, 0], groups, 3, 9.0) == groups
 
 
 def test_tables_of_a_round_have_little_in_common() -> None:

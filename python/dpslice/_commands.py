@@ -338,14 +338,18 @@ def _publish(
 ) -> Release:
     counted = synthesizer.adjacency != "add_remove"
 
+    counts: list[str] = []  # shown once the release is there: until then nothing has left
+
     def on_round(i: int, tables: list[tuple[str, ...]]) -> None:
-        counts = "; ".join(" x ".join(columns) for columns in tables)
-        _console.remark(f"round {i + 1} of {synthesizer.rounds}: counted {counts}", quiet=quiet)
+        named = "; ".join(" x ".join(columns) for columns in tables)
+        counts.append(f"round {i + 1} of {synthesizer.rounds}: counted {named}")
 
     with _console.rows_progress("releasing", quiet=quiet, counted=counted) as done:
         release = synthesizer.publish(
             table, path=path, overwrite=overwrite, progress=done, on_round=on_round
         )
+    for line in counts:
+        _console.remark(line, quiet=quiet)
     _warn_of_delta(release.guarantee, release.estimated_n, quiet=quiet)
     return release
 

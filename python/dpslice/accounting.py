@@ -2219,8 +2219,8 @@ def choice_range(mu: float) -> float:
     .. math:: \eta = 2 \ln\frac{\Phi(\mu/2)}{\Phi(-\mu/2)} = 4 \,\mathrm{artanh}\,
               \mathrm{erf}(\mu / \sqrt 8),
 
-    about 1.6 mu for small mu: less noise than by pure differential privacy (mu) and more than an
-    average over Renyi orders would show (2 mu). Such mechanisms compose as Gaussian ones do,
+    about 1.6 mu for small mu, where zero-concentrated privacy of the same size allows 2 mu. Such
+    mechanisms compose as Gaussian ones do,
     whatever later ones make of earlier outputs: the squares of mu add up.
 
     Parameters

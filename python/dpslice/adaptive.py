@@ -43,7 +43,9 @@ Numbers = NDArray[np.float64]
 # Of a model that is asked for the counts that it expects.
 Estimate = Callable[[SumRelease, Sequence[Group]], Sequence[NDArray[np.floating[Any]]]]
 
-_LARGEST_ESTIMATE: Final = 2.0**40  # of a count: records are fewer than 2^32
+# Of a count. Records are fewer than 2^32 and cells at most 2^28, so scores are far below 2^63: a
+# sum that wrapped around would have no bound on its sensitivity.
+_LARGEST_ESTIMATE: Final = 2.0**33
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,8 @@ class AdaptiveSumMechanism:
     T being the exact counts, M those that the model expects (rounded to whole numbers), s the noise
     that the table would be counted with, whose mean absolute value is taken off; Delta is 1, and 2
     under ``replace_one``. No two tables of a round have two columns in common, beside those that
-    all candidates have. Counts of a table that has been counted before are averaged with these.
+    all candidates have. Counts of a table that has been counted before are averaged with these, by
+    their precisions.
 
     Parameters
     ----------
@@ -175,7 +178,7 @@ class AdaptiveSumMechanism:
         -------
         Guarantee
             As of a `SumMechanism` whose features have the norm of all counts and choices together;
-            the number of released sums is the most that there may be.
+            the number of released sums counts a table as often as it may be counted.
 
         Raises
         ------
@@ -203,9 +206,9 @@ class AdaptiveSumMechanism:
         weights = np.append(self.features.cell_weights(), self._weight)
         check_sum_sigma(sigma, self._norm, weights)
         notes = (
-            f"up to {self._picks} tables were chosen by exponential mechanisms, with epsilon = "
-            f"{self._choice_range(sigma):.6g} each: as private as counts of norm "
-            f"{choosing / math.sqrt(self._picks):.6g}, which the norm above includes.",
+            f"up to {self._picks} tables were chosen by exponential mechanisms, with epsilon below "
+            f"{accounting._rounded_up(self._choice_range(sigma))} each under {self.adjacency}: "
+            f"{self.choosing_share:.3g} of the squares of norm and distance above are for that.",
         )
         guarantee = accounting.sum_guarantee(
             sigma=sigma, n=None if self.adjacency == "add_remove" else n, notes=notes, **setting
@@ -222,7 +225,7 @@ class AdaptiveSumMechanism:
     def _choice_range(self, sigma: float) -> float:
         """Range of the losses of one choice, under the adjacency that was asked for: eta."""
         mu = self._norm * math.sqrt(self.choosing_share / self._picks) / sigma
-        return accounting.choice_range(self._reach * mu)
+        return accounting.choice_range(min(self._reach * mu, 50.0))  # more noise than allowed
 
     # ---------------------------------------------------------------------------------- release
 
@@ -239,6 +242,9 @@ class AdaptiveSumMechanism:
         on_round: Callable[[int, tuple[Group, ...]], None] | None = None,
     ) -> SumRelease:
         """Release private records: read once, block by block; models are fitted in between.
+
+        Once `estimate` or `on_round` has been called, the guarantee is spent, also if an error or
+        Ctrl-C ends the release: what they have seen, and a second release, add up.
 
         Parameters
         ----------
@@ -393,9 +399,5 @@ def _choose(
         ends = itertools.accumulate(weights)
         chosen = next(place for place, end in zip(left, ends, strict=True) if draw < end)
         picked.append(chosen)
-        left = [
-            place
-            for place in left
-            if place != chosen and len(own[place] & own[chosen]) < min(2, len(own[chosen]))
-        ]
+        left = [place for place in left if place != chosen and len(own[place] & own[chosen]) < 2]
     return [candidates[place] for place in picked]

@@ -28,7 +28,7 @@ The only difference to the ideal mechanism is the error of V itself and of that 
 
 Both
 ----
-No statistic of the rows is computed, kept or shown, apart from their number, where that is public,
+No statistic of the rows is kept or shown, apart from their number, where that is public,
 and from errors about rows that cannot be released (NaN, infinity), which are for the data holder's
 eyes. How long the work takes depends on the rows' number and length; a protection against someone
 who can time it on the data holder's machine is not attempted.

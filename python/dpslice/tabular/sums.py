@@ -112,7 +112,7 @@ class SumMethod:
         on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
         **where: Any,
     ) -> Release:
-        """Release a private table; `where` is passed on to `SumMechanism.release`.
+        """Release a private table; `where` is passed on to the mechanism's `release`.
 
         In `rounds`, if there are any, tables of three columns that a model of the pairs fits worst
         are chosen and counted, too; `on_round` is told which.

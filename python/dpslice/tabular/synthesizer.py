@@ -145,10 +145,12 @@ class Synthesizer:
         overwrite : bool
             Whether a release that is already at `path` may be replaced.
         progress : callable, optional
-            Called with the number of rows done after each block.
+            Called with the number of rows done after each block. Under ``add_remove`` that number
+            is private: not to be shown or kept.
         on_round : callable, optional
             Called after each of the `rounds` with its number, from 0, and the columns of each table
-            that it has counted; both are public.
+            that it has counted. From then on the guarantee is spent, also if an error or Ctrl-C
+            ends the release.
 
         Returns
         -------
