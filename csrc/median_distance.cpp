@@ -1,5 +1,9 @@
 // Exact median of the b (b - 1) / 2 pairwise distances of each slice in O(b) memory.
 //
+// A sample of pairs tells between which two distances the median should lie. One pass over all
+// pairs counts those below and collects those between, which are sorted; if the median is not among
+// them (many equal distances, or bad luck), it is found by digits:
+//
 // Squared distances are not negative, so their float64 bits are ordered as they are. The median's
 // bits are found from the top, a digit in each pass: a pass recomputes all distances and counts the
 // next digit of those that share the digits known so far. Once few enough are left, they are
@@ -21,45 +25,78 @@ constexpr int kDigit = 11;  // 2048 counters: 16 KiB, half of L1
 // O(b).
 constexpr int64_t kLeastCandidates = 16384;
 constexpr int64_t kCandidatesPerPoint = 4;
+// Of those between two distances of the sample: O(b), too.
+constexpr int64_t kBetweenPerPoint = 64;
+constexpr int64_t kLeastSample = 512, kLargestSample = int64_t{1} << 17;
+constexpr int kRows = 4;           // points whose distances are computed together ...
+constexpr int64_t kManyDims = 16;  // ... where there are so many coordinates
+constexpr int64_t kChunk = 16;     // distances that are passed over at once if none lies between
 
 struct Workspace {
   Points points;
-  Buffer<double> row;  // [points.stride]
+  Buffer<double> rows;  // [kRows, points.stride]
   Buffer<int64_t> counters;
   Buffer<WideKey> candidates, scratch;
 };
 
-// row[j] = |x_i - x_j|^2 for j > i. Every pass must see the same bits, so this is compiled once,
-// not inlined where the compiler might contract it differently.
-__attribute__((noinline)) void squared_distances_after(const Points& points, int64_t i,
-                                                       double* row) {
+// rows[r][j] = |x_(first + r) - x_j|^2 for j > first, rows [Rows, stride]; 4 x 2 vectors at a time
+// share the loads of many coordinates, 1 x 4 are quicker for few. Every pass must see the same
+// bits, so this is compiled once, not inlined where the compiler might contract it differently.
+template <int Rows, int Vectors>
+__attribute__((noinline)) void squared_distances_after(const Points& points, int64_t first,
+                                                       double* rows) {
   constexpr int L = kLanes<double>;
-  static_assert(kSourceTile % (4 * L) == 0, "whole blocks of 4 vectors lie within the stride");
-  for (int64_t j = (i + 1) / (4 * L) * (4 * L); j < points.size(); j += 4 * L) {
-    Vec<double> sum[4] = {};
+  static_assert(kSourceTile % (Vectors * L) == 0, "whole blocks of vectors lie within the stride");
+  static_assert(kSourceTile % Rows == 0, "rows beyond the last point lie within the stride");
+  constexpr int64_t step = Vectors * L;
+  for (int64_t j = (first + 1) / step * step; j < points.size(); j += step) {
+    Vec<double> sum[Rows][Vectors] = {};
     for (int64_t t = 0; t < points.dims(); ++t) {
       const double* coordinate = points.coordinate(t);
-      for (int v = 0; v < 4; ++v) {
-        const Vec<double> difference = coordinate[i] - load(coordinate + j + v * L);
-        sum[v] += difference * difference;
+      Vec<double> other[Vectors];
+      for (int v = 0; v < Vectors; ++v) other[v] = load(coordinate + j + v * L);
+      for (int r = 0; r < Rows; ++r) {
+        for (int v = 0; v < Vectors; ++v) {
+          const Vec<double> difference = coordinate[first + r] - other[v];
+          sum[r][v] += difference * difference;
+        }
       }
     }
-    for (int v = 0; v < 4; ++v) store(row + j + v * L, sum[v]);
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vectors; ++v) store(rows + r * points.stride() + j + v * L, sum[r][v]);
   }
+}
+
+// visit(i, squared distances of point i from all points, of which those after i hold) for every i
+// but the last, in order.
+template <class Visit>
+void for_each_row(const Points& points, Buffer<double>& rows, Visit&& visit) {
+  rows.resize(kRows * points.stride());
+  const int64_t together = points.dims() < kManyDims ? 1 : kRows;
+  for (int64_t first = 0; first + 1 < points.size(); first += together) {
+    if (together == 1) {
+      squared_distances_after<1, 4>(points, first, rows.data());
+    } else {
+      squared_distances_after<kRows, 2>(points, first, rows.data());
+    }
+    for (int64_t r = 0; r < together && first + r + 1 < points.size(); ++r)
+      visit(first + r, rows.data() + r * points.stride());
+  }
+}
+
+uint64_t bits_of_squared(double squared) {
+  uint64_t bits;
+  std::memcpy(&bits, &squared, sizeof bits);
+  return bits;
 }
 
 // visit(bits of the squared distance, pair number i * b + j) for all pairs i < j, in order.
 template <class Visit>
-void for_each_pair(const Points& points, Buffer<double>& row, Visit&& visit) {
-  row.resize(points.stride());
-  for (int64_t i = 0; i + 1 < points.size(); ++i) {
-    squared_distances_after(points, i, row.data());
-    for (int64_t j = i + 1; j < points.size(); ++j) {
-      uint64_t bits;
-      std::memcpy(&bits, &row[j], sizeof bits);
-      visit(bits, i * points.size() + j);
-    }
-  }
+void for_each_pair(const Points& points, Buffer<double>& rows, Visit&& visit) {
+  for_each_row(points, rows, [&](int64_t i, const double* row) {
+    for (int64_t j = i + 1; j < points.size(); ++j)
+      visit(bits_of_squared(row[j]), i * points.size() + j);
+  });
 }
 
 double distance(WideKey pair) {
@@ -73,10 +110,96 @@ struct Middle {
   WideKey first, second;
 };
 
+// Distances that the median should lie between: four standard deviations of a sample's rank on
+// either side. The sample need not be random, only unlike the order of the points.
+struct Bracket {
+  double low, high;
+};
+
+Bracket sampled_bracket(Workspace& work, int64_t pairs) {
+  const int64_t b = work.points.size();
+  int64_t sample = pairs / 64;  // a small part of a pass
+  if (sample < kLeastSample) sample = kLeastSample;
+  if (sample > kLargestSample) sample = kLargestSample;
+  work.candidates.resize(sample);
+  work.scratch.resize(sample);
+  uint64_t state = 0;
+  for (int64_t r = 0; r < sample; ++r) {
+    // SplitMix64 (Steele, Lea, Flood 2014), two numbers of 32 bits from each step.
+    uint64_t word = state += 0x9e3779b97f4a7c15u;
+    word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9u;
+    word = (word ^ word >> 27) * 0x94d049bb133111ebu;
+    word ^= word >> 31;
+    const auto points = static_cast<uint64_t>(b);
+    const uint64_t i = (word >> 32) * points >> 32;
+    const uint64_t apart = 1 + ((word & 0xffffffffu) * (points - 1) >> 32);
+    const uint64_t j = (i + apart) % points;
+    double squared = 0;
+    for (int64_t t = 0; t < work.points.dims(); ++t) {
+      const double* coordinate = work.points.coordinate(t);
+      const double difference = coordinate[i] - coordinate[j];
+      squared += difference * difference;
+    }
+    work.candidates[r] = WideKey::make(bits_of_squared(squared), 0);
+  }
+  const WideKey* ordered =
+      radix_sort(work.candidates.data(), work.scratch.data(), sample, work.counters);
+  const auto margin = static_cast<int64_t>(2.0 * std::sqrt(static_cast<double>(sample))) + 1;
+  const int64_t first = sample / 2 - margin, last = sample / 2 + margin;
+  Bracket bracket;
+  std::memcpy(&bracket.low, &ordered[first > 0 ? first : 0].bits, sizeof bracket.low);
+  std::memcpy(&bracket.high, &ordered[last < sample ? last : sample - 1].bits, sizeof bracket.high);
+  return bracket;
+}
+
+// The middle pairs if they lie in the bracket and what lies in it is not too much.
+bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_t pairs,
+                          Middle* middle) {
+  const int64_t b = work.points.size();
+  const int64_t room = kBetweenPerPoint * b;
+  work.candidates.resize(room);
+  work.scratch.resize(room);
+  WideKey* candidates = work.candidates.data();
+  int64_t below = 0, found = 0;
+  bool fits = true;
+  for_each_row(work.points, work.rows, [&](int64_t i, const double* row) {
+    const double low = bracket.low, high = bracket.high;
+    int64_t next = found;  // in a register: writing candidates could change `found` itself
+    for (int64_t start = i + 1; start < b && fits; start += kChunk) {
+      const int64_t stop = start + kChunk < b ? start + kChunk : b;
+      int64_t lower = 0, not_above = 0;
+      for (int64_t j = start; j < stop; ++j) {
+        lower += row[j] < low;
+        not_above += row[j] <= high;
+      }
+      below += lower;
+      if (not_above == lower) continue;
+      fits = next + kChunk <= room;
+      if (!fits) break;
+      for (int64_t j = start; j < stop; ++j) {
+        candidates[next] = WideKey::make(bits_of_squared(row[j]), static_cast<uint64_t>(i * b + j));
+        next += row[j] >= low && row[j] <= high;
+      }
+    }
+    found = next;
+  });
+  if (!fits) return false;
+  const int64_t first = rank - below, second = first + (pairs % 2 == 0);
+  if (first < 0 || second >= found) return false;
+  const WideKey* ordered = radix_sort(candidates, work.scratch.data(), found, work.counters);
+  *middle = {ordered[first], ordered[second]};
+  return true;
+}
+
 Middle middle_pairs(Workspace& work) {
   const int64_t b = work.points.size();
   const int64_t pairs = b * (b - 1) / 2;
   const int64_t rank = (pairs - 1) / 2;  // of the first, counted from 0
+  if (pairs > 4 * kLeastSample) {
+    Middle middle;
+    if (middle_pairs_between(work, sampled_bracket(work, pairs), rank, pairs, &middle))
+      return middle;
+  }
   const int64_t room =
       kCandidatesPerPoint * b > kLeastCandidates ? kCandidatesPerPoint * b : kLeastCandidates;
 
@@ -93,7 +216,7 @@ Middle middle_pairs(Workspace& work) {
     work.counters.resize(int64_t{1} << kDigit);
     int64_t* count = work.counters.data();
     std::memset(count, 0, sizeof(int64_t) << width);
-    for_each_pair(work.points, work.row, [&](uint64_t bits, int64_t) {
+    for_each_pair(work.points, work.rows, [&](uint64_t bits, int64_t) {
       if (bits >> above == known) ++count[bits >> shift & mask];
     });
     uint64_t digit = 0;
@@ -109,7 +232,7 @@ Middle middle_pairs(Workspace& work) {
   work.scratch.resize(size);
   int64_t found = 0;
   WideKey next = WideKey::make(~uint64_t{0}, 0);  // the least pair above the candidates
-  for_each_pair(work.points, work.row, [&](uint64_t bits, int64_t pair) {
+  for_each_pair(work.points, work.rows, [&](uint64_t bits, int64_t pair) {
     const uint64_t prefix = bits >> shift;
     if (prefix == known) {
       if (found < size) work.candidates[found++] = WideKey::make(bits, static_cast<uint64_t>(pair));
