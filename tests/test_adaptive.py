@@ -88,12 +88,15 @@ def test_choices_and_counts_together_are_below_the_gaussian_profile(epsilon: flo
 
 
 def test_rounding_is_paid_for_each_time_a_table_is_counted() -> None:
-    promise = _mechanism(rounds=3, candidates=[(0, 1), (0, 2)]).account()
-    assert promise.p == SINGLES.n_cells + 3 * 8
+    features = MarginalSums(SIZES, [(0,), (0, 1)])
+    mechanism = _mechanism(features=features, candidates=[(0, 1), (0, 2)])
+    promise = mechanism.account()
+    assert promise.p == features.n_cells + 2 * 8
     assert promise.epsilon_numerical == accounting.sum_numerical_loss(promise.p)[0]
-    release = _mechanism(rounds=3, candidates=[(0, 1), (0, 2)]).release(
-        _codes(), lambda release, groups: [np.zeros((2, 3)), np.zeros((2, 4))]
+    release = mechanism.release(
+        _codes(), lambda release, groups: [np.zeros([SIZES[j] for j in g]) for g in groups]
     )
+    assert release.guarantee.p == 2 + 6 + 8
     assert release.guarantee.epsilon_numerical == promise.epsilon_numerical
 
 
@@ -270,17 +273,25 @@ def test_worst_table_is_chosen_and_counted() -> None:
     assert np.abs(table - np.diag(exact)).max() < 6.0 * noise
 
 
+def test_no_table_is_chosen_twice() -> None:
+    told: list = []
+    _mechanism(rounds=3, tables_per_round=2).release(
+        _codes(), _product, on_round=lambda i, groups: told.extend(groups)
+    )
+    assert len(told) == len(set(told))
+
+
 def test_table_that_is_counted_again_is_averaged() -> None:
     mechanism = _mechanism(
         features=MarginalSums(SIZES, [(3, 0), (1,)], [2.0, 1.0]),
         candidates=[(0, 3)],
-        rounds=3,
+        rounds=1,
         sigma=3.0,
         epsilon=None,
     )
     release = mechanism.release(_codes(), lambda release, groups: [np.zeros((2, 2))])
     assert release.features.groups == ((3, 0), (1,))
-    weight = math.sqrt(4.0 + 3.0 * mechanism._weight**2)
+    weight = math.sqrt(4.0 + mechanism._weight**2)
     assert release.noise[0] == pytest.approx(3.0 / weight)
     assert release.guarantee.p == 7
 
@@ -290,7 +301,7 @@ def test_averages_have_the_stated_noise() -> None:
     mechanism = _mechanism(
         features=MarginalSums(SIZES, [(0, 3)]),
         candidates=[(0, 3)],
-        rounds=2,
+        rounds=1,
         sigma=5.0,
         epsilon=None,
     )
@@ -342,7 +353,7 @@ def test_nothing_is_left_of_a_release_whose_model_fails(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"rounds": 0}, "rounds must be"),
-        ({"tables_per_round": 7}, "candidates must be at least the 7 tables of a round; got 6"),
+        ({"tables_per_round": 4}, "candidates must be at least the 8 tables of all rounds; got 6"),
         ({"counting_share": 1.0}, "counting_share must"),
         ({"choosing_share": 0.0}, "choosing_share must"),
         ({"counting_share": 0.9, "choosing_share": 0.1}, "must leave something"),

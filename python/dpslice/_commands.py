@@ -344,6 +344,12 @@ def _publish(
         named = "; ".join(" x ".join(columns) for columns in tables)
         counts.append(f"round {i + 1} of {synthesizer.rounds}: counted {named}")
 
+    if synthesizer.rounds:
+        _console.remark(
+            f"a model is fitted in each of {synthesizer.rounds} rounds, after the rows are read; "
+            "each fit takes some of the time of a training",
+            quiet=quiet,
+        )
     with _console.rows_progress("releasing", quiet=quiet, counted=counted) as done:
         release = synthesizer.publish(
             table, path=path, overwrite=overwrite, progress=done, on_round=on_round

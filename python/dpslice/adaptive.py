@@ -60,8 +60,8 @@ class AdaptiveSumMechanism:
     T being the exact counts, M those that the model expects (rounded to whole numbers), s the noise
     that the table would be counted with, whose mean absolute value is taken off; Delta is 1, and 2
     under ``replace_one``. No two tables of a round have two columns in common, beside those that
-    all candidates have. Counts of a table that has been counted before are averaged with these, by
-    their precisions.
+    all candidates have, and none is chosen twice. Counts of a table of `features` are averaged with
+    the new ones, by their precisions.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class AdaptiveSumMechanism:
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If an argument is out of range, there are fewer candidates than tables in a round, or their
+        If an argument is out of range, there are fewer candidates than tables to choose, or their
         tables would not fit into memory.
 
     Examples
@@ -130,9 +130,9 @@ class AdaptiveSumMechanism:
             choices = MarginalSums(self.features.sizes, tuple(self.candidates))
         except ValueError as error:
             raise ValueError(f"candidates are not valid: {error}") from error
-        if len(choices.groups) < self.tables_per_round:
+        if len(choices.groups) < self._picks:
             raise ValueError(
-                f"candidates must be at least the {self.tables_per_round} tables of a round; "
+                f"candidates must be at least the {self._picks} tables of all rounds; "
                 f"got {len(choices.groups)}"
             )
         # One name for each table: the order of columns that the features have.
@@ -178,7 +178,8 @@ class AdaptiveSumMechanism:
         -------
         Guarantee
             As of a `SumMechanism` whose features have the norm of all counts and choices together;
-            the number of released sums counts a table as often as it may be counted.
+            the number of released sums is the most that may be rounded, tables that are counted
+            again included.
 
         Raises
         ------
@@ -190,7 +191,7 @@ class AdaptiveSumMechanism:
         counting = math.hypot(self.features.norm, self._norm * math.sqrt(self.counting_share))
         setting: dict[str, Any] = {
             "delta": self.delta,
-            # Of a table that is counted in several rounds, each counts: all are rounded.
+            # A table of the features that is counted again is rounded again.
             "cells": self.features.n_cells + self._picks * largest,
             "norm": self._norm,
             # A record exchanged for any other changes two counts of a table, and scores by up to 2;
@@ -336,28 +337,31 @@ class AdaptiveSumMechanism:
             )
 
         count(self.features.groups, self.features.weights)
+        left = list(self.candidates)
         for i in range(self.rounds):
-            expected = self._expected(estimate(so_far(), list(self.candidates)))
+            expected = self._expected(estimate(so_far(), list(left)), left)
             scores = []
-            for group, counted in zip(self.candidates, expected, strict=True):
+            for group, counted in zip(left, expected, strict=True):
                 weight = math.hypot(released[group][1] if group in released else 0.0, self._weight)
                 allowance = round(math.sqrt(2.0 / math.pi) * sigma / weight * counted.size)
                 scores.append(int(np.abs(counts[group] - counted).sum()) - allowance)
-            chosen = _choose(scores, self.candidates, self.tables_per_round, slope)
+            chosen = _choose(scores, left, self.tables_per_round, slope)
             count(chosen, (self._weight,) * len(chosen))
+            # A model that has learned some of a table's noise would have it chosen once more.
+            left = [group for group in left if group not in chosen]
             if on_round is not None:
                 on_round(i, tuple(chosen))
         return so_far()
 
-    def _expected(self, tables: object) -> list[NDArray[np.int64]]:
+    def _expected(self, tables: object, groups: Sequence[Group]) -> list[NDArray[np.int64]]:
         """Check what a model expects, and round it to whole counts."""
-        if not isinstance(tables, Sequence) or len(tables) != len(self.candidates):
+        if not isinstance(tables, Sequence) or len(tables) != len(groups):
             raise ValueError(
-                f"estimate must return a sequence of {len(self.candidates)} arrays, one for each "
-                f"group; got {_arrays.describe(tables)}"
+                f"estimate must return a sequence of {len(groups)} arrays, one for each group; "
+                f"got {_arrays.describe(tables)}"
             )
         whole = []
-        for group, table in zip(self.candidates, tables, strict=True):
+        for group, table in zip(groups, tables, strict=True):
             shape = self.features.shape_of(group)
             counted = np.asarray(table, dtype=np.float64)
             if counted.shape != shape or not np.isfinite(counted).all():

@@ -122,17 +122,17 @@ class SumMethod:
         if not rounds:
             return SumMechanism(features=self.features, **budget).release(blocks, **where)
         candidates = self.discretization.candidates()
-        if not candidates:
+        if len(candidates) < rounds:
             raise ValueError(
-                "rounds need tables of three columns to choose from; the schema has none that are "
-                "small enough: use rounds=0"
+                f"rounds must be at most the number of tables of three columns to choose from; the "
+                f"schema has {len(candidates)} that are small enough, got {rounds} rounds"
             )
         wanted = math.ceil(TABLES_PER_COLUMN * self.discretization.n_columns / rounds)
         mechanism = AdaptiveSumMechanism(
             features=self.features,
             candidates=candidates,
             rounds=rounds,
-            tables_per_round=min(wanted, len(candidates)),
+            tables_per_round=min(wanted, len(candidates) // rounds),
             counting_share=COUNTING_SHARE,
             choosing_share=CHOOSING_SHARE,
             **budget,

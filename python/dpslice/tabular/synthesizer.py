@@ -161,8 +161,8 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the table does not follow the schema, the schema allows one row only, or has no
-            tables of three columns for the rounds.
+            If the table does not follow the schema, the schema allows one row only, or has too
+            few tables of three columns for the rounds.
         FileExistsError
             If `path` exists and is not to be overwritten.
         """
