@@ -848,7 +848,7 @@ def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.M
     refuse(
         "rounds must be at most the number of tables of three columns",
         *("release", table, "--schema", schema, "--epsilon", 5, "--out", tmp_path / "other"),
-        *("--rounds", 99),
+        *("--rounds", 99, "--quiet"),
     )
     assert [path.name for path in tmp_path.iterdir()] == ["p.dpslice"]
 
