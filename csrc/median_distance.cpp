@@ -8,11 +8,12 @@
 // bits are found from the top, a digit in each pass: a pass recomputes all distances and counts the
 // next digit of those that share the digits known so far. Once few enough are left, they are
 // collected and sorted. For an even number of pairs the median is the mean of the two middle
-// distances, as in NumPy. The gradient goes to the pairs that attain it (the first in order (i, j)
-// among equals); a distance of zero has gradient zero.
+// distances, as in NumPy. The gradient goes to the pairs that attain it (among equals, those in the
+// middle of the order by (distance, i, j)); a distance of zero has gradient zero.
 #include "median_distance.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "points.h"
 #include "radix_sort.h"
@@ -25,9 +26,9 @@ constexpr int kDigit = 11;  // 2048 counters: 16 KiB, half of L1
 // O(b).
 constexpr int64_t kLeastCandidates = 16384;
 constexpr int64_t kCandidatesPerPoint = 4;
-// Of those between two distances of the sample: O(b), too.
+// Of the sample, and of the pairs between two of its distances: O(b), too.
 constexpr int64_t kBetweenPerPoint = 64;
-constexpr int64_t kLeastSample = 512, kLargestSample = int64_t{1} << 17;
+constexpr int64_t kLeastSample = 512;
 constexpr int kRows = 4;           // points whose distances are computed together ...
 constexpr int64_t kManyDims = 16;  // ... where there are so many coordinates
 constexpr int64_t kChunk = 16;     // distances that are passed over at once if none lies between
@@ -68,7 +69,7 @@ __attribute__((noinline)) void squared_distances_after(const Points& points, int
 }
 
 // visit(i, squared distances of point i from all points, of which those after i hold) for every i
-// but the last, in order.
+// but the last, in order, until it returns false.
 template <class Visit>
 void for_each_row(const Points& points, Buffer<double>& rows, Visit&& visit) {
   rows.resize(kRows * points.stride());
@@ -80,7 +81,7 @@ void for_each_row(const Points& points, Buffer<double>& rows, Visit&& visit) {
       squared_distances_after<kRows, 2>(points, first, rows.data());
     }
     for (int64_t r = 0; r < together && first + r + 1 < points.size(); ++r)
-      visit(first + r, rows.data() + r * points.stride());
+      if (!visit(first + r, rows.data() + r * points.stride())) return;
   }
 }
 
@@ -96,6 +97,7 @@ void for_each_pair(const Points& points, Buffer<double>& rows, Visit&& visit) {
   for_each_row(points, rows, [&](int64_t i, const double* row) {
     for (int64_t j = i + 1; j < points.size(); ++j)
       visit(bits_of_squared(row[j]), i * points.size() + j);
+    return true;
   });
 }
 
@@ -116,11 +118,19 @@ struct Bracket {
   double low, high;
 };
 
-Bracket sampled_bracket(Workspace& work, int64_t pairs) {
-  const int64_t b = work.points.size();
+// So many that what lies in the bracket, 4 pairs / sqrt(sample) of them, fills three quarters of
+// the room at most; 0 where the room has no place for such a sample.
+int64_t sample_size(int64_t b, int64_t pairs) {
   int64_t sample = pairs / 64;  // a small part of a pass
+  const int64_t root = b / (3 * kBetweenPerPoint / 8) + 1;
+  if (sample > kBetweenPerPoint * b / 8) sample = kBetweenPerPoint * b / 8;
   if (sample < kLeastSample) sample = kLeastSample;
-  if (sample > kLargestSample) sample = kLargestSample;
+  if (sample < root * root) sample = root * root;
+  return sample <= kBetweenPerPoint * b ? sample : 0;
+}
+
+Bracket sampled_bracket(Workspace& work, int64_t sample) {
+  const int64_t b = work.points.size();
   work.candidates.resize(sample);
   work.scratch.resize(sample);
   uint64_t state = 0;
@@ -182,6 +192,7 @@ bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_
       }
     }
     found = next;
+    return fits;
   });
   if (!fits) return false;
   const int64_t first = rank - below, second = first + (pairs % 2 == 0);
@@ -195,9 +206,10 @@ Middle middle_pairs(Workspace& work) {
   const int64_t b = work.points.size();
   const int64_t pairs = b * (b - 1) / 2;
   const int64_t rank = (pairs - 1) / 2;  // of the first, counted from 0
-  if (pairs > 4 * kLeastSample) {
+  const int64_t sample = pairs > 4 * kLeastSample ? sample_size(b, pairs) : 0;
+  if (sample > 0) {
     Middle middle;
-    if (middle_pairs_between(work, sampled_bracket(work, pairs), rank, pairs, &middle))
+    if (middle_pairs_between(work, sampled_bracket(work, sample), rank, pairs, &middle))
       return middle;
   }
   const int64_t room =

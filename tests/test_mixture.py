@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,10 @@ pytest.importorskip("pandas", reason="the mixture is part of the tabular package
 
 from scipy import stats  # noqa: E402
 
-from dpslice import MarginalSums, SlicingMechanism, SumMechanism  # noqa: E402
+from dpslice import MarginalSums, SlicingMechanism, SumMechanism, SumRelease  # noqa: E402
 from dpslice.tabular import ProductMixture  # noqa: E402
 from dpslice.tabular.discretization import FineShape  # noqa: E402
-from dpslice.torch import MarginalMatching, SmoothedLikelihood, fit  # noqa: E402
+from dpslice.torch import MarginalMatching, SmoothedLikelihood, fit, sum_losses  # noqa: E402
 
 SIZES = (3, 2, 4)
 GROUPS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
@@ -173,6 +175,41 @@ def test_value_is_the_formulas(features: MarginalSums, columns_weight: float) ->
     assert float(loss(rows)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("columns", [(4, 2, 0, 3, 1), (2, 0, 1), (3, 0)])
+@pytest.mark.parametrize("product", [0, 12_000])
+def test_columns_in_another_order(
+    columns: tuple, product: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a release of those columns alone, in that order."""
+    monkeypatch.setattr(sum_losses, "_EACH_PRODUCT", product)
+    whole = _release(features=WIDE)
+    inside = [
+        (group, table, noise)
+        for group, table, noise in WIDE.tables(whole.sums, whole.noise)
+        if set(group) <= set(columns)
+    ]
+    sizes = [WIDE.sizes[j] for j in columns]
+    place = {j: i for i, j in enumerate(columns)}
+    features = MarginalSums(
+        sizes,
+        [tuple(place[j] for j in group) for group, _, _ in inside],
+        [whole.sigma / noise for _, _, noise in inside],
+    )
+    part = SumRelease(
+        features,
+        np.concatenate([table.ravel() for _, table, _ in inside]),
+        whole.sigma,
+        dataclasses.replace(whole.guarantee, p=features.n_cells),
+        n=whole.n,
+    )
+    rows = _distributions(sizes, 5)
+    loss = MarginalMatching(whole, columns=columns, halves=False)
+    # The numbers of records are estimated from all tables of either release.
+    n = WIDE.estimate_n(whole.sums, whole.noise)
+    monkeypatch.setattr(MarginalSums, "estimate_n", lambda *given: n)
+    assert float(loss(rows)) == pytest.approx(_reference(part, rows.numpy()), rel=1e-5)
+
+
 def test_triples_that_share_a_column_are_taken_apart_by_it() -> None:
     """Both ways are tested above: TRIPLES has moments on conditions, WIDE has products."""
     apart = MarginalMatching(_release(features=TRIPLES))
@@ -232,7 +269,7 @@ def test_halves_are_unbiased() -> None:
     rows = model(torch.zeros(5, 1)).detach().double()
     truth = float(MarginalMatching(release, halves=False)(rows))
     error = np.std(values[True]) / 20
-    assert abs(np.mean(values[True]) - truth) < 4.5 * error  # error rate 7e-6
+    assert abs(np.mean(values[True]) - truth) < 5.5 * error  # error rate 4e-8
     assert np.mean(values[False]) > truth + 4.5 * np.std(values[False]) / 20
 
 
@@ -257,6 +294,10 @@ def test_what_is_no_release_of_sums_is_refused() -> None:
         MarginalMatching(_release(), columns=[0, 0])
     with pytest.raises(ValueError, match="columns must be different ones"):
         MarginalMatching(_release(), columns=[3])
+    with pytest.raises(TypeError, match="columns must be a sequence of integers; got"):
+        MarginalMatching(_release(), columns=5)
+    with pytest.raises(TypeError, match="columns must be an integer"):
+        MarginalMatching(_release(), columns=[0.0, 1.0])
     with pytest.raises(ValueError, match="columns_weight must"):
         MarginalMatching(_release(), columns_weight=-1.0)
     pairs = _release(features=MarginalSums(SIZES, [(0, 1)]))

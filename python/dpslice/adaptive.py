@@ -128,8 +128,9 @@ class AdaptiveSumMechanism:
             )
         try:
             choices = MarginalSums(self.features.sizes, tuple(self.candidates))
-        except ValueError as error:
-            raise ValueError(f"candidates are not valid: {error}") from error
+            self._all_tables(choices.groups)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"candidates are not valid: {error}") from error
         if len(choices.groups) < self._picks:
             raise ValueError(
                 f"candidates must be at least the {self._picks} tables of all rounds; "
@@ -138,7 +139,6 @@ class AdaptiveSumMechanism:
         # One name for each table: the order of columns that the features have.
         known = {frozenset(group): group for group in self.features.groups}
         put("candidates", tuple(known.get(frozenset(g), g) for g in choices.groups))
-        self._all_tables()  # raises if there are too many cells
         for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             put(name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
@@ -159,10 +159,10 @@ class AdaptiveSumMechanism:
         """Weight of a chosen table."""
         return self._norm * math.sqrt(self.counting_share / self._picks)
 
-    def _all_tables(self) -> MarginalSums:
+    def _all_tables(self, candidates: Sequence[Group]) -> MarginalSums:
         """Count everything that may be asked for, the features first."""
-        known = set(self.features.groups)
-        more = tuple(group for group in self.candidates if group not in known)
+        known = {frozenset(group) for group in self.features.groups}
+        more = tuple(group for group in candidates if frozenset(group) not in known)
         weights = self.features.weights + (1.0,) * len(more)
         return MarginalSums(self.features.sizes, self.features.groups + more, weights)
 
@@ -226,7 +226,7 @@ class AdaptiveSumMechanism:
     def _choice_range(self, sigma: float) -> float:
         """Range of the losses of one choice, under the adjacency that was asked for: eta."""
         mu = self._norm * math.sqrt(self.choosing_share / self._picks) / sigma
-        return accounting.choice_range(min(self._reach * mu, 50.0))  # more noise than allowed
+        return accounting.choice_range(min(self._reach * mu, 50.0))  # what it is defined for
 
     # ---------------------------------------------------------------------------------- release
 
@@ -270,13 +270,15 @@ class AdaptiveSumMechanism:
         """
         if not callable(estimate):
             raise TypeError(f"estimate must be callable; got {_arrays.describe(estimate)}")
+        if on_round is not None and not callable(on_round):
+            raise TypeError(f"on_round must be callable; got {_arrays.describe(on_round)}")
         if block_rows is not None:
             block_rows = _arrays.positive_integer("block_rows", block_rows)
         facts = _release.plain_metadata(metadata)
         guarantee = self.account()
 
         def make() -> SumRelease:
-            tables = self._all_tables()
+            tables = self._all_tables(self.candidates)
             total, n = add_up(tables, self.adjacency, X, block_rows, progress)
             public_n = None if self.adjacency == "add_remove" else n
             promise = dataclasses.replace(guarantee, n=public_n)
@@ -338,6 +340,7 @@ class AdaptiveSumMechanism:
 
         count(self.features.groups, self.features.weights)
         left = list(self.candidates)
+        everywhere = frozenset.intersection(*map(frozenset, left))
         for i in range(self.rounds):
             expected = self._expected(estimate(so_far(), list(left)), left)
             scores = []
@@ -345,7 +348,7 @@ class AdaptiveSumMechanism:
                 weight = math.hypot(released[group][1] if group in released else 0.0, self._weight)
                 allowance = round(math.sqrt(2.0 / math.pi) * sigma / weight * counted.size)
                 scores.append(int(np.abs(counts[group] - counted).sum()) - allowance)
-            chosen = _choose(scores, left, self.tables_per_round, slope)
+            chosen = _choose(scores, left, self.tables_per_round, slope, everywhere)
             count(chosen, (self._weight,) * len(chosen))
             # A model that has learned some of a table's noise would have it chosen once more.
             left = [group for group in left if group not in chosen]
@@ -363,7 +366,10 @@ class AdaptiveSumMechanism:
         whole = []
         for group, table in zip(groups, tables, strict=True):
             shape = self.features.shape_of(group)
-            counted = np.asarray(table, dtype=np.float64)
+            try:
+                counted = np.asarray(table, dtype=np.float64)
+            except (TypeError, ValueError, RuntimeError):  # of torch, where there is a gradient
+                counted = np.full(1, np.nan)
             if counted.shape != shape or not np.isfinite(counted).all():
                 raise ValueError(
                     f"estimate must return finite counts of shape {shape} for the columns {group}; "
@@ -375,12 +381,16 @@ class AdaptiveSumMechanism:
 
 
 def _choose(
-    scores: Sequence[int], candidates: Sequence[Group], count: int, slope: float
+    scores: Sequence[int],
+    candidates: Sequence[Group],
+    count: int,
+    slope: float,
+    everywhere: frozenset[int] = frozenset(),
 ) -> list[Group]:
     """Draw groups one after the other, by the exponential mechanism for each.
 
-    A group that has two columns in common with one drawn before, beside those that all candidates
-    have, is out: what it shows is likely to be what that one shows.
+    A group that has two columns in common with one drawn before, beside those that are everywhere,
+    is out: what it shows is likely to be what that one shows.
 
     Each is drawn with a probability proportional to ``2**40 + floor(2**93 exp(slope (q - max)))``,
     exactly: whole numbers, and a draw of the operating system's below their sum. Where scores move
@@ -389,7 +399,6 @@ def _choose(
     exponential and the floor change a weight by 2e-12 of it, which `accounting.choice_range` allows
     for.
     """
-    everywhere = frozenset.intersection(*map(frozenset, candidates))
     own = [frozenset(group) - everywhere for group in candidates]
     left = list(range(len(candidates)))
     picked: list[int] = []

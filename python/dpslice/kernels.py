@@ -390,7 +390,7 @@ def median_distance(x: Array) -> Array:
 
     Notes
     -----
-    O(m b^2 k) time, and O(b) extra memory per thread: the distances are counted, never stored.
+    O(m b^2 k) time, and O(b) extra memory per thread: most distances are counted, not stored.
 
     Examples
     --------

@@ -55,6 +55,7 @@ MOST_TARGET_LEVELS = 4
 # Cells of a table that the rounds of a release may choose, and of all of them together.
 MOST_CANDIDATE_CELLS = 10_000
 MOST_CELLS_OF_CANDIDATES = 1 << 24
+MOST_CANDIDATES = 200_000  # about 100 columns
 
 # Coarse levels of all columns together: models of pairs hold some square matrices over them.
 MOST_LEVELS = 20_000
@@ -251,7 +252,18 @@ class Discretization:
         Returns
         -------
         tuple of tuples of int
+            Groups of columns, by position.
+
+        Raises
+        ------
+        ValueError
+            If there are more than `MOST_CANDIDATES` groups of three columns.
         """
+        if math.comb(self.n_columns, 3) > MOST_CANDIDATES:
+            raise ValueError(
+                f"rounds need at most {MOST_CANDIDATES} tables of three columns to choose from; "
+                f"{self.n_columns} columns have {math.comb(self.n_columns, 3)}: use rounds=0"
+            )
         tables = self._groups_of(3)
         cells = [math.prod(self.sizes[j] for j in group) for group in tables]
         order = np.argsort(cells, kind="stable")

@@ -165,7 +165,8 @@ class MarginalMatching(_SumLoss):
     .. math:: L = \frac{1}{\text{cells}} \sum_g \|M_g - T_g\|^2 / s_g^2,
 
     so that 1 is what the noise alone explains: the true distribution scores 1 in expectation, and
-    one that scores much less has learned noise.
+    one that scores much less has learned noise. With `columns_weight`, single columns as all tables
+    show them are further tables of that weight.
 
     A row is the distributions of a product over the columns, side by side: softmax heads, whose
     columns are independent given the noise that they were made from, enter by their exact
@@ -216,6 +217,11 @@ class MarginalMatching(_SumLoss):
             )
         if columns is None:
             columns = range(len(features.sizes))
+        if isinstance(columns, str) or not isinstance(columns, Sequence):
+            raise TypeError(
+                f"columns must be a sequence of integers; got {_arrays.describe(columns)}"
+            )
+        columns = [_arrays.integer("columns", column, minimum=0) for column in columns]
         place = {column: i for i, column in enumerate(columns)}
         if not set(place) <= set(range(len(features.sizes))) or len(place) != len(columns):
             raise ValueError(
