@@ -22,17 +22,23 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpslice import _arrays, _storage, accounting
+from dpslice import _arrays, accounting
 from dpslice import release as _release
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
 from dpslice.features import MarginalSums
-from dpslice.mechanism import ExactSums, add_up, check_sum_sigma, checked_budget
+from dpslice.mechanism import (
+    ExactSums,
+    SumSetting,
+    account_sums,
+    add_up,
+    checked_budget,
+    made_at,
+)
 from dpslice.release import SumRelease
 
 __all__ = ["AdaptiveSumMechanism"]
@@ -189,34 +195,34 @@ class AdaptiveSumMechanism:
         largest = max(math.prod(self.features.shape_of(group)) for group in self.candidates)
         choosing = self._norm * math.sqrt(self.choosing_share)
         counting = math.hypot(self.features.norm, self._norm * math.sqrt(self.counting_share))
-        setting: dict[str, Any] = {
-            "delta": self.delta,
+        assert self.delta is not None
+        setting = SumSetting(
+            delta=self.delta,
             # A table of the features that is counted again is rounded again.
-            "cells": self.features.n_cells + self._picks * largest,
-            "norm": self._norm,
+            cells=self.features.n_cells + self._picks * largest,
+            norm=self._norm,
             # A record exchanged for any other changes two counts of a table, and scores by up to 2;
             # the mu of a choice at most doubles with its range, as it is concave in it.
-            "diameter": math.hypot(math.sqrt(2.0) * counting, 2.0 * choosing),
-            "adjacency": self.adjacency,
-        }
-        if self.epsilon is None:
-            assert self.sigma is not None
-            sigma = self.sigma
-        else:
-            sigma = accounting.calibrate_sums(self.epsilon, **setting)
-        weights = np.append(self.features.cell_weights(), self._weight)
-        check_sum_sigma(sigma, self._norm, weights)
-        notes = (
+            diameter=math.hypot(math.sqrt(2.0) * counting, 2.0 * choosing),
+            adjacency=self.adjacency,
+            sampling_rate=None,
+        )
+        guarantee = account_sums(
+            setting,
+            epsilon=self.epsilon,
+            sigma=self.sigma,
+            weights=np.append(self.features.cell_weights(), self._weight),
+            notes=(),
+            n=n,
+        )
+        assert guarantee.sigma is not None
+        note = (
             f"up to {self._picks} tables were chosen by exponential mechanisms, with epsilon below "
-            f"{accounting._rounded_up(self._choice_range(sigma))} each under {self.adjacency}: "
-            f"{self.choosing_share:.3g} of the squares of norm and distance above are for that.",
+            f"{accounting._rounded_up(self._choice_range(guarantee.sigma))} each under "
+            f"{self.adjacency}: {self.choosing_share:.3g} of the squares of norm and distance "
+            "above are for that."
         )
-        guarantee = accounting.sum_guarantee(
-            sigma=sigma, n=None if self.adjacency == "add_remove" else n, notes=notes, **setting
-        )
-        if self.epsilon is None:
-            return guarantee
-        return dataclasses.replace(guarantee, epsilon=self.epsilon)
+        return dataclasses.replace(guarantee, notes=(note,))
 
     @property
     def _reach(self) -> int:
@@ -282,21 +288,10 @@ class AdaptiveSumMechanism:
             total, n = add_up(tables, self.adjacency, X, block_rows, progress)
             public_n = None if self.adjacency == "add_remove" else n
             promise = dataclasses.replace(guarantee, n=public_n)
-            ends = np.cumsum([math.prod(tables.shape_of(group)) for group in tables.groups])
-            pieces = np.split(total.counts(), ends[:-1])
-            counts = {
-                group: piece.reshape(tables.shape_of(group))
-                for group, piece in zip(tables.groups, pieces, strict=True)
-            }
+            counts = dict(tables.cut(total.counts()))
             return self._run(counts, promise, facts, estimate, on_round)
 
-        if path is None:
-            return make()
-        _release.refuse_foreign(Path(path))
-        with _storage.publishing(Path(path), overwrite=overwrite) as directory:
-            release = make()
-            release.write_files(directory)
-        return release
+        return made_at(path, make, overwrite=overwrite)
 
     def _run(
         self,
@@ -316,8 +311,7 @@ class AdaptiveSumMechanism:
             features = MarginalSums(self.features.sizes, tuple(groups), tuple(weights))
             exact = np.concatenate([counts[group].ravel() for group in groups])
             noisy = ExactSums.of(features, exact).with_noise(sigma)
-            for group, table, noise in features.tables(noisy, sigma / features.cell_weights()):
-                weight = sigma / noise
+            for (group, table), weight in zip(features.cut(noisy), weights, strict=True):
                 if group in released:  # the average of both, by their precisions
                     before, old = released[group]
                     both = math.hypot(old, weight)

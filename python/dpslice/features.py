@@ -23,7 +23,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ Codes = NDArray[np.integer[Any]]
 Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 FloatArray = NDArray[np.floating[Any]]
+_Number = TypeVar("_Number", bound=np.generic)
 
 # Released numbers: 16 bytes each while they are added up.
 _MOST_CELLS: Final = 1 << 28
@@ -428,11 +429,28 @@ class MarginalSums(FeatureMap):
         noise : float
             Standard deviation of the noise on each of its cells.
         """
+        for (group, table), (_, deviations) in zip(self.cut(sums), self.cut(noise), strict=True):
+            yield group, table, float(deviations.flat[0])
+
+    def cut(self, numbers: NDArray[_Number]) -> Iterator[tuple[tuple[int, ...], NDArray[_Number]]]:
+        """Cut an array with a number for each cell into tables.
+
+        Parameters
+        ----------
+        numbers : array, shape (n_cells,)
+            Counts, or anything else about the cells.
+
+        Yields
+        ------
+        group : tuple of int
+        table : array, shape of the group
+            A view.
+        """
         first = 0
         for group in self.groups:
             shape = self.shape_of(group)
             cells = math.prod(shape)
-            yield group, sums[first : first + cells].reshape(shape), float(noise[first])
+            yield group, numbers[first : first + cells].reshape(shape)
             first += cells
 
     def estimate_n(self, sums: Numbers, noise: Numbers) -> float:

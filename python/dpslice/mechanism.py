@@ -469,7 +469,7 @@ class SumMechanism:
             If epsilon or delta is so small that floating-point numbers cannot deliver it.
         """
         assert self.delta is not None
-        setting = _SumSetting(
+        setting = SumSetting(
             delta=self.delta,
             cells=self.features.n_cells,
             norm=self.features.norm,
@@ -477,22 +477,14 @@ class SumMechanism:
             adjacency=self.adjacency,
             sampling_rate=self.sampling_rate,
         )
-        if self.epsilon is None:
-            assert self.sigma is not None
-            sigma = self.sigma
-        else:
-            sigma = accounting.calibrate_sums(self.epsilon, **setting)
-        check_sum_sigma(sigma, self.features.norm, self.features.cell_weights())
-        guarantee = accounting.sum_guarantee(
-            sigma=sigma,
-            n=None if self.adjacency == "add_remove" else n,
+        return account_sums(
+            setting,
+            epsilon=self.epsilon,
+            sigma=self.sigma,
+            weights=self.features.cell_weights(),
             notes=self.features.notes,
-            **setting,
+            n=n,
         )
-        if self.epsilon is None:
-            return guarantee
-        # What was asked for bounds what was reached, which is less by the last digits.
-        return dataclasses.replace(guarantee, epsilon=self.epsilon)
 
     def release(
         self,
@@ -544,13 +536,11 @@ class SumMechanism:
             block_rows = _arrays.positive_integer("block_rows", block_rows)
         facts = _release.plain_metadata(metadata)
         guarantee = self.account()
-        if path is None:
+
+        def make() -> SumRelease:
             return self._release(X, guarantee, block_rows, facts, progress)
-        _release.refuse_foreign(Path(path))
-        with _storage.publishing(Path(path), overwrite=overwrite) as directory:
-            release = self._release(X, guarantee, block_rows, facts, progress)
-            release.write_files(directory)
-        return release
+
+        return made_at(path, make, overwrite=overwrite)
 
     def _release(
         self,
@@ -575,10 +565,23 @@ class SumMechanism:
         )
 
 
+def made_at(
+    path: str | os.PathLike[str] | None, make: Callable[[], SumRelease], *, overwrite: bool
+) -> SumRelease:
+    """Make a release, and save it if there is a path: refused beforehand if that is not free."""
+    if path is None:
+        return make()
+    _release.refuse_foreign(Path(path))
+    with _storage.publishing(Path(path), overwrite=overwrite) as directory:
+        release = make()
+        release.write_files(directory)
+    return release
+
+
 # ------------------------------------------------------------------------------------ accounting
 
 
-class _SumSetting(TypedDict):
+class SumSetting(TypedDict):
     """What calibration and guarantee of a sum release share."""
 
     delta: float
@@ -587,6 +590,28 @@ class _SumSetting(TypedDict):
     diameter: float
     adjacency: str
     sampling_rate: float | None
+
+
+def account_sums(
+    setting: SumSetting,
+    *,
+    epsilon: float | None,
+    sigma: float | None,
+    weights: Array,
+    notes: tuple[str, ...],
+    n: int | None,
+) -> Guarantee:
+    """Tell what a release of sums guarantees, at the sigma that is given or that epsilon allows."""
+    if epsilon is not None:
+        sigma = accounting.calibrate_sums(epsilon, **setting)
+    assert sigma is not None
+    check_sum_sigma(sigma, setting["norm"], weights)
+    public_n = None if setting["adjacency"] == "add_remove" else n
+    guarantee = accounting.sum_guarantee(sigma=sigma, n=public_n, notes=notes, **setting)
+    if epsilon is None:
+        return guarantee
+    # What was asked for bounds what was reached, which is less by the last digits.
+    return dataclasses.replace(guarantee, epsilon=epsilon)
 
 
 class _Setting(TypedDict):

@@ -24,7 +24,7 @@ from dpslice.release import Release
 from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Datetime, Number, Schema
-from dpslice.torch.sum_losses import MarginalMatching
+from dpslice.torch.sum_losses import MarginalMatching, balanced, shares
 from dpslice.torch.training import FitResult, fit
 
 __all__ = ["MixtureOptions", "SumMethod"]
@@ -308,9 +308,6 @@ def _columns_weight(release: Release) -> float:
 
 def _expected(probabilities: Sequence[Numbers], group: Group) -> Numbers:
     """Share of the rows in each cell of a table, of a mixture's distributions: [levels, ...]."""
-    *some, last = group
-    joint = np.ones((probabilities[last].shape[0], 1))
-    for column in some:
-        joint = (joint[:, :, None] * probabilities[column][:, None, :]).reshape(len(joint), -1)
-    share = joint.T @ probabilities[last] / len(joint)
-    return np.asarray(share.reshape([probabilities[column].shape[1] for column in group]))
+    sizes = [probability.shape[1] for probability in probabilities]
+    table = shares(probabilities, *balanced(group, sizes))
+    return np.asarray(table.reshape([sizes[column] for column in group]))

@@ -10,6 +10,7 @@ privacy.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -122,8 +123,8 @@ def _taken_apart(
     return {group: group.index(column) for group, column in apart.items() if column in worth}
 
 
-def _balanced(columns: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Cut columns into two runs with about as many cells each."""
+def balanced(columns: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Cut columns into two runs with about as many cells each, for `shares`."""
 
     def cells(run: Sequence[int]) -> int:
         return math.prod(sizes[column] for column in run)
@@ -132,15 +133,28 @@ def _balanced(columns: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], 
     return list(columns[:cut]), list(columns[cut:])
 
 
-def _joint(parts: Sequence[Tensor], columns: Sequence[int]) -> Tensor:
+def _joint(parts: Sequence[Any], columns: Sequence[int]) -> Any:
     """Distributions of independent columns together: [c, product of their levels]."""
     joint = parts[columns[0]]
     for column in columns[1:]:
-        joint = (joint[:, :, None] * parts[column][:, None, :]).flatten(1)
+        joint = (joint[:, :, None] * parts[column][:, None, :]).reshape(joint.shape[0], -1)
     return joint
 
 
-class _SumLoss(nn.Module):
+def shares(parts: Sequence[Any], left: Sequence[int], right: Sequence[int]) -> Any:
+    """Average over rows of the table of some columns, in C order: [cells].
+
+    Parameters
+    ----------
+    parts : sequence of arrays or tensors, one of shape (c, levels) per column
+        Distributions of the columns, which are independent in each row.
+    left, right : sequence of int
+        The table's columns, in two runs (`balanced`).
+    """
+    return (_joint(parts, left).T @ _joint(parts, right)).reshape(-1) / parts[0].shape[0]
+
+
+class _SumLoss(nn.Module, ABC):
     """What the losses on a release of sums share."""
 
     halves: bool
@@ -152,8 +166,12 @@ class _SumLoss(nn.Module):
         with full_precision(x.device):
             return self._misfit(x)
 
+    @abstractmethod
     def _misfit(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the misfit of rows that are fit for it."""
+
+    def _like(self, buffer: Tensor, x: Tensor) -> Tensor:
+        return buffer.to(dtype=x.dtype, device=x.device)
 
 
 class MarginalMatching(_SumLoss):
@@ -256,7 +274,7 @@ class MarginalMatching(_SumLoss):
                 share[0, spans[0]], share_weight[0, spans[0]] = table / n, precision
                 continue
             if len(group) > 2 and group not in apart:
-                self._products.append(_balanced([place[j] for j in group], self.sizes))
+                self._products.append(balanced([place[j] for j in group], self.sizes))
                 tables.append(table.ravel() / n)
                 precisions.append(np.full(table.size, precision))
                 continue
@@ -333,7 +351,7 @@ class MarginalMatching(_SumLoss):
 
     def _misfit(self, x: Tensor) -> Tensor:
         target, weight, share, share_weight, table, table_weight = (
-            buffer.to(dtype=x.dtype, device=x.device)
+            self._like(buffer, x)
             for buffer in (
                 self.target, self.weight, self.share, self.share_weight, self.table,
                 self.table_weight,
@@ -352,12 +370,7 @@ class MarginalMatching(_SumLoss):
     def _tables(self, part: Tensor) -> Tensor:
         """Average over rows of the tables that are made as products, one after the other."""
         columns = part.split(self.sizes, dim=1)
-        return torch.cat(
-            [
-                (_joint(columns, left).mT @ _joint(columns, right)).flatten() / part.shape[0]
-                for left, right in self._products
-            ]
-        )
+        return torch.cat([shares(columns, left, right) for left, right in self._products])
 
 
 class FeatureMatching(_SumLoss):
@@ -520,9 +533,6 @@ class FeatureMatching(_SumLoss):
             return misfit
         averages = self._kernel_averages if isinstance(features, KernelSums) else self._averages
         return _distance(averages, x, target, weight, self.halves)
-
-    def _like(self, buffer: Tensor, x: Tensor) -> Tensor:
-        return buffer.to(dtype=x.dtype, device=x.device)
 
     def _kernel_averages(self, x: Tensor) -> Tensor:
         """Average kernel of some rows at every landmark: [n_cells]."""
