@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/bits.h"
 #include "points.h"
 #include "radix_sort.h"
 
@@ -85,27 +86,17 @@ void for_each_row(const Points& points, Buffer<double>& rows, Visit&& visit) {
   }
 }
 
-uint64_t bits_of_squared(double squared) {
-  uint64_t bits;
-  std::memcpy(&bits, &squared, sizeof bits);
-  return bits;
-}
-
 // visit(bits of the squared distance, pair number i * b + j) for all pairs i < j, in order.
 template <class Visit>
 void for_each_pair(const Points& points, Buffer<double>& rows, Visit&& visit) {
   for_each_row(points, rows, [&](int64_t i, const double* row) {
     for (int64_t j = i + 1; j < points.size(); ++j)
-      visit(bits_of_squared(row[j]), i * points.size() + j);
+      visit(bits_as<uint64_t>(row[j]), i * points.size() + j);
     return true;
   });
 }
 
-double distance(WideKey pair) {
-  double squared;
-  std::memcpy(&squared, &pair.bits, sizeof squared);
-  return std::sqrt(squared);
-}
+double distance(WideKey pair) { return std::sqrt(bits_as<double>(pair.bits)); }
 
 // The pair or the two pairs in the middle; both the same for an odd number.
 struct Middle {
@@ -150,16 +141,14 @@ Bracket sampled_bracket(Workspace& work, int64_t sample) {
       const double difference = coordinate[i] - coordinate[j];
       squared += difference * difference;
     }
-    work.candidates[r] = WideKey::make(bits_of_squared(squared), 0);
+    work.candidates[r] = WideKey::make(bits_as<uint64_t>(squared), 0);
   }
   const WideKey* ordered =
       radix_sort(work.candidates.data(), work.scratch.data(), sample, work.counters);
   const auto margin = static_cast<int64_t>(2.0 * std::sqrt(static_cast<double>(sample))) + 1;
   const int64_t first = sample / 2 - margin, last = sample / 2 + margin;
-  Bracket bracket;
-  std::memcpy(&bracket.low, &ordered[first > 0 ? first : 0].bits, sizeof bracket.low);
-  std::memcpy(&bracket.high, &ordered[last < sample ? last : sample - 1].bits, sizeof bracket.high);
-  return bracket;
+  return {bits_as<double>(ordered[first > 0 ? first : 0].bits),
+          bits_as<double>(ordered[last < sample ? last : sample - 1].bits)};
 }
 
 // The middle pairs if they lie in the bracket and what lies in it is not too much.
@@ -187,7 +176,8 @@ bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_
       fits = next + kChunk <= room;
       if (!fits) break;
       for (int64_t j = start; j < stop; ++j) {
-        candidates[next] = WideKey::make(bits_of_squared(row[j]), static_cast<uint64_t>(i * b + j));
+        candidates[next] =
+            WideKey::make(bits_as<uint64_t>(row[j]), static_cast<uint64_t>(i * b + j));
         next += row[j] >= low && row[j] <= high;
       }
     }

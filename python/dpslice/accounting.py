@@ -2220,8 +2220,8 @@ def choice_range(mu: float) -> float:
               \mathrm{erf}(\mu / \sqrt 8),
 
     about 1.6 mu for small mu, where zero-concentrated privacy of the same size allows 2 mu. Such
-    mechanisms compose as Gaussian ones do,
-    whatever later ones make of earlier outputs: the squares of mu add up.
+    mechanisms compose as Gaussian ones do, whatever later ones make of earlier outputs: the squares
+    of mu add up.
 
     Parameters
     ----------
