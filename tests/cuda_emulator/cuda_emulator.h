@@ -12,6 +12,7 @@
 // never zeroed. Warp functions take part with all 32 lanes: the mask is not looked at.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -124,9 +125,11 @@ class Barrier {
 
 #endif
 
+constexpr int kSlotWords = 8;  // of 8 bytes: as much as one lane shows the others at a time
+
 struct Warp {
   Barrier barrier;
-  uint64_t slot[kWarp];
+  uint64_t slot[kWarp][kSlotWords];
 };
 
 struct Block {
@@ -244,16 +247,101 @@ inline void run(unsigned blocks, int threads, size_t dynamic_bytes,
 
 inline void* dynamic_shared() { return self().home->dynamic.get(); }
 
+// Shows `value` to the other lanes; read(of) with of(lane) what that lane showed.
+template <class T, class Read>
+void show(const T& value, Read&& read) {
+  static_assert(sizeof(T) <= kSlotWords * sizeof(uint64_t));
+  Warp& warp = self().home->warps[self().thread.x / kWarp];
+  std::memcpy(warp.slot[self().thread.x % kWarp], &value, sizeof value);
+  warp.barrier.wait();
+  read([&](int lane) {
+    T found;
+    std::memcpy(&found, warp.slot[lane], sizeof found);
+    return found;
+  });
+  warp.barrier.wait();
+}
+
 template <class T>
 T exchange(T value, int source) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
-  Warp& warp = self().home->warps[self().thread.x / kWarp];
-  std::memcpy(&warp.slot[self().thread.x % kWarp], &value, sizeof value);
-  warp.barrier.wait();
   T found;
-  std::memcpy(&found, &warp.slot[source], sizeof found);
-  warp.barrier.wait();
+  show(value, [&](auto&& of) { found = of(source); });
   return found;
+}
+
+// ------------------------------------------------------------------------- matrix instructions
+
+inline uint16_t to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const float size = std::fabs(value);
+  if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (size >= 65520.0f) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (size == 0.0f) return static_cast<uint16_t>(sign);
+  const int exponent = std::max(std::ilogb(size), -14);
+  // In units of the last place; the rounding may carry into the exponent, as it should.
+  const uint32_t units = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 10 - exponent)));
+  return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(exponent + 14) << 10) + units));
+}
+
+inline float from_half(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, units = bits & 1023;
+  const float size = exponent == 31  ? (units == 0 ? INFINITY : NAN)
+                     : exponent == 0 ? std::ldexp(static_cast<float>(units), -24)
+                                     : std::ldexp(static_cast<float>(1024 + units), exponent - 25);
+  return (bits & 0x8000u) != 0 ? -size : size;
+}
+
+inline float half_of_word(uint32_t word, int which) {
+  return from_half(static_cast<uint16_t>(word >> (16 * which)));
+}
+
+// Sums are rounded to nearest after each product, not towards zero after each instruction.
+inline void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b) {
+  struct Operands {
+    uint32_t a[4], b[2];
+  } own;
+  std::memcpy(own.a, a, sizeof own.a);
+  std::memcpy(own.b, b, sizeof own.b);
+  const int lane = static_cast<int>(self().thread.x % kWarp);
+  show(own, [&](auto&& of) {
+    for (int l = 0; l < 16; ++l) {  // the column of a, and the row of b
+      const int place = l % 8 / 2, right = l / 8;
+      const Operands row = of(lane / 4 * 4 + place);
+      for (int column = 0; column < 2; ++column) {
+        const float v = half_of_word(of((lane % 4 * 2 + column) * 4 + place).b[right], l % 2);
+        d[column] += half_of_word(row.a[2 * right], l % 2) * v;
+        d[2 + column] += half_of_word(row.a[2 * right + 1], l % 2) * v;
+      }
+    }
+  });
+}
+
+inline void mma_m8n8k4(double* d, double a, double b) {
+  struct Operands {
+    double a, b;
+  };
+  const int lane = static_cast<int>(self().thread.x % kWarp);
+  show(Operands{a, b}, [&](auto&& of) {
+    for (int l = 0; l < 4; ++l)
+      for (int column = 0; column < 2; ++column)
+        d[column] += of(lane / 4 * 4 + l).a * of((lane % 4 * 2 + column) * 4 + l).b;
+  });
+}
+
+inline void ldmatrix_x4(uint32_t* to, const void* row) {
+  struct Row {
+    uint16_t at[8];
+  } own;
+  std::memcpy(&own, row, sizeof own);
+  const int lane = static_cast<int>(self().thread.x % kWarp);
+  show(own, [&](auto&& of) {
+    for (int i = 0; i < 4; ++i) {
+      const Row found = of(8 * i + lane / 4);
+      std::memcpy(&to[i], &found.at[2 * (lane % 4)], sizeof to[i]);
+    }
+  });
 }
 
 }  // namespace cuda_emulator
