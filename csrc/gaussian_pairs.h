@@ -57,16 +57,6 @@ constexpr int kGroup = 4;
 // need not be the maximum itself, and is raised a few times only.
 constexpr int kSlack = 32;
 
-// Largest max|x| max|y|, in squared bandwidths, for products. The error of log K is about
-// 0.35 * (unit roundoff) * |x||y|: 5e-6 at 256 in float32. Points in k dimensions at distances of a
-// bandwidth per dimension have log K of the size of k, where differences round as badly as products
-// do: from there on products lose nothing. In float64 the bound is far from any use.
-template <class T>
-inline double product_reach(int64_t k) {
-  const double least = sizeof(T) == 4 ? 256.0 : 4096.0;
-  return 2.0 * static_cast<double>(k) > least ? 2.0 * static_cast<double>(k) : least;
-}
-
 // A logsumexp larger than this, rounded to float32, is too coarse to normalise its row by (error
 // above 4e-6): backward then computes it again in float64.
 constexpr double kCoarseLogsumexp = 128;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <map>
+#include <mutex>
 
 #include "runtime.h"
 
@@ -48,6 +50,38 @@ void launch(void (*kernel)(Params...), int64_t blocks, int threads, size_t share
 #endif
 }
 
+#if !defined(DPSLICE_CUDA_EMULATOR)
+
+// Where workspaces of the current device come from. What is freed stays with the pool up to this
+// share of the device's memory: given back at each synchronisation, it would take milliseconds to
+// map again.
+constexpr size_t kKeptShare = 32;
+
+inline cudaMemPool_t workspace_pool() {
+  static std::mutex mutex;
+  static std::map<int, cudaMemPool_t> pools;
+  int device = 0;
+  check(cudaGetDevice(&device), "find the current device");
+  const std::lock_guard<std::mutex> lock(mutex);
+  cudaMemPool_t& pool = pools[device];
+  if (pool != nullptr) return pool;
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = cudaMemLocationTypeDevice;
+  properties.location.id = device;
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "ask for the memory of the device");
+  uint64_t kept = total / kKeptShare;
+  cudaMemPool_t made = nullptr;
+  check(cudaMemPoolCreate(&made, &properties), "make a pool of memory");
+  check(cudaMemPoolSetAttribute(made, cudaMemPoolAttrReleaseThreshold, &kept),
+        "set up a pool of memory");
+  pool = made;
+  return pool;
+}
+
+#endif
+
 // Device memory in stream order: freed once what was launched before is done.
 template <class T>
 class Workspace {
@@ -58,8 +92,9 @@ class Workspace {
     data_ = static_cast<T*>(std::malloc(bytes));
     std::memset(static_cast<void*>(data_), 0xff, bytes);
 #else
-    check(cudaMallocAsync(reinterpret_cast<void**>(&data_), bytes, stream_),
-          ("allocate " + std::to_string(bytes) + " bytes of workspace").c_str());
+    check(
+        cudaMallocFromPoolAsync(reinterpret_cast<void**>(&data_), bytes, workspace_pool(), stream_),
+        ("allocate " + std::to_string(bytes) + " bytes of workspace").c_str());
 #endif
   }
   ~Workspace() {

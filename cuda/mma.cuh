@@ -79,6 +79,14 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
+// 16 bytes to an address that is a multiple of 16.
+__device__ inline void store_words(void* to, const uint32_t (&words)[4]) {
+  struct alignas(16) Words {
+    uint32_t at[4];
+  };
+  *static_cast<Words*>(to) = {{words[0], words[1], words[2], words[3]}};
+}
+
 // float16, as bits: the nearest (ties to even) of a float32, and back.
 __device__ inline uint16_t half_bits(float value) {
 #if defined(DPSLICE_CUDA_EMULATOR)

@@ -17,11 +17,14 @@
 
 namespace dpslice::cuda {
 
-// Where a kernel runs: the stream, and what the launcher has to know of its device.
+// Where a kernel runs: the stream, and what the launcher has to know of its device. And how
+// exactly: float32 products take both halves of each number, or the higher one alone (see
+// products.cu).
 struct Execution {
   cudaStream_t stream;
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that one block may have
+  int halves = 2;
 };
 
 struct CudaError : std::runtime_error {

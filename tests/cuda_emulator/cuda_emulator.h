@@ -396,6 +396,15 @@ T atomicMin(T* to, T value) {
   return seen;
 }
 
+template <class T>
+T atomicMax(T* to, T value) {
+  T seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (value > seen &&
+         !__atomic_compare_exchange_n(to, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return seen;
+}
+
 // -------------------------------------------------------------------------------------- runtime
 
 namespace cuda_emulator {

@@ -1,0 +1,232 @@
+// Starts the kernels over pairs of points, by differences and by products, and adds their parts.
+#pragma once
+
+#include <optional>
+#include <type_traits>
+
+#include "differences.cuh"
+#include "products.h"
+
+namespace dpslice::cuda {
+
+// -------------------------------------------------------------------------------- adding the parts
+
+constexpr int kCombineThreads = 256;
+
+template <class T>
+__global__ void combine_sums_kernel(int64_t size, int64_t parts, const double* total, T* out) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
+  if (at >= size) return;
+  double sum = 0;
+  for (int64_t part = 0; part < parts; ++part) sum += total[part * size + at];
+  out[at] = static_cast<T>(sum);
+}
+
+// With `precision`, only the slices that were computed again.
+template <class T, class Out>
+__global__ void combine_logsums_kernel(Pairs<T> pairs, const double* total, const double* maximum,
+                                       Out* out) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
+  const int64_t size = pairs.m * pairs.target.size;
+  if (at >= size) return;
+  const int64_t slice = at / pairs.target.size;
+  if (pairs.precision != nullptr && pairs.precision[slice] == kNarrow) return;
+  LogTotal<double> whole{maximum[at], total[at]};
+  for (int64_t part = 1; part < pairs.parts; ++part)
+    whole = join(whole, LogTotal<double>{maximum[part * size + at], total[part * size + at]});
+  if (by_products(pairs, slice)) whole.maximum -= pairs.target.norm[at];
+  out[at] = whole.total == 0 ? static_cast<Out>(-INFINITY)
+                             : static_cast<Out>((whole.maximum + log2(whole.total)) * kLn2);
+}
+
+// grad_points [m, size, k] or null; grad_factor [m, size] or null.
+template <class T>
+__global__ void combine_pulls_kernel(Pairs<T> pairs, const T* pull, T* grad_points,
+                                     T* grad_factor) {
+  const int64_t width = pairs.k + 1, size = pairs.m * pairs.target.size * width;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
+  if (at >= size) return;
+  const int64_t row = at / width, t = at % width;
+  if (t < pairs.k ? grad_points == nullptr : grad_factor == nullptr) return;
+  double sum = 0;
+  for (int64_t part = 0; part < pairs.parts; ++part)
+    sum += static_cast<double>(pull[part * size + at]);
+  if (t == pairs.k) {
+    grad_factor[row] = static_cast<T>(sum);
+    return;
+  }
+  const int64_t slice = row / pairs.target.size;
+  const double factor = static_cast<double>(factor_of(pairs.target, row));
+  if (by_products(pairs, slice)) {
+    // sum_j W_ij f_j (v_j - u_i), where points were multiplied by `unit`.
+    const double g = static_cast<double>(pairs.bandwidth[slice]), unit = product_scale(g);
+    double strength = 0;
+    for (int64_t part = 0; part < pairs.parts; ++part)
+      strength += static_cast<double>(pull[part * size + row * width + pairs.k]);
+    const double u = (static_cast<double>(pairs.target.points[row * pairs.k + t]) -
+                      pairs.centre[slice * pairs.k + t]) *
+                     unit;
+    grad_points[row * pairs.k + t] = static_cast<T>((sum - u * strength) * factor / (unit * g) / g);
+    return;
+  }
+  // Coordinates were multiplied by `length`; the gradient is in 1 / g^2 of what they were.
+  const SliceScale scale = slice_scale(pairs.bandwidth[slice]);
+  grad_points[row * pairs.k + t] =
+      static_cast<T>(sum * factor * (2 / kLog2E * scale.exponent) * scale.length);
+}
+
+// --------------------------------------------------------------------------------------- launchers
+
+// Targets of one thread: as many as its registers hold.
+template <class T, int K>
+constexpr int targets_of_thread() {
+  const int coordinates = sizeof(T) == 4 ? 8 : 4;
+  const int targets = coordinates / K;
+  return targets < 1 ? 1 : (targets > 4 ? 4 : targets);
+}
+
+// Enough parts for two blocks on each multiprocessor, if there are so many tiles of sources.
+inline int64_t parts_for(int64_t m, int64_t targets, int64_t target_tile, int64_t sources,
+                         int64_t source_tile, const Execution& execution) {
+  const int64_t blocks = m * ceil_div(targets, target_tile);
+  int64_t parts = ceil_div(2 * execution.multiprocessors, blocks);
+  const int64_t most = ceil_div(sources, source_tile);
+  parts = parts < most ? parts : most;
+  return parts < kMaxParts ? parts : kMaxParts;
+}
+
+// Calls run(std::integral_constant<int, K>) with the K that k is padded to.
+template <class Run>
+void with_small_dims(int64_t k, Run&& run) {
+  if (k <= 1) return run(std::integral_constant<int, 1>{});
+  if (k <= 2) return run(std::integral_constant<int, 2>{});
+  if (k <= 4) return run(std::integral_constant<int, 4>{});
+  run(std::integral_constant<int, kSmallDims>{});
+}
+
+// The sides x and y of one problem: in packs, where its slices may be computed by products.
+template <class T>
+class Problem {
+ public:
+  Problem(int64_t m, int64_t k, const Side<T>& x, const Side<T>& y, const T* bandwidth,
+          bool values_of_x, bool values_of_y, const Execution& execution)
+      : m_(m), k_(k), x_(x), y_(y), bandwidth_(bandwidth) {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (k > kSmallDims)
+        packed_.emplace(x, y, m, k, bandwidth, values_of_x, values_of_y, execution);
+  }
+  // With x as targets and y as sources, and the other way round.
+  Pairs<T> pairs(const int* precision = nullptr) const { return make(x(), y(), precision); }
+  Pairs<T> reversed(const int* precision = nullptr) const { return make(y(), x(), precision); }
+  const Measured* measured() const { return packed_ ? packed_->measured() : nullptr; }
+  // The same points with another logsumexp of the rows of x.
+  void set_logsumexp(const double* logsumexp) { x_.logsumexp = logsumexp; }
+
+ private:
+  Side<T> x() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (packed_) return packed_->x().in_packs(x_);
+    return x_;
+  }
+  Side<T> y() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (packed_) return packed_->y().in_packs(y_);
+    return y_;
+  }
+  Pairs<T> make(const Side<T>& target, const Side<T>& source, const int* precision) const {
+    Pairs<T> pairs{m_, k_, target, source, bandwidth_, precision, nullptr, nullptr, 1};
+    if (packed_) pairs.measured = packed_->measured(), pairs.centre = packed_->centre();
+    return pairs;
+  }
+
+  int64_t m_, k_;
+  Side<T> x_, y_;
+  const T* bandwidth_;
+  std::optional<PackedSides> packed_;
+};
+
+// out [m, targets], of T, or of double where `precision` chooses slices to refine.
+template <class T, Reduction reduction, class Out>
+void launch_sums(Pairs<T> pairs, Out* out, const Execution& execution) {
+  const int64_t b = pairs.target.size, size = pairs.m * b;
+  const auto run = [&](int64_t parts, int64_t target_tile, auto&& kernel) {
+    pairs.parts = parts;
+    Workspace<double> total(parts * size, execution);
+    Workspace<double> maximum(reduction == Reduction::logsum ? parts * size : 0, execution);
+    kernel(pairs.m * ceil_div(b, target_tile) * parts, total.data(), maximum.data());
+    const int64_t blocks = ceil_div(size, kCombineThreads);
+    if constexpr (reduction == Reduction::sum)
+      launch(combine_sums_kernel<Out>, blocks, kCombineThreads, 0, execution, size, parts,
+             static_cast<const double*>(total.data()), out);
+    else
+      launch(combine_logsums_kernel<T, Out>, blocks, kCombineThreads, 0, execution, pairs,
+             static_cast<const double*>(total.data()), static_cast<const double*>(maximum.data()),
+             out);
+  };
+  if (pairs.k > kSmallDims) {
+    // Refining in a wide slice takes the shared memory of float64.
+    const size_t shared = pairs.precision == nullptr ? kSumsShared<T> : kSumsShared<double>;
+    int64_t parts = parts_for(pairs.m, b, kTile, pairs.source.size, kTile, execution);
+    if constexpr (sizeof(T) == sizeof(float))
+      if (pairs.measured != nullptr) parts = parts_of_product_sums(pairs, execution);
+    run(parts, kTile, [&](int64_t blocks, double* total, double* maximum) {
+      if constexpr (sizeof(T) == sizeof(float))
+        if (pairs.measured != nullptr)
+          launch_product_sums<reduction>(pairs, total, maximum, execution);
+      launch(tile_sums_kernel<T, reduction>, blocks, kTileThreads, shared, execution, pairs, total,
+             maximum);
+    });
+    return;
+  }
+  with_small_dims(pairs.k, [&](auto dims) {
+    constexpr int K = decltype(dims)::value, R = targets_of_thread<T, K>();
+    constexpr int64_t tile = R * kSmallThreads;
+    run(parts_for(pairs.m, b, tile, pairs.source.size, kSmallThreads, execution), tile,
+        [&](int64_t blocks, double* total, double* maximum) {
+          launch(small_sums_kernel<T, K, R, reduction>, blocks, kSmallThreads, 0, execution, pairs,
+                 total, maximum);
+        });
+  });
+}
+
+// The gradients in the targets: in their points, and in their factor or log weight.
+template <class T>
+void launch_pulls(Pairs<T> pairs, T* grad_points, T* grad_factor, const Execution& execution) {
+  if (grad_points == nullptr && grad_factor == nullptr) return;
+  const int64_t b = pairs.target.size, size = pairs.m * b * (pairs.k + 1);
+  const auto run = [&](int64_t parts, int64_t target_tile, auto&& kernel) {
+    pairs.parts = parts;
+    Workspace<T> pull(parts * size, execution);
+    kernel(pairs.m * ceil_div(b, target_tile) * parts, pull.data());
+    launch(combine_pulls_kernel<T>, ceil_div(size, kCombineThreads), kCombineThreads, 0, execution,
+           pairs, static_cast<const T*>(pull.data()), grad_points, grad_factor);
+  };
+  if (pairs.k > kSmallDims) {
+    const size_t shared = pairs.precision == nullptr ? kPullsShared<T> : kPullsShared<double>;
+    int64_t parts = parts_for(pairs.m, b, kTile, pairs.source.size, kTile, execution);
+    if constexpr (sizeof(T) == sizeof(float))
+      if (pairs.measured != nullptr) parts = parts_of_product_pulls(pairs, execution);
+    run(parts, kTile, [&](int64_t blocks, T* pull) {
+      if constexpr (sizeof(T) == sizeof(float))
+        if (pairs.measured != nullptr) launch_product_pulls(pairs, pull, execution);
+      launch(tile_pulls_kernel<T>, blocks, kTileThreads, shared, execution, pairs, pull);
+    });
+    return;
+  }
+  const bool shifted = has_shift(pairs.target) || has_shift(pairs.source);
+  with_small_dims(pairs.k, [&](auto dims) {
+    constexpr int K = decltype(dims)::value, R = targets_of_thread<T, K>();
+    constexpr int64_t tile = R * kSmallThreads;
+    run(parts_for(pairs.m, b, tile, pairs.source.size, kSmallThreads, execution), tile,
+        [&](int64_t blocks, T* pull) {
+          if (shifted)
+            launch(small_pulls_kernel<T, K, R, true>, blocks, kSmallThreads, 0, execution, pairs,
+                   pull);
+          else
+            launch(small_pulls_kernel<T, K, R, false>, blocks, kSmallThreads, 0, execution, pairs,
+                   pull);
+        });
+  });
+}
+
+}  // namespace dpslice::cuda

@@ -1,0 +1,731 @@
+// Sums over pairs of points by matrix products, in float32 above kSmallDims.
+//
+// log2 K = u.v - |u|^2/2 - |v|^2/2, with u, v the points centred on a mean of y and multiplied by
+// sqrt(log2 e) / bandwidth. The products run on tensor cores. A coordinate is the sum of two
+// float16 numbers, its "halves", of 22 bits together; three of the four products of two such sums
+// are added up in float32. With halves = 1 it is one float16 number and one product: the 11 bits
+// that TensorFloat32 has, for those who allow them.
+//
+// Tensor cores round sums towards zero, so what they add up moves to other registers now and then.
+//
+// "Shares" 2^(log2 K + shifts) are not above 1. A gradient multiplies them with the sources, in a
+// second product; of kShareBytes of them at a time, in global memory.
+#include <type_traits>
+
+#include "mma.cuh"
+#include "products.h"
+
+namespace dpslice::cuda {
+namespace {
+
+// A block multiplies 128 rows by 128 columns; each of its 2 x 4 warps has 64 x 32 of them.
+constexpr int kProductThreads = 256;
+constexpr int kWarpsAcross = 4;
+constexpr int kWarpHeight = 64, kWarpWidth = kProductTile / kWarpsAcross;
+constexpr int kRowFragments = kWarpHeight / 16, kColumnFragments = kWarpWidth / 8;
+
+// A pack is what is copied at a time of one row: 64 / halves coordinates, first the higher halves
+// of all, then the lower ones.
+constexpr int kPack = 64;
+constexpr int kPiece = 8;  // numbers of 16 bytes
+constexpr int kPieces = kPack / kPiece;
+constexpr int kStages = 3;  // packs of a tile's rows that are in shared memory or on their way
+constexpr int kStageNumbers = 2 * kProductTile * kPack;
+constexpr size_t kProductShared = kStages * kStageNumbers * sizeof(uint16_t);
+
+constexpr int kFlushCoordinates = 256;  // that tensor cores add up before others take over
+constexpr int64_t kCentreRows = 256;    // of y, whose mean is the centre
+constexpr int kShareExponent = 15;  // shares are stored times 2^15, to keep the bits of small ones
+constexpr int64_t kShareBytes = int64_t{128} << 20;
+constexpr int kMostExponent = 100;
+
+__host__ __device__ constexpr int64_t coordinates_of_pack(int halves) { return kPack / halves; }
+
+// ---------------------------------------------------------------------------------- tile products
+
+// What a thread has of its warp's products: of fragments 16 x 8, as multiply_add_f16 leaves them.
+struct Fragments {
+  float at[kRowFragments][kColumnFragments][4];
+};
+
+__device__ inline void clear(Fragments& fragments) {
+#pragma unroll
+  for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+    for (int c = 0; c < kColumnFragments; ++c)
+#pragma unroll
+      for (int n = 0; n < 4; ++n) fragments.at[r][c][n] = 0;
+}
+
+// Where a thread's numbers lie: rows row() + 16 r + 8 (n / 2), columns column() + 8 c + n % 2.
+struct Lane {
+  int warp, lane;
+  __device__ Lane()
+      : warp(static_cast<int>(threadIdx.x) / kWarp), lane(static_cast<int>(threadIdx.x) % kWarp) {}
+  __device__ int warp_row() const { return warp / kWarpsAcross * kWarpHeight; }
+  __device__ int warp_column() const { return warp % kWarpsAcross * kWarpWidth; }
+  __device__ int row() const { return warp_row() + lane / 4; }
+  __device__ int column() const { return warp_column() + lane % 4 * 2; }
+};
+
+// Rows of packs: 128 of them, each `stride` numbers after the one before.
+struct PackRows {
+  const uint16_t* numbers;
+  int64_t stride;
+};
+
+__device__ inline PackRows pack_rows(const Packed& packed, int64_t slice, int64_t row) {
+  const int64_t stride = packed.packs * kPack;
+  return {packed.numbers + (slice * packed.rows + row) * stride, stride};
+}
+
+// Pieces of a row are exchanged among each other, so that equal pieces of eight neighbouring rows
+// lie in different banks.
+__device__ inline int place_in_stage(int row, int piece) {
+  return row * kPack + (piece ^ (row % kPieces)) * kPiece;
+}
+
+__device__ inline void load_stage(const PackRows& a, const PackRows& b, int64_t pack,
+                                  uint16_t* stage) {
+  constexpr int pieces = 2 * kProductTile * kPieces;
+#pragma unroll
+  for (int n = 0; n < pieces / kProductThreads; ++n) {
+    const int index = static_cast<int>(threadIdx.x) + n * kProductThreads;
+    const int row = index / kPieces % kProductTile, piece = index % kPieces;
+    const bool second = n >= pieces / kProductThreads / 2;
+    const PackRows& rows = second ? b : a;
+    copy_async(stage + (second ? kProductTile * kPack : 0) + place_in_stage(row, piece),
+               rows.numbers + row * rows.stride + pack * kPack + piece * kPiece);
+  }
+}
+
+// sums += the products of one pack.
+template <int halves>
+__device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, Fragments& sums) {
+  constexpr int steps = kPack / halves / 16;
+  const uint16_t* const other = stage + kProductTile * kPack;
+#pragma unroll
+  for (int step = 0; step < steps; ++step) {
+    uint32_t a[halves][kRowFragments][4], b[halves][kColumnFragments][2];
+#pragma unroll
+    for (int h = 0; h < halves; ++h) {
+      const int piece = h * (kPieces / halves) + 2 * step;
+#pragma unroll
+      for (int r = 0; r < kRowFragments; ++r)
+        load_matrices(a[h][r], stage + place_in_stage(own.warp_row() + 16 * r + own.lane % 16,
+                                                      piece + own.lane / 16));
+#pragma unroll
+      for (int c = 0; c < kColumnFragments; c += 2) {
+        uint32_t both[4];
+        load_matrices(both, other + place_in_stage(own.warp_column() + 8 * c + own.lane % 8 +
+                                                       own.lane / 16 * 8,
+                                                   piece + own.lane / 8 % 2));
+        b[h][c][0] = both[0], b[h][c][1] = both[1];
+        b[h][c + 1][0] = both[2], b[h][c + 1][1] = both[3];
+      }
+    }
+    // Neighbouring instructions add to different sums. The product of the lower halves is left out.
+#pragma unroll
+    for (int pair = 0; pair < 2 * halves - 1; ++pair)
+#pragma unroll
+      for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+        for (int c = 0; c < kColumnFragments; ++c)
+          multiply_add_f16(sums.at[r][c], a[pair == 1 ? 1 : 0][r], b[pair == 2 ? 1 : 0][c]);
+  }
+}
+
+// For each of `tiles` >= 0 tiles of columns, the products of the rows with them: at_end(tile, sums)
+// after the packs first_pack ... end_pack - 1 of it. columns(tile) gives its rows of packs.
+// begin(tile) runs before that, after a barrier that follows at_end of the tile before.
+template <int halves, class Columns, class Begin, class AtEnd>
+__device__ inline void multiply_tiles(const PackRows& rows, int64_t tiles, int64_t first_pack,
+                                      int64_t end_pack, Columns&& columns, Begin&& begin,
+                                      AtEnd&& at_end) {
+  constexpr int flush_packs = kFlushCoordinates / (kPack / halves);
+  uint16_t* const shared = dynamic_shared<uint16_t>();
+  const Lane own;
+  const int64_t packs = end_pack - first_pack, steps = tiles * packs;
+  int64_t loaded_tile = 0, loaded_pack = first_pack, loaded = 0;
+  const auto load_next = [&] {
+    if (loaded < steps) {
+      load_stage(rows, columns(loaded_tile), loaded_pack,
+                 shared + loaded % kStages * kStageNumbers);
+      if (++loaded_pack == end_pack) loaded_pack = first_pack, ++loaded_tile;
+    }
+    ++loaded;
+    end_copy_group();
+  };
+  __syncthreads();
+  for (int n = 0; n < kStages - 1; ++n) load_next();
+  int64_t step = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    Fragments sums, whole;
+    clear(sums);
+    clear(whole);
+    int since = 0;
+    for (int64_t pack = 0; pack < packs; ++pack, ++step) {
+      wait_for_copies<kStages - 2>();
+      __syncthreads();
+      if (pack == 0) begin(tile);
+      load_next();
+      multiply_stage<halves>(shared + step % kStages * kStageNumbers, own, sums);
+      if (++since == flush_packs || pack + 1 == packs) {
+        since = 0;
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+          for (int c = 0; c < kColumnFragments; ++c)
+#pragma unroll
+            for (int n = 0; n < 4; ++n) whole.at[r][c][n] += sums.at[r][c][n];
+        clear(sums);
+      }
+    }
+    at_end(tile, whole);
+  }
+  wait_for_copies<0>();
+}
+
+// ----------------------------------------------------------------------------------- preparation
+
+// Sizes up to `largest` times 2^exponent are below 2^14, well within float16.
+__device__ inline int half_exponent(unsigned largest) {
+  const float size = bits_as<float>(largest);
+  if (!(size > 0)) return 0;
+  const int exponent = 13 - ilogbf(size);
+  return exponent < -kMostExponent ? -kMostExponent
+                                   : (exponent > kMostExponent ? kMostExponent : exponent);
+}
+
+struct Halves {
+  uint16_t high, low;
+};
+__device__ inline Halves halves_of(float value) {
+  const uint16_t high = half_bits(value);
+  return {high, half_bits(value - half_value(high))};
+}
+
+// 8 numbers in one piece, or their halves in two.
+template <int halves>
+struct Pieces {
+  uint32_t word[halves][kPiece / 2];
+
+  __device__ void set(int place, float value) {
+    const Halves both = halves_of(value);
+    const int shift = place % 2 * 16;
+    if (shift == 0)
+      for (int h = 0; h < halves; ++h) word[h][place / 2] = 0;
+    word[0][place / 2] |= static_cast<uint32_t>(both.high) << shift;
+    if constexpr (halves == 2) word[1][place / 2] |= static_cast<uint32_t>(both.low) << shift;
+  }
+  // To piece number `piece` of the higher halves of a pack.
+  __device__ void store(uint16_t* pack, int piece) const {
+#pragma unroll
+    for (int h = 0; h < halves; ++h)
+      store_words(pack + (h * (kPieces / halves) + piece) * kPiece, word[h]);
+  }
+};
+
+constexpr int kCentreThreads = 256;
+
+// centre [m, k], the mean of kCentreRows rows of y; and nothing measured so far.
+__global__ void __launch_bounds__(kCentreThreads)
+    centre_kernel(const float* y, int64_t c, int64_t k, double* centre, Measured* measured) {
+  __shared__ double part[kCentreThreads];
+  const int64_t groups = ceil_div(k, kWarp), slice = blockIdx.x / groups;
+  const int64_t t = blockIdx.x % groups * kWarp + threadIdx.x % kWarp;
+  const int64_t rows = c < kCentreRows ? c : kCentreRows;
+  double sum = 0;
+  if (t < k)
+    for (int64_t n = threadIdx.x / kWarp; n < rows; n += kCentreThreads / kWarp)
+      sum += static_cast<double>(y[(slice * c + n * c / rows) * k + t]);
+  part[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x < kWarp && t < k) {
+    for (int w = 1; w < kCentreThreads / kWarp; ++w) sum += part[w * kWarp + threadIdx.x];
+    centre[slice * k + t] = sum / static_cast<double>(rows);
+  }
+  if (blockIdx.x % groups == 0 && threadIdx.x == 0) measured[slice] = {};
+}
+
+constexpr int kMeasureThreads = 256;
+constexpr int kMeasureRows = 64;
+
+// norm [m, size], and the largest sizes of a side. A warp works on one point at a time.
+__global__ void __launch_bounds__(kMeasureThreads)
+    measure_kernel(Side<float> side, int64_t k, const float* bandwidth, const double* centre,
+                   double* norm, Measured* measured) {
+  __shared__ unsigned scratch[kMeasureThreads / kWarp];
+  const int64_t tiles = ceil_div(side.size, kMeasureRows), slice = blockIdx.x / tiles;
+  const int64_t first = blockIdx.x % tiles * kMeasureRows;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const double scale = product_scale(static_cast<double>(bandwidth[slice]));
+  unsigned norms = 0, coordinates = 0, values = 0, factors = 0;
+  const auto raise = [](unsigned& largest, float size) {
+    const unsigned bits = bits_as<unsigned>(fabsf(size));
+    largest = bits > largest ? bits : largest;
+  };
+  for (int n = static_cast<int>(threadIdx.x) / kWarp; n < kMeasureRows;
+       n += kMeasureThreads / kWarp) {
+    const int64_t i = first + n, row = slice * side.size + i;
+    if (i >= side.size) break;
+    const float factor = factor_of(side, row);
+    double squares = 0;
+    for (int64_t t = lane; t < k; t += kWarp) {
+      const double u =
+          (static_cast<double>(side.points[row * k + t]) - centre[slice * k + t]) * scale;
+      squares += u * u;
+      raise(coordinates, static_cast<float>(u));
+      raise(values, factor * static_cast<float>(u));
+    }
+    squares = lane_sum<kWarp>(squares);
+    raise(norms, static_cast<float>(squares));
+    raise(factors, factor);
+    if (lane == 0) norm[row] = 0.5 * squares;
+  }
+  const unsigned largest[4] = {block_max(norms, scratch), block_max(coordinates, scratch),
+                               block_max(values, scratch), block_max(factors, scratch)};
+  if (threadIdx.x != 0) return;
+  atomicMax(&measured[slice].norm[side.index], largest[0]);
+  atomicMax(&measured[slice].coordinate[side.index], largest[1]);
+  atomicMax(&measured[slice].value[side.index], largest[2]);
+  atomicMax(&measured[slice].factor[side.index], largest[3]);
+}
+
+constexpr int kPackThreads = 256;
+
+// The points of a side, and zeros behind them. A thread writes 8 coordinates.
+template <int halves>
+__global__ void __launch_bounds__(kPackThreads)
+    pack_points_kernel(Side<float> side, int64_t m, int64_t k, const float* bandwidth,
+                       const double* centre, const Measured* measured, uint16_t* numbers) {
+  constexpr int pieces = kPieces / halves;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
+  const int64_t pack = at / pieces, row = pack / side.packed.packs;
+  if (row >= m * side.packed.rows) return;
+  const int64_t slice = row / side.packed.rows, i = row % side.packed.rows;
+  const int piece = static_cast<int>(at % pieces);
+  const int64_t first = pack % side.packed.packs * coordinates_of_pack(halves) + piece * kPiece;
+  const double scale = product_scale(static_cast<double>(bandwidth[slice]));
+  const float power = ldexpf(1, half_exponent(measured[slice].coordinate[side.index]));
+  const float* const point = side.points + (slice * side.size + i) * k;
+  Pieces<halves> out;
+#pragma unroll
+  for (int n = 0; n < kPiece; ++n) {
+    const int64_t t = first + n;
+    out.set(n, i < side.size && t < k
+                   ? static_cast<float>((static_cast<double>(point[t]) - centre[slice * k + t]) *
+                                        scale) *
+                         power
+                   : 0.0f);
+  }
+  out.store(numbers + pack * kPack, piece);
+}
+
+// Shares of 32 sources stand in the order in which a thread of shares_kernel has them: four threads
+// with 8 each. The source at a place of that order.
+__device__ inline int source_at(int place) {
+  const int lane = place / 8, n = place % 8;
+  return n / 2 * 8 + 2 * lane + n % 2;
+}
+
+// The coordinates of a side, times the factors, and then the factors: rows over the sources.
+template <int halves>
+__global__ void __launch_bounds__(kPackThreads)
+    pack_values_kernel(Side<float> side, int64_t m, int64_t k, const float* bandwidth,
+                       const double* centre, const Measured* measured, uint16_t* numbers) {
+  constexpr int pieces = kPieces / halves;
+  // Neighbouring threads have neighbouring coordinates, which are neighbours in memory.
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
+  const int64_t t = at % side.values.rows, rest = at / side.values.rows;
+  const int64_t pack = rest / pieces % side.values.packs;
+  const int64_t slice = rest / pieces / side.values.packs;
+  if (slice >= m) return;
+  const int piece = static_cast<int>(rest % pieces);
+  const Measured& largest = measured[slice];
+  const double scale = product_scale(static_cast<double>(bandwidth[slice]));
+  const float power =
+      ldexpf(1, half_exponent(t < k ? largest.value[side.index] : largest.factor[side.index]));
+  const double origin = t < k ? centre[slice * k + t] : 0.0;
+  Pieces<halves> out;
+#pragma unroll
+  for (int n = 0; n < kPiece; ++n) {
+    const int place = piece * kPiece + n;
+    const int64_t j = pack * coordinates_of_pack(halves) + place / kWarpWidth * kWarpWidth +
+                      source_at(place % kWarpWidth);
+    float value = 0;
+    if (j < side.size && t <= k) {
+      const int64_t row = slice * side.size + j;
+      value = factor_of(side, row) * power;
+      if (t < k)
+        value *=
+            static_cast<float>((static_cast<double>(side.points[row * k + t]) - origin) * scale);
+    }
+    out.set(n, value);
+  }
+  out.store(numbers + ((slice * side.values.rows + t) * side.values.packs + pack) * kPack, piece);
+}
+
+// ------------------------------------------------------------------------------------------- sums
+
+// The factor that brings products of a slice's packs back to u.v.
+template <class T>
+__device__ inline float product_unit(const Pairs<T>& pairs, int64_t slice) {
+  const Measured& largest = pairs.measured[slice];
+  return ldexpf(1, -half_exponent(largest.coordinate[0]) - half_exponent(largest.coordinate[1]));
+}
+
+// All that is added to the exponents of one point; -inf behind the last.
+template <class T>
+__device__ inline float product_shift(const Side<T>& side, int64_t slice, int64_t i) {
+  if (i >= side.size) return -INFINITY;
+  const int64_t row = slice * side.size + i;
+  return static_cast<float>(exponent_shift(side, row) - side.norm[row]);
+}
+
+// total [parts, m, targets]; with logsum also maximum, to base 2, without the norms of the targets.
+template <int halves, Reduction reduction>
+__global__ void __launch_bounds__(kProductThreads, 1)
+    product_sums_kernel(Pairs<float> pairs, double* total, double* maximum) {
+  constexpr bool logsum = reduction == Reduction::logsum;
+  __shared__ float shift[kProductTile], factor[kProductTile];
+  __shared__ double totals[kWarpsAcross][kProductTile], maxima[kWarpsAcross][kProductTile];
+  const Task task = block_task(pairs, kProductTile, kProductTile);
+  if (!by_products(pairs, task.slice)) return;
+  if (pairs.precision != nullptr && pairs.precision[task.slice] == kNarrow) return;
+  const Lane own;
+  const float unit = product_unit(pairs, task.slice);
+  float top[kRowFragments][2], target_shift[kRowFragments][2];
+  double found[kRowFragments][2] = {};
+#pragma unroll
+  for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      top[r][half] = lowest_finite<float>();
+      target_shift[r][half] = logsum ? 0.0f
+                                     : product_shift(pairs.target, task.slice,
+                                                     task.target + own.row() + 16 * r + 8 * half);
+    }
+  const int64_t sources = task.end_source - task.first_source;
+  multiply_tiles<halves>(
+      pack_rows(pairs.target.packed, task.slice, task.target),
+      sources > 0 ? ceil_div(sources, kProductTile) : 0, 0, pairs.target.packed.packs,
+      [&](int64_t tile) {
+        return pack_rows(pairs.source.packed, task.slice, task.first_source + tile * kProductTile);
+      },
+      [&](int64_t tile) {
+        const int64_t j = task.first_source + tile * kProductTile + threadIdx.x;
+        if (threadIdx.x >= kProductTile) return;
+        shift[threadIdx.x] = product_shift(pairs.source, task.slice, j);
+        factor[threadIdx.x] = j < pairs.source.size
+                                  ? factor_of(pairs.source, task.slice * pairs.source.size + j)
+                                  : 0.0f;
+      },
+      [&](int64_t, const Fragments& products) {
+        __syncthreads();  // the shifts are there, even where a tile is one pack
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float e[2 * kColumnFragments], bound = top[r][half], sum = 0;
+#pragma unroll
+            for (int n = 0; n < 2 * kColumnFragments; ++n) {
+              const int column = own.column() + n / 2 * 8 + n % 2;
+              e[n] = fmaf(products.at[r][n / 2][2 * half + n % 2], unit,
+                          shift[column] + target_shift[r][half]);
+              if constexpr (logsum)
+                bound = e[n] > bound ? e[n] : bound;
+              else
+                sum += factor[column] * power_of_two(e[n]);
+            }
+            if constexpr (logsum) {
+#pragma unroll
+              for (int n = 0; n < 2 * kColumnFragments; ++n) sum += power_of_two(e[n] - bound);
+              found[r][half] *= static_cast<double>(power_of_two(top[r][half] - bound));
+              top[r][half] = bound;
+            }
+            found[r][half] += static_cast<double>(sum);
+          }
+      });
+#pragma unroll
+  for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = own.row() + 16 * r + 8 * half;
+      double whole = found[r][half];
+      if constexpr (logsum) {
+        const float bound = lane_max<4>(top[r][half]);
+        whole *= static_cast<double>(power_of_two(top[r][half] - bound));
+        if (own.lane % 4 == 0) maxima[own.warp % kWarpsAcross][row] = static_cast<double>(bound);
+      }
+      whole = lane_sum<4>(whole);
+      if (own.lane % 4 == 0) totals[own.warp % kWarpsAcross][row] = whole;
+    }
+  __syncthreads();
+  const int64_t i = task.target + threadIdx.x;
+  if (threadIdx.x >= kProductTile || i >= pairs.target.size) return;
+  LogTotal<double> whole{0, 0};
+  for (int w = 0; w < kWarpsAcross; ++w) {
+    const LogTotal<double> next{logsum ? maxima[w][threadIdx.x] : 0, totals[w][threadIdx.x]};
+    whole = w == 0 ? next : join(whole, next);
+  }
+  const int64_t at = (task.part * pairs.m + task.slice) * pairs.target.size + i;
+  total[at] = whole.total;
+  if constexpr (logsum) maximum[at] = whole.maximum;
+}
+
+// -------------------------------------------------------------------------------------- gradients
+
+// What of the shares is in memory: those of some tiles of targets, counted through all slices, with
+// a range of the sources. shares [tiles, kProductTile, packs, kPack].
+struct Band {
+  int64_t first_tile, first_source;
+  int64_t packs;
+  uint16_t* shares;
+};
+
+// The tile of targets that number `tile` is.
+template <class T>
+__device__ inline Task target_tile(const Pairs<T>& pairs, int64_t tile) {
+  const int64_t tiles = ceil_div(pairs.target.size, kProductTile);
+  return {0, tile / tiles, tile % tiles * kProductTile, 0, 0};
+}
+
+template <int halves>
+__global__ void __launch_bounds__(kProductThreads, 1) shares_kernel(Pairs<float> pairs, Band band) {
+  __shared__ float shift[kProductTile];
+  const int64_t across = band.packs * coordinates_of_pack(halves) / kProductTile;
+  const int64_t tile = blockIdx.x / across;
+  const int64_t column = blockIdx.x % across * kProductTile;
+  const Task task = target_tile(pairs, band.first_tile + tile);
+  if (!by_products(pairs, task.slice)) return;
+  const Lane own;
+  const float unit = product_unit(pairs, task.slice);
+  multiply_tiles<halves>(
+      pack_rows(pairs.target.packed, task.slice, task.target), 1, 0, pairs.target.packed.packs,
+      [&](int64_t) {
+        return pack_rows(pairs.source.packed, task.slice, band.first_source + column);
+      },
+      [&](int64_t) {
+        if (threadIdx.x < kProductTile)
+          shift[threadIdx.x] =
+              product_shift(pairs.source, task.slice, band.first_source + column + threadIdx.x);
+      },
+      [&](int64_t, const Fragments& products) {
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int row = own.row() + 16 * r + 8 * half;
+            const float target_shift =
+                product_shift(pairs.target, task.slice, task.target + row) + kShareExponent;
+            Pieces<halves> out;
+#pragma unroll
+            for (int n = 0; n < kPiece; ++n) {
+              const float e = fmaf(products.at[r][n / 2][2 * half + n % 2], unit,
+                                   shift[own.column() + n / 2 * 8 + n % 2] + target_shift);
+              // A rounding error above 1 must not leave float16.
+              out.set(n, fminf(power_of_two(e), 65504.0f));
+            }
+            const int64_t place = column + own.warp_column();
+            constexpr int64_t wide = coordinates_of_pack(halves);
+            uint16_t* const pack =
+                band.shares + ((tile * kProductTile + row) * band.packs + place / wide) * kPack;
+            out.store(pack, static_cast<int>(place % wide) / kPiece + own.lane % 4);
+          }
+      });
+}
+
+// pull [parts, m, targets, k + 1] = or += the shares times the values: sum_j W_ij f_j (v_j)_t, then
+// sum_j W_ij f_j.
+template <int halves>
+__global__ void __launch_bounds__(kProductThreads, 1)
+    product_pulls_kernel(Pairs<float> pairs, Band band, bool add, float* pull) {
+  const int64_t width = pairs.k + 1, across = ceil_div(width, kProductTile);
+  const int64_t part = blockIdx.x % pairs.parts, rest = blockIdx.x / pairs.parts;
+  const int64_t tile = rest / across, column = rest % across * kProductTile;
+  const Task task = target_tile(pairs, band.first_tile + tile);
+  if (!by_products(pairs, task.slice)) return;
+  const int64_t run = ceil_div(band.packs, pairs.parts);
+  const int64_t first = part * run < band.packs ? part * run : band.packs;
+  const int64_t end = first + run < band.packs ? first + run : band.packs;
+  const int64_t stride = band.packs * kPack;
+  const PackRows shares{band.shares + tile * kProductTile * stride, stride};
+  PackRows values = pack_rows(pairs.source.values, task.slice, column);
+  values.numbers += band.first_source / coordinates_of_pack(halves) * kPack;
+  const Measured& largest = pairs.measured[task.slice];
+  const float unit = ldexpf(1, -kShareExponent - half_exponent(largest.value[pairs.source.index]));
+  const float factor_unit =
+      ldexpf(1, -kShareExponent - half_exponent(largest.factor[pairs.source.index]));
+  const Lane own;
+  const auto write = [&](const Fragments& sums) {
+#pragma unroll
+    for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+      for (int c = 0; c < kColumnFragments; ++c)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int64_t i = task.target + own.row() + 16 * r + n / 2 * 8;
+          const int64_t t = column + own.column() + 8 * c + n % 2;
+          if (i >= pairs.target.size || t >= width) continue;
+          float& to = pull[((part * pairs.m + task.slice) * pairs.target.size + i) * width + t];
+          const float sum = sums.at[r][c][n] * (t < pairs.k ? unit : factor_unit);
+          to = add ? to + sum : sum;
+        }
+  };
+  if (first < end) {
+    multiply_tiles<halves>(
+        shares, 1, first, end, [&](int64_t) { return values; }, [](int64_t) {},
+        [&](int64_t, const Fragments& sums) { write(sums); });
+  } else if (!add) {
+    Fragments none;
+    clear(none);
+    write(none);
+  }
+}
+
+// --------------------------------------------------------------------------------------- launchers
+
+// The least parts with which blocks of one multiprocessor each keep it busy the longest.
+inline int64_t parts_of_blocks(int64_t blocks, int64_t most, const Execution& execution) {
+  most = most < kMaxParts ? most : kMaxParts;
+  int64_t best = 1;
+  double least = INFINITY;
+  for (int64_t parts = 1; parts <= most; ++parts) {
+    const double time = static_cast<double>(ceil_div(blocks * parts, execution.multiprocessors)) /
+                        static_cast<double>(parts);
+    if (time < 0.95 * least) best = parts, least = time;
+  }
+  return best;
+}
+
+// Calls run(std::integral_constant<int, halves>).
+template <class Run>
+void with_halves(int halves, Run&& run) {
+  if (halves == 1) return run(std::integral_constant<int, 1>{});
+  run(std::integral_constant<int, 2>{});
+}
+
+// How many tiles of targets, and how many sources, have their shares in memory at a time.
+struct BandSize {
+  int64_t tiles, sources;
+};
+inline BandSize band_size(const Pairs<float>& pairs, const Execution& execution) {
+  const int64_t source_bytes =
+      kProductTile * static_cast<int64_t>(sizeof(uint16_t)) * execution.halves;
+  const int64_t tiles = pairs.m * ceil_div(pairs.target.size, kProductTile);
+  const int64_t sources = pairs.source.packed.rows;
+  const int64_t most_sources = kShareBytes / source_bytes;
+  const int64_t across = sources < most_sources ? sources : most_sources;
+  const int64_t most_tiles = kShareBytes / (source_bytes * across);
+  return {tiles < most_tiles ? tiles : most_tiles, across};
+}
+
+}  // namespace
+
+PackedSide::PackedSide(const Side<float>& side, int index, int64_t m, int64_t k, bool with_values,
+                       const Execution& execution)
+    : index_(index),
+      with_values_(with_values),
+      rows_(ceil_div(side.size, kProductTile) * kProductTile),
+      packs_(ceil_div(k, coordinates_of_pack(execution.halves))),
+      value_rows_(ceil_div(k + 1, kProductTile) * kProductTile),
+      value_packs_(rows_ / coordinates_of_pack(execution.halves)),
+      norm_(m * side.size, execution),
+      points_(m * rows_ * packs_ * kPack, execution),
+      values_(with_values ? m * value_rows_ * value_packs_ * kPack : 0, execution) {}
+
+Side<float> PackedSide::in_packs(Side<float> side) const {
+  side.index = index_;
+  side.packed = {points_.data(), rows_, packs_};
+  side.values = {values_.data(), value_rows_, value_packs_};
+  side.norm = norm_.data();
+  return side;
+}
+
+void PackedSide::measure(const Side<float>& side, int64_t m, int64_t k, const float* bandwidth,
+                         const double* centre, Measured* measured,
+                         const Execution& execution) const {
+  launch(measure_kernel, m * ceil_div(side.size, kMeasureRows), kMeasureThreads, 0, execution,
+         in_packs(side), k, bandwidth, centre, norm_.data(), measured);
+}
+
+void PackedSide::pack(const Side<float>& side, int64_t m, int64_t k, const float* bandwidth,
+                      const double* centre, const Measured* measured,
+                      const Execution& execution) const {
+  with_halves(execution.halves, [&](auto halves) {
+    constexpr int count = decltype(halves)::value;
+    launch(pack_points_kernel<count>,
+           ceil_div(m * rows_ * packs_ * (kPieces / count), kPackThreads), kPackThreads, 0,
+           execution, in_packs(side), m, k, bandwidth, centre, measured, points_.data());
+    if (with_values_)
+      launch(pack_values_kernel<count>,
+             ceil_div(m * value_rows_ * value_packs_ * (kPieces / count), kPackThreads),
+             kPackThreads, 0, execution, in_packs(side), m, k, bandwidth, centre, measured,
+             values_.data());
+  });
+}
+
+PackedSides::PackedSides(const Side<float>& x, const Side<float>& y, int64_t m, int64_t k,
+                         const float* bandwidth, bool values_of_x, bool values_of_y,
+                         const Execution& execution)
+    : centre_(m * k, execution),
+      measured_(m, execution),
+      x_(x, 0, m, k, values_of_x, execution),
+      y_(y, 1, m, k, values_of_y, execution) {
+  launch(centre_kernel, m * ceil_div(k, kWarp), kCentreThreads, 0, execution, y.points, y.size, k,
+         centre_.data(), measured_.data());
+  x_.measure(x, m, k, bandwidth, centre_.data(), measured_.data(), execution);
+  y_.measure(y, m, k, bandwidth, centre_.data(), measured_.data(), execution);
+  x_.pack(x, m, k, bandwidth, centre_.data(), measured_.data(), execution);
+  y_.pack(y, m, k, bandwidth, centre_.data(), measured_.data(), execution);
+}
+
+int64_t parts_of_product_sums(const Pairs<float>& pairs, const Execution& execution) {
+  return parts_of_blocks(pairs.m * ceil_div(pairs.target.size, kProductTile),
+                         ceil_div(pairs.source.size, kProductTile), execution);
+}
+
+template <Reduction reduction>
+void launch_product_sums(const Pairs<float>& pairs, double* total, double* maximum,
+                         const Execution& execution) {
+  const int64_t blocks = pairs.m * ceil_div(pairs.target.size, kProductTile) * pairs.parts;
+  with_halves(execution.halves, [&](auto halves) {
+    launch(product_sums_kernel<decltype(halves)::value, reduction>, blocks, kProductThreads,
+           kProductShared, execution, pairs, total, maximum);
+  });
+}
+template void launch_product_sums<Reduction::sum>(const Pairs<float>&, double*, double*,
+                                                  const Execution&);
+template void launch_product_sums<Reduction::logsum>(const Pairs<float>&, double*, double*,
+                                                     const Execution&);
+
+int64_t parts_of_product_pulls(const Pairs<float>& pairs, const Execution& execution) {
+  const BandSize band = band_size(pairs, execution);
+  return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile),
+                         band.sources / kProductTile, execution);
+}
+
+void launch_product_pulls(const Pairs<float>& pairs, float* pull, const Execution& execution) {
+  const BandSize size = band_size(pairs, execution);
+  const int64_t tiles = pairs.m * ceil_div(pairs.target.size, kProductTile);
+  const int64_t sources = pairs.source.packed.rows;
+  Workspace<uint16_t> shares(size.tiles * kProductTile * size.sources * execution.halves,
+                             execution);
+  for (int64_t tile = 0; tile < tiles; tile += size.tiles)
+    for (int64_t source = 0; source < sources; source += size.sources) {
+      const int64_t down = tiles - tile < size.tiles ? tiles - tile : size.tiles;
+      const int64_t across = sources - source < size.sources ? sources - source : size.sources;
+      const Band band{tile, source, across / coordinates_of_pack(execution.halves), shares.data()};
+      with_halves(execution.halves, [&](auto halves) {
+        launch(shares_kernel<decltype(halves)::value>, down * (across / kProductTile),
+               kProductThreads, kProductShared, execution, pairs, band);
+        launch(product_pulls_kernel<decltype(halves)::value>,
+               down * ceil_div(pairs.k + 1, kProductTile) * pairs.parts, kProductThreads,
+               kProductShared, execution, pairs, band, source > 0, pull);
+      });
+    }
+}
+
+}  // namespace dpslice::cuda
