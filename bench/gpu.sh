@@ -16,6 +16,7 @@ say() { echo "== $1 (after $((SECONDS - started)) s)"; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+[ "$capability" != 90 ] || capability=90a  # with the instructions that only Hopper has
 
 if ! "$python" -c "import pybind11" 2>/dev/null; then
   "$python" -m pip install --quiet ${DPSLICE_WHEELS:+--no-index --find-links "$DPSLICE_WHEELS"} pybind11

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <map>
-#include <mutex>
 
 #include "runtime.h"
 
@@ -21,6 +19,13 @@ __device__ inline T* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char dpslice_dynamic_shared[];
   return reinterpret_cast<T*>(dpslice_dynamic_shared);
 #endif
+}
+
+// The same from the next multiple of `align` bytes on.
+template <class T, int align>
+__device__ inline T* aligned_shared() {
+  const auto start = reinterpret_cast<uintptr_t>(dynamic_shared<T>());
+  return reinterpret_cast<T*>((start + align - 1) / align * align);
 }
 
 // kernel<<<blocks, threads, shared_bytes, stream>>>(args...)
@@ -50,66 +55,34 @@ void launch(void (*kernel)(Params...), int64_t blocks, int threads, size_t share
 #endif
 }
 
-#if !defined(DPSLICE_CUDA_EMULATOR)
-
-// Where workspaces of the current device come from. What is freed stays with the pool up to this
-// share of the device's memory: given back at each synchronisation, it would take milliseconds to
-// map again.
-constexpr size_t kKeptShare = 32;
-
-inline cudaMemPool_t workspace_pool() {
-  static std::mutex mutex;
-  static std::map<int, cudaMemPool_t> pools;
-  int device = 0;
-  check(cudaGetDevice(&device), "find the current device");
-  const std::lock_guard<std::mutex> lock(mutex);
-  cudaMemPool_t& pool = pools[device];
-  if (pool != nullptr) return pool;
-  cudaMemPoolProps properties{};
-  properties.allocType = cudaMemAllocationTypePinned;
-  properties.location.type = cudaMemLocationTypeDevice;
-  properties.location.id = device;
-  size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), "ask for the memory of the device");
-  uint64_t kept = total / kKeptShare;
-  cudaMemPool_t made = nullptr;
-  check(cudaMemPoolCreate(&made, &properties), "make a pool of memory");
-  check(cudaMemPoolSetAttribute(made, cudaMemPoolAttrReleaseThreshold, &kept),
-        "set up a pool of memory");
-  pool = made;
-  return pool;
-}
-
-#endif
-
-// Device memory in stream order: freed once what was launched before is done.
+// Device memory while the launches of a call are made.
 template <class T>
 class Workspace {
  public:
-  Workspace(int64_t size, const Execution& execution) : stream_(execution.stream) {
+  Workspace(int64_t size, const Execution& execution) : memory_(execution.memory) {
     const size_t bytes = static_cast<size_t>(size > 0 ? size : 1) * sizeof(T);
 #if defined(DPSLICE_CUDA_EMULATOR)
-    data_ = static_cast<T*>(std::malloc(bytes));
+    data_ = static_cast<T*>(memory_ == nullptr ? std::malloc(bytes) : memory_->take(bytes));
     std::memset(static_cast<void*>(data_), 0xff, bytes);
 #else
-    check(
-        cudaMallocFromPoolAsync(reinterpret_cast<void**>(&data_), bytes, workspace_pool(), stream_),
-        ("allocate " + std::to_string(bytes) + " bytes of workspace").c_str());
+    data_ = static_cast<T*>(memory_->take(bytes));
 #endif
   }
   ~Workspace() {
 #if defined(DPSLICE_CUDA_EMULATOR)
-    std::free(data_);
-#else
-    cudaFreeAsync(data_, stream_);
+    if (memory_ == nullptr) {
+      std::free(data_);
+      return;
+    }
 #endif
+    memory_->give_back(data_);
   }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
   T* data() const { return data_; }
 
  private:
-  cudaStream_t stream_;
+  Memory* memory_;
   T* data_ = nullptr;
 };
 

@@ -9,7 +9,7 @@
 namespace dpslice::cuda {
 namespace {
 
-constexpr int kPrecisionThreads = 256;
+constexpr int kPrecisionThreads = 1024;
 
 // One block for each slice: the logsumexp in float64, and how exactly the slice must be computed.
 __global__ void __launch_bounds__(kPrecisionThreads)

@@ -41,6 +41,98 @@ __device__ inline void multiply_add_f64(double (&d)[2], double a, double b) {
 #endif
 }
 
+// ------------------------------------------------------------------------ products of four warps
+//
+// d [64, 128] += a [64, 16] b [128, 16]^T by the 128 threads of four warps, straight from shared
+// memory (Hopper's own instruction). Rows of a and b are kStageRow numbers of 16 bits, in pieces of
+// 8; piece q of row r lies where piece q ^ (r % 8) would, and the rows start at a multiple of 1024
+// bytes. A thread has d[c] = rows 16 warp + group (n < 2) and 8 further (n >= 2), columns
+// 8 c + 2 place + n % 2.
+//
+// The instructions run on while the threads do: between begin_group_products and
+// wait_for_group_products<0> nothing may touch d, or write to a and b.
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || \
+    (defined(DPSLICE_CUDA_EMULATOR) && !defined(DPSLICE_EMULATOR_WARP_PRODUCTS))
+constexpr bool kHaveGroupProducts = true;
+#else
+constexpr bool kHaveGroupProducts = false;
+#endif
+
+constexpr int kStageRow = 64;
+
+__device__ inline void begin_group_products() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void end_group_products() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+// Waits until at most `left` of the latest groups are under way.
+template <int left>
+__device__ inline void wait_for_group_products() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(left) : "memory");
+#endif
+}
+// What this thread has written to shared memory so far is seen by products after the next barrier.
+__device__ inline void show_to_group_products() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// The address of 16 numbers, from `piece` on, of rows of 128 bytes, as the instruction takes it: in
+// units of 16 bytes, with 1024 bytes from eight rows to the next, and pieces exchanged as above.
+__device__ inline uint64_t group_operand(const uint16_t* rows, int piece) {
+  const uint64_t address =
+      static_cast<uint64_t>(__cvta_generic_to_shared(rows + piece * 8)) & 0x3ffff;
+  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | (address >> 4);
+}
+#endif
+
+// `columns` must be 16. With `add` false d is what is multiplied, whatever it was.
+template <int columns>
+__device__ inline void multiply_add_group(float (&d)[columns][4], const uint16_t* a, int a_piece,
+                                          const uint16_t* b, int b_piece, bool add) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  ::cuda_emulator::wgmma_m64n128k16(d, a, a_piece, b, b_piece, add);
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, p, 1, 1, 0, 0;\n"
+      "}\n"
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
+        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
+        "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
+        "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]),
+        "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]),
+        "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]),
+        "+f"(d[11][3]), "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]),
+        "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]),
+        "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]),
+        "+f"(d[15][2]), "+f"(d[15][3])
+      : "l"(group_operand(a, a_piece)), "l"(group_operand(b, b_piece)), "r"(static_cast<int>(add)));
+#else
+  (void)d, (void)a, (void)a_piece, (void)b, (void)b_piece, (void)add;
+#endif
+}
+
+// -------------------------------------------------------------------------------- loads and stores
+
 // Four matrices [8, 8] of 16-bit numbers from shared memory: lane l gives the address of row l % 8
 // of matrix l / 8, of 16 bytes, and gets of matrix i the numbers 2 place, 2 place + 1 of row group.
 __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
@@ -87,23 +179,28 @@ __device__ inline void store_words(void* to, const uint32_t (&words)[4]) {
   *static_cast<Words*>(to) = {{words[0], words[1], words[2], words[3]}};
 }
 
-// float16, as bits: the nearest (ties to even) of a float32, and back.
-__device__ inline uint16_t half_bits(float value) {
+// Two numbers as float16, the nearest (ties to even), the first in the lower half; and back.
+__device__ inline uint32_t half_words(float first, float second) {
 #if defined(DPSLICE_CUDA_EMULATOR)
-  return ::cuda_emulator::to_half(value);
+  return ::cuda_emulator::to_half(first) | static_cast<uint32_t>(::cuda_emulator::to_half(second))
+                                               << 16;
 #else
-  uint16_t bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-  return bits;
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
 #endif
 }
-__device__ inline float half_value(uint16_t bits) {
+__device__ inline void half_values(uint32_t word, float* first, float* second) {
 #if defined(DPSLICE_CUDA_EMULATOR)
-  return ::cuda_emulator::from_half(bits);
+  *first = ::cuda_emulator::half_of_word(word, 0);
+  *second = ::cuda_emulator::half_of_word(word, 1);
 #else
-  float value;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-  return value;
+  asm("{\n.reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.f32.f16 %0, low;\n"
+      "cvt.f32.f16 %1, high;\n}"
+      : "=f"(*first), "=f"(*second)
+      : "r"(word));
 #endif
 }
 

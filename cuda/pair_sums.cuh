@@ -39,40 +39,43 @@ __global__ void combine_logsums_kernel(Pairs<T> pairs, const double* total, cons
                              : static_cast<Out>((whole.maximum + log2(whole.total)) * kLn2);
 }
 
-// grad_points [m, size, k] or null; grad_factor [m, size] or null.
+// grad_points [m, size, k] or null; grad_factor [m, size] or null. A warp for each target.
 template <class T>
-__global__ void combine_pulls_kernel(Pairs<T> pairs, const T* pull, T* grad_points,
-                                     T* grad_factor) {
-  const int64_t width = pairs.k + 1, size = pairs.m * pairs.target.size * width;
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
-  if (at >= size) return;
-  const int64_t row = at / width, t = at % width;
-  if (t < pairs.k ? grad_points == nullptr : grad_factor == nullptr) return;
-  double sum = 0;
-  for (int64_t part = 0; part < pairs.parts; ++part)
-    sum += static_cast<double>(pull[part * size + at]);
-  if (t == pairs.k) {
-    grad_factor[row] = static_cast<T>(sum);
-    return;
-  }
+__global__ void __launch_bounds__(kCombineThreads)
+    combine_pulls_kernel(Pairs<T> pairs, const T* pull, T* grad_points, T* grad_factor) {
+  const int64_t width = pairs.k + 1, targets = pairs.m * pairs.target.size;
+  const int64_t row =
+      static_cast<int64_t>(blockIdx.x) * (kCombineThreads / kWarp) + threadIdx.x / kWarp;
+  if (row >= targets) return;
+  const auto sum_of = [&](int64_t t) {
+    double sum = 0;
+    for (int64_t part = 0; part < pairs.parts; ++part)
+      sum += static_cast<double>(pull[(part * targets + row) * width + t]);
+    return sum;
+  };
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const double strength = sum_of(pairs.k);
+  if (grad_factor != nullptr && lane == 0) grad_factor[row] = static_cast<T>(strength);
+  if (grad_points == nullptr) return;
   const int64_t slice = row / pairs.target.size;
   const double factor = static_cast<double>(factor_of(pairs.target, row));
   if (by_products(pairs, slice)) {
     // sum_j W_ij f_j (v_j - u_i), where points were multiplied by `unit`.
     const double g = static_cast<double>(pairs.bandwidth[slice]), unit = product_scale(g);
-    double strength = 0;
-    for (int64_t part = 0; part < pairs.parts; ++part)
-      strength += static_cast<double>(pull[part * size + row * width + pairs.k]);
-    const double u = (static_cast<double>(pairs.target.points[row * pairs.k + t]) -
-                      pairs.centre[slice * pairs.k + t]) *
-                     unit;
-    grad_points[row * pairs.k + t] = static_cast<T>((sum - u * strength) * factor / (unit * g) / g);
+    const double outside = factor / (unit * g) / g;
+    for (int64_t t = lane; t < pairs.k; t += kWarp) {
+      const double u = (static_cast<double>(pairs.target.points[row * pairs.k + t]) -
+                        pairs.centre[slice * pairs.k + t]) *
+                       unit;
+      grad_points[row * pairs.k + t] = static_cast<T>((sum_of(t) - u * strength) * outside);
+    }
     return;
   }
   // Coordinates were multiplied by `length`; the gradient is in 1 / g^2 of what they were.
   const SliceScale scale = slice_scale(pairs.bandwidth[slice]);
-  grad_points[row * pairs.k + t] =
-      static_cast<T>(sum * factor * (2 / kLog2E * scale.exponent) * scale.length);
+  const double outside = factor * (2 / kLog2E * scale.exponent);
+  for (int64_t t = lane; t < pairs.k; t += kWarp)
+    grad_points[row * pairs.k + t] = static_cast<T>(sum_of(t) * outside * scale.length);
 }
 
 // --------------------------------------------------------------------------------------- launchers
@@ -85,11 +88,13 @@ constexpr int targets_of_thread() {
   return targets < 1 ? 1 : (targets > 4 ? 4 : targets);
 }
 
-// Enough parts for two blocks on each multiprocessor, if there are so many tiles of sources.
+constexpr int64_t kBlocksOfMultiprocessor = 8;
+
+// Enough parts to fill the device, if there are so many tiles of sources.
 inline int64_t parts_for(int64_t m, int64_t targets, int64_t target_tile, int64_t sources,
                          int64_t source_tile, const Execution& execution) {
   const int64_t blocks = m * ceil_div(targets, target_tile);
-  int64_t parts = ceil_div(2 * execution.multiprocessors, blocks);
+  int64_t parts = ceil_div(kBlocksOfMultiprocessor * execution.multiprocessors, blocks);
   const int64_t most = ceil_div(sources, source_tile);
   parts = parts < most ? parts : most;
   return parts < kMaxParts ? parts : kMaxParts;
@@ -198,8 +203,8 @@ void launch_pulls(Pairs<T> pairs, T* grad_points, T* grad_factor, const Executio
     pairs.parts = parts;
     Workspace<T> pull(parts * size, execution);
     kernel(pairs.m * ceil_div(b, target_tile) * parts, pull.data());
-    launch(combine_pulls_kernel<T>, ceil_div(size, kCombineThreads), kCombineThreads, 0, execution,
-           pairs, static_cast<const T*>(pull.data()), grad_points, grad_factor);
+    launch(combine_pulls_kernel<T>, ceil_div(pairs.m * b, kCombineThreads / kWarp), kCombineThreads,
+           0, execution, pairs, static_cast<const T*>(pull.data()), grad_points, grad_factor);
   };
   if (pairs.k > kSmallDims) {
     const size_t shared = pairs.precision == nullptr ? kPullsShared<T> : kPullsShared<double>;

@@ -18,26 +18,43 @@
 namespace dpslice::cuda {
 namespace {
 
-// A block multiplies 128 rows by 128 columns; each of its 2 x 4 warps has 64 x 32 of them.
+// A block multiplies 128 rows by 128 columns: two groups of four warps with 64 x 128 each where the
+// device has products of groups, else 2 x 4 warps with 64 x 32 each.
 constexpr int kProductThreads = 256;
-constexpr int kWarpsAcross = 4;
-constexpr int kWarpHeight = 64, kWarpWidth = kProductTile / kWarpsAcross;
+constexpr int kWarpsAcross = kHaveGroupProducts ? 1 : 4;
+constexpr int kWarpsDown = kProductThreads / kWarp / kWarpsAcross;
+constexpr int kWarpHeight = kProductTile / kWarpsDown, kWarpWidth = kProductTile / kWarpsAcross;
 constexpr int kRowFragments = kWarpHeight / 16, kColumnFragments = kWarpWidth / 8;
+constexpr int kGroupHeight = 64;
 
 // A pack is what is copied at a time of one row: 64 / halves coordinates, first the higher halves
 // of all, then the lower ones.
 constexpr int kPack = 64;
 constexpr int kPiece = 8;  // numbers of 16 bytes
 constexpr int kPieces = kPack / kPiece;
-constexpr int kStages = 3;  // packs of a tile's rows that are in shared memory or on their way
 constexpr int kStageNumbers = 2 * kProductTile * kPack;
-constexpr size_t kProductShared = kStages * kStageNumbers * sizeof(uint16_t);
+constexpr int kStageAlign = 1024;
+static_assert(kPack == kStageRow);
+
+// A stage holds one pack of the rows of a tile, in use or on its way. With 3 stages nothing is
+// flushed, and two blocks fit a multiprocessor: one takes exponentials while the other multiplies.
+// With 4, products of one pack run on while those of the next start. 2 are for devices whose blocks
+// have 99 KiB.
+constexpr int kLightStages = 3, kFullStages = 4, kLeastStages = 2;
+constexpr size_t product_shared(int stages) {
+  return stages * kStageNumbers * sizeof(uint16_t) + kStageAlign;
+}
+constexpr size_t kStaticShared = 10 * 1024;  // at most, of any of these kernels
+constexpr int blocks_of_multiprocessor(int stages) { return stages == kLightStages ? 2 : 1; }
 
 constexpr int kFlushCoordinates = 256;  // that tensor cores add up before others take over
+constexpr int kGroup = 32;              // sources whose shares are stored in an order of their own
 constexpr int64_t kCentreRows = 256;    // of y, whose mean is the centre
 constexpr int kShareExponent = 15;  // shares are stored times 2^15, to keep the bits of small ones
-constexpr int64_t kShareBytes = int64_t{128} << 20;
+constexpr int64_t kShareBytes = int64_t{256} << 20;
+constexpr int64_t kShareWaves = 4;  // how often a multiprocessor takes new blocks of them
 constexpr int kMostExponent = 100;
+constexpr float kLargestHalf = 65504;
 
 __host__ __device__ constexpr int64_t coordinates_of_pack(int halves) { return kPack / halves; }
 
@@ -85,8 +102,7 @@ __device__ inline int place_in_stage(int row, int piece) {
   return row * kPack + (piece ^ (row % kPieces)) * kPiece;
 }
 
-__device__ inline void load_stage(const PackRows& a, const PackRows& b, int64_t pack,
-                                  uint16_t* stage) {
+__device__ inline void load_stage(const PackRows& a, const PackRows& b, int pack, uint16_t* stage) {
   constexpr int pieces = 2 * kProductTile * kPieces;
 #pragma unroll
   for (int n = 0; n < pieces / kProductThreads; ++n) {
@@ -95,93 +111,118 @@ __device__ inline void load_stage(const PackRows& a, const PackRows& b, int64_t 
     const bool second = n >= pieces / kProductThreads / 2;
     const PackRows& rows = second ? b : a;
     copy_async(stage + (second ? kProductTile * kPack : 0) + place_in_stage(row, piece),
-               rows.numbers + row * rows.stride + pack * kPack + piece * kPiece);
+               rows.numbers + row * rows.stride + int64_t{pack} * kPack + piece * kPiece);
   }
 }
 
-// sums += the products of one pack.
+// sums += (or =, if not `add`) the products of one pack, or starts to: see finish_products.
 template <int halves>
-__device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, Fragments& sums) {
+__device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, bool add,
+                                      Fragments& sums) {
   constexpr int steps = kPack / halves / 16;
   const uint16_t* const other = stage + kProductTile * kPack;
+  if constexpr (kHaveGroupProducts) {
+    const uint16_t* const rows = stage + own.warp / 4 * kGroupHeight * kPack;
+    begin_group_products();
 #pragma unroll
-  for (int step = 0; step < steps; ++step) {
-    uint32_t a[halves][kRowFragments][4], b[halves][kColumnFragments][2];
+    for (int step = 0; step < steps; ++step)
+    // The product of the lower halves is left out.
 #pragma unroll
-    for (int h = 0; h < halves; ++h) {
-      const int piece = h * (kPieces / halves) + 2 * step;
+      for (int pair = 0; pair < 2 * halves - 1; ++pair)
+        multiply_add_group(sums.at[0], rows, (pair == 1 ? kPieces / 2 : 0) + 2 * step, other,
+                           (pair == 2 ? kPieces / 2 : 0) + 2 * step, add || step > 0 || pair > 0);
+    end_group_products();
+  } else {
+    if (!add) clear(sums);
 #pragma unroll
-      for (int r = 0; r < kRowFragments; ++r)
-        load_matrices(a[h][r], stage + place_in_stage(own.warp_row() + 16 * r + own.lane % 16,
-                                                      piece + own.lane / 16));
+    for (int step = 0; step < steps; ++step) {
+      uint32_t a[halves][kRowFragments][4], b[halves][kColumnFragments][2];
 #pragma unroll
-      for (int c = 0; c < kColumnFragments; c += 2) {
-        uint32_t both[4];
-        load_matrices(both, other + place_in_stage(own.warp_column() + 8 * c + own.lane % 8 +
-                                                       own.lane / 16 * 8,
-                                                   piece + own.lane / 8 % 2));
-        b[h][c][0] = both[0], b[h][c][1] = both[1];
-        b[h][c + 1][0] = both[2], b[h][c + 1][1] = both[3];
+      for (int h = 0; h < halves; ++h) {
+        const int piece = h * (kPieces / halves) + 2 * step;
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r)
+          load_matrices(a[h][r], stage + place_in_stage(own.warp_row() + 16 * r + own.lane % 16,
+                                                        piece + own.lane / 16));
+#pragma unroll
+        for (int c = 0; c < kColumnFragments; c += 2) {
+          uint32_t both[4];
+          load_matrices(both, other + place_in_stage(own.warp_column() + 8 * c + own.lane % 8 +
+                                                         own.lane / 16 * 8,
+                                                     piece + own.lane / 8 % 2));
+          b[h][c][0] = both[0], b[h][c][1] = both[1];
+          b[h][c + 1][0] = both[2], b[h][c + 1][1] = both[3];
+        }
       }
+      // Neighbouring instructions add to different sums.
+#pragma unroll
+      for (int pair = 0; pair < 2 * halves - 1; ++pair)
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+          for (int c = 0; c < kColumnFragments; ++c)
+            multiply_add_f16(sums.at[r][c], a[pair == 1 ? 1 : 0][r], b[pair == 2 ? 1 : 0][c]);
     }
-    // Neighbouring instructions add to different sums. The product of the lower halves is left out.
-#pragma unroll
-    for (int pair = 0; pair < 2 * halves - 1; ++pair)
-#pragma unroll
-      for (int r = 0; r < kRowFragments; ++r)
-#pragma unroll
-        for (int c = 0; c < kColumnFragments; ++c)
-          multiply_add_f16(sums.at[r][c], a[pair == 1 ? 1 : 0][r], b[pair == 2 ? 1 : 0][c]);
   }
 }
 
 // For each of `tiles` >= 0 tiles of columns, the products of the rows with them: at_end(tile, sums)
 // after the packs first_pack ... end_pack - 1 of it. columns(tile) gives its rows of packs.
 // begin(tile) runs before that, after a barrier that follows at_end of the tile before.
-template <int halves, class Columns, class Begin, class AtEnd>
-__device__ inline void multiply_tiles(const PackRows& rows, int64_t tiles, int64_t first_pack,
-                                      int64_t end_pack, Columns&& columns, Begin&& begin,
-                                      AtEnd&& at_end) {
+template <int halves, int stages, class Columns, class Begin, class AtEnd>
+__device__ inline void multiply_tiles(const PackRows& rows, int tiles, int first_pack, int end_pack,
+                                      Columns&& columns, Begin&& begin, AtEnd&& at_end) {
+  constexpr bool flush = stages != kLightStages;
   constexpr int flush_packs = kFlushCoordinates / (kPack / halves);
-  uint16_t* const shared = dynamic_shared<uint16_t>();
+  constexpr int ahead = stages == kLeastStages ? 1 : 2;  // packs that are copied meanwhile
+  constexpr int running = stages - ahead - 1;            // packs whose products run on
+  static_assert(running == 0 || running == 1);
+  uint16_t* const shared = aligned_shared<uint16_t, kStageAlign>();
   const Lane own;
-  const int64_t packs = end_pack - first_pack, steps = tiles * packs;
-  int64_t loaded_tile = 0, loaded_pack = first_pack, loaded = 0;
+  int loaded_tile = first_pack < end_pack ? 0 : tiles, loaded_pack = first_pack;
+  int load_number = 0, stage_number = 0;
   const auto load_next = [&] {
-    if (loaded < steps) {
-      load_stage(rows, columns(loaded_tile), loaded_pack,
-                 shared + loaded % kStages * kStageNumbers);
+    if (loaded_tile < tiles) {
+      load_stage(rows, columns(loaded_tile), loaded_pack, shared + load_number * kStageNumbers);
+      if (++load_number == stages) load_number = 0;
       if (++loaded_pack == end_pack) loaded_pack = first_pack, ++loaded_tile;
     }
-    ++loaded;
     end_copy_group();
   };
   __syncthreads();
-  for (int n = 0; n < kStages - 1; ++n) load_next();
-  int64_t step = 0;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
+  for (int n = 0; n < ahead; ++n) load_next();
+  for (int tile = 0; tile < tiles; ++tile) {
     Fragments sums, whole;
-    clear(sums);
-    clear(whole);
-    int since = 0;
-    for (int64_t pack = 0; pack < packs; ++pack, ++step) {
-      wait_for_copies<kStages - 2>();
-      __syncthreads();
-      if (pack == 0) begin(tile);
-      load_next();
-      multiply_stage<halves>(shared + step % kStages * kStageNumbers, own, sums);
-      if (++since == flush_packs || pack + 1 == packs) {
-        since = 0;
+    if constexpr (flush) clear(whole);
+    for (int pack = first_pack; pack < end_pack;) {
+      const int flush_at = flush && end_pack - pack > flush_packs ? pack + flush_packs : end_pack;
+      bool add = false;
+      for (; pack < flush_at; ++pack, add = true) {
+        wait_for_copies<ahead - 1>();
+        show_to_group_products();
+        __syncthreads();
+        if (pack == first_pack) begin(tile);
+        // Of two stages, the other one's products are done; of more, those of the next to be
+        // loaded.
+        multiply_stage<halves>(shared + stage_number * kStageNumbers, own, add, sums);
+        if (++stage_number == stages) stage_number = 0;
+        load_next();
+        wait_for_group_products<running>();
+      }
+      wait_for_group_products<0>();
+      if constexpr (flush) {
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
           for (int c = 0; c < kColumnFragments; ++c)
 #pragma unroll
             for (int n = 0; n < 4; ++n) whole.at[r][c][n] += sums.at[r][c][n];
-        clear(sums);
       }
     }
-    at_end(tile, whole);
+    if constexpr (flush)
+      at_end(tile, whole);
+    else
+      at_end(tile, sums);
   }
   wait_for_copies<0>();
 }
@@ -197,26 +238,19 @@ __device__ inline int half_exponent(unsigned largest) {
                                    : (exponent > kMostExponent ? kMostExponent : exponent);
 }
 
-struct Halves {
-  uint16_t high, low;
-};
-__device__ inline Halves halves_of(float value) {
-  const uint16_t high = half_bits(value);
-  return {high, half_bits(value - half_value(high))};
-}
-
 // 8 numbers in one piece, or their halves in two.
 template <int halves>
 struct Pieces {
   uint32_t word[halves][kPiece / 2];
 
-  __device__ void set(int place, float value) {
-    const Halves both = halves_of(value);
-    const int shift = place % 2 * 16;
-    if (shift == 0)
-      for (int h = 0; h < halves; ++h) word[h][place / 2] = 0;
-    word[0][place / 2] |= static_cast<uint32_t>(both.high) << shift;
-    if constexpr (halves == 2) word[1][place / 2] |= static_cast<uint32_t>(both.low) << shift;
+  // Numbers 2 pair and 2 pair + 1.
+  __device__ void set(int pair, float first, float second) {
+    word[0][pair] = half_words(first, second);
+    if constexpr (halves == 2) {
+      float first_high, second_high;
+      half_values(word[0][pair], &first_high, &second_high);
+      word[1][pair] = half_words(first - first_high, second - second_high);
+    }
   }
   // To piece number `piece` of the higher halves of a pack.
   __device__ void store(uint16_t* pack, int piece) const {
@@ -237,6 +271,7 @@ __global__ void __launch_bounds__(kCentreThreads)
   const int64_t rows = c < kCentreRows ? c : kCentreRows;
   double sum = 0;
   if (t < k)
+#pragma unroll 4
     for (int64_t n = threadIdx.x / kWarp; n < rows; n += kCentreThreads / kWarp)
       sum += static_cast<double>(y[(slice * c + n * c / rows) * k + t]);
   part[threadIdx.x] = sum;
@@ -249,7 +284,7 @@ __global__ void __launch_bounds__(kCentreThreads)
 }
 
 constexpr int kMeasureThreads = 256;
-constexpr int kMeasureRows = 64;
+constexpr int kMeasureRows = 16;
 
 // norm [m, size], and the largest sizes of a side. A warp works on one point at a time.
 __global__ void __launch_bounds__(kMeasureThreads)
@@ -294,36 +329,39 @@ __global__ void __launch_bounds__(kMeasureThreads)
 
 constexpr int kPackThreads = 256;
 
-// The points of a side, and zeros behind them. A thread writes 8 coordinates.
+// The points of a side, and zeros behind them. A warp works on one point, a thread on 8
+// coordinates.
 template <int halves>
 __global__ void __launch_bounds__(kPackThreads)
     pack_points_kernel(Side<float> side, int64_t m, int64_t k, const float* bandwidth,
                        const double* centre, const Measured* measured, uint16_t* numbers) {
   constexpr int pieces = kPieces / halves;
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
-  const int64_t pack = at / pieces, row = pack / side.packed.packs;
+  const int64_t row =
+      static_cast<int64_t>(blockIdx.x) * (kPackThreads / kWarp) + threadIdx.x / kWarp;
   if (row >= m * side.packed.rows) return;
-  const int64_t slice = row / side.packed.rows, i = row % side.packed.rows;
-  const int piece = static_cast<int>(at % pieces);
-  const int64_t first = pack % side.packed.packs * coordinates_of_pack(halves) + piece * kPiece;
+  const int64_t slice = row / side.packed.rows, i = row - slice * side.packed.rows;
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
   const float power = ldexpf(1, half_exponent(measured[slice].coordinate[side.index]));
   const float* const point = side.points + (slice * side.size + i) * k;
-  Pieces<halves> out;
+  const double* const origin = centre + slice * k;
+  const bool there = i < side.size;
+  const auto coordinate = [&](int64_t t) {
+    if (!there || t >= k) return 0.0f;
+    return static_cast<float>((static_cast<double>(point[t]) - origin[t]) * scale) * power;
+  };
+  for (int64_t at = threadIdx.x % kWarp; at < side.packed.packs * pieces; at += kWarp) {
+    const int64_t first = at * kPiece;
+    Pieces<halves> out;
 #pragma unroll
-  for (int n = 0; n < kPiece; ++n) {
-    const int64_t t = first + n;
-    out.set(n, i < side.size && t < k
-                   ? static_cast<float>((static_cast<double>(point[t]) - centre[slice * k + t]) *
-                                        scale) *
-                         power
-                   : 0.0f);
+    for (int pair = 0; pair < kPiece / 2; ++pair)
+      out.set(pair, coordinate(first + 2 * pair), coordinate(first + 2 * pair + 1));
+    out.store(numbers + (row * side.packed.packs + at / pieces) * kPack,
+              static_cast<int>(at % pieces));
   }
-  out.store(numbers + pack * kPack, piece);
 }
 
-// Shares of 32 sources stand in the order in which a thread of shares_kernel has them: four threads
-// with 8 each. The source at a place of that order.
+// Shares of a group of sources stand in the order in which threads of shares_kernel have them: four
+// threads with 8 each. The source at a place of that order.
 __device__ inline int source_at(int place) {
   const int lane = place / 8, n = place % 8;
   return n / 2 * 8 + 2 * lane + n % 2;
@@ -347,22 +385,20 @@ __global__ void __launch_bounds__(kPackThreads)
   const float power =
       ldexpf(1, half_exponent(t < k ? largest.value[side.index] : largest.factor[side.index]));
   const double origin = t < k ? centre[slice * k + t] : 0.0;
+  const auto value = [&](int place) {
+    const int64_t j =
+        pack * coordinates_of_pack(halves) + place / kGroup * kGroup + source_at(place % kGroup);
+    if (j >= side.size || t > k) return 0.0f;
+    const int64_t row = slice * side.size + j;
+    const float factor = factor_of(side, row) * power;
+    if (t == k) return factor;
+    const double centred = static_cast<double>(side.points[row * k + t]) - origin;
+    return factor * static_cast<float>(centred * scale);
+  };
   Pieces<halves> out;
 #pragma unroll
-  for (int n = 0; n < kPiece; ++n) {
-    const int place = piece * kPiece + n;
-    const int64_t j = pack * coordinates_of_pack(halves) + place / kWarpWidth * kWarpWidth +
-                      source_at(place % kWarpWidth);
-    float value = 0;
-    if (j < side.size && t <= k) {
-      const int64_t row = slice * side.size + j;
-      value = factor_of(side, row) * power;
-      if (t < k)
-        value *=
-            static_cast<float>((static_cast<double>(side.points[row * k + t]) - origin) * scale);
-    }
-    out.set(n, value);
-  }
+  for (int pair = 0; pair < kPiece / 2; ++pair)
+    out.set(pair, value(piece * kPiece + 2 * pair), value(piece * kPiece + 2 * pair + 1));
   out.store(numbers + ((slice * side.values.rows + t) * side.values.packs + pack) * kPack, piece);
 }
 
@@ -384,8 +420,8 @@ __device__ inline float product_shift(const Side<T>& side, int64_t slice, int64_
 }
 
 // total [parts, m, targets]; with logsum also maximum, to base 2, without the norms of the targets.
-template <int halves, Reduction reduction>
-__global__ void __launch_bounds__(kProductThreads, 1)
+template <int halves, int stages, Reduction reduction>
+__global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stages))
     product_sums_kernel(Pairs<float> pairs, double* total, double* maximum) {
   constexpr bool logsum = reduction == Reduction::logsum;
   __shared__ float shift[kProductTile], factor[kProductTile];
@@ -407,13 +443,14 @@ __global__ void __launch_bounds__(kProductThreads, 1)
                                                      task.target + own.row() + 16 * r + 8 * half);
     }
   const int64_t sources = task.end_source - task.first_source;
-  multiply_tiles<halves>(
+  multiply_tiles<halves, stages>(
       pack_rows(pairs.target.packed, task.slice, task.target),
-      sources > 0 ? ceil_div(sources, kProductTile) : 0, 0, pairs.target.packed.packs,
-      [&](int64_t tile) {
+      sources > 0 ? static_cast<int>(ceil_div(sources, kProductTile)) : 0, 0,
+      static_cast<int>(pairs.target.packed.packs),
+      [&](int tile) {
         return pack_rows(pairs.source.packed, task.slice, task.first_source + tile * kProductTile);
       },
-      [&](int64_t tile) {
+      [&](int tile) {
         const int64_t j = task.first_source + tile * kProductTile + threadIdx.x;
         if (threadIdx.x >= kProductTile) return;
         shift[threadIdx.x] = product_shift(pairs.source, task.slice, j);
@@ -421,26 +458,27 @@ __global__ void __launch_bounds__(kProductThreads, 1)
                                   ? factor_of(pairs.source, task.slice * pairs.source.size + j)
                                   : 0.0f;
       },
-      [&](int64_t, const Fragments& products) {
+      [&](int, Fragments& products) {
         __syncthreads();  // the shifts are there, even where a tile is one pack
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            float e[2 * kColumnFragments], bound = top[r][half], sum = 0;
+            float bound = top[r][half], sum = 0;
 #pragma unroll
             for (int n = 0; n < 2 * kColumnFragments; ++n) {
               const int column = own.column() + n / 2 * 8 + n % 2;
-              e[n] = fmaf(products.at[r][n / 2][2 * half + n % 2], unit,
-                          shift[column] + target_shift[r][half]);
+              float& e = products.at[r][n / 2][2 * half + n % 2];
+              e = fmaf(e, unit, shift[column] + target_shift[r][half]);
               if constexpr (logsum)
-                bound = e[n] > bound ? e[n] : bound;
+                bound = e > bound ? e : bound;
               else
-                sum += factor[column] * power_of_two(e[n]);
+                sum += factor[column] * power_of_two(e);
             }
             if constexpr (logsum) {
 #pragma unroll
-              for (int n = 0; n < 2 * kColumnFragments; ++n) sum += power_of_two(e[n] - bound);
+              for (int n = 0; n < 2 * kColumnFragments; ++n)
+                sum += power_of_two(products.at[r][n / 2][2 * half + n % 2] - bound);
               found[r][half] *= static_cast<double>(power_of_two(top[r][half] - bound));
               top[r][half] = bound;
             }
@@ -481,6 +519,7 @@ __global__ void __launch_bounds__(kProductThreads, 1)
 struct Band {
   int64_t first_tile, first_source;
   int64_t packs;
+  int64_t runs;  // blocks of shares_kernel beside each other
   uint16_t* shares;
 };
 
@@ -491,56 +530,76 @@ __device__ inline Task target_tile(const Pairs<T>& pairs, int64_t tile) {
   return {0, tile / tiles, tile % tiles * kProductTile, 0, 0};
 }
 
-template <int halves>
-__global__ void __launch_bounds__(kProductThreads, 1) shares_kernel(Pairs<float> pairs, Band band) {
+template <int halves, int stages>
+__global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stages))
+    shares_kernel(Pairs<float> pairs, Band band) {
   __shared__ float shift[kProductTile];
+  const int64_t tile = blockIdx.x / band.runs;
   const int64_t across = band.packs * coordinates_of_pack(halves) / kProductTile;
-  const int64_t tile = blockIdx.x / across;
-  const int64_t column = blockIdx.x % across * kProductTile;
+  const int64_t run = ceil_div(across, band.runs), first = blockIdx.x % band.runs * run;
+  const int64_t tiles = first + run < across ? run : (first < across ? across - first : 0);
+  const auto column_of = [&](int number) { return (first + number) * kProductTile; };
+  constexpr int wide = static_cast<int>(coordinates_of_pack(halves));
   const Task task = target_tile(pairs, band.first_tile + tile);
   if (!by_products(pairs, task.slice)) return;
   const Lane own;
   const float unit = product_unit(pairs, task.slice);
-  multiply_tiles<halves>(
-      pack_rows(pairs.target.packed, task.slice, task.target), 1, 0, pairs.target.packed.packs,
-      [&](int64_t) {
-        return pack_rows(pairs.source.packed, task.slice, band.first_source + column);
+  uint16_t* const first_shares =
+      band.shares + (tile * kProductTile + own.row()) * band.packs * kPack;
+  float target_shift[kRowFragments][2];
+#pragma unroll
+  for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      target_shift[r][half] =
+          product_shift(pairs.target, task.slice, task.target + own.row() + 16 * r + 8 * half) +
+          kShareExponent;
+  multiply_tiles<halves, stages>(
+      pack_rows(pairs.target.packed, task.slice, task.target), static_cast<int>(tiles), 0,
+      static_cast<int>(pairs.target.packed.packs),
+      [&](int number) {
+        return pack_rows(pairs.source.packed, task.slice, band.first_source + column_of(number));
       },
-      [&](int64_t) {
+      [&](int number) {
         if (threadIdx.x < kProductTile)
-          shift[threadIdx.x] =
-              product_shift(pairs.source, task.slice, band.first_source + column + threadIdx.x);
+          shift[threadIdx.x] = product_shift(pairs.source, task.slice,
+                                             band.first_source + column_of(number) + threadIdx.x);
       },
-      [&](int64_t, const Fragments& products) {
+      [&](int number, Fragments& products) {
         __syncthreads();
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            const int row = own.row() + 16 * r + 8 * half;
-            const float target_shift =
-                product_shift(pairs.target, task.slice, task.target + row) + kShareExponent;
-            Pieces<halves> out;
+            uint16_t* const to = first_shares + (16 * r + 8 * half) * band.packs * kPack +
+                                 column_of(number) / wide * kPack;
 #pragma unroll
-            for (int n = 0; n < kPiece; ++n) {
-              const float e = fmaf(products.at[r][n / 2][2 * half + n % 2], unit,
-                                   shift[own.column() + n / 2 * 8 + n % 2] + target_shift);
-              // A rounding error above 1 must not leave float16.
-              out.set(n, fminf(power_of_two(e), 65504.0f));
+            for (int c = 0; c < kColumnFragments; c += kPiece / 2) {
+              Pieces<halves> out;
+#pragma unroll
+              for (int pair = 0; pair < kPiece / 2; ++pair) {
+                float share[2];
+#pragma unroll
+                for (int n = 0; n < 2; ++n) {
+                  const float e =
+                      fmaf(products.at[r][c + pair][2 * half + n], unit,
+                           shift[own.column() + 8 * (c + pair) + n] + target_shift[r][half]);
+                  // A rounding error above 1 must not leave float16.
+                  share[n] = fminf(power_of_two(e), kLargestHalf);
+                }
+                out.set(pair, share[0], share[1]);
+              }
+              const int place = own.warp_column() + 8 * c;
+              out.store(to + place / wide * kPack, place % wide / kPiece + own.lane % 4);
             }
-            const int64_t place = column + own.warp_column();
-            constexpr int64_t wide = coordinates_of_pack(halves);
-            uint16_t* const pack =
-                band.shares + ((tile * kProductTile + row) * band.packs + place / wide) * kPack;
-            out.store(pack, static_cast<int>(place % wide) / kPiece + own.lane % 4);
           }
       });
 }
 
 // pull [parts, m, targets, k + 1] = or += the shares times the values: sum_j W_ij f_j (v_j)_t, then
 // sum_j W_ij f_j.
-template <int halves>
-__global__ void __launch_bounds__(kProductThreads, 1)
+template <int halves, int stages>
+__global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stages))
     product_pulls_kernel(Pairs<float> pairs, Band band, bool add, float* pull) {
   const int64_t width = pairs.k + 1, across = ceil_div(width, kProductTile);
   const int64_t part = blockIdx.x % pairs.parts, rest = blockIdx.x / pairs.parts;
@@ -575,9 +634,9 @@ __global__ void __launch_bounds__(kProductThreads, 1)
         }
   };
   if (first < end) {
-    multiply_tiles<halves>(
-        shares, 1, first, end, [&](int64_t) { return values; }, [](int64_t) {},
-        [&](int64_t, const Fragments& sums) { write(sums); });
+    multiply_tiles<halves, stages>(
+        shares, 1, static_cast<int>(first), static_cast<int>(end), [&](int) { return values; },
+        [](int) {}, [&](int, const Fragments& sums) { write(sums); });
   } else if (!add) {
     Fragments none;
     clear(none);
@@ -587,14 +646,14 @@ __global__ void __launch_bounds__(kProductThreads, 1)
 
 // --------------------------------------------------------------------------------------- launchers
 
-// The least parts with which blocks of one multiprocessor each keep it busy the longest.
-inline int64_t parts_of_blocks(int64_t blocks, int64_t most, const Execution& execution) {
+// The parts with which the last of the blocks are done soonest, where so many run at a time.
+inline int64_t parts_of_blocks(int64_t blocks, int64_t most, int64_t at_a_time) {
   most = most < kMaxParts ? most : kMaxParts;
   int64_t best = 1;
   double least = INFINITY;
   for (int64_t parts = 1; parts <= most; ++parts) {
-    const double time = static_cast<double>(ceil_div(blocks * parts, execution.multiprocessors)) /
-                        static_cast<double>(parts);
+    const double time =
+        static_cast<double>(ceil_div(blocks * parts, at_a_time)) / static_cast<double>(parts);
     if (time < 0.95 * least) best = parts, least = time;
   }
   return best;
@@ -605,6 +664,27 @@ template <class Run>
 void with_halves(int halves, Run&& run) {
   if (halves == 1) return run(std::integral_constant<int, 1>{});
   run(std::integral_constant<int, 2>{});
+}
+
+// The stages for products over so many coordinates.
+int stages_for(int64_t coordinates, const Execution& execution) {
+  if (execution.shared_limit < product_shared(kFullStages) + kStaticShared) return kLeastStages;
+  return coordinates <= kFlushCoordinates ? kLightStages : kFullStages;
+}
+
+// The same with std::integral_constant<int, stages>.
+template <class Run>
+void with_stages(int64_t coordinates, const Execution& execution, Run&& run) {
+  switch (stages_for(coordinates, execution)) {
+    case kLeastStages: return run(std::integral_constant<int, kLeastStages>{});
+    case kLightStages: return run(std::integral_constant<int, kLightStages>{});
+    default: return run(std::integral_constant<int, kFullStages>{});
+  }
+}
+
+int64_t blocks_at_a_time(int64_t coordinates, const Execution& execution) {
+  return int64_t{execution.multiprocessors} *
+         blocks_of_multiprocessor(stages_for(coordinates, execution));
 }
 
 // How many tiles of targets, and how many sources, have their shares in memory at a time.
@@ -656,8 +736,7 @@ void PackedSide::pack(const Side<float>& side, int64_t m, int64_t k, const float
                       const Execution& execution) const {
   with_halves(execution.halves, [&](auto halves) {
     constexpr int count = decltype(halves)::value;
-    launch(pack_points_kernel<count>,
-           ceil_div(m * rows_ * packs_ * (kPieces / count), kPackThreads), kPackThreads, 0,
+    launch(pack_points_kernel<count>, ceil_div(m * rows_, kPackThreads / kWarp), kPackThreads, 0,
            execution, in_packs(side), m, k, bandwidth, centre, measured, points_.data());
     if (with_values_)
       launch(pack_values_kernel<count>,
@@ -684,7 +763,8 @@ PackedSides::PackedSides(const Side<float>& x, const Side<float>& y, int64_t m, 
 
 int64_t parts_of_product_sums(const Pairs<float>& pairs, const Execution& execution) {
   return parts_of_blocks(pairs.m * ceil_div(pairs.target.size, kProductTile),
-                         ceil_div(pairs.source.size, kProductTile), execution);
+                         ceil_div(pairs.source.size, kProductTile),
+                         blocks_at_a_time(pairs.k, execution));
 }
 
 template <Reduction reduction>
@@ -692,8 +772,10 @@ void launch_product_sums(const Pairs<float>& pairs, double* total, double* maxim
                          const Execution& execution) {
   const int64_t blocks = pairs.m * ceil_div(pairs.target.size, kProductTile) * pairs.parts;
   with_halves(execution.halves, [&](auto halves) {
-    launch(product_sums_kernel<decltype(halves)::value, reduction>, blocks, kProductThreads,
-           kProductShared, execution, pairs, total, maximum);
+    with_stages(pairs.k, execution, [&](auto stages) {
+      launch(product_sums_kernel<decltype(halves)::value, decltype(stages)::value, reduction>,
+             blocks, kProductThreads, product_shared(stages), execution, pairs, total, maximum);
+    });
   });
 }
 template void launch_product_sums<Reduction::sum>(const Pairs<float>&, double*, double*,
@@ -704,7 +786,7 @@ template void launch_product_sums<Reduction::logsum>(const Pairs<float>&, double
 int64_t parts_of_product_pulls(const Pairs<float>& pairs, const Execution& execution) {
   const BandSize band = band_size(pairs, execution);
   return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile),
-                         band.sources / kProductTile, execution);
+                         band.sources / kProductTile, blocks_at_a_time(band.sources, execution));
 }
 
 void launch_product_pulls(const Pairs<float>& pairs, float* pull, const Execution& execution) {
@@ -717,13 +799,22 @@ void launch_product_pulls(const Pairs<float>& pairs, float* pull, const Executio
     for (int64_t source = 0; source < sources; source += size.sources) {
       const int64_t down = tiles - tile < size.tiles ? tiles - tile : size.tiles;
       const int64_t across = sources - source < size.sources ? sources - source : size.sources;
-      const Band band{tile, source, across / coordinates_of_pack(execution.halves), shares.data()};
+      // A block that works on several tiles loads the next one meanwhile.
+      const int64_t column_tiles = across / kProductTile;
+      const int64_t wanted = ceil_div(kShareWaves * blocks_at_a_time(pairs.k, execution), down);
+      const Band band{tile, source, across / coordinates_of_pack(execution.halves),
+                      wanted < column_tiles ? wanted : column_tiles, shares.data()};
       with_halves(execution.halves, [&](auto halves) {
-        launch(shares_kernel<decltype(halves)::value>, down * (across / kProductTile),
-               kProductThreads, kProductShared, execution, pairs, band);
-        launch(product_pulls_kernel<decltype(halves)::value>,
-               down * ceil_div(pairs.k + 1, kProductTile) * pairs.parts, kProductThreads,
-               kProductShared, execution, pairs, band, source > 0, pull);
+        constexpr int count = decltype(halves)::value;
+        with_stages(pairs.k, execution, [&](auto stages) {
+          launch(shares_kernel<count, decltype(stages)::value>, down * band.runs, kProductThreads,
+                 product_shared(stages), execution, pairs, band);
+        });
+        with_stages(across, execution, [&](auto stages) {
+          launch(product_pulls_kernel<count, decltype(stages)::value>,
+                 down * ceil_div(pairs.k + 1, kProductTile) * pairs.parts, kProductThreads,
+                 product_shared(stages), execution, pairs, band, source > 0, pull);
+        });
       });
     }
 }

@@ -6,8 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #if defined(DPSLICE_CUDA_EMULATOR)
 #include "cuda_emulator.h"
@@ -17,6 +20,45 @@
 
 namespace dpslice::cuda {
 
+// Device memory for the workspaces of one call, asked of the arrays' own library, which knows about
+// streams and graphs. What a workspace gives back is there for the next: both are used in the order
+// of the stream. The memory as a whole is the caller's again once all is launched.
+class Memory {
+ public:
+  using Ask = std::function<uintptr_t(size_t)>;  // the address of so many bytes
+  explicit Memory(Ask ask) : ask_(std::move(ask)) {}
+
+  void* take(size_t bytes) {
+    bytes = (bytes + kAlign - 1) / kAlign * kAlign;
+    for (Piece& piece : pieces_)
+      if (piece.size - piece.used >= bytes) return piece.take(bytes);
+    const size_t size = bytes > kLeastPiece ? bytes : kLeastPiece;
+    pieces_.push_back({ask_(size), size, 0});
+    return pieces_.back().take(bytes);
+  }
+  // The latest that was taken comes back first.
+  void give_back(const void* start) {
+    const auto address = reinterpret_cast<uintptr_t>(start);
+    for (Piece& piece : pieces_)
+      if (address >= piece.start && address < piece.start + piece.size)
+        piece.used = address - piece.start;
+  }
+
+ private:
+  static constexpr size_t kAlign = 512, kLeastPiece = size_t{1} << 20;
+  struct Piece {
+    uintptr_t start;
+    size_t size, used;
+    void* take(size_t bytes) {
+      void* const at = reinterpret_cast<void*>(start + used);
+      used += bytes;
+      return at;
+    }
+  };
+  Ask ask_;
+  std::vector<Piece> pieces_;
+};
+
 // Where a kernel runs: the stream, and what the launcher has to know of its device. And how
 // exactly: float32 products take both halves of each number, or the higher one alone (see
 // products.cu).
@@ -25,6 +67,7 @@ struct Execution {
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that one block may have
   int halves = 2;
+  Memory* memory = nullptr;  // only the emulator does without
 };
 
 struct CudaError : std::runtime_error {

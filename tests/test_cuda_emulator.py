@@ -648,11 +648,11 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
     """Without one of its barriers, the kernel sum must not pass: the watch is awake."""
     copy = tmp_path / "cuda"
     shutil.copytree(ROOT / "cuda", copy)
-    source = (copy / "pairs.cuh").read_text()
+    source = (copy / "differences.cuh").read_text()
     start = source.index("__device__ inline void load_sources(")
     barrier = "  __syncthreads();\n"
     last = source.rindex(barrier, start, source.index("}\n\n", start))
-    (copy / "pairs.cuh").write_text(source[:last] + source[last + len(barrier) :])
+    (copy / "differences.cuh").write_text(source[:last] + source[last + len(barrier) :])
     broken = emulated_cuda.compile_object(
         copy / "kernel_sum.cu", tmp_path / "kernel_sum.cu.o", THREAD_SANITIZER, copy
     )

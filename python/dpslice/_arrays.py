@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Operand",
     "Place",
+    "address",
     "backend_for",
     "bandwidths",
     "boolean",
@@ -37,7 +38,7 @@ __all__ = [
     "check_reach",
     "choice",
     "describe",
-    "device_address",
+    "device_addresses",
     "device_empty",
     "finite_real",
     "finite_values",
@@ -56,6 +57,7 @@ __all__ = [
     "positive_integer",
     "positive_real",
     "positive_reals",
+    "product_halves",
     "ratio_values",
     "real_above_one",
     "real_at_least_one",
@@ -375,11 +377,18 @@ def place_of(name: str, value: Any) -> Place:
         if device.type != "cuda":
             raise ValueError(f"{name} must be on the CPU or a CUDA device; got device {device}")
         torch = sys.modules["torch"]
-        stream = int(torch.cuda.current_stream(device).cuda_stream)
-        return Place("torch", f"cuda:{device.index}", stream)
+        return Place("torch", f"cuda:{device.index}", _torch_stream(torch, device))
     cupy = sys.modules["cupy"]
     with value.device:
         return Place("cupy", f"cuda:{value.device.id}", int(cupy.cuda.get_current_stream().ptr))
+
+
+def _torch_stream(torch: Any, device: Any) -> int:
+    """Return the current stream of a device, by the shortcut that torch's own compiler takes."""
+    shortcut = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if shortcut is not None:
+        return int(shortcut(device.index))
+    return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def _dtype_name(name: str, value: Any, library: str) -> str:
@@ -473,20 +482,49 @@ def widened(array: Any, place: Place) -> Any:
     return array if str(array.dtype) == "float64" else array.astype(np.float64)
 
 
-def device_address(array: Any, place: Place) -> int:
-    """Return the address of an array in device memory; 0 stands for None.
-
-    A torch tensor is told that the stream uses it: its memory may have come from another one, and
-    must not be given away before the kernel is done.
-    """
-    if array is None:
-        return 0
+def address(array: Any, place: Place) -> int:
+    """Return the address of an array in device memory."""
     if place.library == "torch":
-        torch = sys.modules["torch"]
-        if not torch.cuda.is_current_stream_capturing():
-            array.record_stream(torch.cuda.current_stream(array.device))
         return int(array.data_ptr())
     return int(array.__cuda_array_interface__["data"][0])
+
+
+def device_addresses(arguments: Sequence[Any], place: Place) -> list[Any]:
+    """Return the addresses of arrays in device memory; 0 stands for None, numbers for themselves.
+
+    Torch tensors are told that the stream uses them: their memory may have come from another one,
+    and must not be given away before the kernel is done.
+    """
+    given = [0 if argument is None else argument for argument in arguments]
+    arrays = [value for value in given if not isinstance(value, (int, float, bytes))]
+    if place.library == "torch" and arrays:
+        torch = sys.modules["torch"]
+        if not torch.cuda.is_current_stream_capturing():
+            stream = torch.cuda.current_stream(arrays[0].device)
+            for array in arrays:
+                array.record_stream(stream)
+    return [
+        value if isinstance(value, (int, float, bytes)) else address(value, place)
+        for value in given
+    ]
+
+
+def product_halves(place: Place) -> int:
+    """Tell how exactly products of float32 numbers are to be made on a device.
+
+    Returns
+    -------
+    int
+        2: as float32 makes them. 1: with the 11 bits of TensorFloat32, which
+        ``torch.set_float32_matmul_precision("high")`` allows.
+    """
+    if place.library != "torch":
+        return 2
+    torch = sys.modules["torch"]
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if precision is None:  # before torch 2.9
+        return 2 if torch.get_float32_matmul_precision() == "highest" else 1
+    return 1 if precision == "tf32" else 2
 
 
 def capturing(place: Place) -> bool:

@@ -73,14 +73,15 @@ class CudaKernels:
 
     def _call(self, name: str, like: Array, *arguments: Any) -> None:
         """Launch; arrays and None among the arguments become addresses."""
-        numbers = [
-            argument
-            if isinstance(argument, (int, float, bytes))
-            else _arrays.device_address(argument, self._place)
-            for argument in arguments
-        ]
+        workspaces = []
+
+        def allocate(size: int) -> int:
+            workspaces.append(self._empty(like, size, dtype="uint8"))
+            return _arrays.address(workspaces[-1], self._place)
+
+        numbers = _arrays.device_addresses(arguments, self._place)
         function = getattr(self._module, name)
-        function(_dtype(like), self._device, self._place.stream or 0, *numbers)
+        function(_dtype(like), self._device, self._place.stream or 0, allocate, *numbers)
 
     def _empty(self, like: Array, *shape: int, dtype: str | None = None) -> Array:
         return _arrays.device_empty(shape, dtype or _dtype(like), like, self._place)
@@ -138,7 +139,8 @@ class CudaKernels:
         if weights is not None:
             _require(weights_name, weights, (m, c), x)
         out = self._empty(x, m, b)
-        self._call(name, x, m, b, c, k, x, y, bandwidth, weights, out)
+        halves = _arrays.product_halves(self._place)
+        self._call(name, x, m, b, c, k, halves, x, y, bandwidth, weights, out)
         return out
 
     def gaussian_kernel_sum_vjp(
@@ -204,7 +206,8 @@ class CudaKernels:
         grad_y = self._empty(x, m, c, k) if need[1] else None
         grad_weights = self._empty(x, m, c) if need[2] else None
         grads = (grad_x, grad_y, grad_weights)
-        self._call(name, x, m, b, c, k, x, y, bandwidth, weights, *rows.values(), *grads)
+        halves = _arrays.product_halves(self._place)
+        self._call(name, x, m, b, c, k, halves, x, y, bandwidth, weights, *rows.values(), *grads)
         return grads
 
     def gaussian_kernel_sum_total(

@@ -318,6 +318,25 @@ inline void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b) {
   });
 }
 
+// One number of the 16 from `piece` on, of a row whose pieces of 8 are exchanged.
+inline float stage_number(const uint16_t* rows, int row, int piece, int k) {
+  return from_half(rows[row * 64 + ((piece + k / 8) ^ (row % 8)) * 8 + k % 8]);
+}
+
+inline void wgmma_m64n128k16(float (*d)[4], const uint16_t* a, int a_piece, const uint16_t* b,
+                             int b_piece, bool add) {
+  const int thread = static_cast<int>(self().thread.x % 128), lane = thread % kWarp;
+  for (int c = 0; c < 16; ++c)
+    for (int n = 0; n < 4; ++n) {
+      const int row = thread / kWarp * 16 + lane / 4 + n / 2 * 8,
+                column = 8 * c + lane % 4 * 2 + n % 2;
+      float sum = add ? d[c][n] : 0.0f;
+      for (int k = 0; k < 16; ++k)
+        sum += stage_number(a, row, a_piece, k) * stage_number(b, column, b_piece, k);
+      d[c][n] = sum;
+    }
+}
+
 inline void mma_m8n8k4(double* d, double a, double b) {
   struct Operands {
     double a, b;

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = ROOT / "tests" / "cuda_budget.json"
-ARCHITECTURE = "sm_90"
+ARCHITECTURE = "sm_90a"
 
 # registers of a thread; bytes of a thread that do not fit them; bytes of static shared memory
 Usage = dict[str, int]
