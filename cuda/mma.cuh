@@ -41,6 +41,53 @@ __device__ inline void multiply_add_f64(double (&d)[2], double a, double b) {
 #endif
 }
 
+// The same for 16 rows and a depth of 16, which the float64 units of sm_90 are made for.
+//   a[2 s + h]: row group + 8 h, column 4 s + place    b[s]: row 4 s + place of column group
+//   d[0], d[1]: row group, columns 2 place, 2 place + 1    d[2], d[3]: row group + 8
+__device__ inline void multiply_add_f64(double (&d)[4], const double (&a)[8],
+                                        const double (&b)[4]) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  for (int s = 0; s < 4; ++s)
+    for (int h = 0; h < 2; ++h) ::cuda_emulator::mma_m8n8k4(d + 2 * h, a[2 * s + h], b[s]);
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7,%8,%9,%10,%11}, "
+      "{%12,%13,%14,%15}, {%0,%1,%2,%3};"
+      : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(a[4]), "d"(a[5]), "d"(a[6]), "d"(a[7]),
+        "d"(b[0]), "d"(b[1]), "d"(b[2]), "d"(b[3]));
+#endif
+}
+
+// d [16, 8] += a [16, 8] b [8, 8]: products of TF32, which is a float32 whose low 13 bits are not
+// looked at; sums in float32 (rounded towards zero).
+//   a[0]: row group,     column place    a[2]: the same row,  column place + 4
+//   a[1]: row group + 8, column place    a[3]: row group + 8, column place + 4
+//   b[0]: row place of column group      b[1]: row place + 4
+//   d[0], d[1]: row group, columns 2 place, 2 place + 1    d[2], d[3]: row group + 8
+__device__ inline void multiply_add_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  ::cuda_emulator::mma_m16n8k8(d, a, b);
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// The TF32 nearest to a float32, as its bits; the greatest one where that would be infinite.
+__device__ inline uint32_t tf32_bits(float value) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return ::cuda_emulator::to_tf32(value);
+#else
+  uint32_t bits;
+  asm("cvt.rna.satfinite.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+#endif
+}
+
 // Four matrices [8, 8] of 16-bit numbers from shared memory: lane l gives the address of row l % 8
 // of matrix l / 8, of 16 bytes, and gets of matrix i the numbers 2 place, 2 place + 1 of row group.
 __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
@@ -62,6 +109,20 @@ __device__ inline void copy_async(void* shared, const void* global) {
 #else
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+#endif
+}
+
+// The same for one number of 4 or 8 bytes.
+template <class T>
+__device__ inline void copy_number_async(T* shared, const T* global) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+#if defined(DPSLICE_CUDA_EMULATOR)
+  *shared = *global;
+#else
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global),
+               "n"(sizeof(T))
+               : "memory");
 #endif
 }
 

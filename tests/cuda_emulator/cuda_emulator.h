@@ -330,6 +330,43 @@ inline void mma_m8n8k4(double* d, double a, double b) {
   });
 }
 
+inline uint32_t to_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if (std::isnan(value)) return bits;
+  const uint32_t sign = bits & 0x80000000u;
+  const uint32_t size = std::min((bits & 0x7fffffffu) + 0x1000u, 0x7f7fffffu);
+  return sign | (size & 0xffffe000u);
+}
+
+inline float from_tf32(uint32_t bits) {
+  float value;
+  bits &= 0xffffe000u;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Sums are rounded to nearest after each product, as above.
+inline void mma_m16n8k8(float* d, const uint32_t* a, const uint32_t* b) {
+  struct Operands {
+    uint32_t a[4], b[2];
+  } own;
+  std::memcpy(own.a, a, sizeof own.a);
+  std::memcpy(own.b, b, sizeof own.b);
+  const int lane = static_cast<int>(self().thread.x % kWarp);
+  show(own, [&](auto&& of) {
+    for (int l = 0; l < 8; ++l) {  // the column of a, and the row of b
+      const int place = l % 4, right = l / 4;
+      const Operands row = of(lane / 4 * 4 + place);
+      for (int column = 0; column < 2; ++column) {
+        const float v = from_tf32(of((lane % 4 * 2 + column) * 4 + place).b[right]);
+        d[column] += from_tf32(row.a[2 * right]) * v;
+        d[2 + column] += from_tf32(row.a[2 * right + 1]) * v;
+      }
+    }
+  });
+}
+
 inline void ldmatrix_x4(uint32_t* to, const void* row) {
   struct Row {
     uint16_t at[8];
