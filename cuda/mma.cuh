@@ -41,21 +41,19 @@ __device__ inline void multiply_add_f64(double (&d)[2], double a, double b) {
 #endif
 }
 
-// The same for 16 rows and a depth of 16, which the float64 units of sm_90 are made for.
+// The same for 16 rows and a depth of 8.
 //   a[2 s + h]: row group + 8 h, column 4 s + place    b[s]: row 4 s + place of column group
 //   d[0], d[1]: row group, columns 2 place, 2 place + 1    d[2], d[3]: row group + 8
-__device__ inline void multiply_add_f64(double (&d)[4], const double (&a)[8],
-                                        const double (&b)[4]) {
+__device__ inline void multiply_add_f64(double (&d)[4], const double (&a)[4],
+                                        const double (&b)[2]) {
 #if defined(DPSLICE_CUDA_EMULATOR)
-  for (int s = 0; s < 4; ++s)
+  for (int s = 0; s < 2; ++s)
     for (int h = 0; h < 2; ++h) ::cuda_emulator::mma_m8n8k4(d + 2 * h, a[2 * s + h], b[s]);
 #else
-  asm("mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, "
-      "{%4,%5,%6,%7,%8,%9,%10,%11}, "
-      "{%12,%13,%14,%15}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
-      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(a[4]), "d"(a[5]), "d"(a[6]), "d"(a[7]),
-        "d"(b[0]), "d"(b[1]), "d"(b[2]), "d"(b[3]));
+      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
 #endif
 }
 

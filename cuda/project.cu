@@ -28,7 +28,6 @@
 namespace dpslice::cuda {
 namespace {
 
-constexpr int kWarps = 16;          // of a block, at most
 constexpr int kBlockColumns = 128;  // at most
 constexpr int kDepth = 16;          // coordinates of a chunk
 constexpr int kStages = 3;          // chunks in a ring: one in use, the others under way
@@ -41,16 +40,17 @@ struct alignas(16) Piece {
   uint32_t word[4];
 };
 
-// What a warp has of the product in C: rows group + 8 h, columns 16 q + 4 place ... + 3.
+// What a warp has of the product in C: rows group + 8 h, columns 16 q + 4 place ... + 3. A block
+// has at most so many warps, for their registers.
 template <class C>
 struct Tile;
 template <>
 struct Tile<float> {
-  static constexpr int rows = 32, columns = 64;
+  static constexpr int rows = 32, columns = 64, warps = 12;
 };
 template <>
 struct Tile<double> {
-  static constexpr int rows = 16, columns = 32;
+  static constexpr int rows = 16, columns = 32, warps = 16;
 };
 template <class C>
 constexpr int kEights = Tile<C>::rows / 8;
@@ -74,10 +74,12 @@ constexpr int kStagePieces = kEights<C> * kRowPieces<X> * kWarp;  // of a warp
 
 struct Layout {
   int64_t n, d, p;
-  int64_t chunks, column_tiles, row_tiles;
-  int across;     // warps side by side along the columns
-  bool resident;  // the frame's columns of a block are in shared memory as a whole
-  bool pieces;    // rows of x are whole, aligned pieces
+  int column_tiles, row_tiles;
+  int chunks, last_depth;  // of d, and coordinates of the last chunk
+  int across;              // warps side by side along the columns
+  int tile_rows;           // of a block
+  bool resident;           // the frame's columns of a block are in shared memory as a whole
+  bool pieces;             // rows of x are whole, aligned pieces
 
   __host__ __device__ int eights(int columns) const { return across * columns / 8; }
 };
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
     prepare_kernel(Layout layout, const C* frame, Piece* table) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPrepareThreads + threadIdx.x;
   const int pieces = chunk_pieces<C>(layout);
-  if (index >= layout.column_tiles * layout.chunks * pieces) return;
+  if (index >= int64_t{layout.column_tiles} * layout.chunks * pieces) return;
   const int lane = static_cast<int>(index % kWarp), half = static_cast<int>(index / kWarp % 2);
   const int eight = static_cast<int>(index % pieces) / (2 * kWarp);
   const int64_t chunk = index / pieces % layout.chunks;
@@ -192,34 +194,34 @@ template <class X>
 __device__ inline void multiply_chunk(const Piece* x, const Piece* table,
                                       double (&sum)[kQuads<double>][kQuad]) {
   static_assert(Tile<double>::rows == 16);
-  double a[8];
+  double a[2][4];  // of a half
 #pragma unroll
   for (int h = 0; h < 2; ++h)
 #pragma unroll
     for (int j = 0; j < kRowPieces<X>; ++j) {
       const Piece piece = x[(h * kRowPieces<X> + j) * kWarp];
 #pragma unroll
-      for (int i = 0; i < kPieceNumbers<X>; ++i)
-        a[2 * (j * kPieceNumbers<X> + i) + h] = number_of(piece, i, X());
+      for (int i = 0; i < kPieceNumbers<X>; ++i) {
+        const int step = j * kPieceNumbers<X> + i;
+        a[step / 2][step % 2 * 2 + h] = number_of(piece, i, X());
+      }
     }
 #pragma unroll
-  for (int eight = 0; eight < Tile<double>::columns / 8; ++eight) {
-    double u[4], part[4];
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int eight = 0; eight < Tile<double>::columns / 8; ++eight) {
       const Piece piece = table[(eight * 2 + half) * kWarp];
-      u[2 * half] = number_of(piece, 0, double());
-      u[2 * half + 1] = number_of(piece, 1, double());
+      const double u[2] = {number_of(piece, 0, double()), number_of(piece, 1, double())};
+      // Columns 2 place, 2 place + 1 of an eight are a half of the lane's quad.
+      double part[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        part[i] = sum[i / 2 * kSixteens<double> + eight / 2][eight % 2 * 2 + i % 2];
+      multiply_add_f64(part, a[half], u);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sum[i / 2 * kSixteens<double> + eight / 2][eight % 2 * 2 + i % 2] = part[i];
     }
-    // Columns 2 place, 2 place + 1 of an eight are a half of the lane's quad.
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      part[i] = sum[i / 2 * kSixteens<double> + eight / 2][eight % 2 * 2 + i % 2];
-    multiply_add_f64(part, a, u);
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      sum[i / 2 * kSixteens<double> + eight / 2][eight % 2 * 2 + i % 2] = part[i];
-  }
 }
 template <class X>
 __device__ inline void multiply_chunk(const Piece* x, const Piece* table,
@@ -227,31 +229,33 @@ __device__ inline void multiply_chunk(const Piece* x, const Piece* table,
   multiply_chunk(x, table, sum);
 }
 
-// Starts the copies of one chunk of a lane's rows row, row + 8, ...: of the last row where there
-// are no more, and zero beyond d.
+// Starts the copies of a lane's pieces of a chunk: `at` is its first number there, `rows` how many
+// rows there are from its first one, `depth` how many coordinates from the first of the chunk. What
+// lies beyond the rows is left as it was, as nothing will be read of its products; beyond d is
+// zero.
 template <class X, class C>
-__device__ inline void copy_rows(const Layout& layout, const X* x, int64_t row, int64_t chunk,
+__device__ inline void copy_rows(const X* at, int64_t d, int rows, int depth, bool pieces,
                                  int place, Piece* to) {
   constexpr int numbers = kPieceNumbers<X>;
 #pragma unroll
   for (int h = 0; h < kEights<C>; ++h) {
-    const int64_t wanted = row + 8 * h;
-    const X* from = x + (wanted < layout.n ? wanted : layout.n - 1) * layout.d;
+    if (8 * h >= rows) break;
+    const X* from = at + 8 * h * d;
 #pragma unroll
     for (int j = 0; j < kRowPieces<X>; ++j) {
       Piece* piece = to + (h * kRowPieces<X> + j) * kWarp;
-      const int64_t l = chunk * kDepth + coordinate<X>(place, j * numbers);
-      if (layout.pieces) {
-        if (l < layout.d)
-          copy_async(piece, from + l);
+      const int l = coordinate<X>(place, j * numbers);
+      if (pieces) {
+        if (l < depth)
+          copy_async(piece, from + 4 * numbers * j);
         else
           *piece = Piece{};
       } else {
 #pragma unroll
         for (int i = 0; i < numbers; ++i) {
           X* number = reinterpret_cast<X*>(piece) + i;
-          if (l + i < layout.d)
-            copy_number_async(number, from + l + i);
+          if (l + i < depth)
+            copy_number_async(number, from + 4 * numbers * j + i);
           else
             *number = X(0);
         }
@@ -261,10 +265,88 @@ __device__ inline void copy_rows(const Layout& layout, const X* x, int64_t row, 
 }
 
 // ------------------------------------------------------------------------------------- the noise
+//
+// The formulas of common/counter_normal.h, without branches, so that the instructions of several
+// normals are mixed and share their constants.
+
+__device__ inline double quotient(double a, double b) {
+  double inverse = rough_inverse(b);
+  inverse += inverse * fma(-b, inverse, 1.0);
+  const double rough = a * inverse;
+  return fma(fma(-b, rough, a), inverse, rough);
+}
+__device__ inline double root(double x) {
+  const double inverse = rough_inverse_root(x);
+  double y = x * inverse, half = 0.5 * inverse;
+  const double lost = fma(-y, half, 0.5);
+  y += y * lost;
+  half += half * lost;
+  return fma(fma(-y, y, x), half, y);
+}
+__device__ inline float quotient(float a, float b) { return near_quotient(a, b); }
+__device__ inline float root(float x) { return near_root(x); }
+
+template <class T>
+__device__ inline T log_series(T m) {
+  constexpr int terms = sizeof(T) == 8 ? 11 : 5;
+  const T s = quotient(m - T(1), m + T(1));
+  const T z = s * s;
+  T sum = T(1.0 / (2 * terms - 1));
+#pragma unroll
+  for (int j = terms - 1; j >= 1; --j) sum = sum * z + T(1.0 / (2 * j - 1));
+  return T(2) * s * sum;
+}
+__device__ inline double log_of(double x) {
+  constexpr uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
+  const uint64_t bits = bits_as<uint64_t>(x) + (one - root_half);
+  const double e = word_to_double(bits >> 52) - 1023.0;
+  const double m = bits_as<double>((bits & 0x000fffffffffffffu) + root_half);
+  return e * 6.93147180369123816490e-01 + (log_series(m) + e * 1.90821492927058770002e-10);
+}
+__device__ inline float log_of(float x) {
+  constexpr uint32_t root_half = 0x3f3504f3, one = 0x3f800000;
+  const uint32_t bits = bits_as<uint32_t>(x) + (one - root_half);
+  const float e = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
+  const float m = bits_as<float>((bits & 0x007fffffu) + root_half);
+  return e * 0.693359375f + (log_series(m) + e * -2.12194440e-4f);
+}
+
+// From six words of a key stream.
+__device__ inline void secure_pair(const uint32_t* w, double* normal) {
+  const double high = words_to_double(w[0] & 0x7fffffffu, w[1]), low = words_to_double(w[2], w[3]);
+  const double v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
+  const bool mirrored = (w[0] & 0x80000000u) != 0;
+  const double x = mirrored ? 1.0 - v : v;
+  const double lost = mirrored ? (1.0 - x) - v : 0.0;
+  const double radius = root(-2.0 * (log_of(x) + lost * (2.0 - x)));
+  turn(w[4], w[5], &normal[0], &normal[1]);
+  normal[0] *= radius;
+  normal[1] *= radius;
+}
+
+// From one block of Philox. The greatest numbers round to 1, and its logarithm to 0, whose root in
+// float64 takes a number that is not 0.
+__device__ inline void fast_quad(const uint32_t (&w)[4], float* normal) {
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const float u = (static_cast<float>(w[i] >> 8) + 0.5f) * 5.9604645e-08f;
+    const float radius = root(fabsf(2.0f * log_of(u)));
+    turn(w[i + 1], &normal[i], &normal[i + 1]);
+    normal[i] *= radius;
+    normal[i + 1] *= radius;
+  }
+}
+__device__ inline void fast_quad(const uint32_t (&w)[4], double* normal) {
+  const double u = (words_to_double(w[0], w[1]) + 0.5) * 5.421010862427522e-20;  // 2^-64
+  const double radius = root(fabs(2.0 * log_of(u)) + 1e-300);
+  turn(w[2], w[3], &normal[0], &normal[1]);
+  normal[0] *= radius;
+  normal[1] *= radius;
+}
 
 // Four neighbours of a row, of which `left` are columns of the array.
 template <class T>
-__device__ inline void store_quad(const T (&value)[kQuad], bool aligned, int64_t left, T* to) {
+__device__ inline void store_quad(const T (&value)[kQuad], bool aligned, int left, T* to) {
   struct alignas(16) Together {
     T value[kQuad];
   };
@@ -280,31 +362,99 @@ __device__ inline void store_quad(const T (&value)[kQuad], bool aligned, int64_t
   }
 }
 
+__host__ __device__ constexpr uint32_t chacha_constant(int column) {
+  constexpr uint32_t constants[4] = {0x61707865u, 0x3320646eu, 0x79622d32u, 0x6b206574u};
+  return constants[column];
+}
+
 template <class T>
 struct SecureNoise {
   using X = T;
   using C = double;
-  static constexpr int at_once = 1;  // quads of a lane whose noise is made together
+  static constexpr int at_once = 2;  // quads of a row whose noise is made together
   ProjectSecureArgs<T> args;
   double grid, per_grid;
   bool aligned;
+  // Column 3 of a block after the first quarter round, which sees the key and the domain alone.
+  uint32_t last[4];
 
-  __device__ void finish(const double (&product)[kQuad], int64_t row, int64_t column) const {
-    // Block of row i, columns 4 g ... 4 g + 3: nonce (i, domain), counter g.
-    const uint64_t number = args.first_row + static_cast<uint64_t>(row);
-    uint32_t w[kChaChaWords];
-    chacha20_block<uint32_t>(args.key, static_cast<uint32_t>(column / kQuad),
-                             static_cast<uint32_t>(number), static_cast<uint32_t>(number >> 32),
-                             kNoiseDomain, w);
-    double normal[kQuad];
-    secure_normal_pair(w[0], w[1], w[2], w[3], w[4], w[5], &normal[0], &normal[1]);
-    secure_normal_pair(w[6], w[7], w[8], w[9], w[10], w[11], &normal[2], &normal[3]);
-    // Dividing by a power of two is exact, so rint (ties to even) does all the rounding there is.
-    T value[kQuad];
+  SecureNoise(const ProjectSecureArgs<T>& given, bool aligned_out)
+      : args(given), aligned(aligned_out) {
+    grid = std::ldexp(1.0, std::ilogb(args.sigma) - 10);
+    per_grid = 1.0 / grid;
+    const uint32_t start[4] = {chacha_constant(3), args.key[3], args.key[7], kNoiseDomain};
+    std::copy(start, start + 4, last);
+    chacha20_quarter_round(last[0], last[1], last[2], last[3]);
+  }
+
+  // The first words of the blocks of row `number`, counters group, group + 4, ...: nonce (number,
+  // domain). Columns 1 and 2 see the row alone in their first quarter round.
+  template <int quads>
+  __device__ void key_stream(uint64_t number, uint32_t group, uint32_t (&s)[quads][16]) const {
+    const uint32_t low = static_cast<uint32_t>(number), high = static_cast<uint32_t>(number >> 32);
+    uint32_t row[2][4] = {{chacha_constant(1), args.key[1], args.key[5], low},
+                          {chacha_constant(2), args.key[2], args.key[6], high}};
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c)
-      value[c] = static_cast<T>(grid * rint((product[c] + args.sigma * normal[c]) * per_grid));
-    store_quad(value, aligned, args.p - column, args.out + row * args.p + column);
+    for (int i = 0; i < 2; ++i) chacha20_quarter_round(row[i][0], row[i][1], row[i][2], row[i][3]);
+#pragma unroll
+    for (int q = 0; q < quads; ++q) {
+      s[q][0] = chacha_constant(0);
+      s[q][4] = args.key[0];
+      s[q][8] = args.key[4];
+      s[q][12] = group + static_cast<uint32_t>(q * 16 / kQuad);
+      chacha20_quarter_round(s[q][0], s[q][4], s[q][8], s[q][12]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[q][4 * i + 1] = row[0][i];
+        s[q][4 * i + 2] = row[1][i];
+        s[q][4 * i + 3] = last[i];
+      }
+      diagonals(s[q]);
+    }
+#pragma unroll 1
+    for (int round = 2; round < kChaChaRounds; round += 2)
+#pragma unroll
+      for (int q = 0; q < quads; ++q) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          chacha20_quarter_round(s[q][i], s[q][4 + i], s[q][8 + i], s[q][12 + i]);
+        diagonals(s[q]);
+      }
+#pragma unroll
+    for (int q = 0; q < quads; ++q)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[q][i] += chacha_constant(i);
+        s[q][4 + i] += args.key[i];
+        s[q][8 + i] += args.key[4 + i];
+      }
+  }
+  static __device__ void diagonals(uint32_t (&s)[16]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      chacha20_quarter_round(s[i], s[4 + (i + 1) % 4], s[8 + (i + 2) % 4], s[12 + (i + 3) % 4]);
+  }
+
+  template <int quads>
+  __device__ void finish(const double (&product)[kQuads<double>][kQuad], uint64_t number,
+                         int64_t column, int columns, T* out) const {
+    uint32_t w[quads][16];
+    key_stream<quads>(number, static_cast<uint32_t>(column / kQuad), w);
+    double normal[quads][kQuad];
+#pragma unroll
+    for (int q = 0; q < quads; ++q)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) secure_pair(w[q] + 6 * i, normal[q] + 2 * i);
+    // Dividing by a power of two is exact, so rint (ties to even) does all the rounding there is.
+#pragma unroll
+    for (int q = 0; q < quads; ++q) {
+      T value[kQuad];
+#pragma unroll
+      for (int c = 0; c < kQuad; ++c)
+        value[c] =
+            static_cast<T>(grid * rint((product[q][c] + args.sigma * normal[q][c]) * per_grid));
+      store_quad(value, aligned, columns - 16 * q, out + 16 * q);
+    }
   }
 };
 
@@ -312,38 +462,61 @@ template <class T>
 struct FastNoise {
   using X = T;
   using C = T;
-  static constexpr int at_once = 4;
+  static constexpr int at_once = sizeof(T) == 4 ? 4 : 2;
   ProjectFastArgs<T> args;
   T sigma;
   bool aligned;
 
-  __device__ void finish(const T (&product)[kQuad], int64_t row, int64_t column) const {
+  template <int quads>
+  __device__ void finish(const T (&product)[kQuads<T>][kQuad], uint64_t number, int64_t column,
+                         int columns, T* out) const {
     constexpr int normals = kFastNormals<T>;
-    T normal[kQuad] = {};
-    if (sigma != T(0)) {
-      const uint64_t number = args.first_row + static_cast<uint64_t>(row);
+    T value[quads][kQuad];
 #pragma unroll
-      for (int g = 0; g < kQuad / normals; ++g) {
-        uint32_t w0 = static_cast<uint32_t>(column / normals + g);
-        uint32_t w1 = static_cast<uint32_t>(number), w2 = static_cast<uint32_t>(number >> 32);
-        uint32_t w3 = 0;
-        philox4x32(w0, w1, w2, w3, args.key[0], args.key[1]);
-        fast_normals(w0, w1, w2, w3, normal + g * normals);
+    for (int q = 0; q < quads; ++q)
+#pragma unroll
+      for (int c = 0; c < kQuad; ++c) value[q][c] = product[q][c];
+    if (sigma != T(0)) {
+#pragma unroll
+      for (int q = 0; q < quads; ++q) {
+        T normal[kQuad];
+#pragma unroll
+        for (int g = 0; g < kQuad / normals; ++g) {
+          uint32_t w[4] = {static_cast<uint32_t>((column + 16 * q) / normals + g),
+                           static_cast<uint32_t>(number), static_cast<uint32_t>(number >> 32), 0};
+          philox4x32(w[0], w[1], w[2], w[3], args.key[0], args.key[1]);
+          fast_quad(w, normal + g * normals);
+        }
+#pragma unroll
+        for (int c = 0; c < kQuad; ++c) value[q][c] += sigma * normal[c];
       }
     }
-    T value[kQuad];
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c) value[c] = product[c] + sigma * normal[c];
-    store_quad(value, aligned, args.p - column, args.out + row * args.p + column);
+    for (int q = 0; q < quads; ++q) store_quad(value[q], aligned, columns - 16 * q, out + 16 * q);
   }
 };
 
+// For as many sixteens of columns as there are, of all the warp's lanes together.
+template <int quads, class Noise, class Product, class T>
+__device__ inline void finish_row(const Noise& noise, const Product& product, uint64_t number,
+                                  int64_t column, int columns, int place, T* out) {
+  if constexpr (quads > 1)
+    if (columns + place * kQuad <= 16 * (quads / 2))
+      return finish_row<quads / 2>(noise, product, number, column, columns, place, out);
+  noise.template finish<quads>(product, number, column, columns, out);
+}
+
 // ------------------------------------------------------------------------------------ the kernel
+
+// How many of `most` there are.
+__device__ inline int part_of(int64_t left, int most) {
+  return left < 0 ? 0 : left < most ? static_cast<int>(left) : most;
+}
 
 // Shared memory: the frame's columns of the block, or a ring of chunks of them; then a ring of
 // chunks of rows for each warp.
 template <class Noise>
-__global__ void __launch_bounds__(kWarps* kWarp, 1)
+__global__ void __launch_bounds__(Tile<typename Noise::C>::warps* kWarp, 1)
     project_kernel(Layout layout, const Piece* table, Noise noise) {
   using X = typename Noise::X;
   using C = typename Noise::C;
@@ -354,41 +527,54 @@ __global__ void __launch_bounds__(kWarps* kWarp, 1)
   const int group = lane / 4, place = lane % 4;
   const int threads = static_cast<int>(blockDim.x);
   const int frame_pieces = chunk_pieces<C>(layout);
-  const int64_t held = layout.resident ? layout.chunks : kStages;
+  const int held = layout.resident ? layout.chunks : kStages;
   Piece* frame = dynamic_shared<Piece>();
   Piece* rows = frame + held * frame_pieces + warp * kStages * stage_pieces + lane;
 
-  const int64_t column_tile = blockIdx.x % layout.column_tiles;
-  table += column_tile * layout.chunks * frame_pieces;
-  const int64_t column =
-      (column_tile * layout.across + warp % layout.across) * Warp::columns + place * kQuad;
+  const int column_tile = static_cast<int>(blockIdx.x) % layout.column_tiles;
+  table += static_cast<int64_t>(column_tile) * layout.chunks * frame_pieces;
   const Piece* own = frame + warp % layout.across * (Warp::columns / 8 * 2 * kWarp) + lane;
-  const int64_t tile_rows = threads / kWarp / layout.across * Warp::rows;
-  const int64_t first_tile = blockIdx.x / layout.column_tiles;
-  const int64_t step = gridDim.x / layout.column_tiles;
-  const int64_t row_in_tile = warp / layout.across * Warp::rows + group;
+  const int first_tile = static_cast<int>(blockIdx.x) / layout.column_tiles;
+  const int step = static_cast<int>(gridDim.x) / layout.column_tiles;
+  const auto first_row = [&](int tile) {
+    return static_cast<int64_t>(tile) * layout.tile_rows +
+           (warp / layout.across * Warp::rows + group);
+  };
 
   // The copies are ahead of the products by kStages - 1 chunks.
-  int64_t ahead_tile = first_tile, ahead_chunk = 0;
-  int ahead_stage = 0;
+  int ahead_tile = first_tile;
+  int ahead_chunk = 0, ahead_stage = 0, ahead_rows = 0;
+  const X* at = nullptr;
+  const auto start_tile = [&] {
+    const int64_t row = first_row(ahead_tile);
+    at = noise.args.x + row * layout.d + place * kPieceNumbers<X>;
+    ahead_rows = part_of(layout.n - row, Warp::rows);
+  };
   const auto copy_ahead = [&] {
     if (ahead_tile < layout.row_tiles) {
-      copy_rows<X, C>(layout, noise.args.x, ahead_tile * tile_rows + row_in_tile, ahead_chunk,
+      copy_rows<X, C>(at, layout.d, ahead_rows,
+                      ahead_chunk + 1 < layout.chunks ? kDepth : layout.last_depth, layout.pieces,
                       place, rows + ahead_stage * stage_pieces);
       if (!layout.resident) {
-        const Piece* from = table + ahead_chunk * frame_pieces;
+        const Piece* from = table + static_cast<int64_t>(ahead_chunk) * frame_pieces;
         Piece* to = frame + ahead_stage * frame_pieces;
         for (int i = static_cast<int>(threadIdx.x); i < frame_pieces; i += threads)
           copy_async(to + i, from + i);
       }
-      if (++ahead_chunk == layout.chunks) ahead_chunk = 0, ahead_tile += step;
+      at += kDepth;
+      if (++ahead_chunk == layout.chunks) {
+        ahead_chunk = 0;
+        ahead_tile += step;
+        start_tile();
+      }
       ahead_stage = ahead_stage + 1 == kStages ? 0 : ahead_stage + 1;
     }
     end_copy_group();
   };
+  start_tile();
   for (int i = 1; i < kStages; ++i) copy_ahead();
   if (layout.resident) {
-    for (int64_t i = threadIdx.x; i < layout.chunks * frame_pieces; i += threads)
+    for (int i = static_cast<int>(threadIdx.x); i < layout.chunks * frame_pieces; i += threads)
       copy_async(frame + i, table + i);
     end_copy_group();
     wait_for_copies<0>();
@@ -396,34 +582,38 @@ __global__ void __launch_bounds__(kWarps* kWarp, 1)
   }
 
   int stage = 0;
-  for (int64_t tile = first_tile; tile < layout.row_tiles; tile += step) {
+  for (int tile = first_tile; tile < layout.row_tiles; tile += step) {
     C sum[kQuads<C>][kQuad] = {};
 #pragma unroll 1
-    for (int64_t chunk = 0; chunk < layout.chunks; ++chunk) {
+    for (int chunk = 0; chunk < layout.chunks; ++chunk) {
       wait_for_copies<kStages - 2>();
       if (!layout.resident) __syncthreads();
       copy_ahead();
-      const int64_t frame_at = layout.resident ? chunk : stage;
-      multiply_chunk<X>(rows + stage * stage_pieces, own + frame_at * frame_pieces, sum);
+      multiply_chunk<X>(rows + stage * stage_pieces,
+                        own + (layout.resident ? chunk : stage) * frame_pieces, sum);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
-    const int64_t row = tile * tile_rows + row_in_tile;
-    // Not unrolled whole, for the sake of the instruction cache: the next quads take the places of
+    // Not unrolled, for the sake of the instruction cache: the next numbers take the places of
     // those that are done.
-    constexpr int at_once = Noise::at_once;
-    static_assert(kQuads<C> % at_once == 0);
+    constexpr int at_once = Noise::at_once, runs = kSixteens<C> / at_once;
+    static_assert(kSixteens<C> % at_once == 0);
+    const int64_t row = first_row(tile);
+    const int64_t column =
+        (column_tile * layout.across + warp % layout.across) * int64_t{Warp::columns} +
+        place * kQuad;
+    const int columns = part_of(layout.p - column, Warp::columns);
 #pragma unroll 1
-    for (int quad = 0; quad < kQuads<C>; quad += at_once) {
+    for (int i = 0; i < kEights<C> * runs; ++i) {
+      const int64_t at_row = row + i / runs * 8;
+      const int first = i % runs * at_once * 16;
+      if (at_row < layout.n && first < columns)
+        finish_row<at_once>(noise, sum, noise.args.first_row + static_cast<uint64_t>(at_row),
+                            column + first, columns - first, place,
+                            noise.args.out + at_row * layout.p + column + first);
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) {
-        const int64_t at_row = row + (quad + i) / kSixteens<C> * 8;
-        const int64_t at_column = column + (quad + i) % kSixteens<C> * 16;
-        if (at_row < layout.n && at_column < layout.p) noise.finish(sum[i], at_row, at_column);
-      }
+      for (int quad = at_once; quad < kQuads<C>; ++quad)
 #pragma unroll
-      for (int i = at_once; i < kQuads<C>; ++i)
-#pragma unroll
-        for (int c = 0; c < kQuad; ++c) sum[i - at_once][c] = sum[i][c];
+        for (int c = 0; c < kQuad; ++c) sum[quad - at_once][c] = sum[quad][c];
     }
   }
 }
@@ -444,31 +634,33 @@ void project(const Noise& noise, const Execution& execution) {
   Layout layout{};
   layout.n = args.n, layout.d = args.d, layout.p = args.p;
   layout.pieces = whole_pieces(args.x, args.d);
-  layout.chunks = ceil_div(args.d, kDepth);
+  layout.chunks = static_cast<int>(ceil_div(args.d, kDepth));
+  layout.last_depth = static_cast<int>(args.d - (layout.chunks - 1) * int64_t{kDepth});
   layout.across = 1;
   while (layout.across * Tile<C>::columns < std::min<int64_t>(args.p, kBlockColumns))
     layout.across *= 2;
-  layout.column_tiles = ceil_div(args.p, layout.across * Tile<C>::columns);
+  const int64_t column_tiles = ceil_div(args.p, layout.across * Tile<C>::columns);
 
   // Fewer warps where the rows would not keep all multiprocessors busy, or do not fit.
-  int warps = kWarps;
+  int warps = Tile<C>::warps;
   const auto shared_bytes = [&](int64_t chunks) {
     return sizeof(Piece) * static_cast<size_t>(chunks * chunk_pieces<C>(layout) +
                                                warps * kStages * kStagePieces<X, C>);
   };
   const auto row_tiles = [&] { return ceil_div(args.n, warps / layout.across * Tile<C>::rows); };
-  while (warps > layout.across && (row_tiles() * layout.column_tiles < execution.multiprocessors ||
+  while (warps > layout.across && (row_tiles() * column_tiles < execution.multiprocessors ||
                                    shared_bytes(kStages) > execution.shared_limit))
-    warps /= 2;
-  layout.row_tiles = row_tiles();
+    warps = std::max(1, warps / 2 / layout.across) * layout.across;
+  layout.column_tiles = static_cast<int>(column_tiles);
+  layout.row_tiles = static_cast<int>(row_tiles());
+  layout.tile_rows = warps / layout.across * Tile<C>::rows;
   layout.resident =
       layout.chunks <= kStages || shared_bytes(layout.chunks) <= execution.shared_limit;
-  const int64_t places = execution.multiprocessors * (kWarps / warps);
+  const int64_t places = execution.multiprocessors * (Tile<C>::warps / warps);
   const int64_t blocks =
-      layout.column_tiles *
-      std::min(layout.row_tiles, std::max<int64_t>(1, places / layout.column_tiles));
+      column_tiles * std::min(row_tiles(), std::max<int64_t>(1, places / column_tiles));
 
-  const int64_t pieces = layout.column_tiles * layout.chunks * chunk_pieces<C>(layout);
+  const int64_t pieces = column_tiles * layout.chunks * chunk_pieces<C>(layout);
   const Workspace<Piece> table(pieces, execution);
   launch(prepare_kernel<X, C>, ceil_div(pieces, kPrepareThreads), kPrepareThreads, 0, execution,
          layout, args.frame, table.data());
@@ -481,8 +673,7 @@ void project(const Noise& noise, const Execution& execution) {
 
 template <class T>
 void project_secure(const ProjectSecureArgs<T>& args, const Execution& execution) {
-  const double grid = std::ldexp(1.0, std::ilogb(args.sigma) - 10);
-  project(SecureNoise<T>{args, grid, 1.0 / grid, whole_pieces(args.out, args.p)}, execution);
+  project(SecureNoise<T>(args, whole_pieces(args.out, args.p)), execution);
 }
 
 template <class T>

@@ -330,6 +330,15 @@ inline void mma_m8n8k4(double* d, double a, double b) {
   });
 }
 
+// A number without the lower half of its bits.
+inline double upper_word(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits &= ~uint64_t{0xffffffffu};
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 inline uint32_t to_tf32(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
