@@ -75,13 +75,23 @@ __device__ inline void multiply_add_tf32(float (&d)[4], const uint32_t (&a)[4],
 #endif
 }
 
-// The TF32 nearest to a float32, as its bits; the greatest one where that would be infinite.
-__device__ inline uint32_t tf32_bits(float value) {
+// A float32 as TF32: the nearest (ties to even), which may be infinite, and what is left of it when
+// its last 13 bits are cut off.
+__device__ inline uint32_t tf32_near(float value) {
 #if defined(DPSLICE_CUDA_EMULATOR)
   return ::cuda_emulator::to_tf32(value);
 #else
   uint32_t bits;
-  asm("cvt.rna.satfinite.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+#endif
+}
+__device__ inline uint32_t tf32_cut(float value) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return ::cuda_emulator::bits_of(value) & 0xffffe000u;
+#else
+  uint32_t bits;
+  asm("cvt.rz.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
 #endif
 }

@@ -6,9 +6,9 @@
 // coordinates of the next rows are under way meanwhile. Each lane copies what it will itself read.
 //
 // Two ways to multiply. In float64, as it is. In float32, each factor is the sum of two TF32
-// numbers, and the three products that matter are added up; what is left out is 2^-23 of a product
-// or less. Sums of a chunk, which matrix instructions round towards zero, go to float32 sums that
-// are rounded to nearest.
+// numbers, and the three products that matter are added up; what is left out is 2^-21 of a product
+// or less, of either sign. Sums of a chunk, which matrix instructions round towards zero, go to
+// float32 sums that are rounded to nearest.
 //
 // Columns and coordinates are dealt to the lanes such that a lane gets four neighbouring columns,
 // which are one block of ChaCha20 and one or two of Philox, and reads 16 neighbouring bytes of a
@@ -99,12 +99,13 @@ __device__ inline void store_pair(const double value[2], Piece* to) {
     to->word[2 * i + 1] = static_cast<uint32_t>(bits >> 32);
   }
 }
-// The large parts, then the small ones.
+// The large parts, then the small ones. The large ones are rounded, so that the small ones have
+// either sign and what is left out of a product has no bias; the greatest would be infinite.
 __device__ inline void store_pair(const float value[2], Piece* to) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    to->word[i] = tf32_bits(value[i]);
-    to->word[2 + i] = tf32_bits(value[i] - bits_as<float>(to->word[i]));
+    to->word[i] = fabsf(value[i]) < 3e38f ? tf32_near(value[i]) : tf32_cut(value[i]);
+    to->word[2 + i] = tf32_near(value[i] - bits_as<float>(to->word[i]));
   }
 }
 
@@ -145,11 +146,12 @@ __device__ inline void multiply_chunk(const Piece* x, const Piece* table,
     const Piece piece = x[h * kWarp];
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
+      // Cut, not rounded, so that the greatest numbers stay finite.
       const float value = bits_as<float>(piece.word[step]);
-      const uint32_t bits = tf32_bits(value);
+      const uint32_t bits = tf32_cut(value);
       const int at = h % 2 + step % 2 * 2;
       large[step / 2][h / 2][at] = bits;
-      small[step / 2][h / 2][at] = bits_as<uint32_t>(value - bits_as<float>(bits));
+      small[step / 2][h / 2][at] = tf32_near(value - bits_as<float>(bits));
     }
   }
 #pragma unroll

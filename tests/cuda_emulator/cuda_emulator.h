@@ -339,13 +339,14 @@ inline double upper_word(double value) {
   return value;
 }
 
-inline uint32_t to_tf32(float value) {
+inline uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  if (std::isnan(value)) return bits;
-  const uint32_t sign = bits & 0x80000000u;
-  const uint32_t size = std::min((bits & 0x7fffffffu) + 0x1000u, 0x7f7fffffu);
-  return sign | (size & 0xffffe000u);
+  return bits;
+}
+inline uint32_t to_tf32(float value) {
+  const uint32_t bits = bits_of(value);
+  return std::isnan(value) ? bits : (bits + 0xfffu + (bits >> 13 & 1u)) & 0xffffe000u;
 }
 
 inline float from_tf32(uint32_t bits) {
