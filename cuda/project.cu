@@ -32,6 +32,7 @@ constexpr int kBlockColumns = 128;  // at most
 constexpr int kDepth = 16;          // coordinates of a chunk
 constexpr int kStages = 3;          // chunks in a ring: one in use, the others under way
 constexpr int kQuad = 4;            // neighbouring columns of a lane
+constexpr int kRoundsUnrolled = 3;  // pairs of rounds of ChaCha20, of 9
 constexpr int kPrepareThreads = 256;
 constexpr uint32_t kNoiseDomain = 0;
 
@@ -50,7 +51,7 @@ struct Tile<float> {
 };
 template <>
 struct Tile<double> {
-  static constexpr int rows = 16, columns = 32, warps = 16;
+  static constexpr int rows = 16, columns = 64, warps = 12;
 };
 template <class C>
 constexpr int kEights = Tile<C>::rows / 8;
@@ -317,9 +318,13 @@ __device__ inline float log_of(float x) {
 __device__ inline void secure_pair(const uint32_t* w, double* normal) {
   const double high = words_to_double(w[0] & 0x7fffffffu, w[1]), low = words_to_double(w[2], w[3]);
   const double v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
-  const bool mirrored = (w[0] & 0x80000000u) != 0;
-  const double x = mirrored ? 1.0 - v : v;
-  const double lost = mirrored ? (1.0 - x) - v : 0.0;
+  // x = 1 - v or 0 + v, as the first bit says.
+  const uint64_t sign = static_cast<uint64_t>(w[0] & 0x80000000u) << 32;
+  const double added = bits_as<double>(bits_as<uint64_t>(v) ^ sign);
+  const double base = bits_as<double>(
+      static_cast<uint64_t>(static_cast<uint32_t>(static_cast<int32_t>(w[0]) >> 31) & 0x3ff00000u)
+      << 32);
+  const double x = base + added, lost = (base - x) + added;
   const double radius = root(-2.0 * (log_of(x) + lost * (2.0 - x)));
   turn(w[4], w[5], &normal[0], &normal[1]);
   normal[0] *= radius;
@@ -374,6 +379,7 @@ struct SecureNoise {
   using X = T;
   using C = double;
   static constexpr int at_once = 2;  // quads of a row whose noise is made together
+  static constexpr int unrolled_runs = 2;
   ProjectSecureArgs<T> args;
   double grid, per_grid;
   bool aligned;
@@ -413,7 +419,7 @@ struct SecureNoise {
       }
       diagonals(s[q]);
     }
-#pragma unroll 1
+#pragma unroll kRoundsUnrolled
     for (int round = 2; round < kChaChaRounds; round += 2)
 #pragma unroll
       for (int q = 0; q < quads; ++q) {
@@ -438,8 +444,8 @@ struct SecureNoise {
   }
 
   template <int quads>
-  __device__ void finish(const double (&product)[kQuads<double>][kQuad], uint64_t number,
-                         int64_t column, int columns, T* out) const {
+  __device__ void finish(const double (*product)[kQuad], uint64_t number, int64_t column,
+                         int columns, T* out) const {
     uint32_t w[quads][16];
     key_stream<quads>(number, static_cast<uint32_t>(column / kQuad), w);
     double normal[quads][kQuad];
@@ -465,13 +471,14 @@ struct FastNoise {
   using X = T;
   using C = T;
   static constexpr int at_once = sizeof(T) == 4 ? 4 : 2;
+  static constexpr int unrolled_runs = 1;
   ProjectFastArgs<T> args;
   T sigma;
   bool aligned;
 
   template <int quads>
-  __device__ void finish(const T (&product)[kQuads<T>][kQuad], uint64_t number, int64_t column,
-                         int columns, T* out) const {
+  __device__ void finish(const T (*product)[kQuad], uint64_t number, int64_t column, int columns,
+                         T* out) const {
     constexpr int normals = kFastNormals<T>;
     T value[quads][kQuad];
 #pragma unroll
@@ -500,7 +507,7 @@ struct FastNoise {
 
 // For as many sixteens of columns as there are, of all the warp's lanes together.
 template <int quads, class Noise, class Product, class T>
-__device__ inline void finish_row(const Noise& noise, const Product& product, uint64_t number,
+__device__ inline void finish_row(const Noise& noise, const Product* product, uint64_t number,
                                   int64_t column, int columns, int place, T* out) {
   if constexpr (quads > 1)
     if (columns + place * kQuad <= 16 * (quads / 2))
@@ -595,27 +602,32 @@ __global__ void __launch_bounds__(Tile<typename Noise::C>::warps* kWarp, 1)
                         own + (layout.resident ? chunk : stage) * frame_pieces, sum);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
-    // Not unrolled, for the sake of the instruction cache: the next numbers take the places of
-    // those that are done.
+    // Unrolled only so far, for the sake of the instruction cache: the next numbers take the places
+    // of those that are done.
     constexpr int at_once = Noise::at_once, runs = kSixteens<C> / at_once;
-    static_assert(kSixteens<C> % at_once == 0);
+    constexpr int unrolled = Noise::unrolled_runs;
+    static_assert(kSixteens<C> % at_once == 0 && kEights<C> * runs % unrolled == 0);
     const int64_t row = first_row(tile);
     const int64_t column =
         (column_tile * layout.across + warp % layout.across) * int64_t{Warp::columns} +
         place * kQuad;
     const int columns = part_of(layout.p - column, Warp::columns);
 #pragma unroll 1
-    for (int i = 0; i < kEights<C> * runs; ++i) {
-      const int64_t at_row = row + i / runs * 8;
-      const int first = i % runs * at_once * 16;
-      if (at_row < layout.n && first < columns)
-        finish_row<at_once>(noise, sum, noise.args.first_row + static_cast<uint64_t>(at_row),
-                            column + first, columns - first, place,
-                            noise.args.out + at_row * layout.p + column + first);
+    for (int start = 0; start < kEights<C> * runs; start += unrolled) {
 #pragma unroll
-      for (int quad = at_once; quad < kQuads<C>; ++quad)
+      for (int i = 0; i < unrolled; ++i) {
+        const int64_t at_row = row + (start + i) / runs * 8;
+        const int first = (start + i) % runs * at_once * 16;
+        if (at_row < layout.n && first < columns)
+          finish_row<at_once>(noise, sum + i * at_once,
+                              noise.args.first_row + static_cast<uint64_t>(at_row), column + first,
+                              columns - first, place,
+                              noise.args.out + at_row * layout.p + column + first);
+      }
 #pragma unroll
-        for (int c = 0; c < kQuad; ++c) sum[quad - at_once][c] = sum[quad][c];
+      for (int quad = unrolled * at_once; quad < kQuads<C>; ++quad)
+#pragma unroll
+        for (int c = 0; c < kQuad; ++c) sum[quad - unrolled * at_once][c] = sum[quad][c];
     }
   }
 }
