@@ -24,6 +24,7 @@
 #include "launch.h"
 #include "mma.cuh"
 #include "project_args.h"
+#include "secure_wipe.h"
 
 namespace dpslice::cuda {
 namespace {
@@ -687,7 +688,10 @@ void project(const Noise& noise, const Execution& execution) {
 
 template <class T>
 void project_secure(const ProjectSecureArgs<T>& args, const Execution& execution) {
-  project(SecureNoise<T>(args, whole_pieces(args.out, args.p)), execution);
+  SecureNoise<T> noise(args, whole_pieces(args.out, args.p));
+  project(noise, execution);
+  secure_wipe(&noise.args.key, sizeof noise.args.key);
+  secure_wipe(noise.last, sizeof noise.last);
 }
 
 template <class T>
