@@ -102,6 +102,46 @@ __device__ inline float power_of_two(float x) {
 }
 __device__ inline double power_of_two(double x) { return exp2(x); }
 
+// What float32 takes of a quotient and of a root within two units in the last place, and where
+// Newton's steps start in float64, with 20 bits; without the branches that a / b and sqrt have for
+// numbers that are not normal, which must not come here.
+__device__ inline float near_quotient(float a, float b) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return a / b;
+#else
+  float y;
+  asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+#endif
+}
+__device__ inline float near_root(float x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return std::sqrt(x);
+#else
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+__device__ inline double rough_inverse(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return ::cuda_emulator::upper_word(1.0 / x);
+#else
+  double y;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  return y;
+#endif
+}
+__device__ inline double rough_inverse_root(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return ::cuda_emulator::upper_word(1.0 / std::sqrt(x));
+#else
+  double y;
+  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  return y;
+#endif
+}
+
 // Sums and maxima over groups of 2, 4, ..., 32 neighbouring lanes; all lanes get the result.
 template <int lanes, class T>
 __device__ inline T lane_sum(T value) {

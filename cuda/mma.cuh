@@ -41,6 +41,74 @@ __device__ inline void multiply_add_f64(double (&d)[2], double a, double b) {
 #endif
 }
 
+// The same for 16 rows and a depth of 8.
+//   a[2 s + h]: row group + 8 h, column 4 s + place    b[s]: row 4 s + place of column group
+//   d[0], d[1]: row group, columns 2 place, 2 place + 1    d[2], d[3]: row group + 8
+__device__ inline void multiply_add_f64(double (&d)[4], const double (&a)[4],
+                                        const double (&b)[2]) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  for (int s = 0; s < 2; ++s)
+    for (int h = 0; h < 2; ++h) ::cuda_emulator::mma_m8n8k4(d + 2 * h, a[2 * s + h], b[s]);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#pragma unroll
+  for (int s = 0; s < 2; ++s)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      double half[2] = {d[2 * h], d[2 * h + 1]};
+      multiply_add_f64(half, a[2 * s + h], b[s]);
+      d[2 * h] = half[0], d[2 * h + 1] = half[1];
+    }
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#endif
+}
+
+// d [16, 8] += a [16, 8] b [8, 8]: products of TF32, which is a float32 whose low 13 bits are not
+// looked at; sums in float32 (rounded towards zero).
+//   a[0]: row group,     column place    a[2]: the same row,  column place + 4
+//   a[1]: row group + 8, column place    a[3]: row group + 8, column place + 4
+//   b[0]: row place of column group      b[1]: row place + 4
+//   d[0], d[1]: row group, columns 2 place, 2 place + 1    d[2], d[3]: row group + 8
+__device__ inline void multiply_add_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  ::cuda_emulator::mma_m16n8k8(d, a, b);
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// A float32 as TF32: the nearest (ties to even), which may be infinite, and what is left of it when
+// its last 13 bits are cut off.
+__device__ inline uint32_t tf32_near(float value) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return ::cuda_emulator::to_tf32(value);
+#else
+  uint32_t bits;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));  // ties away from zero
+#else
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#endif
+  return bits;
+#endif
+}
+__device__ inline uint32_t tf32_cut(float value) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return ::cuda_emulator::bits_of(value) & 0xffffe000u;
+#else
+  uint32_t bits;
+  asm("cvt.rz.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+#endif
+}
+
 // ------------------------------------------------------------------------ products of four warps
 //
 // d [64, 128] += a [64, 16] b [128, 16]^T by the 128 threads of four warps, straight from shared
@@ -154,6 +222,20 @@ __device__ inline void copy_async(void* shared, const void* global) {
 #else
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+#endif
+}
+
+// The same for one number of 4 or 8 bytes.
+template <class T>
+__device__ inline void copy_number_async(T* shared, const T* global) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+#if defined(DPSLICE_CUDA_EMULATOR)
+  *shared = *global;
+#else
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global),
+               "n"(sizeof(T))
+               : "memory");
 #endif
 }
 

@@ -360,10 +360,26 @@ def test_median_of_equal_and_of_extreme_distances(cuda: Emulation, scale: float)
 KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 
 
-@DTYPES
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (65, 17, 3), (63, 16, 64), (130, 5, 66), (4, 40, 131)]
+# Warps of 32 or 16 rows and 64 or 32 columns, blocks of up to 128 columns, chunks of 16
+# coordinates in a ring of 3; the frame of (20, 130, 131) does not fit in shared memory.
+PROJECT_SHAPES = pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (65, 17, 3),
+        (63, 16, 64),
+        (130, 5, 66),
+        (4, 40, 131),
+        (17, 31, 33),
+        (200, 48, 16),
+        (33, 52, 100),
+        (20, 130, 131),
+    ],
 )
+
+
+@DTYPES
+@PROJECT_SHAPES
 def test_project_fast(cuda: Emulation, shape: tuple[int, int, int], dtype: str) -> None:
     """The CPU's numbers, to rounding: the noise comes from the same counters."""
     n, d, p = shape
@@ -377,7 +393,7 @@ def test_project_fast(cuda: Emulation, shape: tuple[int, int, int], dtype: str) 
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(1, 1, 1), (65, 17, 3), (130, 5, 66), (4, 40, 131)])
+@PROJECT_SHAPES
 def test_project_secure(cuda: Emulation, shape: tuple[int, int, int], dtype: str) -> None:
     """The CPU's numbers, and on the grid: a rounding error moves few by one step."""
     n, d, p = shape
@@ -394,6 +410,84 @@ def test_project_secure(cuda: Emulation, shape: tuple[int, int, int], dtype: str
         moved = np.abs(steps - truth.astype(np.float64) / step)
         assert moved.max() <= 1
         assert (moved > 0).mean() < 1e-3
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(900, 20, 4), (470, 33, 70), (150, 60, 131)])
+@pytest.mark.parametrize("shared", [None, 90000])
+def test_project_on_few_multiprocessors(
+    cuda: Emulation,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int],
+    dtype: str,
+    shared: int | None,
+) -> None:
+    """A block goes from rows to rows, with all its warps or with those that fit."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SMS", "1")
+    if shared is not None:
+        monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", str(shared))
+    n, d, p = shape
+    rng = np.random.default_rng(n)
+    x, frame = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(d, p))
+    fast = frame.astype(dtype)
+    found = cuda("project_fast", x, fast, 0.5, KEY, 11)
+    assert_close(found, _core.project_fast(x, fast, 0.5, KEY, 11).astype(np.float64), dtype)
+    found = cuda("project_secure", x, frame, 1.0, bytes(32), 11, np.inf, dtype)
+    truth = _core.project_secure(x, frame, 1.0, bytes(32), 11, np.inf, dtype)
+    assert (found != truth).mean() < 1e-3
+    np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1.01 / 1024)
+
+
+@DTYPES
+def test_project_from_any_address(cuda: Emulation, dtype: str) -> None:
+    """Whole pieces of 16 bytes where an array starts at one, single numbers elsewhere."""
+    n, d, p = 40, 36, 12
+    size = np.dtype(dtype).itemsize
+    rng = np.random.default_rng(5)
+    frame = rng.normal(size=(d, p)).astype(dtype)
+    memory = np.empty(n * d * size + 32, np.uint8)
+    start = -memory.ctypes.data % 16
+    for shift in (0, size % 16, 8):
+        x = memory[start + shift :][: n * d * size].view(dtype).reshape(n, d)
+        x[:] = rng.normal(size=(n, d))
+        found = cuda("project_fast", x, frame, 0.5, KEY, 0)
+        assert_close(found, _core.project_fast(x, frame, 0.5, KEY, 0).astype(np.float64), dtype)
+
+
+@pytest.mark.parametrize("d", [1, 16, 128, 1500])
+@pytest.mark.parametrize("positive", [False, True])
+def test_project_is_exact_to_float32(cuda: Emulation, d: int, positive: bool) -> None:
+    """Two TF32 numbers stand for a float32, and their sums do not drift with the coordinates."""
+    rng = np.random.default_rng(d)
+    x, frame = rng.normal(size=(40, d)), rng.normal(size=(d, 40))
+    if positive:
+        x, frame = np.abs(x), np.abs(frame)
+    x, frame = x.astype(np.float32), frame.astype(np.float32)
+    truth = x.astype(np.float64) @ frame.astype(np.float64)
+    found = cuda("project_fast", x, frame, 0.0, KEY, 0)
+    assert np.linalg.norm(found - truth) < 4e-7 * np.linalg.norm(truth)
+
+
+def test_project_of_any_magnitude(cuda: Emulation) -> None:
+    """From rows of 1e-25 to rows of 1e25, mixed within rows, and the ends of float32's range."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 50)) * 10.0 ** rng.uniform(-25, 25, (60, 1))
+    x *= 10.0 ** rng.uniform(-6, 6, (60, 50))
+    frame = rng.normal(size=(50, 20)) * 10.0 ** rng.uniform(-6, 6, (1, 20))
+    x, frame = x.astype(np.float32), frame.astype(np.float32)
+    found = cuda("project_fast", x, frame, 0.0, KEY, 0)
+    wide, wide_frame = x.astype(np.float64), frame.astype(np.float64)
+    scale = np.abs(wide) @ np.abs(wide_frame)
+    assert (np.abs(found - wide @ wide_frame) < 1e-6 * scale).all()
+
+    greatest = np.finfo(np.float32).max
+    ends = np.array([[greatest, -greatest], [1e-45, 1e-38], [0.0, -0.0]], np.float32)
+    found = cuda("project_fast", ends, np.array([[0.25], [-0.5]], np.float32), 0.0, KEY, 0)
+    np.testing.assert_allclose(found[0], 0.75 * greatest, rtol=1e-6)
+    np.testing.assert_allclose(found[1:], 0.0, atol=1e-38)
+    other = np.array([[0.25], [-0.5]], np.float32)
+    found = cuda("project_fast", other, np.array([[greatest]], np.float32), 0.0, KEY, 0)
+    np.testing.assert_allclose(found, other * greatest, rtol=1e-6)
 
 
 def test_secure_noise_is_the_key_stream(cuda: Emulation) -> None:

@@ -349,6 +349,53 @@ inline void mma_m8n8k4(double* d, double a, double b) {
   });
 }
 
+// A number without the lower half of its bits.
+inline double upper_word(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits &= ~uint64_t{0xffffffffu};
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline uint32_t to_tf32(float value) {
+  const uint32_t bits = bits_of(value);
+  return std::isnan(value) ? bits : (bits + 0xfffu + (bits >> 13 & 1u)) & 0xffffe000u;
+}
+
+inline float from_tf32(uint32_t bits) {
+  float value;
+  bits &= 0xffffe000u;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Sums are rounded to nearest after each product, as above.
+inline void mma_m16n8k8(float* d, const uint32_t* a, const uint32_t* b) {
+  struct Operands {
+    uint32_t a[4], b[2];
+  } own;
+  std::memcpy(own.a, a, sizeof own.a);
+  std::memcpy(own.b, b, sizeof own.b);
+  const int lane = static_cast<int>(self().thread.x % kWarp);
+  show(own, [&](auto&& of) {
+    for (int l = 0; l < 8; ++l) {  // the column of a, and the row of b
+      const int place = l % 4, right = l / 4;
+      const Operands row = of(lane / 4 * 4 + place);
+      for (int column = 0; column < 2; ++column) {
+        const float v = from_tf32(of((lane % 4 * 2 + column) * 4 + place).b[right]);
+        d[column] += from_tf32(row.a[2 * right]) * v;
+        d[2 + column] += from_tf32(row.a[2 * right + 1]) * v;
+      }
+    }
+  });
+}
+
 inline void ldmatrix_x4(uint32_t* to, const void* row) {
   struct Row {
     uint16_t at[8];

@@ -158,6 +158,10 @@ void run_all(const Execution& execution) {
   run_lines<T>(execution, 1, 2049, 3);
   run_median<T>(execution, 1, 12, 3);
   run_project<T>(execution, 66, 17, 67);
+  Execution ring = execution;
+  ring.multiprocessors = 1;
+  ring.shared_limit = 43000;  // a ring of the frame, not the whole
+  run_project<T>(ring, 100, 66, 20);
 }
 
 }  // namespace
