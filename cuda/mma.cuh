@@ -102,6 +102,8 @@ __device__ inline uint32_t tf32_near(float value) {
 __device__ inline uint32_t tf32_cut(float value) {
 #if defined(DPSLICE_CUDA_EMULATOR)
   return ::cuda_emulator::bits_of(value) & 0xffffe000u;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  return __float_as_uint(value) & 0xffffe000u;
 #else
   uint32_t bits;
   asm("cvt.rz.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));

@@ -45,7 +45,9 @@ constexpr size_t product_shared(int stages) {
   return stages * kStageNumbers * sizeof(uint16_t) + kStageAlign;
 }
 constexpr size_t kStaticShared = 10 * 1024;  // at most, of any of these kernels
-constexpr int blocks_of_multiprocessor(int stages) { return stages == kLightStages ? 2 : 1; }
+__host__ __device__ constexpr int blocks_of_multiprocessor(int stages) {
+  return kHaveGroupProducts && stages == kLightStages ? 2 : 1;
+}
 
 constexpr int kFlushCoordinates = 256;  // that tensor cores add up before others take over
 constexpr int kGroup = 32;              // sources whose shares are stored in an order of their own
