@@ -94,6 +94,45 @@ __device__ inline float power_of_two(float x) {
 }
 __device__ inline double power_of_two(double x) { return exp2(x); }
 
+// 1 / sqrt(x) to an ulp or two.
+__device__ inline double reciprocal_root(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return 1 / std::sqrt(x);
+#else
+  return rsqrt(x);
+#endif
+}
+
+// A double as two words, and back.
+__device__ inline int32_t high_word(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  int32_t words[2];
+  std::memcpy(words, &x, sizeof x);
+  return words[1];
+#else
+  return __double2hiint(x);
+#endif
+}
+__device__ inline int32_t low_word(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  int32_t words[2];
+  std::memcpy(words, &x, sizeof x);
+  return words[0];
+#else
+  return __double2loint(x);
+#endif
+}
+__device__ inline double double_of_words(int32_t high, int32_t low) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  const int32_t words[2] = {low, high};
+  double x;
+  std::memcpy(&x, words, sizeof x);
+  return x;
+#else
+  return __hiloint2double(high, low);
+#endif
+}
+
 // Sums and maxima over groups of 2, 4, ..., 32 neighbouring lanes; all lanes get the result.
 template <int lanes, class T>
 __device__ inline T lane_sum(T value) {
