@@ -199,14 +199,6 @@ __device__ inline Points stage_points(const T* rows, int64_t size, int64_t k, in
   return {to, stride, k};
 }
 
-// What the warps of a block share besides.
-struct Shared {
-  alignas(16) double rows[kSide * kRowStride];  // the square on the diagonal, by rows
-  double roots[kSide];                          // 1 / its diagonal
-  int failed;
-  int next;  // piece of work
-};
-
 // ----------------------------------------------------------------------------------------- tiles
 
 // Of a tile each lane has the numbers of row lane / 4 in columns 2 (lane % 4) and the next. As
@@ -278,21 +270,23 @@ __device__ inline void gram_stripe(const Points& q, const Gaussian& gram, double
       }
 }
 
-// The Cholesky factor of one slice's matrix.
+// The Cholesky factor of one slice's matrix. Lies in shared memory: registers are short.
 struct Cholesky {
   Factor factor;
   Points q;
   Gaussian gram;
-  double power;  // the lane's
   double ridge, smallest;
+  double* values;  // [rows], on which the forward solve is done on the way
   double* row_cache;
   int cached;
-  double* values;  // [rows], on which the forward solve is done on the way
-  Shared* shared;
+  int failed;
+  int next;                                     // piece of work
+  double roots[kSide];                          // 1 / the diagonal of the square on the diagonal
+  alignas(16) double rows[kSide * kRowStride];  // that square, by rows
 
   // d = (factor factor^T, its first `depth` columns of squares) - K, for a stripe of a square.
   __device__ void start_stripe(int row, int stripe, int column, int depth, bool use_cache,
-                               double (&d)[kStripe][kTiles][2]) const {
+                               double power, double (&d)[kStripe][kTiles][2]) const {
     gram_stripe(q, gram, power, ridge, row, stripe, column, d);
     if (depth == 0) return;
     Pair a[kStripe], b[kTiles];
@@ -373,9 +367,8 @@ struct Cholesky {
   // The square on the diagonal in column `at`, by one warp: its factor, the inverses of that
   // factor's diagonal tiles, and the solved values. The square comes as start_stripe leaves it, one
   // column of squares short. False if a pivot is not above `smallest`.
-  __device__ bool factor_diagonal(int at) const {
+  __device__ bool factor_diagonal(int at) {
     double* const square = factor.square(at, at);
-    double* const rows = shared->rows;
     const int lane = lane_index(), group = lane / 4, place = lane % 4;
     double d[kTiles][kTiles][2];  // below the diagonal
 #pragma unroll
@@ -388,7 +381,7 @@ struct Cholesky {
       }
     if (at > 0) {
       const double* const left = factor.square(at, at - 1);
-#pragma unroll
+#pragma unroll 1
       for (int t = 0; t < kTiles; ++t) {
         Pair part[kTiles];
 #pragma unroll
@@ -433,7 +426,7 @@ struct Cholesky {
         for (int t = j + 1; t < kTile; ++t)
           own[t] = fma(-own[j], __shfl_sync(kWholeWarp, own[j], block * kTile + t), own[t]);
       }
-      if (block == kTiles - 1) shared->roots[lane] = root;
+      if (block == kTiles - 1) roots[lane] = root;
 #pragma unroll
       for (int j = 0; j < kTile; j += 2) *reinterpret_cast<Pair*>(from + j) = {own[j], own[j + 1]};
       __syncwarp();
@@ -458,7 +451,7 @@ struct Cholesky {
     for (int r = 0; r < kTile; ++r) inverse[r] = r == column ? 1.0 : 0.0;
 #pragma unroll
     for (int r = 0; r < kTile; ++r) {
-      inverse[r] *= shared->roots[tile * kTile + r];
+      inverse[r] *= roots[tile * kTile + r];
 #pragma unroll
       for (int t = r + 1; t < kTile; ++t)
         inverse[t] = fma(-from[t * kRowStride + r], inverse[r], inverse[t]);
@@ -468,9 +461,9 @@ struct Cholesky {
   }
 
   // A warp's next piece of work.
-  __device__ int take() const {
+  __device__ int take() {
     int piece = 0;
-    if (lane_index() == 0) piece = atomicAdd(&shared->next, 1);
+    if (lane_index() == 0) piece = atomicAdd(&next, 1);
     return __shfl_sync(kWholeWarp, piece, 0);
   }
 
@@ -488,11 +481,11 @@ struct Cholesky {
   }
 
   // All threads. values = factor^-1 values. False, for all, if the matrix is not positive definite.
-  __device__ bool run() const {
+  __device__ bool run(double power) {
     const int side = factor.side;
     double d[kStripe][kTiles][2];
     for (int stripe = warp_index(); stripe < kStripes; stripe += warps()) {
-      start_stripe(0, stripe, 0, 0, false, d);
+      start_stripe(0, stripe, 0, 0, false, power, d);
       store_stripe(0, stripe, 0, d);
     }
     __syncthreads();
@@ -503,9 +496,9 @@ struct Cholesky {
       const int pieces = kStripes * (at + 1 < side ? side - at : 0);
       int piece = pieces;
       const auto start = [&] {
-        const bool next = piece < kStripes;
-        const int row = next ? at + 1 : at + piece / kStripes, stripe = piece % kStripes;
-        start_stripe(row, stripe, next ? at + 1 : at, at, !next, d);
+        const bool ahead = piece < kStripes;
+        const int row = ahead ? at + 1 : at + piece / kStripes, stripe = piece % kStripes;
+        start_stripe(row, stripe, ahead ? at + 1 : at, at, !ahead, power, d);
       };
       const auto finish = [&] {
         if (piece < kStripes)
@@ -516,15 +509,15 @@ struct Cholesky {
       if (warp_index() == 0) {
         const bool good = factor_diagonal(at);
         if (lane_index() == 0) {
-          shared->next = warps() - 1;
-          if (!good) shared->failed = 1;
+          next = warps() - 1;
+          if (!good) failed = 1;
         }
       } else {
         piece = warp_index() - 1;
         if (piece < pieces) start();
       }
       __syncthreads();
-      if (shared->failed != 0) return false;
+      if (failed != 0) return false;
       while (true) {
         if (piece < pieces) finish();
         piece = take();
@@ -638,7 +631,7 @@ __device__ inline void for_sources(const Points& targets, int64_t i, const Point
     for (int t = 0; t < kChunk; ++t)
       target[r][t] =
           t0 + t < targets.k ? targets.at[(t0 + t) * targets.stride + i + r * kTargetLanes] : 0.0;
-#pragma unroll 2
+#pragma unroll(dims == 1 || dims == 2 ? 2 : 1)
   for (int64_t j = lane_index() / kTargetLanes; j < sources.stride; j += kSourceLanes) {
     double squared[kTargets] = {}, difference[kTargets][kChunk];
     if (dims == 0)
@@ -735,10 +728,6 @@ __device__ inline void write_pulls(const Points& targets, int64_t size, double s
 
 // ------------------------------------------------------------------------------------ the blocks
 
-__device__ inline double smallest_pivot(int64_t b, double ridge) {
-  return DBL_EPSILON * static_cast<double>(b) * (1 + ridge);
-}
-
 // failed_slice starts as -1, which as an unsigned number is the largest.
 __device__ inline void report_failure(int64_t* failed_slice, int64_t slice) {
   if (threadIdx.x == 0)
@@ -752,26 +741,59 @@ __device__ inline void fill_nan(T* to, int64_t size) {
   for (int64_t i = threadIdx.x; i < size; i += blockDim.x) to[i] = static_cast<T>(NAN);
 }
 
-// One slice on its block: points and kernels in their places.
+// One slice on its block: points and kernels in their places. Lies in shared memory.
 struct Slice {
   Storage storage;
   Points q, p;
   double scale;
-  const Kernel* kernels;
+  Kernel* kernels;
   double* vectors;
+  Cholesky cholesky;
 
-  __device__ Cholesky cholesky(const Layout& layout, double ridge, double smallest, double power,
-                               int64_t which, double* values, Shared* shared) const {
-    return {make_factor(storage, layout, which),
-            q,
-            kernels[which].gram,
-            power,
-            ridge,
-            smallest,
-            storage.region(layout.row_cache),
-            static_cast<int>(layout.cached),
-            values,
-            shared};
+  template <class T, template <class> class Args>
+  __device__ void load(const Args<T>& args, const Layout& layout, double* global, int64_t s,
+                       int64_t bandwidths) {
+    const Storage own = block_storage(layout, global);
+    const double unit = unit_scale(args.bandwidth[s]);
+    Kernel* const own_kernels = reinterpret_cast<Kernel*>(own.region(layout.kernels));
+    for (int64_t g = threadIdx.x; g < bandwidths; g += blockDim.x)
+      own_kernels[g] = make_kernel(static_cast<double>(args.bandwidth[g * args.m + s]) * unit,
+                                   args.sigma * unit, args.b, args.c, args.k);
+    const Points own_q = stage_points(args.q + s * args.b * args.k, args.b, args.k, layout.rows,
+                                      unit, own.region(layout.q));
+    const Points own_p = stage_points(args.p + s * args.c * args.k, args.c, args.k, layout.sources,
+                                      unit, own.region(layout.p));
+    if (threadIdx.x == 0) {
+      storage = own;
+      q = own_q;
+      p = own_p;
+      scale = unit;
+      kernels = own_kernels;
+      vectors = own.region(layout.vectors);
+    }
+    __syncthreads();
+  }
+
+  // All threads. The factor of matrix `which`; values = (its matrix)^-1 values. False, for all, if
+  // it is not positive definite.
+  __device__ bool factor_and_solve(const Layout& layout, int64_t which, int64_t b, double ridge,
+                                   double power, double* values) {
+    if (threadIdx.x == 0) {
+      cholesky.factor = make_factor(storage, layout, which);
+      cholesky.q = q;
+      cholesky.gram = kernels[which].gram;
+      cholesky.ridge = ridge;
+      // Below this a pivot has no correct digit left: its rounding error is as large.
+      cholesky.smallest = DBL_EPSILON * static_cast<double>(b) * (1 + ridge);
+      cholesky.values = values;
+      cholesky.row_cache = storage.region(layout.row_cache);
+      cholesky.cached = static_cast<int>(layout.cached);
+      cholesky.failed = 0;
+    }
+    __syncthreads();
+    if (!cholesky.run(power)) return false;
+    solve<true>(cholesky.factor, values);
+    return true;
   }
 };
 
@@ -780,41 +802,16 @@ __device__ inline double lane_power() {
   return power_of_two(static_cast<double>(lane_index()) / kPowers);
 }
 
-template <class T, class Args>
-__device__ inline Slice load_slice(const Args& args, const Layout& layout, double* global,
-                                   int64_t s, int64_t bandwidths, Shared* shared) {
-  Slice slice;
-  slice.storage = block_storage(layout, global);
-  slice.scale = unit_scale(args.bandwidth[s]);
-  Kernel* const kernels = reinterpret_cast<Kernel*>(slice.storage.region(layout.kernels));
-  slice.kernels = kernels;
-  slice.vectors = slice.storage.region(layout.vectors);
-  for (int64_t g = threadIdx.x; g < bandwidths; g += blockDim.x)
-    kernels[g] = make_kernel(static_cast<double>(args.bandwidth[g * args.m + s]) * slice.scale,
-                             args.sigma * slice.scale, args.b, args.c, args.k);
-  if (threadIdx.x == 0) shared->failed = 0;
-  slice.q = stage_points(args.q + s * args.b * args.k, args.b, args.k, layout.rows, slice.scale,
-                         slice.storage.region(layout.q));
-  slice.p = stage_points(args.p + s * args.c * args.k, args.c, args.k, layout.sources, slice.scale,
-                         slice.storage.region(layout.p));
-  __syncthreads();
-  return slice;
-}
-
 template <class T>
 __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
     ratio_kernel(DensityRatioArgs<T> args, Layout layout, double* global) {
-  __shared__ Shared shared;
+  __shared__ Slice slice;
   const double power = lane_power();
   for (int64_t s = blockIdx.x; s < args.m; s += gridDim.x) {
-    const Slice slice = load_slice<T>(args, layout, global, s, 1, &shared);
+    slice.load(args, layout, global, s, 1);
     double* const sums = slice.vectors;
     cross_sums(slice.q, args.b, slice.p, slice.kernels[0], power, sums);
-    __syncthreads();
-    const Cholesky cholesky = slice.cholesky(layout, args.ridge, smallest_pivot(args.b, args.ridge),
-                                             power, 0, sums, &shared);
-    if (cholesky.run()) {
-      solve<true>(cholesky.factor, sums);
+    if (slice.factor_and_solve(layout, 0, args.b, args.ridge, power, sums)) {
       for (int64_t i = threadIdx.x; i < args.b; i += blockDim.x)
         args.ratio[s * args.b + i] = static_cast<T>(sums[i]);
     } else {
@@ -829,30 +826,26 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
 template <class T>
 __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
     ratio_vjp_kernel(DensityRatioVjpArgs<T> args, Layout layout, double* global) {
-  __shared__ Shared shared;
+  __shared__ Slice slice;
   const double power = lane_power();
   const int64_t b = args.b, c = args.c, k = args.k;
   for (int64_t s = blockIdx.x; s < args.m; s += gridDim.x) {
     T* const grad_q = args.grad_q == nullptr ? nullptr : args.grad_q + s * b * k;
     T* const grad_p = args.grad_p == nullptr ? nullptr : args.grad_p + s * c * k;
-    const Slice slice = load_slice<T>(args, layout, global, s, 1, &shared);
+    slice.load(args, layout, global, s, 1);
     double* const lambda = slice.vectors;
     double* const ratio = slice.vectors + layout.rows;
     for (int64_t i = threadIdx.x; i < layout.rows; i += blockDim.x) {
       lambda[i] = i < b ? static_cast<double>(args.grad[s * b + i]) : 0.0;
       ratio[i] = i < b ? static_cast<double>(args.ratio[s * b + i]) : 0.0;
     }
-    __syncthreads();
-    const Cholesky cholesky = slice.cholesky(layout, args.ridge, smallest_pivot(b, args.ridge),
-                                             power, 0, lambda, &shared);
-    if (!cholesky.run()) {
+    if (!slice.factor_and_solve(layout, 0, b, args.ridge, power, lambda)) {
       report_failure(args.failed_slice, s);
       fill_nan(grad_q, b * k);
       fill_nan(grad_p, c * k);
       __syncthreads();
       continue;
     }
-    solve<true>(cholesky.factor, lambda);
     const Kernel kernel = slice.kernels[0];
     if (grad_p != nullptr)
       write_pulls(slice.p, c, slice.scale, grad_p, [&](int64_t, auto&& add) {
@@ -883,23 +876,19 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
 template <class T>
 __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
     ratio_divergence_kernel(DensityRatioDivergenceArgs<T> args, Layout layout, double* global) {
-  __shared__ Shared shared;
+  __shared__ Slice slice;
   __shared__ double scratch[kMostThreads / kWarp];
   const double power = lane_power();
   const int64_t b = args.b, c = args.c, k = args.k, bandwidths = args.bandwidths;
   const int64_t rows = layout.rows;
   for (int64_t s = blockIdx.x; s < args.m; s += gridDim.x) {
     T* const grad_p = args.grad_p == nullptr ? nullptr : args.grad_p + s * c * k;
-    const Slice slice = load_slice<T>(args, layout, global, s, bandwidths, &shared);
+    slice.load(args, layout, global, s, bandwidths);
     double* const sums = slice.vectors;  // [bandwidths, rows]: ratios, then lambda
     bool good = true;
     for (int64_t g = 0; g < bandwidths && good; ++g) {
       cross_sums(slice.q, b, slice.p, slice.kernels[g], power, sums + g * rows);
-      __syncthreads();
-      const Cholesky cholesky = slice.cholesky(layout, args.ridge, smallest_pivot(b, args.ridge),
-                                               power, g, sums + g * rows, &shared);
-      good = cholesky.run();
-      if (good) solve<true>(cholesky.factor, sums + g * rows);
+      good = slice.factor_and_solve(layout, g, b, args.ridge, power, sums + g * rows);
     }
     if (!good) {
       report_failure(args.failed_slice, s);
@@ -961,7 +950,7 @@ __global__ void clear_failure_kernel(int64_t* failed_slice) { *failed_slice = -1
 // ------------------------------------------------------------------------------------- launching
 
 // Shared memory that the kernels have besides what they are given, and that each block costs.
-constexpr int64_t kStaticShared = sizeof(Shared) + 256;
+constexpr int64_t kStaticShared = sizeof(Slice) + 128;
 constexpr int64_t kBlockCost = 1024;
 
 // How a kernel is started for matrices of a size.
