@@ -26,6 +26,10 @@
 namespace dpslice::cuda {
 namespace {
 
+// The parts of a kernel that take all registers are not inlined: nothing is kept across them that
+// could be computed again.
+#define DPSLICE_APART __attribute__((noinline))
+
 constexpr int kMostThreads = 256;
 constexpr int kLeastBlocks = 2;  // of kMostThreads on a multiprocessor: what registers must allow
 constexpr int kTile = 8;         // rows and columns of a tile
@@ -184,7 +188,7 @@ __device__ inline Factor make_factor(const Storage& storage, const Layout& layou
 // Points by coordinate, in float64. Those past the end are far from all others and each other.
 struct Points {
   const double* at;  // [k, stride]
-  int64_t stride, k;
+  int stride, k;
 };
 
 template <class T>
@@ -196,7 +200,7 @@ __device__ inline Points stage_points(const T* rows, int64_t size, int64_t k, in
       to[t * stride + i] = i < size ? static_cast<double>(rows[i * k + t]) * scale
                            : t == 0 ? kFar * static_cast<double>(i + 1)
                                     : 0.0;
-  return {to, stride, k};
+  return {to, static_cast<int>(stride), static_cast<int>(k)};
 }
 
 // ----------------------------------------------------------------------------------------- tiles
@@ -243,8 +247,8 @@ __device__ inline void gram_stripe(const Points& q, const Gaussian& gram, double
   for (int r = 0; r < kStripe; ++r)
 #pragma unroll
     for (int c = 0; c < kTiles; ++c) d[r][c][0] = d[r][c][1] = 0;
-  for (int64_t t = 0; t < q.k; ++t) {
-    const double* const coordinate = q.at + t * q.stride;
+  const double* coordinate = q.at;
+  for (int t = 0; t < q.k; ++t, coordinate += q.stride) {
     double own[kStripe];
 #pragma unroll
     for (int r = 0; r < kStripe; ++r) own[r] = coordinate[i0 + r * kTile];
@@ -289,29 +293,28 @@ struct Cholesky {
                                double power, double (&d)[kStripe][kTiles][2]) const {
     gram_stripe(q, gram, power, ridge, row, stripe, column, d);
     if (depth == 0) return;
-    Pair a[kStripe], b[kTiles];
-    const auto load = [&](int step) {
-      const int square = step / kTiles, t = step % kTiles;
-      const double* const left = factor.square(row, square) + tile_at(stripe * kStripe, t);
-      const double* const right =
-          (use_cache && square < cached ? row_cache + static_cast<int64_t>(square) * kSquareNumbers
-                                        : factor.square(column, square)) +
-          tile_at(0, t);
+    Pair a[kStripe];
+    const auto load_left = [&](int step) {
+      const double* const from =
+          factor.square(row, step / kTiles) + tile_at(stripe * kStripe, step % kTiles);
 #pragma unroll
-      for (int r = 0; r < kStripe; ++r) a[r] = load_tile(left + tile_at(r, 0));
-#pragma unroll
-      for (int c = 0; c < kTiles; ++c) b[c] = load_tile(right + tile_at(c, 0));
+      for (int r = 0; r < kStripe; ++r) a[r] = load_tile(from + tile_at(r, 0));
     };
-    load(0);
+    load_left(0);
     const int steps = depth * kTiles;
 #pragma unroll 2
     for (int step = 0; step < steps; ++step) {
+      const int square = step / kTiles;
+      const double* const right =
+          (use_cache && square < cached ? row_cache + static_cast<int64_t>(square) * kSquareNumbers
+                                        : factor.square(column, square)) +
+          tile_at(0, step % kTiles);
       Pair u[kStripe], v[kTiles];
 #pragma unroll
       for (int r = 0; r < kStripe; ++r) u[r] = a[r];
 #pragma unroll
-      for (int c = 0; c < kTiles; ++c) v[c] = b[c];
-      if (step + 1 < steps) load(step + 1);  // while these are multiplied
+      for (int c = 0; c < kTiles; ++c) v[c] = load_tile(right + tile_at(c, 0));
+      if (step + 1 < steps) load_left(step + 1);  // from far away, while these are multiplied
 #pragma unroll
       for (int r = 0; r < kStripe; ++r)
 #pragma unroll
@@ -481,7 +484,7 @@ struct Cholesky {
   }
 
   // All threads. values = factor^-1 values. False, for all, if the matrix is not positive definite.
-  __device__ bool run(double power) {
+  __device__ DPSLICE_APART bool run(double power) {
     const int side = factor.side;
     double d[kStripe][kTiles][2];
     for (int stripe = warp_index(); stripe < kStripes; stripe += warps()) {
@@ -539,7 +542,7 @@ __device__ inline Pair load_row(const double* values, int stride) {
 
 // values = factor^-1 values or, transposed, factor^-T values.
 template <bool transposed>
-__device__ inline void solve(const Factor& factor, double* values) {
+__device__ DPSLICE_APART void solve(const Factor& factor, double* values) {
   const int group = lane_index() / 4, place = lane_index() % 4;
   for (int step = 0; step < factor.side; ++step) {
     const int at = transposed ? factor.side - 1 - step : step;
@@ -610,7 +613,7 @@ __device__ inline void solve(const Factor& factor, double* values) {
 
 // Calls visit(dims) with a constant for the number of coordinates, 0 if it is not a usual one.
 template <class Visit>
-__device__ inline void with_dims(int64_t k, Visit&& visit) {
+__device__ inline void with_dims(int k, Visit&& visit) {
   if (k == 1) return visit(std::integral_constant<int, 1>{});
   if (k == 2) return visit(std::integral_constant<int, 2>{});
   if (k == 3) return visit(std::integral_constant<int, 3>{});
@@ -621,31 +624,38 @@ __device__ inline void with_dims(int64_t k, Visit&& visit) {
 // Calls visit(j, squared, difference) for each source j of the lane: the squared distances to
 // targets i and i + kTargetLanes, and source - target in coordinates t0, t0 + 1, ...
 template <int dims, class Visit>
-__device__ inline void for_sources(const Points& targets, int64_t i, const Points& sources,
-                                   int64_t t0, Visit&& visit) {
+__device__ inline void for_sources(const Points& targets, int i, const Points& sources, int t0,
+                                   Visit&& visit) {
   constexpr int kChunk = dims == 0 ? kPullChunk : dims;
+  const int target_stride = targets.stride, stride = sources.stride, k = sources.k;
+  const double* const all_targets = targets.at + i;
+  const double* const target_chunk = all_targets + static_cast<int64_t>(t0) * target_stride;
+  const double* const source_chunk = sources.at + static_cast<int64_t>(t0) * stride;
   double target[kTargets][kChunk];
 #pragma unroll
   for (int r = 0; r < kTargets; ++r)
 #pragma unroll
     for (int t = 0; t < kChunk; ++t)
-      target[r][t] =
-          t0 + t < targets.k ? targets.at[(t0 + t) * targets.stride + i + r * kTargetLanes] : 0.0;
+      target[r][t] = dims != 0 || t0 + t < k
+                         ? target_chunk[static_cast<int64_t>(t) * target_stride + r * kTargetLanes]
+                         : 0.0;
 #pragma unroll(dims == 1 || dims == 2 ? 2 : 1)
-  for (int64_t j = lane_index() / kTargetLanes; j < sources.stride; j += kSourceLanes) {
+  for (int j = lane_index() / kTargetLanes; j < stride; j += kSourceLanes) {
     double squared[kTargets] = {}, difference[kTargets][kChunk];
     if (dims == 0)
-      for (int64_t t = 0; t < sources.k; ++t) {
-        const double source = sources.at[t * sources.stride + j];
+      for (int t = 0; t < k; ++t) {
+        const double source = sources.at[static_cast<int64_t>(t) * stride + j];
+        const double* const from = all_targets + static_cast<int64_t>(t) * target_stride;
 #pragma unroll
         for (int r = 0; r < kTargets; ++r) {
-          const double gap = source - targets.at[t * targets.stride + i + r * kTargetLanes];
+          const double gap = source - from[r * kTargetLanes];
           squared[r] = fma(gap, gap, squared[r]);
         }
       }
 #pragma unroll
     for (int t = 0; t < kChunk; ++t) {
-      const double source = t0 + t < sources.k ? sources.at[(t0 + t) * sources.stride + j] : 0.0;
+      const double source =
+          dims != 0 || t0 + t < k ? source_chunk[static_cast<int64_t>(t) * stride + j] : 0.0;
 #pragma unroll
       for (int r = 0; r < kTargets; ++r) {
         const double gap = source - target[r][t];
@@ -666,23 +676,23 @@ __device__ inline double sum_of_shares(double value) {
 }
 
 // sums[i] = amplitude sum_j exp(cross |q_i - p_j|^2), zeros past b.
-__device__ inline void cross_sums(const Points& q, int64_t b, const Points& p, const Kernel& kernel,
-                                  double power, double* sums) {
+__device__ DPSLICE_APART void cross_sums(Points q, int64_t b, Points p, const Kernel& kernel,
+                                         double power, double* sums) {
   const Gaussian cross = kernel.cross;
   with_dims(q.k, [&](auto dims) {
-    for (int64_t first = warp_index() * kWarpTargets; first < q.stride;
+    for (int first = warp_index() * kWarpTargets; first < q.stride;
          first += warps() * kWarpTargets) {
-      const int64_t i = first + lane_index() % kTargetLanes;
+      const int i = first + lane_index() % kTargetLanes;
       double sum[kTargets] = {};
       if (first < b)
-        for_sources<dims.value>(q, i, p, 0, [&](int64_t, const auto& squared, const auto&) {
+        for_sources<dims.value>(q, i, p, 0, [&](int, const auto& squared, const auto&) {
 #pragma unroll
           for (int r = 0; r < kTargets; ++r) sum[r] += evaluate(cross, power, squared[r]);
         });
 #pragma unroll
       for (int r = 0; r < kTargets; ++r) {
         const double total = kernel.amplitude * sum_of_shares(sum[r]);
-        const int64_t at = i + r * kTargetLanes;
+        const int at = i + r * kTargetLanes;
         if (lane_index() < kTargetLanes) sums[at] = at < b ? total : 0.0;
       }
     }
@@ -692,18 +702,18 @@ __device__ inline void cross_sums(const Points& q, int64_t b, const Points& p, c
 // grad[i] = scale (pull of the sources on target i): `visit_sources(pull, i, add)` is to call
 // add(sources, weight) for each set of sources, with weight(j, r, squared) for target i + 8 r.
 template <class T, class Sources>
-__device__ inline void write_pulls(const Points& targets, int64_t size, double scale, T* grad,
+__device__ inline void write_pulls(Points targets, int64_t size, double scale, T* grad,
                                    Sources&& visit_sources) {
   with_dims(targets.k, [&](auto dims) {
     constexpr int kDims = decltype(dims)::value;
     constexpr int kChunk = kDims == 0 ? kPullChunk : kDims;
-    for (int64_t first = warp_index() * kWarpTargets; first < size; first += warps() * kWarpTargets)
-      for (int64_t t0 = 0; t0 < targets.k; t0 += kChunk) {
-        const int64_t i = first + lane_index() % kTargetLanes;
+    for (int first = warp_index() * kWarpTargets; first < size; first += warps() * kWarpTargets)
+      for (int t0 = 0; t0 < targets.k; t0 += kChunk) {
+        const int i = first + lane_index() % kTargetLanes;
         double pull[kTargets][kChunk] = {};
         visit_sources(i, [&](const Points& sources, auto&& weight) {
           for_sources<kDims>(targets, i, sources, t0,
-                             [&](int64_t j, const auto& squared, const auto& difference) {
+                             [&](int j, const auto& squared, const auto& difference) {
 #pragma unroll
                                for (int r = 0; r < kTargets; ++r) {
                                  const double strength = weight(j, r, squared[r]);
@@ -718,9 +728,9 @@ __device__ inline void write_pulls(const Points& targets, int64_t size, double s
 #pragma unroll
           for (int t = 0; t < kChunk; ++t) {
             const double total = sum_of_shares(pull[r][t]);
-            const int64_t at = i + r * kTargetLanes;
+            const int at = i + r * kTargetLanes;
             if (lane_index() < kTargetLanes && at < size && t0 + t < targets.k)
-              grad[at * targets.k + t0 + t] = static_cast<T>(scale * total);
+              grad[static_cast<int64_t>(at) * targets.k + t0 + t] = static_cast<T>(scale * total);
           }
       }
   });
@@ -751,8 +761,8 @@ struct Slice {
   Cholesky cholesky;
 
   template <class T, template <class> class Args>
-  __device__ void load(const Args<T>& args, const Layout& layout, double* global, int64_t s,
-                       int64_t bandwidths) {
+  __device__ DPSLICE_APART void load(const Args<T>& args, const Layout& layout, double* global,
+                                     int64_t s, int64_t bandwidths) {
     const Storage own = block_storage(layout, global);
     const double unit = unit_scale(args.bandwidth[s]);
     Kernel* const own_kernels = reinterpret_cast<Kernel*>(own.region(layout.kernels));
@@ -822,6 +832,41 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
   }
 }
 
+template <class T>
+__device__ DPSLICE_APART void pull_p(const Slice& slice, int64_t c, double power, T* grad) {
+  const Gaussian cross = slice.kernels[0].cross;
+  const double pull = slice.kernels[0].pull;
+  const double* const lambda = slice.vectors;
+  write_pulls(slice.p, c, slice.scale, grad, [&](int, auto&& add) {
+    add(slice.q, [&](int i, int, double squared) {
+      return pull * lambda[i] * evaluate(cross, power, squared);
+    });
+  });
+}
+
+template <class T>
+__device__ DPSLICE_APART void pull_q(const Slice& slice, int64_t b, int64_t rows, double power,
+                                     T* grad) {
+  const Kernel kernel = slice.kernels[0];
+  const double* const lambda = slice.vectors;
+  const double* const ratio = slice.vectors + rows;
+  write_pulls(slice.q, b, slice.scale, grad, [&](int i, auto&& add) {
+    double own_lambda[kTargets], own_ratio[kTargets];
+#pragma unroll
+    for (int r = 0; r < kTargets; ++r) {
+      own_lambda[r] = lambda[i + r * kTargetLanes];
+      own_ratio[r] = ratio[i + r * kTargetLanes];
+    }
+    add(slice.p, [&](int, int r, double squared) {
+      return kernel.pull * own_lambda[r] * evaluate(kernel.cross, power, squared);
+    });
+    add(slice.q, [&](int l, int r, double squared) {
+      const double both = own_lambda[r] * ratio[l] + lambda[l] * own_ratio[r];
+      return -kernel.gram_pull * both * evaluate(kernel.gram, power, squared);
+    });
+  });
+}
+
 // With lambda = (K + ridge I)^-1 grad: d(grad . r) = lambda . dw - lambda . dK r.
 template <class T>
 __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
@@ -830,47 +875,40 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
   const double power = lane_power();
   const int64_t b = args.b, c = args.c, k = args.k;
   for (int64_t s = blockIdx.x; s < args.m; s += gridDim.x) {
+    slice.load(args, layout, global, s, 1);
+    for (int64_t i = threadIdx.x; i < layout.rows; i += blockDim.x) {
+      slice.vectors[i] = i < b ? static_cast<double>(args.grad[s * b + i]) : 0.0;
+      slice.vectors[layout.rows + i] = i < b ? static_cast<double>(args.ratio[s * b + i]) : 0.0;
+    }
+    const bool good = slice.factor_and_solve(layout, 0, b, args.ridge, power, slice.vectors);
     T* const grad_q = args.grad_q == nullptr ? nullptr : args.grad_q + s * b * k;
     T* const grad_p = args.grad_p == nullptr ? nullptr : args.grad_p + s * c * k;
-    slice.load(args, layout, global, s, 1);
-    double* const lambda = slice.vectors;
-    double* const ratio = slice.vectors + layout.rows;
-    for (int64_t i = threadIdx.x; i < layout.rows; i += blockDim.x) {
-      lambda[i] = i < b ? static_cast<double>(args.grad[s * b + i]) : 0.0;
-      ratio[i] = i < b ? static_cast<double>(args.ratio[s * b + i]) : 0.0;
-    }
-    if (!slice.factor_and_solve(layout, 0, b, args.ridge, power, lambda)) {
+    if (!good) {
       report_failure(args.failed_slice, s);
       fill_nan(grad_q, b * k);
       fill_nan(grad_p, c * k);
       __syncthreads();
       continue;
     }
-    const Kernel kernel = slice.kernels[0];
-    if (grad_p != nullptr)
-      write_pulls(slice.p, c, slice.scale, grad_p, [&](int64_t, auto&& add) {
-        add(slice.q, [&](int64_t i, int, double squared) {
-          return kernel.pull * lambda[i] * evaluate(kernel.cross, power, squared);
-        });
-      });
-    if (grad_q != nullptr)
-      write_pulls(slice.q, b, slice.scale, grad_q, [&](int64_t i, auto&& add) {
-        double own_lambda[kTargets], own_ratio[kTargets];
-#pragma unroll
-        for (int r = 0; r < kTargets; ++r) {
-          own_lambda[r] = lambda[i + r * kTargetLanes];
-          own_ratio[r] = ratio[i + r * kTargetLanes];
-        }
-        add(slice.p, [&](int64_t, int r, double squared) {
-          return kernel.pull * own_lambda[r] * evaluate(kernel.cross, power, squared);
-        });
-        add(slice.q, [&](int64_t l, int r, double squared) {
-          const double both = own_lambda[r] * ratio[l] + lambda[l] * own_ratio[r];
-          return -kernel.gram_pull * both * evaluate(kernel.gram, power, squared);
-        });
-      });
+    if (grad_p != nullptr) pull_p(slice, c, power, grad_p);
+    if (grad_q != nullptr) pull_q(slice, b, layout.rows, power, grad_q);
     __syncthreads();
   }
+}
+
+template <class T>
+__device__ DPSLICE_APART void pull_p_of_all(const Slice& slice, int64_t c, int64_t rows,
+                                            int64_t bandwidths, double power, T* grad) {
+  const double* const lambda = slice.vectors;
+  const Kernel* const kernels = slice.kernels;
+  write_pulls(slice.p, c, slice.scale, grad, [&](int, auto&& add) {
+    add(slice.q, [&](int i, int, double squared) {
+      double weight = 0;
+      for (int64_t g = 0; g < bandwidths; ++g)
+        weight = fma(lambda[g * rows + i], evaluate(kernels[g].cross, power, squared), weight);
+      return weight;
+    });
+  });
 }
 
 template <class T>
@@ -921,15 +959,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
         for (int64_t i = threadIdx.x; i < b; i += blockDim.x) sums[g * rows + i] *= pull;
       }
       __syncthreads();
-      write_pulls(slice.p, c, slice.scale, grad_p, [&](int64_t, auto&& add) {
-        add(slice.q, [&](int64_t i, int, double squared) {
-          double weight = 0;
-          for (int64_t g = 0; g < bandwidths; ++g)
-            weight =
-                fma(sums[g * rows + i], evaluate(slice.kernels[g].cross, power, squared), weight);
-          return weight;
-        });
-      });
+      pull_p_of_all(slice, c, rows, bandwidths, power, grad_p);
     }
     __syncthreads();
   }
