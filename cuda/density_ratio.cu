@@ -173,8 +173,11 @@ struct Factor {
   int64_t first, shared_squares;  // of several factors, which follow each other
   int side;
 
+  __device__ int64_t index(int row, int column) const {
+    return first + static_cast<int64_t>(column) * (2 * side - 1 - column) / 2 + row;
+  }
   __device__ double* square(int row, int column) const {
-    const int64_t at = first + static_cast<int64_t>(column) * (2 * side - 1 - column) / 2 + row;
+    const int64_t at = index(row, column);
     return at < shared_squares ? shared + at * kSquareNumbers
                                : global + (at - shared_squares) * kSquareNumbers;
   }
@@ -288,10 +291,11 @@ struct Cholesky {
   double roots[kSide];                          // 1 / the diagonal of the square on the diagonal
   alignas(16) double rows[kSide * kRowStride];  // that square, by rows
 
-  // d = (factor factor^T, its first `depth` columns of squares) - K, for a stripe of a square.
-  __device__ void start_stripe(int row, int stripe, int column, int depth, bool use_cache,
-                               double power, double (&d)[kStripe][kTiles][2]) const {
-    gram_stripe(q, gram, power, ridge, row, stripe, column, d);
+  // d += factor factor^T, of its first `depth` columns of squares, for a stripe of a square.
+  // `right` gives the squares of row `column`.
+  template <class Right>
+  __device__ void add_products(int row, int stripe, int depth, Right&& right_of,
+                               double (&d)[kStripe][kTiles][2]) const {
     if (depth == 0) return;
     Pair a[kStripe];
     const auto load_left = [&](int step) {
@@ -304,11 +308,7 @@ struct Cholesky {
     const int steps = depth * kTiles;
 #pragma unroll 2
     for (int step = 0; step < steps; ++step) {
-      const int square = step / kTiles;
-      const double* const right =
-          (use_cache && square < cached ? row_cache + static_cast<int64_t>(square) * kSquareNumbers
-                                        : factor.square(column, square)) +
-          tile_at(0, step % kTiles);
+      const double* const right = right_of(step / kTiles) + tile_at(0, step % kTiles);
       Pair u[kStripe], v[kTiles];
 #pragma unroll
       for (int r = 0; r < kStripe; ++r) u[r] = a[r];
@@ -367,13 +367,11 @@ struct Cholesky {
       for (int c = 0; c < kTiles; ++c) store_tile(to + tile_at(r, c), d[r][c]);
   }
 
-  // The square on the diagonal in column `at`, by one warp: its factor, the inverses of that
-  // factor's diagonal tiles, and the solved values. The square comes as start_stripe leaves it, one
-  // column of squares short. False if a pivot is not above `smallest`.
-  __device__ bool factor_diagonal(int at) {
-    double* const square = factor.square(at, at);
-    const int lane = lane_index(), group = lane / 4, place = lane % 4;
-    double d[kTiles][kTiles][2];  // below the diagonal
+  // The square on the diagonal in column `at`, by one warp: what was stored of it, and the products
+  // of the column before. It goes to `rows`.
+  __device__ void load_diagonal(int at) {
+    const double* const square = factor.square(at, at);
+    double d[kTiles][kTiles][2];  // at and below the diagonal
 #pragma unroll
     for (int r = 0; r < kTiles; ++r)
 #pragma unroll
@@ -395,15 +393,44 @@ struct Cholesky {
           for (int c = 0; c <= r; ++c) multiply_add(d[r][c], part[r], part[c]);
       }
     }
+#pragma unroll
+    for (int r = 0; r < kTiles; ++r)
+#pragma unroll
+      for (int c = 0; c <= r; ++c) *tile_of_rows(r, c) = {-d[r][c][0], -d[r][c][1]};
+    __syncwarp();
+  }
+
+  // What the lane has of a tile of `rows`.
+  __device__ Pair* tile_of_rows(int row, int column) {
+    const int group = lane_index() / 4, place = lane_index() % 4;
+    return reinterpret_cast<Pair*>(rows + (row * kTile + group) * kRowStride + column * kTile +
+                                   2 * place);
+  }
+
+  // Then its factor, the inverses of that factor's diagonal tiles, and the solved values. False if
+  // a pivot is not above `smallest`.
+  __device__ bool factor_diagonal(int at) {
+    double* const square = factor.square(at, at);
+    const int lane = lane_index();
+    double d[kTiles][kTiles][2];  // right of the first column of tiles, negated
+#pragma unroll
+    for (int r = 1; r < kTiles; ++r)
+#pragma unroll
+      for (int c = 1; c <= r; ++c) {
+        const Pair pair = *tile_of_rows(r, c);
+        d[r][c][0] = -pair.x;
+        d[r][c][1] = -pair.y;
+      }
     bool good = true;
     double value = values[static_cast<int64_t>(at) * kSide + lane], root = 0;
 #pragma unroll
     for (int block = 0; block < kTiles; ++block) {
+      if (block > 0) {
 #pragma unroll
-      for (int r = block; r < kTiles; ++r)
-        *reinterpret_cast<Pair*>(rows + (r * kTile + group) * kRowStride + block * kTile +
-                                 2 * place) = {-d[r][block][0], -d[r][block][1]};
-      __syncwarp();
+        for (int r = block; r < kTiles; ++r)
+          *tile_of_rows(r, block) = {-d[r][block][0], -d[r][block][1]};
+        __syncwarp();
+      }
       double own[kTile];  // of row `lane`; what lies above the diagonal is never looked at
       double* const from = rows + lane * kRowStride + block * kTile;
 #pragma unroll
@@ -436,8 +463,7 @@ struct Cholesky {
       Pair part[kTiles];
 #pragma unroll
       for (int r = block + 1; r < kTiles; ++r) {
-        part[r] = *reinterpret_cast<const Pair*>(rows + (r * kTile + group) * kRowStride +
-                                                 block * kTile + 2 * place);
+        part[r] = *tile_of_rows(r, block);
         const double pair[2] = {part[r].x, part[r].y};
         store_tile(square + tile_at(r, block), pair);
 #pragma unroll
@@ -470,17 +496,22 @@ struct Cholesky {
     return __shfl_sync(kWholeWarp, piece, 0);
   }
 
-  // Squares of row `at` to where all warps read them often.
+  // Whether square (row, column) is among those copied to where all warps read them often.
+  __device__ bool is_cached(int row, int column) const {
+    return column < cached && factor.index(row, column) >= factor.shared_squares;
+  }
+
+  // Starts the copies of row `at`.
   __device__ void fill_row_cache(int at) const {
-    const int count = at < cached ? at : cached;
-    for (int square = 0; square < count; ++square) {
+    for (int square = 0; square < at && square < cached; ++square) {
+      if (!is_cached(at, square)) continue;
       const double* const from = factor.square(at, square);
       double* const to = row_cache + static_cast<int64_t>(square) * kSquareNumbers;
-      for (int i = static_cast<int>(threadIdx.x); i < kSquareNumbers / 2;
-           i += static_cast<int>(blockDim.x))
-        reinterpret_cast<Pair*>(to)[i] = reinterpret_cast<const Pair*>(from)[i];
+      for (int i = 2 * static_cast<int>(threadIdx.x); i < kSquareNumbers;
+           i += 2 * static_cast<int>(blockDim.x))
+        copy_async(to + i, from + i);
     }
-    __syncthreads();
+    end_copy_group();
   }
 
   // All threads. values = factor^-1 values. False, for all, if the matrix is not positive definite.
@@ -488,36 +519,55 @@ struct Cholesky {
     const int side = factor.side;
     double d[kStripe][kTiles][2];
     for (int stripe = warp_index(); stripe < kStripes; stripe += warps()) {
-      start_stripe(0, stripe, 0, 0, false, power, d);
+      gram_stripe(q, gram, power, ridge, 0, stripe, 0, d);
       store_stripe(0, stripe, 0, d);
     }
     __syncthreads();
     for (int at = 0; at < side; ++at) {
-      if (cached > 0 && at > 0 && at + 1 < side) fill_row_cache(at);
       // Pieces of work: stripes of the next square on the diagonal, short of this column, then the
       // stripes of this column. While one warp factors the diagonal, each other starts a piece.
       const int pieces = kStripes * (at + 1 < side ? side - at : 0);
-      int piece = pieces;
+      int piece = warp_index() == 0 ? pieces : warp_index() - 1;
+      const auto is_next = [&] { return piece < kStripes; };
+      const auto row = [&] { return at + (is_next() ? 1 : piece / kStripes); };
+      const auto column = [&] { return at + (is_next() ? 1 : 0); };
       const auto start = [&] {
-        const bool ahead = piece < kStripes;
-        const int row = ahead ? at + 1 : at + piece / kStripes, stripe = piece % kStripes;
-        start_stripe(row, stripe, ahead ? at + 1 : at, at, !ahead, power, d);
+        gram_stripe(q, gram, power, ridge, row(), piece % kStripes, column(), d);
+      };
+      const auto multiply = [&] {
+        add_products(
+            row(), piece % kStripes, at,
+            [&](int square) -> const double* {
+              return !is_next() && is_cached(at, square)
+                         ? row_cache + static_cast<int64_t>(square) * kSquareNumbers
+                         : factor.square(column(), square);
+            },
+            d);
       };
       const auto finish = [&] {
-        if (piece < kStripes)
-          store_stripe(at + 1, piece % kStripes, at + 1, d);
+        if (is_next())
+          store_stripe(row(), piece % kStripes, column(), d);
         else
-          finish_stripe(at + piece / kStripes, piece % kStripes, at, d);
+          finish_stripe(row(), piece % kStripes, column(), d);
       };
+      const bool copying = cached > 0 && at > 0 && at + 1 < side;
+      if (copying) fill_row_cache(at);
+      if (warp_index() == 0)
+        load_diagonal(at);
+      else if (piece < pieces)
+        start();
+      if (copying) {
+        wait_for_copies<0>();
+        __syncthreads();
+      }
       if (warp_index() == 0) {
         const bool good = factor_diagonal(at);
         if (lane_index() == 0) {
           next = warps() - 1;
           if (!good) failed = 1;
         }
-      } else {
-        piece = warp_index() - 1;
-        if (piece < pieces) start();
+      } else if (piece < pieces) {
+        multiply();
       }
       __syncthreads();
       if (failed != 0) return false;
@@ -526,6 +576,7 @@ struct Cholesky {
         piece = take();
         if (piece >= pieces) break;
         start();
+        multiply();
       }
       __syncthreads();
     }
@@ -542,7 +593,7 @@ __device__ inline Pair load_row(const double* values, int stride) {
 
 // values = factor^-1 values or, transposed, factor^-T values.
 template <bool transposed>
-__device__ DPSLICE_APART void solve(const Factor& factor, double* values) {
+__device__ DPSLICE_APART void solve(Factor factor, double* values) {
   const int group = lane_index() / 4, place = lane_index() % 4;
   for (int step = 0; step < factor.side; ++step) {
     const int at = transposed ? factor.side - 1 - step : step;
@@ -1036,7 +1087,9 @@ void launch_slices(void (*kernel)(Args<T>, Layout, double*), const Args<T>& args
   const int64_t squares = bandwidths * squares_of(layout.side);
   int64_t room = planner.left() / kSquareNumbers;
   layout.cached = 0;
-  if (room < squares) {  // else the row is in shared memory anyway
+  // The last three squares, and the row of the last, are multiplied with no others.
+  constexpr int64_t kAlone = 3;
+  if (room < squares - kAlone) {
     layout.cached = room < layout.side - 2 ? room : layout.side - 2;
     if (layout.cached < 0) layout.cached = 0;
     room -= layout.cached;
