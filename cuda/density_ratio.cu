@@ -439,12 +439,18 @@ struct Cholesky {
         own[j] = pair.x;
         own[j + 1] = pair.y;
       }
+      double pivot = __shfl_sync(kWholeWarp, own[0], block * kTile);
 #pragma unroll
       for (int j = 0; j < kTile; ++j) {
         const int column = block * kTile + j;
-        const double pivot = __shfl_sync(kWholeWarp, own[j], column);
         good = good && pivot > smallest;
         const double inverse = reciprocal_root(pivot);
+        // The next pivot by all lanes: the way from root to root is the longest, and so has no
+        // exchange between lanes on it.
+        if (j + 1 < kTile) {
+          const double below = __shfl_sync(kWholeWarp, own[j], column + 1) * inverse;
+          pivot = fma(-below, below, __shfl_sync(kWholeWarp, own[j + 1], column + 1));
+        }
         own[j] *= inverse;
         const double solved = __shfl_sync(kWholeWarp, value, column) * inverse;
         if (lane == column) {
