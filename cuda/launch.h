@@ -142,6 +142,47 @@ __device__ inline double rough_inverse_root(double x) {
 #endif
 }
 
+// 1 / sqrt(x) to an ulp or two, for x > 0 among the normal numbers.
+__device__ inline double reciprocal_root(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return 1 / std::sqrt(x);
+#else
+  const double y = rough_inverse_root(x);
+  const double error = fma(-x * y, y, 1.0);  // about 2^-20; what is left is its cube
+  return fma(y * error, fma(0.375, error, 0.5), y);
+#endif
+}
+
+// A double as two words, and back.
+__device__ inline int32_t high_word(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  int32_t words[2];
+  std::memcpy(words, &x, sizeof x);
+  return words[1];
+#else
+  return __double2hiint(x);
+#endif
+}
+__device__ inline int32_t low_word(double x) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  int32_t words[2];
+  std::memcpy(words, &x, sizeof x);
+  return words[0];
+#else
+  return __double2loint(x);
+#endif
+}
+__device__ inline double double_of_words(int32_t high, int32_t low) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  const int32_t words[2] = {low, high};
+  double x;
+  std::memcpy(&x, words, sizeof x);
+  return x;
+#else
+  return __hiloint2double(high, low);
+#endif
+}
+
 // Sums and maxima over groups of 2, 4, ..., 32 neighbouring lanes; all lanes get the result.
 template <int lanes, class T>
 __device__ inline T lane_sum(T value) {

@@ -255,12 +255,13 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
-// 16 bytes to an address that is a multiple of 16.
+// 16 bytes to an address that is a multiple of 16, at once.
 __device__ inline void store_words(void* to, const uint32_t (&words)[4]) {
-  struct alignas(16) Words {
-    uint32_t at[4];
-  };
-  *static_cast<Words*>(to) = {{words[0], words[1], words[2], words[3]}};
+#if defined(DPSLICE_CUDA_EMULATOR)
+  std::memcpy(to, words, 16);
+#else
+  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+#endif
 }
 
 // Two numbers as float16, the nearest (ties to even), the first in the lower half; and back.

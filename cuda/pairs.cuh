@@ -35,7 +35,7 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr double kCoarseLogsumexp = 64, kWideLogsumexp = 2048;
 enum Precision : int { kNarrow = 0, kRefined = 1, kWide = 2 };
 
-// Numbers of 16 bits in rows of packs, [m, rows, packs, kPack]: see products.cu.
+// Numbers of 16 bits in rows of packs, tile by tile of the rows: see products.cu.
 struct Packed {
   const uint16_t* numbers;
   int64_t rows, packs;

@@ -32,7 +32,8 @@ constexpr int kGroupHeight = 64;
 constexpr int kPack = 64;
 constexpr int kPiece = 8;  // numbers of 16 bytes
 constexpr int kPieces = kPack / kPiece;
-constexpr int kStageNumbers = 2 * kProductTile * kPack;
+constexpr int kTileNumbers = kProductTile * kPack;
+constexpr int kStageNumbers = 2 * kTileNumbers;
 constexpr int kStageAlign = 1024;
 static_assert(kPack == kStageRow);
 
@@ -53,6 +54,7 @@ constexpr int kFlushCoordinates = 256;  // that tensor cores add up before other
 constexpr int kGroup = 32;              // sources whose shares are stored in an order of their own
 constexpr int64_t kCentreRows = 256;    // of y, whose mean is the centre
 constexpr int kShareExponent = 15;  // shares are stored times 2^15, to keep the bits of small ones
+constexpr int64_t kCachedTargets = int64_t{12} << 20;  // bytes
 constexpr int64_t kShareBytes = int64_t{256} << 20;
 constexpr int64_t kShareWaves = 4;  // how often a multiprocessor takes new blocks of them
 constexpr int kMostExponent = 100;
@@ -87,33 +89,24 @@ struct Lane {
   __device__ int column() const { return warp_column() + lane % 4 * 2; }
 };
 
-// Rows of packs: 128 of them, each `stride` numbers after the one before.
-struct PackRows {
-  const uint16_t* numbers;
-  int64_t stride;
-};
-
-__device__ inline PackRows pack_rows(const Packed& packed, int64_t slice, int64_t row) {
-  const int64_t stride = packed.packs * kPack;
-  return {packed.numbers + (slice * packed.rows + row) * stride, stride};
-}
-
-// Pieces of a row are exchanged among each other, so that equal pieces of eight neighbouring rows
-// lie in different banks.
-__device__ inline int place_in_stage(int row, int piece) {
+// Where a piece of a row of a tile is.
+__device__ inline int place_in_tile(int row, int piece) {
   return row * kPack + (piece ^ (row % kPieces)) * kPiece;
 }
 
-__device__ inline void load_stage(const PackRows& a, const PackRows& b, int pack, uint16_t* stage) {
-  constexpr int pieces = 2 * kProductTile * kPieces;
+// The first pack of the tile of 128 rows from `row` on; kTileNumbers further is the next pack.
+__device__ inline const uint16_t* tile_of(const Packed& packed, int64_t slice, int64_t row) {
+  return packed.numbers + (slice * packed.rows + row) * packed.packs * kPack;
+}
+
+__device__ inline void load_stage(const uint16_t* a, const uint16_t* b, uint16_t* stage) {
+  constexpr int copies = kTileNumbers / kPiece / kProductThreads;
+  const int first = static_cast<int>(threadIdx.x) * kPiece;
 #pragma unroll
-  for (int n = 0; n < pieces / kProductThreads; ++n) {
-    const int index = static_cast<int>(threadIdx.x) + n * kProductThreads;
-    const int row = index / kPieces % kProductTile, piece = index % kPieces;
-    const bool second = n >= pieces / kProductThreads / 2;
-    const PackRows& rows = second ? b : a;
-    copy_async(stage + (second ? kProductTile * kPack : 0) + place_in_stage(row, piece),
-               rows.numbers + row * rows.stride + int64_t{pack} * kPack + piece * kPiece);
+  for (int n = 0; n < copies; ++n) {
+    const int place = first + n * kProductThreads * kPiece;
+    copy_async(stage + place, a + place);
+    copy_async(stage + kTileNumbers + place, b + place);
   }
 }
 
@@ -122,7 +115,7 @@ template <int halves>
 __device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, bool add,
                                       Fragments& sums) {
   constexpr int steps = kPack / halves / 16;
-  const uint16_t* const other = stage + kProductTile * kPack;
+  const uint16_t* const other = stage + kTileNumbers;
   if constexpr (kHaveGroupProducts) {
     const uint16_t* const rows = stage + own.warp / 4 * kGroupHeight * kPack;
     begin_group_products();
@@ -144,14 +137,14 @@ __device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, bo
         const int piece = h * (kPieces / halves) + 2 * step;
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
-          load_matrices(a[h][r], stage + place_in_stage(own.warp_row() + 16 * r + own.lane % 16,
-                                                        piece + own.lane / 16));
+          load_matrices(a[h][r], stage + place_in_tile(own.warp_row() + 16 * r + own.lane % 16,
+                                                       piece + own.lane / 16));
 #pragma unroll
         for (int c = 0; c < kColumnFragments; c += 2) {
           uint32_t both[4];
-          load_matrices(both, other + place_in_stage(own.warp_column() + 8 * c + own.lane % 8 +
-                                                         own.lane / 16 * 8,
-                                                     piece + own.lane / 8 % 2));
+          load_matrices(both, other + place_in_tile(own.warp_column() + 8 * c + own.lane % 8 +
+                                                        own.lane / 16 * 8,
+                                                    piece + own.lane / 8 % 2));
           b[h][c][0] = both[0], b[h][c][1] = both[1];
           b[h][c + 1][0] = both[2], b[h][c + 1][1] = both[3];
         }
@@ -169,10 +162,10 @@ __device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, bo
 }
 
 // For each of `tiles` >= 0 tiles of columns, the products of the rows with them: at_end(tile, sums)
-// after the packs first_pack ... end_pack - 1 of it. columns(tile) gives its rows of packs.
+// after the packs first_pack ... end_pack - 1 of it. columns(tile) gives its first pack.
 // begin(tile) runs before that, after a barrier that follows at_end of the tile before.
 template <int halves, int stages, class Columns, class Begin, class AtEnd>
-__device__ inline void multiply_tiles(const PackRows& rows, int tiles, int first_pack, int end_pack,
+__device__ inline void multiply_tiles(const uint16_t* rows, int tiles, int first_pack, int end_pack,
                                       Columns&& columns, Begin&& begin, AtEnd&& at_end) {
   constexpr bool flush = stages != kLightStages;
   constexpr int flush_packs = kFlushCoordinates / (kPack / halves);
@@ -185,7 +178,8 @@ __device__ inline void multiply_tiles(const PackRows& rows, int tiles, int first
   int load_number = 0, stage_number = 0;
   const auto load_next = [&] {
     if (loaded_tile < tiles) {
-      load_stage(rows, columns(loaded_tile), loaded_pack, shared + load_number * kStageNumbers);
+      const int64_t at = int64_t{loaded_pack} * kTileNumbers;
+      load_stage(rows + at, columns(loaded_tile) + at, shared + load_number * kStageNumbers);
       if (++load_number == stages) load_number = 0;
       if (++loaded_pack == end_pack) loaded_pack = first_pack, ++loaded_tile;
     }
@@ -254,11 +248,11 @@ struct Pieces {
       word[1][pair] = half_words(first - first_high, second - second_high);
     }
   }
-  // To piece number `piece` of the higher halves of a pack.
-  __device__ void store(uint16_t* pack, int piece) const {
+  // To piece number `piece` of the higher halves in a row of the tile; the lower ones follow them.
+  __device__ void store(uint16_t* tile, int row, int piece) const {
 #pragma unroll
     for (int h = 0; h < halves; ++h)
-      store_words(pack + (h * (kPieces / halves) + piece) * kPiece, word[h]);
+      store_words(tile + place_in_tile(row, h * (kPieces / halves) + piece), word[h]);
   }
 };
 
@@ -351,14 +345,16 @@ __global__ void __launch_bounds__(kPackThreads)
     if (!there || t >= k) return 0.0f;
     return static_cast<float>((static_cast<double>(point[t]) - origin[t]) * scale) * power;
   };
+  uint16_t* const tile = numbers + (slice * side.packed.rows + i / kProductTile * kProductTile) *
+                                       side.packed.packs * kPack;
   for (int64_t at = threadIdx.x % kWarp; at < side.packed.packs * pieces; at += kWarp) {
     const int64_t first = at * kPiece;
     Pieces<halves> out;
 #pragma unroll
     for (int pair = 0; pair < kPiece / 2; ++pair)
       out.set(pair, coordinate(first + 2 * pair), coordinate(first + 2 * pair + 1));
-    out.store(numbers + (row * side.packed.packs + at / pieces) * kPack,
-              static_cast<int>(at % pieces));
+    const int in_tile = static_cast<int>(i % kProductTile);
+    out.store(tile + at / pieces * kTileNumbers, in_tile, static_cast<int>(at % pieces));
   }
 }
 
@@ -401,7 +397,11 @@ __global__ void __launch_bounds__(kPackThreads)
 #pragma unroll
   for (int pair = 0; pair < kPiece / 2; ++pair)
     out.set(pair, value(piece * kPiece + 2 * pair), value(piece * kPiece + 2 * pair + 1));
-  out.store(numbers + ((slice * side.values.rows + t) * side.values.packs + pack) * kPack, piece);
+  const int in_tile = static_cast<int>(t % kProductTile);
+  out.store(numbers + ((slice * side.values.rows + t - in_tile) * side.values.packs +
+                       pack * kProductTile) *
+                          kPack,
+            in_tile, piece);
 }
 
 // ------------------------------------------------------------------------------------------- sums
@@ -446,11 +446,11 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
     }
   const int64_t sources = task.end_source - task.first_source;
   multiply_tiles<halves, stages>(
-      pack_rows(pairs.target.packed, task.slice, task.target),
+      tile_of(pairs.target.packed, task.slice, task.target),
       sources > 0 ? static_cast<int>(ceil_div(sources, kProductTile)) : 0, 0,
       static_cast<int>(pairs.target.packed.packs),
       [&](int tile) {
-        return pack_rows(pairs.source.packed, task.slice, task.first_source + tile * kProductTile);
+        return tile_of(pairs.source.packed, task.slice, task.first_source + tile * kProductTile);
       },
       [&](int tile) {
         const int64_t j = task.first_source + tile * kProductTile + threadIdx.x;
@@ -517,7 +517,7 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 // -------------------------------------------------------------------------------------- gradients
 
 // What of the shares is in memory: those of some tiles of targets, counted through all slices, with
-// a range of the sources. shares [tiles, kProductTile, packs, kPack].
+// a range of the sources. shares [tiles, packs, kProductTile, kPack].
 struct Band {
   int64_t first_tile, first_source;
   int64_t packs;
@@ -546,8 +546,7 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
   if (!by_products(pairs, task.slice)) return;
   const Lane own;
   const float unit = product_unit(pairs, task.slice);
-  uint16_t* const first_shares =
-      band.shares + (tile * kProductTile + own.row()) * band.packs * kPack;
+  uint16_t* const shares = band.shares + tile * band.packs * kTileNumbers;
   float target_shift[kRowFragments][2];
 #pragma unroll
   for (int r = 0; r < kRowFragments; ++r)
@@ -557,10 +556,10 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
           product_shift(pairs.target, task.slice, task.target + own.row() + 16 * r + 8 * half) +
           kShareExponent;
   multiply_tiles<halves, stages>(
-      pack_rows(pairs.target.packed, task.slice, task.target), static_cast<int>(tiles), 0,
+      tile_of(pairs.target.packed, task.slice, task.target), static_cast<int>(tiles), 0,
       static_cast<int>(pairs.target.packed.packs),
       [&](int number) {
-        return pack_rows(pairs.source.packed, task.slice, band.first_source + column_of(number));
+        return tile_of(pairs.source.packed, task.slice, band.first_source + column_of(number));
       },
       [&](int number) {
         if (threadIdx.x < kProductTile)
@@ -573,8 +572,8 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
         for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            uint16_t* const to = first_shares + (16 * r + 8 * half) * band.packs * kPack +
-                                 column_of(number) / wide * kPack;
+            const int row = own.row() + 16 * r + 8 * half;
+            uint16_t* const to = shares + column_of(number) / wide * kTileNumbers;
 #pragma unroll
             for (int c = 0; c < kColumnFragments; c += kPiece / 2) {
               Pieces<halves> out;
@@ -592,7 +591,8 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
                 out.set(pair, share[0], share[1]);
               }
               const int place = own.warp_column() + 8 * c;
-              out.store(to + place / wide * kPack, place % wide / kPiece + own.lane % 4);
+              out.store(to + place / wide * kTileNumbers, row,
+                        place % wide / kPiece + own.lane % 4);
             }
           }
       });
@@ -611,10 +611,9 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
   const int64_t run = ceil_div(band.packs, pairs.parts);
   const int64_t first = part * run < band.packs ? part * run : band.packs;
   const int64_t end = first + run < band.packs ? first + run : band.packs;
-  const int64_t stride = band.packs * kPack;
-  const PackRows shares{band.shares + tile * kProductTile * stride, stride};
-  PackRows values = pack_rows(pairs.source.values, task.slice, column);
-  values.numbers += band.first_source / coordinates_of_pack(halves) * kPack;
+  const uint16_t* const shares = band.shares + tile * band.packs * kTileNumbers;
+  const uint16_t* const values = tile_of(pairs.source.values, task.slice, column) +
+                                 band.first_source / coordinates_of_pack(halves) * kTileNumbers;
   const Measured& largest = pairs.measured[task.slice];
   const float unit = ldexpf(1, -kShareExponent - half_exponent(largest.value[pairs.source.index]));
   const float factor_unit =
@@ -648,15 +647,15 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 
 // --------------------------------------------------------------------------------------- launchers
 
-// The parts with which the last of the blocks are done soonest, where so many run at a time.
-inline int64_t parts_of_blocks(int64_t blocks, int64_t most, int64_t at_a_time) {
+// The parts, of at least so many, with which the last of the blocks are done soonest.
+inline int64_t parts_of_blocks(int64_t blocks, int64_t least, int64_t most, int64_t at_a_time) {
   most = most < kMaxParts ? most : kMaxParts;
-  int64_t best = 1;
-  double least = INFINITY;
-  for (int64_t parts = 1; parts <= most; ++parts) {
+  int64_t best = least < most ? least : most;
+  double shortest = INFINITY;
+  for (int64_t parts = best; parts <= most; ++parts) {
     const double time =
         static_cast<double>(ceil_div(blocks * parts, at_a_time)) / static_cast<double>(parts);
-    if (time < 0.95 * least) best = parts, least = time;
+    if (time < 0.95 * shortest) best = parts, shortest = time;
   }
   return best;
 }
@@ -763,10 +762,14 @@ PackedSides::PackedSides(const Side<float>& x, const Side<float>& y, int64_t m, 
   y_.pack(y, m, k, bandwidth, centre_.data(), measured_.data(), execution);
 }
 
+// Blocks read their targets again for each tile of sources: those that work at a time must find
+// them in the cache of the device, so they work on different parts of few targets.
 int64_t parts_of_product_sums(const Pairs<float>& pairs, const Execution& execution) {
+  const int64_t at_a_time = blocks_at_a_time(pairs.k, execution);
+  const int64_t tile_bytes = pairs.target.packed.packs * kTileNumbers * int64_t{sizeof(uint16_t)};
   return parts_of_blocks(pairs.m * ceil_div(pairs.target.size, kProductTile),
-                         ceil_div(pairs.source.size, kProductTile),
-                         blocks_at_a_time(pairs.k, execution));
+                         ceil_div(at_a_time * tile_bytes, kCachedTargets),
+                         ceil_div(pairs.source.size, kProductTile), at_a_time);
 }
 
 template <Reduction reduction>
@@ -787,7 +790,7 @@ template void launch_product_sums<Reduction::logsum>(const Pairs<float>&, double
 
 int64_t parts_of_product_pulls(const Pairs<float>& pairs, const Execution& execution) {
   const BandSize band = band_size(pairs, execution);
-  return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile),
+  return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile), 1,
                          band.sources / kProductTile, blocks_at_a_time(band.sources, execution));
 }
 

@@ -209,15 +209,19 @@ def ratio_arguments(m: int, b: int, c: int, k: int, dtype: str) -> tuple[Any, ..
     return q.astype(dtype), p.astype(dtype), rng.uniform(0.8, 1.3, size=m).astype(dtype)
 
 
-# Panels of 16 columns, squares of 4, solves of 32; shared memory of the emulated device holds
-# b <= 157, so the last one takes the path through global memory.
+# Squares of 32 rows in tiles of 8, sums over 16 targets, 128 threads up to b = 128; the shared
+# memory of the emulated device has no room for all squares of the last ones.
 RATIO_SHAPES = (
     (1, 1, 1, 1),
     (2, 15, 7, 2),
     (1, 16, 40, 2),
     (3, 17, 33, 3),
+    (1, 31, 5, 5),
+    (1, 32, 32, 4),
     (2, 33, 31, 1),
     (1, 64, 65, 9),
+    (1, 97, 1, 2),
+    (1, 129, 70, 2),
     (2, 161, 20, 2),
 )
 
@@ -240,6 +244,52 @@ def test_density_ratio(cuda: Emulation, shape: tuple[int, int, int, int], dtype:
     )
     for one, truth in zip(grads, truths, strict=True):
         assert_close(one, truth, dtype, times=times)
+
+
+def test_storage_changes_nothing(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in global memory, some squares of the factor or of its rows in shared, or all of them."""
+    q, p, g = ratio_arguments(1, 137, 21, 2, "float64")
+    grad = np.random.default_rng(1).normal(size=(1, 137))
+    rest = (q, p, g, 0.05, 0.3)
+    kl = get_divergence("kl")
+    bandwidths = np.stack([g, 2 * g])
+    results = []
+    for limit in ("0", "60000", "100000", "232448", "500000"):
+        monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", limit)
+        ratio = cuda("density_ratio", *rest)
+        grads = cuda("density_ratio_vjp", *rest, ratio, grad, True, True)
+        losses = cuda(
+            *("density_ratio_divergence", q, p, bandwidths, 0.05, 0.3),
+            *(kl.code, kl.alpha, kl.r_min, True),
+        )
+        results.append((ratio, *grads, *losses))
+    for other in results[1:]:
+        for one, first in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(one, first)
+
+
+def test_exponential_of_the_density_ratio(cuda: Emulation) -> None:
+    """One row each side: from 1 through the smallest normal numbers to 0."""
+    distance = np.concatenate([np.linspace(0, 1, 60), np.linspace(1, 37.5, 60), [38.0, 50, 1e9]])
+    q = distance.reshape(-1, 1, 1)
+    found = cuda("density_ratio", q, np.zeros_like(q), np.ones(len(q)), 0.0, 0.0)[:, 0]
+    exponent = -0.5 * distance**2
+    truth = np.exp(exponent)
+    assert (found[-3:] == 0).all()
+    error = np.abs(found - truth)[:-3] / truth[:-3]
+    assert (error <= 2.0**-53 * (4 - 2 * exponent[:-3])).all()
+
+
+@pytest.mark.parametrize("place", [0, 40, 99])
+def test_late_failure_leaves_other_slices_alone(cuda: Emulation, place: int) -> None:
+    q = np.arange(200.0).reshape(2, 100, 1) * 100
+    q[1, 99] = q[1, place] if place < 99 else np.nan
+    with pytest.raises(ValueError, match=r"slice 1 plus ridge = 0\.0 is not positive definite"):
+        cuda("density_ratio", q, q, np.ones(2), 0.0, 0.0)
+    cuda.stream.capturing = True
+    found = cuda("density_ratio", q, q, np.ones(2), 0.0, 0.0)
+    np.testing.assert_allclose(found[0], 1)
+    assert np.isnan(found[1]).all()
 
 
 def test_few_blocks_walk_along_many_slices(
