@@ -323,39 +323,44 @@ __global__ void __launch_bounds__(kMeasureThreads)
   atomicMax(&measured[slice].factor[side.index], largest[3]);
 }
 
+// A block makes one pack of a tile of rows: each thread some of its pieces, one behind the other.
 constexpr int kPackThreads = 256;
 
-// The points of a side, and zeros behind them. A warp works on one point, a thread on 8
-// coordinates.
+// Calls make(row of the tile, piece of the higher halves) for each piece of the block's pack.
+template <int halves, class Make>
+__device__ inline void for_each_piece(Make&& make) {
+  constexpr int pieces = kPieces / halves;
+#pragma unroll 2
+  for (int at = static_cast<int>(threadIdx.x); at < kProductTile * pieces; at += kPackThreads)
+    make(at / pieces, at % pieces);
+}
+
+// The points of a side, and zeros behind them.
 template <int halves>
 __global__ void __launch_bounds__(kPackThreads)
-    pack_points_kernel(Side<float> side, int64_t m, int64_t k, const float* bandwidth,
-                       const double* centre, const Measured* measured, uint16_t* numbers) {
-  constexpr int pieces = kPieces / halves;
-  const int64_t row =
-      static_cast<int64_t>(blockIdx.x) * (kPackThreads / kWarp) + threadIdx.x / kWarp;
-  if (row >= m * side.packed.rows) return;
-  const int64_t slice = row / side.packed.rows, i = row - slice * side.packed.rows;
+    pack_points_kernel(Side<float> side, int64_t k, const float* bandwidth, const double* centre,
+                       const Measured* measured, uint16_t* numbers) {
+  const int64_t tiles = side.packed.rows / kProductTile;
+  const int64_t pack = blockIdx.x % side.packed.packs, rest = blockIdx.x / side.packed.packs;
+  const int64_t slice = rest / tiles, first = rest % tiles * kProductTile;
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
   const float power = ldexpf(1, half_exponent(measured[slice].coordinate[side.index]));
-  const float* const point = side.points + (slice * side.size + i) * k;
   const double* const origin = centre + slice * k;
-  const bool there = i < side.size;
-  const auto coordinate = [&](int64_t t) {
-    if (!there || t >= k) return 0.0f;
-    return static_cast<float>((static_cast<double>(point[t]) - origin[t]) * scale) * power;
-  };
-  uint16_t* const tile = numbers + (slice * side.packed.rows + i / kProductTile * kProductTile) *
-                                       side.packed.packs * kPack;
-  for (int64_t at = threadIdx.x % kWarp; at < side.packed.packs * pieces; at += kWarp) {
-    const int64_t first = at * kPiece;
+  uint16_t* const tile = numbers + static_cast<int64_t>(blockIdx.x) * kTileNumbers;
+  for_each_piece<halves>([&](int row, int piece) {
+    const bool there = first + row < side.size;
+    const float* const point = side.points + (slice * side.size + first + row) * k;
+    const int64_t t0 = pack * coordinates_of_pack(halves) + piece * kPiece;
+    const auto coordinate = [&](int64_t t) {
+      if (!there || t >= k) return 0.0f;
+      return static_cast<float>((static_cast<double>(point[t]) - origin[t]) * scale) * power;
+    };
     Pieces<halves> out;
 #pragma unroll
     for (int pair = 0; pair < kPiece / 2; ++pair)
-      out.set(pair, coordinate(first + 2 * pair), coordinate(first + 2 * pair + 1));
-    const int in_tile = static_cast<int>(i % kProductTile);
-    out.store(tile + at / pieces * kTileNumbers, in_tile, static_cast<int>(at % pieces));
-  }
+      out.set(pair, coordinate(t0 + 2 * pair), coordinate(t0 + 2 * pair + 1));
+    out.store(tile, row, piece);
+  });
 }
 
 // Shares of a group of sources stand in the order in which threads of shares_kernel have them: four
@@ -368,40 +373,46 @@ __device__ inline int source_at(int place) {
 // The coordinates of a side, times the factors, and then the factors: rows over the sources.
 template <int halves>
 __global__ void __launch_bounds__(kPackThreads)
-    pack_values_kernel(Side<float> side, int64_t m, int64_t k, const float* bandwidth,
-                       const double* centre, const Measured* measured, uint16_t* numbers) {
-  constexpr int pieces = kPieces / halves;
-  // Neighbouring threads have neighbouring coordinates, which are neighbours in memory.
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
-  const int64_t t = at % side.values.rows, rest = at / side.values.rows;
-  const int64_t pack = rest / pieces % side.values.packs;
-  const int64_t slice = rest / pieces / side.values.packs;
-  if (slice >= m) return;
-  const int piece = static_cast<int>(rest % pieces);
+    pack_values_kernel(Side<float> side, int64_t k, const float* bandwidth, const double* centre,
+                       const Measured* measured, uint16_t* numbers) {
+  constexpr int sources = static_cast<int>(coordinates_of_pack(halves)), stride = kProductTile + 1;
+  __shared__ float values[sources * stride];  // [sources, coordinates]
+  const int64_t tiles = side.values.rows / kProductTile;
+  const int64_t pack = blockIdx.x % side.values.packs, rest = blockIdx.x / side.values.packs;
+  const int64_t slice = rest / tiles, t0 = rest % tiles * kProductTile, j0 = pack * sources;
   const Measured& largest = measured[slice];
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
-  const float power =
-      ldexpf(1, half_exponent(t < k ? largest.value[side.index] : largest.factor[side.index]));
-  const double origin = t < k ? centre[slice * k + t] : 0.0;
-  const auto value = [&](int place) {
-    const int64_t j =
-        pack * coordinates_of_pack(halves) + place / kGroup * kGroup + source_at(place % kGroup);
-    if (j >= side.size || t > k) return 0.0f;
-    const int64_t row = slice * side.size + j;
-    const float factor = factor_of(side, row) * power;
-    if (t == k) return factor;
-    const double centred = static_cast<double>(side.points[row * k + t]) - origin;
-    return factor * static_cast<float>(centred * scale);
-  };
-  Pieces<halves> out;
+  const float power = ldexpf(1, half_exponent(largest.value[side.index]));
+  const float factor_power = ldexpf(1, half_exponent(largest.factor[side.index]));
+  // Neighbouring threads read neighbouring coordinates.
+  for (int at = static_cast<int>(threadIdx.x); at < sources * kProductTile; at += kPackThreads) {
+    const int64_t j = j0 + at / kProductTile, t = t0 + at % kProductTile;
+    float value = 0;
+    if (j < side.size && t <= k) {
+      const int64_t row = slice * side.size + j;
+      value = factor_of(side, row);
+      if (t == k)
+        value *= factor_power;
+      else
+        value *= power * static_cast<float>((static_cast<double>(side.points[row * k + t]) -
+                                             centre[slice * k + t]) *
+                                            scale);
+    }
+    values[at / kProductTile * stride + at % kProductTile] = value;
+  }
+  __syncthreads();
+  uint16_t* const tile = numbers + static_cast<int64_t>(blockIdx.x) * kTileNumbers;
+  for_each_piece<halves>([&](int row, int piece) {
+    const auto value = [&](int place) {
+      const int source = place / kGroup * kGroup + source_at(place % kGroup);
+      return values[source * stride + row];
+    };
+    Pieces<halves> out;
 #pragma unroll
-  for (int pair = 0; pair < kPiece / 2; ++pair)
-    out.set(pair, value(piece * kPiece + 2 * pair), value(piece * kPiece + 2 * pair + 1));
-  const int in_tile = static_cast<int>(t % kProductTile);
-  out.store(numbers + ((slice * side.values.rows + t - in_tile) * side.values.packs +
-                       pack * kProductTile) *
-                          kPack,
-            in_tile, piece);
+    for (int pair = 0; pair < kPiece / 2; ++pair)
+      out.set(pair, value(piece * kPiece + 2 * pair), value(piece * kPiece + 2 * pair + 1));
+    out.store(tile, row, piece);
+  });
 }
 
 // ------------------------------------------------------------------------------------------- sums
@@ -737,12 +748,11 @@ void PackedSide::pack(const Side<float>& side, int64_t m, int64_t k, const float
                       const Execution& execution) const {
   with_halves(execution.halves, [&](auto halves) {
     constexpr int count = decltype(halves)::value;
-    launch(pack_points_kernel<count>, ceil_div(m * rows_, kPackThreads / kWarp), kPackThreads, 0,
-           execution, in_packs(side), m, k, bandwidth, centre, measured, points_.data());
+    launch(pack_points_kernel<count>, m * (rows_ / kProductTile) * packs_, kPackThreads, 0,
+           execution, in_packs(side), k, bandwidth, centre, measured, points_.data());
     if (with_values_)
-      launch(pack_values_kernel<count>,
-             ceil_div(m * value_rows_ * value_packs_ * (kPieces / count), kPackThreads),
-             kPackThreads, 0, execution, in_packs(side), m, k, bandwidth, centre, measured,
+      launch(pack_values_kernel<count>, m * (value_rows_ / kProductTile) * value_packs_,
+             kPackThreads, 0, execution, in_packs(side), k, bandwidth, centre, measured,
              values_.data());
   });
 }

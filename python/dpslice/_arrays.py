@@ -19,7 +19,7 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = [
     "describe",
     "device_addresses",
     "device_empty",
+    "fetch_later",
     "finite_real",
     "finite_values",
     "integer",
@@ -334,11 +335,18 @@ class Operand:
         return tuple(self.array.shape)
 
 
-def backend_for(place: Place) -> Any:
+def backend_for(place: Place, later: bool = False) -> Any:
     """Return the compiled kernels that work at `place`.
 
     On the CPU, the module ``dpslice._core``; on a CUDA device, an object with the same functions,
     which take and give arrays there and run on the stream of `place`.
+
+    Parameters
+    ----------
+    place : Place
+        Where the arrays are.
+    later : bool
+        On a CUDA device, do not wait for a kernel that may fail: report it in a later call.
 
     Raises
     ------
@@ -362,7 +370,7 @@ def backend_for(place: Place) -> Any:
             "move them to the CPU (torch: x.cpu(), CuPy: cupy.asnumpy(x)), or build dpslice with "
             "pip install -C cmake.define.DPSLICE_CUDA=ON"
         ) from error
-    return CudaKernels(module, place)
+    return CudaKernels(module, place, later)
 
 
 def place_of(name: str, value: Any) -> Place:
@@ -532,6 +540,22 @@ def capturing(place: Place) -> bool:
     if place.library == "torch":
         return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
     return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+
+
+def fetch_later(array: Any) -> Callable[[], int | None]:
+    """Start to copy the first number of a CUDA tensor to the host, in the order of the stream.
+
+    Returns
+    -------
+    callable
+        Gives the number, or None while it is on its way.
+    """
+    torch = sys.modules["torch"]
+    host = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
+    host.copy_(array, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(array.device))
+    return lambda: int(host[0]) if arrived.query() else None
 
 
 def operand(

@@ -9,6 +9,8 @@ CPU's bindings, are only guards against reading out of bounds.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from dpslice import _arrays
@@ -53,6 +55,35 @@ def _require(
         raise ValueError(f"{name} must be on {like.device} like the others; got {array.device}")
 
 
+# Slices that may have failed, of calls that did not wait: what fetches the number of the first one
+# (-1: none), and the ridge.
+_watched: list[tuple[Callable[[], int | None], float]] = []
+_watched_lock = threading.Lock()
+
+
+def _failure(failed: int, ridge: float, when: str = "") -> ValueError:
+    return ValueError(
+        f"{when}the kernel matrix of slice {failed} plus ridge = {ridge} is not positive definite "
+        "to working precision: use a larger ridge (or the points hold NaN)"
+    )
+
+
+def _raise_earlier() -> None:
+    """Raise for the first of the calls before that is known to have failed by now."""
+    with _watched_lock:
+        under_way = []
+        found = []
+        for fetch, ridge in _watched:
+            failed = fetch()
+            if failed is None:
+                under_way.append((fetch, ridge))
+            elif failed >= 0:
+                found.append((failed, ridge))
+        _watched[:] = under_way
+    if found:
+        raise _failure(*found[0], when="in an earlier call, whose result holds NaN, ")
+
+
 class CudaKernels:
     """Kernels on one device and stream, under the names of ``dpslice._core``.
 
@@ -62,11 +93,14 @@ class CudaKernels:
         ``dpslice._cuda``.
     place : Place
         Library, device and stream of the arrays.
+    later : bool
+        Do not wait for a slice that may fail: a later call raises for it.
     """
 
-    def __init__(self, module: Any, place: Place) -> None:
+    def __init__(self, module: Any, place: Place, later: bool = False) -> None:
         self._module = module
         self._place = place
+        self._later = later
         self._device = int(place.device.removeprefix("cuda:"))
 
     # ------------------------------------------------------------------------------- helpers
@@ -99,15 +133,23 @@ class CudaKernels:
         return m, b, c, k
 
     def _raise_failure(self, failed_slice: Array, ridge: float) -> None:
-        """Read the slice that failed, which waits for the stream: not while it is recorded."""
+        """Raise if a slice failed: after waiting for it, or in a later call.
+
+        While the stream is recorded, nobody can wait: then such a slice is NaN, and no more.
+        """
         if _arrays.capturing(self._place):
+            return
+        if self._later:
+            with _watched_lock:
+                _watched.append((_arrays.fetch_later(failed_slice), ridge))
             return
         failed = int(failed_slice[0])
         if failed >= 0:
-            raise ValueError(
-                f"the kernel matrix of slice {failed} plus ridge = {ridge} is not positive "
-                "definite to working precision: use a larger ridge (or the points hold NaN)"
-            )
+            raise _failure(failed, ridge)
+
+    def _look_back(self) -> None:
+        if self._later and not _arrays.capturing(self._place):
+            _raise_earlier()
 
     # --------------------------------------------------------------------------- kernel sums
 
@@ -256,6 +298,7 @@ class CudaKernels:
         """Return the regularised density ratio at q, (m, b)."""
         m, b, c, k = self._pair_sizes("q", q, "p", p)
         _require("bandwidth", bandwidth, (m,), q)
+        self._look_back()
         ratio = self._empty(q, m, b)
         failed_slice = self._empty(q, 1, dtype="int64")
         self._call(
@@ -290,7 +333,8 @@ class CudaKernels:
                 *("density_ratio_vjp", q, m, b, c, k, q, p, bandwidth, ridge, sigma),
                 *(ratio, grad, grad_q, grad_p, failed_slice),
             )
-            self._raise_failure(failed_slice, ridge)
+            if not self._later:  # the call that made `ratio` reports the same failure
+                self._raise_failure(failed_slice, ridge)
         return grad_q, grad_p
 
     def density_ratio_divergence(
@@ -309,6 +353,7 @@ class CudaKernels:
         m, b, c, k = self._pair_sizes("q", q, "p", p)
         bandwidths = int(bandwidth.shape[0])
         _require("bandwidth", bandwidth, (max(bandwidths, 1), m), q)
+        self._look_back()
         value = self._empty(q, m)
         grad_p = self._empty(q, m, c, k) if need_p else None
         failed_slice = self._empty(q, 1, dtype="int64")

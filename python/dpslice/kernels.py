@@ -306,15 +306,22 @@ def density_ratio(
     >>> density_ratio(q, q, bandwidth=1.0, ridge=0.25)  # 1 / (1 + ridge), for points far apart
     array([[0.8, 0.8]])
     """
+    first, second, *numbers = ratio_operands(q, p, bandwidth, ridge, sigma)
+    core = _arrays.backend_for(first.place)
+    out = core.density_ratio(first.array, second.array, *numbers)
+    return _arrays.same_kind(out, first.place)
+
+
+def ratio_operands(
+    q: Array, p: Array, bandwidth: float | Array, ridge: float, sigma: float
+) -> tuple[Any, ...]:
+    """Check the arguments of `density_ratio`. Not part of the public interface."""
     first, second = _arrays.point_pair("q", q, "p", p)
     g = _arrays.bandwidths("bandwidth", bandwidth, first)
     _arrays.check_reach("q", first, g)
     _arrays.check_reach("p", second, g)
     ridge = _arrays.nonnegative_real("ridge", ridge)
-    sigma = _arrays.nonnegative_real("sigma", sigma)
-    core = _arrays.backend_for(first.place)
-    out = core.density_ratio(first.array, second.array, g, ridge, sigma)
-    return _arrays.same_kind(out, first.place)
+    return first, second, g, ridge, _arrays.nonnegative_real("sigma", sigma)
 
 
 def value_operands(x: Array, y: Array) -> tuple[_arrays.Operand, _arrays.Operand]:

@@ -97,8 +97,11 @@ def _register(
 
 
 def _call(name: str, *args: Any) -> Any:
-    """Call an operator by the way that the present transformation understands."""
-    if torch.compiler.is_compiling():
+    """Call an operator by the way that the present transformation understands.
+
+    A Function takes ten times as long to call, so only those of ``torch.func`` get one.
+    """
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return getattr(_ops, name)(*args)
     return _FUNCTIONS[name].apply(*args)
 
@@ -151,8 +154,8 @@ _NO_BANDWIDTH = (
 
 
 def _kernels_at(tensor: Tensor) -> Any:
-    """Return the compiled kernels for the device of a tensor."""
-    return _arrays.backend_for(_arrays.place_of("tensor", tensor))
+    """Return the compiled kernels for the device of a tensor, where nothing waits for them."""
+    return _arrays.backend_for(_arrays.place_of("tensor", tensor), later=True)
 
 
 def _array(tensor: Tensor) -> Any:
@@ -672,8 +675,10 @@ def gaussian_kernel_logsumexp(
 
 
 def _ratio_kernel(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
-    result: Tensor = kernels.density_ratio(q.detach(), p.detach(), bandwidth.detach(), ridge, sigma)
-    return result
+    first, second, *numbers = kernels.ratio_operands(
+        q.detach(), p.detach(), bandwidth.detach(), ridge, sigma
+    )
+    return _tensor(_kernels_at(q).density_ratio(first.array, second.array, *numbers))
 
 
 def _ratio_fake(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
@@ -794,7 +799,8 @@ def density_ratio(
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
         If shapes disagree, a number is out of range, `bandwidth` requires a gradient, or the Gram
-        matrix plus ridge is not positive definite (the slice is named).
+        matrix plus ridge is not positive definite (the slice is named). On a CUDA device nothing
+        waits for that: the slice is NaN, and a later call raises.
 
     Examples
     --------
@@ -970,7 +976,8 @@ def density_ratio_divergence(
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
         If shapes disagree, a number is out of range, `q` or `bandwidth` requires a gradient, or a
-        Gram matrix plus ridge is not positive definite (the slice is named).
+        Gram matrix plus ridge is not positive definite (the slice is named; on a CUDA device in a
+        later call, as for `density_ratio`).
 
     Notes
     -----
