@@ -37,7 +37,7 @@ constexpr int kTileNumbers = kTile * kTile;
 constexpr int kTiles = 4;  // tiles on the side of a square
 constexpr int kSide = kTiles * kTile;
 constexpr int kSquareNumbers = kSide * kSide;
-constexpr int kStripe = 2;  // rows of tiles that a warp computes at a time
+constexpr int kStripe = 2;  // rows of tiles that a warp computes at a time, as instructions do
 constexpr int kStripes = kTiles / kStripe;
 constexpr int kRowStride = kSide + 2;  // of a square by rows: banks of 8 rows do not collide
 constexpr int kTargets = 2;            // of sums over points, in the registers of a lane
@@ -230,6 +230,14 @@ __device__ inline void multiply_add(double (&d)[2], const Pair& a, const Pair& b
   multiply_add_f64(d, a.x, b.x);
   multiply_add_f64(d, a.y, b.y);
 }
+// The same for two tiles above each other, in one instruction, which is twice as quick.
+__device__ inline void multiply_add(double (&upper)[2], double (&lower)[2], const Pair& a,
+                                    const Pair& c, const Pair& b) {
+  double d[4] = {upper[0], upper[1], lower[0], lower[1]};
+  multiply_add_f64(d, {a.x, c.x, a.y, c.y}, {b.x, b.y});
+  upper[0] = d[0], upper[1] = d[1];
+  lower[0] = d[2], lower[1] = d[3];
+}
 
 __device__ inline int tile_at(int row, int column) {
   return (row * kTiles + column) * kTileNumbers;
@@ -316,9 +324,7 @@ struct Cholesky {
       for (int c = 0; c < kTiles; ++c) v[c] = load_tile(right + tile_at(c, 0));
       if (step + 1 < steps) load_left(step + 1);  // from far away, while these are multiplied
 #pragma unroll
-      for (int r = 0; r < kStripe; ++r)
-#pragma unroll
-        for (int c = 0; c < kTiles; ++c) multiply_add(d[r][c], u[r], v[c]);
+      for (int c = 0; c < kTiles; ++c) multiply_add(d[0][c], d[1][c], u[0], u[1], v[c]);
     }
   }
 
@@ -335,19 +341,19 @@ struct Cholesky {
 #pragma unroll
       for (int t = 0; t < c; ++t) {
         const Pair b = load_tile(above + tile_at(c, t));
-#pragma unroll
-        for (int r = 0; r < kStripe; ++r) multiply_add(d[r][c], {d[r][t][0], d[r][t][1]}, b);
+        multiply_add(d[0][c], d[1][c], {d[0][t][0], d[0][t][1]}, {d[1][t][0], d[1][t][1]}, b);
       }
       const Pair inverse = load_tile(above + inverse_at(c));
       const double x = solved[c * kTile], y = solved[c * kTile + 1];
+      double quotient[kStripe][2] = {};
+      multiply_add(quotient[0], quotient[1], {d[0][c][0], d[0][c][1]}, {d[1][c][0], d[1][c][1]},
+                   inverse);
 #pragma unroll
       for (int r = 0; r < kStripe; ++r) {
-        double quotient[2] = {0, 0};
-        multiply_add(quotient, {d[r][c][0], d[r][c][1]}, inverse);
-        d[r][c][0] = quotient[0];
-        d[r][c][1] = quotient[1];
-        store_tile(to + tile_at(r, c), quotient);
-        sum[r] = fma(quotient[0], x, fma(quotient[1], y, sum[r]));
+        d[r][c][0] = quotient[r][0];
+        d[r][c][1] = quotient[r][1];
+        store_tile(to + tile_at(r, c), quotient[r]);
+        sum[r] = fma(quotient[r][0], x, fma(quotient[r][1], y, sum[r]));
       }
     }
 #pragma unroll

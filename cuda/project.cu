@@ -33,7 +33,7 @@ constexpr int kBlockColumns = 128;  // at most
 constexpr int kDepth = 16;          // coordinates of a chunk
 constexpr int kStages = 3;          // chunks in a ring: one in use, the others under way
 constexpr int kQuad = 4;            // neighbouring columns of a lane
-constexpr int kRoundsUnrolled = 3;  // pairs of rounds of ChaCha20, of 9
+constexpr int kRoundsUnrolled = 1;  // pairs of rounds of ChaCha20, of 9
 constexpr int kPrepareThreads = 256;
 constexpr uint32_t kNoiseDomain = 0;
 
@@ -52,7 +52,7 @@ struct Tile<float> {
 };
 template <>
 struct Tile<double> {
-  static constexpr int rows = 16, columns = 64, warps = 12;
+  static constexpr int rows = 16, columns = 32, warps = 16;
 };
 template <class C>
 constexpr int kEights = Tile<C>::rows / 8;
@@ -380,7 +380,7 @@ struct SecureNoise {
   using X = T;
   using C = double;
   static constexpr int at_once = 2;  // quads of a row whose noise is made together
-  static constexpr int unrolled_runs = 2;
+  static constexpr int unrolled_runs = 1;
   ProjectSecureArgs<T> args;
   double grid, per_grid;
   bool aligned;
