@@ -108,6 +108,78 @@ def unchecked(found: Tensor) -> None:
     del found
 
 
+# ----------------------------------------------------------------------------------- the ceilings
+
+# Chains of one instruction, as many beside each other as hide its latency.
+CHAINS = r"""
+template <class T, int width, class Step> __device__ void chains(T* out, int rounds, Step step) {
+  T value[width];
+  for (int i = 0; i < width; ++i) value[i] = threadIdx.x * T(1e-3) + i * T(0.01);
+  for (int r = 0; r < rounds; ++r) {
+#pragma unroll
+    for (int i = 0; i < width; ++i) value[i] = step(value[i]);
+  }
+  T sum = 0;
+  for (int i = 0; i < width; ++i) sum += value[i];
+  out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+struct Exponential {
+  __device__ float operator()(float x) {
+    asm volatile("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
+  }
+};
+template <class T> struct MultiplyAdd {
+  __device__ T operator()(T x) { return x * T(0.999) + T(1e-3); }
+};
+extern "C" __global__ void exponentials(float* out, int rounds) {
+  chains<float, 8>(out, rounds, Exponential{});
+}
+extern "C" __global__ void float32(float* out, int rounds) {
+  chains<float, 16>(out, rounds, MultiplyAdd<float>{});
+}
+extern "C" __global__ void float64(double* out, int rounds) {
+  chains<double, 16>(out, rounds, MultiplyAdd<double>{});
+}
+"""
+
+
+def ceilings(device: torch.device, clock: Clock) -> dict[str, float]:
+    """Measure what the device can do at most: exponentials, operations and bytes a second."""
+    import cupy
+
+    found = {}
+
+    def best(name: str, call: Call, amount: float) -> None:
+        call()
+        found[name] = amount / min(clock(call) for _ in range(4))
+
+    module = cupy.RawModule(code=CHAINS, options=("--std=c++17",))
+    blocks, threads, rounds = (
+        16 * torch.cuda.get_device_properties(device).multi_processor_count,
+        256,
+        1000,
+    )
+    out = torch.empty(blocks * threads, dtype=torch.float64, device=device)
+    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream)
+    for name, width in (("exponentials", 8), ("float32", 2 * 16), ("float64", 2 * 16)):
+        kernel = module.get_function(name)
+
+        def call(kernel: Any = kernel) -> None:
+            with stream:
+                kernel((blocks,), (threads,), (out.data_ptr(), cupy.int32(rounds)))
+
+        best(name, call, float(blocks * threads * rounds * width))
+    x = torch.randn(2**28, device=device)
+    y = torch.empty_like(x)
+    best("bytes copied", lambda: y.copy_(x), 2.0 * 4 * x.numel())
+    for dtype, size in ((torch.float32, 8192), (torch.float64, 4096)):
+        a = torch.randn(size, size, device=device, dtype=dtype)
+        name = str(dtype).removeprefix("torch.")
+        best(f"matrix product, {name}", lambda a=a: a @ a, 2.0 * size**3)  # type: ignore[misc]
+    return found
+
+
 # -------------------------------------------------------------------------------------- the cases
 
 
@@ -247,7 +319,11 @@ def training_step(device: torch.device, b: int, d: int, hidden: int) -> Case:
         recorded = torch.cuda.CUDAGraph()
         with torch.cuda.graph(recorded):
             step()
-        return recorded.replay
+
+        def replay(kept: object = (net, adam)) -> None:  # whose memory the graph works on
+            recorded.replay()
+
+        return replay
 
     def ours(rows: Tensor) -> Tensor:
         return -functional.gaussian_kernel_logsumexp(released, rows[None], bandwidth).mean()
@@ -303,6 +379,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ceiling_text(most: dict[str, float] | str) -> str:
+    """Ceilings in words."""
+    if isinstance(most, str):
+        return most
+    return ", ".join(f"{name} {amount:.3g}" for name, amount in most.items())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of the report; default: print it")
@@ -318,6 +401,12 @@ def main() -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    most: dict[str, float] | str = "not measured"
+    if device.type == "cuda":
+        try:
+            most = ceilings(device, Clock(device))
+        except ImportError as error:
+            most = f"not measured: {error}"
     facts = {
         "device": name,
         "date": datetime.date.today().isoformat(),
@@ -325,9 +414,11 @@ def main() -> int:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "ceilings a second": most,
         "rows": rows,
     }
-    text = f"# {name}, {facts['date']}\n\nfloat32; torch {facts['torch']}.\n\n{table(rows)}"
+    limits = f"Ceilings, a second: {ceiling_text(most)}.\n"
+    text = f"# {name}, {facts['date']}\n\nfloat32; torch {facts['torch']}. {limits}\n{table(rows)}"
     if arguments.out is None:
         print(text)
         return 0

@@ -16,4 +16,17 @@ __attribute__((always_inline)) inline void secure_wipe(void* data, size_t bytes)
                        : "memory");  // the zeros are "read", so they must be written
 }
 
+// Overwrites at the end of its scope, however that is left.
+class WipedAtExit {
+ public:
+  WipedAtExit(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  ~WipedAtExit() { secure_wipe(data_, bytes_); }
+  WipedAtExit(const WipedAtExit&) = delete;
+  WipedAtExit& operator=(const WipedAtExit&) = delete;
+
+ private:
+  void* data_;
+  size_t bytes_;
+};
+
 }  // namespace dpslice

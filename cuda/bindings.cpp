@@ -208,6 +208,7 @@ void project_secure_call(const std::string& dtype, int device, uintptr_t stream,
   if (key.size() != sizeof(uint32_t) * kChaChaKeyWords)
     throw std::invalid_argument("key must be 32 bytes");
   uint32_t words[kChaChaKeyWords];
+  const WipedAtExit words_wiped(words, sizeof words);
   for (int w = 0; w < kChaChaKeyWords; ++w) {
     words[w] = 0;
     for (int byte = 3; byte >= 0; --byte)  // little-endian
@@ -217,11 +218,10 @@ void project_secure_call(const std::string& dtype, int device, uintptr_t stream,
     using T = decltype(zero);
     ProjectSecureArgs<T> args{at<T>(x), at<double>(frame), sigma, {}, first_row, at<T>(out), n, d,
                               p};
+    const WipedAtExit key_wiped(args.key, sizeof args.key);
     for (int w = 0; w < kChaChaKeyWords; ++w) args.key[w] = words[w];
     project_secure(args, execution);
-    secure_wipe(args.key, sizeof args.key);
   });
-  secure_wipe(words, sizeof words);
 }
 
 void project_fast_call(const std::string& dtype, int device, uintptr_t stream,

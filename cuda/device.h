@@ -12,8 +12,10 @@ class DeviceGuard {
  public:
   explicit DeviceGuard(int) {}
   Execution execution(uintptr_t stream) const {
-    return {reinterpret_cast<cudaStream_t>(stream), cuda_emulator::multiprocessors(),
-            cuda_emulator::shared_limit()};
+    Execution execution{reinterpret_cast<cudaStream_t>(stream), cuda_emulator::multiprocessors(),
+                        cuda_emulator::shared_limit()};
+    execution.share_bytes = cuda_emulator::share_bytes(execution.share_bytes);
+    return execution;
   }
 };
 

@@ -15,14 +15,20 @@ void kernel_sum(const KernelSumArgs<T>& args, const Execution& execution) {
   launch_sums<T, Reduction::sum>(problem.pairs(), args.out, execution);
 }
 
+// By differences: kernels are not normalised as shares are, and those of a whole slice may be
+// smaller than products of halves can hold.
 template <class T>
 void kernel_sum_vjp(const KernelSumVjpArgs<T>& args, const Execution& execution) {
-  const bool need_y = args.grad_y != nullptr || args.grad_weights != nullptr;
-  const Problem<T> problem(args.m, args.k, make_side(args.x, args.b, args.grad),
-                           make_side(args.y, args.c, args.weights), args.bandwidth, need_y,
-                           args.grad_x != nullptr, execution);
-  launch_pulls(problem.pairs(), args.grad_x, static_cast<T*>(nullptr), execution);
-  launch_pulls(problem.reversed(), args.grad_y, args.grad_weights, execution);
+  const Side<T> x = make_side(args.x, args.b, args.grad);
+  const Side<T> y = make_side(args.y, args.c, args.weights);
+  Pairs<T> pairs{};
+  pairs.m = args.m;
+  pairs.k = args.k;
+  pairs.bandwidth = args.bandwidth;
+  pairs.target = x, pairs.source = y;
+  launch_pulls(pairs, args.grad_x, static_cast<T*>(nullptr), execution);
+  pairs.target = y, pairs.source = x;
+  launch_pulls(pairs, args.grad_y, args.grad_weights, execution);
 }
 
 DPSLICE_CUDA_INSTANTIATE(kernel_sum, KernelSumArgs)

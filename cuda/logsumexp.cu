@@ -11,22 +11,36 @@ namespace {
 
 constexpr int kPrecisionThreads = 1024;
 
+// What products add to the exponents of a row is a float32: up to here its error is below 2e-5.
+constexpr float kMostShift = 512;
+
 // One block for each slice: the logsumexp in float64, and how exactly the slice must be computed.
 __global__ void __launch_bounds__(kPrecisionThreads)
-    precision_kernel(Pairs<float> pairs, const float* logsumexp, double* wide, int* precision) {
+    precision_kernel(Pairs<float> pairs, const float* logsumexp, double* wide, int* precision,
+                     Measured* measured) {
   __shared__ float scratch[kPrecisionThreads / kWarp];
   const int64_t b = pairs.target.size, slice = blockIdx.x, first = slice * b;
-  float largest = 0;
+  const bool products = by_products(pairs, slice);
+  float largest = 0, shift = 0;
   for (int64_t i = threadIdx.x; i < b; i += kPrecisionThreads) {
     const float value = logsumexp[first + i], size = fabsf(value);
     wide[first + i] = static_cast<double>(value);
-    largest = size > largest && size < INFINITY ? size : largest;  // -inf: a row without weight
+    if (!(size < INFINITY)) continue;  // -inf: a row without weight
+    largest = size > largest ? size : largest;
+    if (!products) continue;
+    // By products the exponents are not as large as the logsumexp.
+    const double own = static_cast<double>(value) * kLog2E + pairs.target.norm[first + i];
+    const float own_size = static_cast<float>(fabs(own));
+    shift = own_size > shift ? own_size : shift;
   }
   largest = block_max(largest, scratch);
+  shift = block_max(shift, scratch);
   if (threadIdx.x != 0) return;
-  // By products the exponents are not as large as the logsumexp.
-  const bool is_wide = largest > kWideLogsumexp && !by_products(pairs, slice);
+  const bool by_differences = !products || shift > kMostShift;
+  const bool is_wide = largest > kWideLogsumexp && by_differences;
   precision[slice] = is_wide ? kWide : (largest > kCoarseLogsumexp ? kRefined : kNarrow);
+  if (products && by_differences)
+    measured[slice].norm[0] = bits_as<unsigned>(INFINITY);  // out of the products' reach from here
 }
 
 template <class T>
@@ -63,7 +77,7 @@ void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution) 
     Workspace<double> wide(args.m * args.b, execution);
     Workspace<int> precision(args.m, execution);
     launch(precision_kernel, args.m, kPrecisionThreads, 0, execution, problem.pairs(),
-           args.logsumexp, wide.data(), precision.data());
+           args.logsumexp, wide.data(), precision.data(), problem.measured());
     launch_sums<T, Reduction::logsum>(problem.pairs(precision.data()), wide.data(), execution);
     problem.set_logsumexp(wide.data());
     launch_gradients(args, problem, precision.data(), execution);

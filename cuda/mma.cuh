@@ -148,6 +148,14 @@ __device__ inline void wait_for_group_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(left) : "memory");
 #endif
 }
+// A register that a product has written meanwhile.
+__device__ inline void may_have_changed(float& value) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("" : "+f"(value)::"memory");
+#else
+  (void)value;
+#endif
+}
 // What this thread has written to shared memory so far is seen by products after the next barrier.
 __device__ inline void show_to_group_products() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

@@ -1,7 +1,7 @@
 // Starts the kernels over pairs of points, by differences and by products, and adds their parts.
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <type_traits>
 
 #include "differences.cuh"
@@ -109,6 +109,16 @@ void with_small_dims(int64_t k, Run&& run) {
   run(std::integral_constant<int, kSmallDims>{});
 }
 
+// Products compute whole tiles: not more than four times as many pairs as there are.
+inline bool tiles_are_filled(int64_t x_size, int64_t y_size) {
+  const int64_t x_padded = ceil_div(x_size, kProductTile) * kProductTile;
+  const int64_t y_padded = ceil_div(y_size, kProductTile) * kProductTile;
+  return x_padded * y_padded <= 4 * x_size * y_size;
+}
+
+// By how much less than with two halves products reach with one, of half the bits.
+constexpr double kOneHalfReach = 16;
+
 // The sides x and y of one problem: in packs, where its slices may be computed by products.
 template <class T>
 class Problem {
@@ -117,13 +127,17 @@ class Problem {
           bool values_of_x, bool values_of_y, const Execution& execution)
       : m_(m), k_(k), x_(x), y_(y), bandwidth_(bandwidth) {
     if constexpr (sizeof(T) == sizeof(float))
-      if (k > kSmallDims)
-        packed_.emplace(x, y, m, k, bandwidth, values_of_x, values_of_y, execution);
+      if (k > kSmallDims && tiles_are_filled(x.size, y.size)) {
+        packed_ = std::make_unique<PackedSides>(x, y, m, k, bandwidth, values_of_x, values_of_y,
+                                                execution);
+        // Coarser products must not make coarser exponents without bound.
+        reach_ = product_reach<T>(k) / (execution.halves == 1 ? kOneHalfReach : 1);
+      }
   }
   // With x as targets and y as sources, and the other way round.
   Pairs<T> pairs(const int* precision = nullptr) const { return make(x(), y(), precision); }
   Pairs<T> reversed(const int* precision = nullptr) const { return make(y(), x(), precision); }
-  const Measured* measured() const { return packed_ ? packed_->measured() : nullptr; }
+  Measured* measured() const { return packed_ ? packed_->measured() : nullptr; }
   // The same points with another logsumexp of the rows of x.
   void set_logsumexp(const double* logsumexp) { x_.logsumexp = logsumexp; }
 
@@ -139,7 +153,7 @@ class Problem {
     return y_;
   }
   Pairs<T> make(const Side<T>& target, const Side<T>& source, const int* precision) const {
-    Pairs<T> pairs{m_, k_, target, source, bandwidth_, precision, nullptr, nullptr, 1};
+    Pairs<T> pairs{m_, k_, target, source, bandwidth_, precision, nullptr, nullptr, reach_, 1};
     if (packed_) pairs.measured = packed_->measured(), pairs.centre = packed_->centre();
     return pairs;
   }
@@ -147,7 +161,8 @@ class Problem {
   int64_t m_, k_;
   Side<T> x_, y_;
   const T* bandwidth_;
-  std::optional<PackedSides> packed_;
+  double reach_ = 0;
+  std::unique_ptr<PackedSides> packed_;
 };
 
 // out [m, targets], of T, or of double where `precision` chooses slices to refine.

@@ -66,9 +66,10 @@ Side<T> make_side(const T* points, int64_t size, const T* factor = nullptr) {
 }
 
 // Of one slice: the largest |u|^2, |u_t|, |f u_t| and |f| of either side, with u a scaled point and
-// f its factor, as the bits of floats, whose order is that of the floats.
+// f its factor, as the bits of floats, whose order is that of the floats; and the inverted bits of
+// the smallest |f| but 0, which are the largest.
 struct Measured {
-  unsigned norm[2], coordinate[2], value[2], factor[2];
+  unsigned norm[2], coordinate[2], value[2], factor[2], inverted_factor[2];
 };
 
 template <class T>
@@ -79,6 +80,7 @@ struct Pairs {
   const int* precision;      // [m], or null: kNarrow for all
   const Measured* measured;  // [m], or null: no slice by products
   const double* centre;      // [m, k], where measured
+  double reach;              // the largest |u| |v|, in squared bandwidths, for products
   int64_t parts;
 };
 
@@ -99,15 +101,29 @@ __device__ inline SliceScale slice_scale(T bandwidth) {
 // What points are multiplied by for products: then log2 K = -|u - v|^2 / 2.
 __device__ inline double product_scale(double bandwidth) { return sqrt(kLog2E) / bandwidth; }
 
-// Whether a slice is computed by products. The second condition: |v|^2 / 2 is an offset in float32.
+// How far the factors of a side may be apart, and from 1, so that halves hold them all.
+constexpr float kFactorRange = 1048576.0f;                                  // 2^20
+constexpr float kLeastFactor = 8.673617e-19f, kMostFactor = 1.1529215e18f;  // 2^-60, 2^60
+
+__device__ inline bool factors_fit(const Measured& measured, int side) {
+  const float most = bits_as<float>(measured.factor[side]);
+  if (most == 0) return true;
+  const float least = bits_as<float>(~measured.inverted_factor[side]);
+  return most <= kMostFactor && least >= kLeastFactor && most <= kFactorRange * least;
+}
+
+// Whether a slice is computed by products. Besides their reach: |v|^2 / 2 is an offset in float32,
+// and one point far away must not take the bits of all the others.
 template <class T>
 __device__ inline bool by_products(const Pairs<T>& pairs, int64_t slice) {
   if (pairs.measured == nullptr) return false;
-  const unsigned* const norm = pairs.measured[slice].norm;
-  const double x = static_cast<double>(bits_as<float>(norm[0])) * kLn2;
-  const double y = static_cast<double>(bits_as<float>(norm[1])) * kLn2;
-  const double reach = product_reach<T>(pairs.k);
-  return x * y <= reach * reach && y <= 4 * reach;  // false, too, where points are not finite
+  const Measured& measured = pairs.measured[slice];
+  const double x = static_cast<double>(bits_as<float>(measured.norm[0])) * kLn2;
+  const double y = static_cast<double>(bits_as<float>(measured.norm[1])) * kLn2;
+  const double reach = pairs.reach;
+  // All false, too, where points or factors are not finite.
+  return x * y <= reach * reach && y <= 4 * reach && x <= 1024 * reach &&
+         factors_fit(measured, 0) && factors_fit(measured, 1);
 }
 
 // What is added to every exponent of one point, to base 2. A weight of zero and a row that has no

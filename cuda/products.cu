@@ -9,7 +9,7 @@
 // Tensor cores round sums towards zero, so what they add up moves to other registers now and then.
 //
 // "Shares" 2^(log2 K + shifts) are not above 1. A gradient multiplies them with the sources, in a
-// second product; of kShareBytes of them at a time, in global memory.
+// second product; of Execution::share_bytes of them at a time, in global memory.
 #include <type_traits>
 
 #include "mma.cuh"
@@ -54,8 +54,8 @@ constexpr int kFlushCoordinates = 256;  // that tensor cores add up before other
 constexpr int kGroup = 32;              // sources whose shares are stored in an order of their own
 constexpr int64_t kCentreRows = 256;    // of y, whose mean is the centre
 constexpr int kShareExponent = 15;  // shares are stored times 2^15, to keep the bits of small ones
+constexpr int64_t kBandSources = 32768;  // whose shares with some tiles of targets are in memory
 constexpr int64_t kCachedTargets = int64_t{12} << 20;  // bytes
-constexpr int64_t kShareBytes = int64_t{256} << 20;
 constexpr int64_t kShareWaves = 4;  // how often a multiprocessor takes new blocks of them
 constexpr int kMostExponent = 100;
 constexpr float kLargestHalf = 65504;
@@ -76,6 +76,17 @@ __device__ inline void clear(Fragments& fragments) {
     for (int c = 0; c < kColumnFragments; ++c)
 #pragma unroll
       for (int n = 0; n < 4; ++n) fragments.at[r][c][n] = 0;
+}
+
+// Products of groups leave their sums here without the compiler's knowledge: from here on they are
+// what they have become.
+__device__ inline void settle(Fragments& fragments) {
+#pragma unroll
+  for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+    for (int c = 0; c < kColumnFragments; ++c)
+#pragma unroll
+      for (int n = 0; n < 4; ++n) may_have_changed(fragments.at[r][c][n]);
 }
 
 // Where a thread's numbers lie: rows row() + 16 r + 8 (n / 2), columns column() + 8 c + n % 2.
@@ -206,6 +217,7 @@ __device__ inline void multiply_tiles(const uint16_t* rows, int tiles, int first
         wait_for_group_products<running>();
       }
       wait_for_group_products<0>();
+      settle(sums);
       if constexpr (flush) {
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
@@ -291,7 +303,7 @@ __global__ void __launch_bounds__(kMeasureThreads)
   const int64_t first = blockIdx.x % tiles * kMeasureRows;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
-  unsigned norms = 0, coordinates = 0, values = 0, factors = 0;
+  unsigned norms = 0, coordinates = 0, values = 0, factors = 0, inverted = 0;
   const auto raise = [](unsigned& largest, float size) {
     const unsigned bits = bits_as<unsigned>(fabsf(size));
     largest = bits > largest ? bits : largest;
@@ -312,15 +324,19 @@ __global__ void __launch_bounds__(kMeasureThreads)
     squares = lane_sum<kWarp>(squares);
     raise(norms, static_cast<float>(squares));
     raise(factors, factor);
+    const unsigned own = ~bits_as<unsigned>(fabsf(factor));
+    inverted = factor != 0 && own > inverted ? own : inverted;
     if (lane == 0) norm[row] = 0.5 * squares;
   }
-  const unsigned largest[4] = {block_max(norms, scratch), block_max(coordinates, scratch),
-                               block_max(values, scratch), block_max(factors, scratch)};
+  const unsigned largest[5] = {block_max(norms, scratch), block_max(coordinates, scratch),
+                               block_max(values, scratch), block_max(factors, scratch),
+                               block_max(inverted, scratch)};
   if (threadIdx.x != 0) return;
   atomicMax(&measured[slice].norm[side.index], largest[0]);
   atomicMax(&measured[slice].coordinate[side.index], largest[1]);
   atomicMax(&measured[slice].value[side.index], largest[2]);
   atomicMax(&measured[slice].factor[side.index], largest[3]);
+  atomicMax(&measured[slice].inverted_factor[side.index], largest[4]);
 }
 
 // A block makes one pack of a tile of rows: each thread some of its pieces, one behind the other.
@@ -394,9 +410,10 @@ __global__ void __launch_bounds__(kPackThreads)
       if (t == k)
         value *= factor_power;
       else
-        value *= power * static_cast<float>((static_cast<double>(side.points[row * k + t]) -
-                                             centre[slice * k + t]) *
-                                            scale);
+        value *=
+            static_cast<float>(
+                (static_cast<double>(side.points[row * k + t]) - centre[slice * k + t]) * scale) *
+            power;
     }
     values[at / kProductTile * stride + at % kProductTile] = value;
   }
@@ -596,8 +613,9 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
                   const float e =
                       fmaf(products.at[r][c + pair][2 * half + n], unit,
                            shift[own.column() + 8 * (c + pair) + n] + target_shift[r][half]);
-                  // A rounding error above 1 must not leave float16.
-                  share[n] = fminf(power_of_two(e), kLargestHalf);
+                  // A rounding error above 1 must not leave float16; NaN must stay.
+                  const float own_share = power_of_two(e);
+                  share[n] = own_share > kLargestHalf ? kLargestHalf : own_share;
                 }
                 out.set(pair, share[0], share[1]);
               }
@@ -708,9 +726,10 @@ inline BandSize band_size(const Pairs<float>& pairs, const Execution& execution)
       kProductTile * static_cast<int64_t>(sizeof(uint16_t)) * execution.halves;
   const int64_t tiles = pairs.m * ceil_div(pairs.target.size, kProductTile);
   const int64_t sources = pairs.source.packed.rows;
-  const int64_t most_sources = kShareBytes / source_bytes;
+  int64_t most_sources = execution.share_bytes / source_bytes / kProductTile * kProductTile;
+  most_sources = most_sources < kBandSources ? most_sources : kBandSources;
   const int64_t across = sources < most_sources ? sources : most_sources;
-  const int64_t most_tiles = kShareBytes / (source_bytes * across);
+  const int64_t most_tiles = execution.share_bytes / (source_bytes * across);
   return {tiles < most_tiles ? tiles : most_tiles, across};
 }
 
@@ -798,10 +817,15 @@ template void launch_product_sums<Reduction::sum>(const Pairs<float>&, double*, 
 template void launch_product_sums<Reduction::logsum>(const Pairs<float>&, double*, double*,
                                                      const Execution&);
 
+// All parts of all gradients are in memory together: no more of it than of the shares.
 int64_t parts_of_product_pulls(const Pairs<float>& pairs, const Execution& execution) {
   const BandSize band = band_size(pairs, execution);
-  return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile), 1,
-                         band.sources / kProductTile, blocks_at_a_time(band.sources, execution));
+  const int64_t pull_bytes =
+      pairs.m * pairs.target.size * (pairs.k + 1) * static_cast<int64_t>(sizeof(float));
+  const int64_t fitting = execution.share_bytes / pull_bytes, tiles = band.sources / kProductTile;
+  const int64_t most = fitting < tiles ? fitting : tiles;
+  return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile), 1, most > 1 ? most : 1,
+                         blocks_at_a_time(band.sources, execution));
 }
 
 void launch_product_pulls(const Pairs<float>& pairs, float* pull, const Execution& execution) {

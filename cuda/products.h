@@ -40,7 +40,7 @@ class PackedSides {
   const PackedSide& x() const { return x_; }
   const PackedSide& y() const { return y_; }
   const double* centre() const { return centre_.data(); }
-  const Measured* measured() const { return measured_.data(); }
+  Measured* measured() const { return measured_.data(); }
 
  private:
   Workspace<double> centre_;

@@ -270,87 +270,28 @@ __device__ inline void copy_rows(const X* at, int64_t d, int rows, int depth, bo
 
 // ------------------------------------------------------------------------------------- the noise
 //
-// The formulas of common/counter_normal.h, without branches, so that the instructions of several
-// normals are mixed and share their constants.
+// Quotients and roots of normal numbers to an ulp or two, without branches, so that the
+// instructions of several normals are mixed.
 
-__device__ inline double quotient(double a, double b) {
-  double inverse = rough_inverse(b);
-  inverse += inverse * fma(-b, inverse, 1.0);
-  const double rough = a * inverse;
-  return fma(fma(-b, rough, a), inverse, rough);
-}
-__device__ inline double root(double x) {
-  const double inverse = rough_inverse_root(x);
-  double y = x * inverse, half = 0.5 * inverse;
-  const double lost = fma(-y, half, 0.5);
-  y += y * lost;
-  half += half * lost;
-  return fma(fma(-y, y, x), half, y);
-}
-__device__ inline float quotient(float a, float b) { return near_quotient(a, b); }
-__device__ inline float root(float x) { return near_root(x); }
-
-template <class T>
-__device__ inline T log_series(T m) {
-  constexpr int terms = sizeof(T) == 8 ? 11 : 5;
-  const T s = quotient(m - T(1), m + T(1));
-  const T z = s * s;
-  T sum = T(1.0 / (2 * terms - 1));
-#pragma unroll
-  for (int j = terms - 1; j >= 1; --j) sum = sum * z + T(1.0 / (2 * j - 1));
-  return T(2) * s * sum;
-}
-__device__ inline double log_of(double x) {
-  constexpr uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
-  const uint64_t bits = bits_as<uint64_t>(x) + (one - root_half);
-  const double e = word_to_double(bits >> 52) - 1023.0;
-  const double m = bits_as<double>((bits & 0x000fffffffffffffu) + root_half);
-  return e * 6.93147180369123816490e-01 + (log_series(m) + e * 1.90821492927058770002e-10);
-}
-__device__ inline float log_of(float x) {
-  constexpr uint32_t root_half = 0x3f3504f3, one = 0x3f800000;
-  const uint32_t bits = bits_as<uint32_t>(x) + (one - root_half);
-  const float e = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
-  const float m = bits_as<float>((bits & 0x007fffffu) + root_half);
-  return e * 0.693359375f + (log_series(m) + e * -2.12194440e-4f);
-}
-
-// From six words of a key stream.
-__device__ inline void secure_pair(const uint32_t* w, double* normal) {
-  const double high = words_to_double(w[0] & 0x7fffffffu, w[1]), low = words_to_double(w[2], w[3]);
-  const double v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
-  // x = 1 - v or 0 + v, as the first bit says.
-  const uint64_t sign = static_cast<uint64_t>(w[0] & 0x80000000u) << 32;
-  const double added = bits_as<double>(bits_as<uint64_t>(v) ^ sign);
-  const double base = bits_as<double>(
-      static_cast<uint64_t>(static_cast<uint32_t>(static_cast<int32_t>(w[0]) >> 31) & 0x3ff00000u)
-      << 32);
-  const double x = base + added, lost = (base - x) + added;
-  const double radius = root(-2.0 * (log_of(x) + lost * (2.0 - x)));
-  turn(w[4], w[5], &normal[0], &normal[1]);
-  normal[0] *= radius;
-  normal[1] *= radius;
-}
-
-// From one block of Philox. The greatest numbers round to 1, and its logarithm to 0, whose root in
-// float64 takes a number that is not 0.
-__device__ inline void fast_quad(const uint32_t (&w)[4], float* normal) {
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const float u = (static_cast<float>(w[i] >> 8) + 0.5f) * 5.9604645e-08f;
-    const float radius = root(fabsf(2.0f * log_of(u)));
-    turn(w[i + 1], &normal[i], &normal[i + 1]);
-    normal[i] *= radius;
-    normal[i + 1] *= radius;
+struct QuickMaths {
+  static __device__ double quotient(double a, double b) {
+    double inverse = rough_inverse(b);
+    inverse += inverse * fma(-b, inverse, 1.0);
+    const double rough = a * inverse;
+    return fma(fma(-b, rough, a), inverse, rough);
   }
-}
-__device__ inline void fast_quad(const uint32_t (&w)[4], double* normal) {
-  const double u = (words_to_double(w[0], w[1]) + 0.5) * 5.421010862427522e-20;  // 2^-64
-  const double radius = root(fabs(2.0 * log_of(u)) + 1e-300);
-  turn(w[2], w[3], &normal[0], &normal[1]);
-  normal[0] *= radius;
-  normal[1] *= radius;
-}
+  static __device__ double root(double x) {
+    x += 1e-300;  // the greatest numbers of fast noise round to 1, and their logarithms to 0
+    const double inverse = rough_inverse_root(x);
+    double y = x * inverse, half = 0.5 * inverse;
+    const double lost = fma(-y, half, 0.5);
+    y += y * lost;
+    half += half * lost;
+    return fma(fma(-y, y, x), half, y);
+  }
+  static __device__ float quotient(float a, float b) { return near_quotient(a, b); }
+  static __device__ float root(float x) { return near_root(x); }
+};
 
 // Four neighbours of a row, of which `left` are columns of the array.
 template <class T>
@@ -453,7 +394,11 @@ struct SecureNoise {
 #pragma unroll
     for (int q = 0; q < quads; ++q)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) secure_pair(w[q] + 6 * i, normal[q] + 2 * i);
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t* const own = w[q] + 6 * i;
+        secure_normal_pair<QuickMaths>(own[0], own[1], own[2], own[3], own[4], own[5],
+                                       &normal[q][2 * i], &normal[q][2 * i + 1]);
+      }
     // Dividing by a power of two is exact, so rint (ties to even) does all the rounding there is.
 #pragma unroll
     for (int q = 0; q < quads; ++q) {
@@ -495,7 +440,7 @@ struct FastNoise {
           uint32_t w[4] = {static_cast<uint32_t>((column + 16 * q) / normals + g),
                            static_cast<uint32_t>(number), static_cast<uint32_t>(number >> 32), 0};
           philox4x32(w[0], w[1], w[2], w[3], args.key[0], args.key[1]);
-          fast_quad(w, normal + g * normals);
+          fast_normals<QuickMaths>(w[0], w[1], w[2], w[3], normal + g * normals);
         }
 #pragma unroll
         for (int c = 0; c < kQuad; ++c) value[q][c] += sigma * normal[c];
@@ -689,9 +634,9 @@ void project(const Noise& noise, const Execution& execution) {
 template <class T>
 void project_secure(const ProjectSecureArgs<T>& args, const Execution& execution) {
   SecureNoise<T> noise(args, whole_pieces(args.out, args.p));
+  const WipedAtExit key_wiped(&noise.args.key, sizeof noise.args.key);
+  const WipedAtExit rounds_wiped(noise.last, sizeof noise.last);
   project(noise, execution);
-  secure_wipe(&noise.args.key, sizeof noise.args.key);
-  secure_wipe(noise.last, sizeof noise.last);
 }
 
 template <class T>

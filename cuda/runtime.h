@@ -67,7 +67,8 @@ struct Execution {
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that one block may have
   int halves = 2;
-  Memory* memory = nullptr;  // only the emulator does without
+  int64_t share_bytes = int64_t{256} << 20;  // of products' shares in memory at a time
+  Memory* memory = nullptr;                  // only the emulator does without
 };
 
 struct CudaError : std::runtime_error {

@@ -40,23 +40,46 @@ def compile_object(
     return to
 
 
-def compile_kernels(folder: Path, flags: tuple[str, ...], cuda: Path = ROOT / "cuda") -> list[Path]:
-    """Compile all kernels, as many at a time as there are processors."""
+def compile_kernels(
+    folder: Path,
+    flags: tuple[str, ...],
+    cuda: Path = ROOT / "cuda",
+    names: tuple[str, ...] = KERNELS,
+) -> list[Path]:
+    """Compile kernels, as many at a time as there are processors."""
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(
             pool.map(
-                lambda name: compile_object(cuda / name, folder / f"{name}.o", flags, cuda),
-                KERNELS,
+                lambda name: compile_object(cuda / name, folder / f"{name}.o", flags, cuda), names
             )
         )
 
 
-def build(folder: Path) -> Path:
-    """Compile the emulated dpslice._cuda, and return its file."""
+def build(
+    folder: Path,
+    flags: tuple[str, ...] = (),
+    names: tuple[str, ...] = KERNELS,
+    others: Path | None = None,
+) -> Path:
+    """Compile the emulated dpslice._cuda, and return its file.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to put it.
+    flags : tuple of str
+        For the compiler, besides optimisation.
+    names : tuple of str
+        The kernels to compile.
+    others : Path, optional
+        The folder of an earlier build, from which the other kernels come.
+    """
     import pybind11
 
-    objects = compile_kernels(folder, ("-O2",))
+    objects = compile_kernels(folder, ("-O2", *flags), names=names)
+    if others is not None:
+        objects += [others / f"{name}.o" for name in KERNELS if name not in names]
     includes = [sysconfig.get_paths()["include"], pybind11.get_include()]
     flags = ("-O1", "-fvisibility=hidden", *(f"-isystem{path}" for path in includes))
     objects.append(compile_object(ROOT / "cuda" / "bindings.cpp", folder / "bindings.o", flags))

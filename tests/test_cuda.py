@@ -70,7 +70,11 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SHAPES = pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 1), (3, 130, 257, 2), (1, 2000, 3000, 2), (2, 65, 63, 9), (1, 500, 300, 94)]
+    "shape",
+    [
+        *((1, 1, 1, 1), (3, 130, 257, 2), (1, 2000, 3000, 2)),
+        *((2, 65, 63, 9), (1, 500, 300, 94), (1, 3000, 2000, 127), (2, 300, 700, 300)),
+    ],
 )
 
 
@@ -238,6 +242,30 @@ def test_a_failed_slice_is_named() -> None:
     q[2] = 0
     with pytest.raises(ValueError, match="slice 2 plus ridge"):
         kernels.density_ratio(q, q, 1.0, 0.0)
+
+
+def test_a_failed_slice_of_an_operator_is_reported_later() -> None:
+    q = torch.arange(30.0, device="cuda", dtype=torch.float64).reshape(2, 15, 1) * 100
+    bad = q.clone()
+    bad[1] = 0
+    found = functional.density_ratio(bad, q, 1.0, 0.0)
+    torch.cuda.synchronize()
+    with pytest.raises(ValueError, match="in an earlier call"):
+        functional.density_ratio(q, q, 1.0, 0.0)
+    assert host(found.isnan().all(dim=1)).tolist() == [False, True]
+    functional.density_ratio(q, q, 1.0, 0.0)
+
+
+def test_products_as_exact_as_torch_is_told() -> None:
+    x = torch.randn(1, 300, 64, device="cuda")
+    exact = functional.gaussian_kernel_logsumexp(x, x + 0.1, 8.0)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        rough = functional.gaussian_kernel_logsumexp(x, x + 0.1, 8.0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert 0 < float((rough - exact).abs().max()) < 1e-2
 
 
 def test_out_of_memory_is_an_error_and_no_more() -> None:

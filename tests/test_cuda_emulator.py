@@ -61,6 +61,17 @@ def emulated_module(emulated_file: Path) -> Any:
     return emulated_cuda.load(emulated_file)
 
 
+@pytest.fixture(scope="session")
+def warp_products(emulated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The module of a device whose matrix instructions are those of one warp."""
+    folder = tmp_path_factory.mktemp("warp_products")
+    return emulated_cuda.load(
+        emulated_cuda.build(
+            folder, ("-DDPSLICE_EMULATOR_WARP_PRODUCTS",), ("products.cu",), emulated_file.parent
+        )
+    )
+
+
 @pytest.fixture
 def cuda(emulated_module: Any, monkeypatch: pytest.MonkeyPatch) -> Emulation:
     return Emulation(emulated_module, monkeypatch)
@@ -103,6 +114,142 @@ def test_logsumexp(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str
     total = cuda("gaussian_kernel_logsumexp_total", *arguments, case.grad, True, True)
     for one, other in zip(total, (found, *grads[1:]), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# Products: tiles of 128, packs of 32 coordinates, one coordinate more for the sums of the shares;
+# from 257 coordinates on, and without much shared memory, in other stages.
+PRODUCT_SHAPES = ((1, 129, 257, 33), (2, 128, 130, 127), (1, 131, 128, 128), (1, 100, 300, 290))
+
+
+def check_products(cuda: Emulation, case: Case, times: float = 1.0) -> None:
+    """Kernel sums of a case, and what has gradients by products, against the float64 twins."""
+    arguments = sum_arguments(case)
+    found = cuda("gaussian_kernel_sum", *arguments)
+    assert_close(found, reference.gaussian_kernel_sum(*arguments), "float32", times=times)
+    found = cuda("gaussian_kernel_logsumexp", *arguments)
+    assert_close(found, reference.gaussian_kernel_logsumexp(*arguments), "float32", times=times)
+    grads = cuda("gaussian_kernel_logsumexp_vjp", *arguments, found, case.grad, *ALL)
+    truths = reference.gaussian_kernel_logsumexp_vjp(*arguments, case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, "float32", times=times)
+
+
+@pytest.mark.parametrize("shared", ["101376", "232448"])
+@pytest.mark.parametrize("shape", PRODUCT_SHAPES)
+def test_products(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int, int], shared: str
+) -> None:
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", shared)
+    check_products(cuda, make_case(*shape, "float32", weighted=True, wide=True))
+
+
+def test_products_of_warps(warp_products: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What devices without products of four warps compute."""
+    cuda = Emulation(warp_products, monkeypatch)
+    check_products(cuda, make_case(1, 131, 140, 40, "float32", weighted=True, wide=True))
+
+
+def test_products_band_by_band(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares of one tile at a time, and of all sources only piece by piece."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARES", str(128 * 128 * 4))
+    check_products(cuda, make_case(2, 150, 300, 12, "float32", weighted=True, wide=True))
+
+
+def test_products_of_one_half(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exact as TensorFloat32, where that is allowed: not more, and not less."""
+    case = make_case(1, 140, 150, 70, "float32", weighted=True, wide=True)
+    exact = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
+    monkeypatch.setattr(_arrays, "product_halves", lambda place: 1)
+    check_products(cuda, case, times=200)
+    rough = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
+    assert 1e-6 < np.abs(rough - exact).max() < 1e-2
+
+
+def test_products_keep_to_their_reach(cuda: Emulation) -> None:
+    """Slices side by side, of which some are too wide for products, or not finite."""
+    case = make_case(4, 100, 120, 12, "float32", weighted=True, wide=True)
+    alone = cuda("gaussian_kernel_sum", *sum_arguments(case))
+    case.x[1] *= 1e3
+    case.y[1] *= 1e3
+    case.bandwidth[1] *= np.float32(3)
+    case.y[2, 7, 3] = np.nan
+    found = cuda("gaussian_kernel_sum", *sum_arguments(case))
+    np.testing.assert_array_equal(found[[0, 3]], alone[[0, 3]])
+    assert np.isnan(found[2]).all()
+    truth = reference.gaussian_kernel_sum(*(part[:2] for part in sum_arguments(case)))
+    assert_close(found[:2], truth, "float32")
+
+
+def test_gradients_of_the_least_sums(cuda: Emulation) -> None:
+    """Sums of 1e-17 have gradients, too, and logarithms that are taken of them."""
+    case = make_case(1, 70, 80, 64, "float32")
+    found = cuda("gaussian_kernel_sum", *sum_arguments(case))
+    assert np.median(found) < 1e-16
+    grad = (1 / found).astype(np.float32)
+    grads = cuda("gaussian_kernel_sum_vjp", *sum_arguments(case), grad, True, True, False)
+    truths = reference.gaussian_kernel_sum_vjp(*sum_arguments(case), grad)
+    for one, truth in zip(grads[:2], truths[:2], strict=True):
+        assert_close(one, truth, "float32", times=5.0)  # exponents of 50, in float32
+
+
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+@pytest.mark.parametrize("size", [1e-12, 1e12, 3e37])
+def test_gradients_of_any_size(cuda: Emulation, name: str, size: float) -> None:
+    """One row with another gradient, far beyond what float16 holds of both; each row counts."""
+    case = make_case(1, 70, 80, 12, "float32", weighted=True, wide=True)
+    case.x[0, 3] += 30 * case.bandwidth[0]  # so that it has no part in the others' gradients
+    case.grad[0, 3] = size
+    saved = (cuda(name, *sum_arguments(case)),) if name.endswith("logsumexp") else ()
+    grads = cuda(f"{name}_vjp", *sum_arguments(case), *saved, case.grad, *ALL)
+    truths = getattr(reference, f"{name}_vjp")(*sum_arguments(case), case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        usual = np.abs(truth) > 1e-4 * np.median(np.abs(truth))
+        error = np.abs(grad[usual] / truth[usual] - 1)
+        assert np.median(error) < 1e-5
+
+
+def test_nan_stays(cuda: Emulation) -> None:
+    """A weight that is not a number reaches every gradient of its slice."""
+    case = make_case(2, 70, 80, 12, "float32", weighted=True, wide=True)
+    assert case.weights is not None
+    case.weights[1, 5] = np.nan
+    found = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
+    grads = cuda("gaussian_kernel_logsumexp_vjp", *sum_arguments(case), found, case.grad, *ALL)
+    for part in (found, *grads):
+        assert np.isfinite(part[0]).all()
+        assert np.isnan(part[1]).all()
+
+
+@pytest.mark.parametrize("offset", [-3000.0, 300.0, 3000.0, 1e6])
+def test_log_weights_of_any_size(cuda: Emulation, offset: float) -> None:
+    """Shares are differences of numbers of that size."""
+    case = make_case(1, 70, 80, 12, "float32", weighted=True, wide=True)
+    assert case.weights is not None
+    case.weights[:] += np.float32(offset)
+    found = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
+    assert_close(found, reference.gaussian_kernel_logsumexp(*sum_arguments(case)), "float32")
+    grads = cuda("gaussian_kernel_logsumexp_vjp", *sum_arguments(case), found, case.grad, *ALL)
+    truths = reference.gaussian_kernel_logsumexp_vjp(*sum_arguments(case), case.grad)
+    for grad, truth in zip(grads, truths, strict=True):
+        assert_close(grad, truth, "float32", times=2.0)
+
+
+def test_memory_that_is_not_to_be_had(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of the library that allocates comes through, and the next call works."""
+    cupy = sys.modules["cupy"]
+    empty = cupy.empty
+
+    def refuse(shape: tuple[int, ...], dtype: str) -> Any:
+        if dtype == "uint8":
+            raise MemoryError("out of memory on the device")
+        return empty(shape, dtype)
+
+    case = make_case(1, 5, 6, 12, "float32")
+    monkeypatch.setattr(cupy, "empty", refuse)
+    with pytest.raises(MemoryError, match="out of memory on the device"):
+        cuda("gaussian_kernel_sum", *sum_arguments(case))
+    monkeypatch.setattr(cupy, "empty", empty)
+    assert np.isfinite(cuda("gaussian_kernel_sum", *sum_arguments(case))).all()
 
 
 @DTYPES
@@ -695,6 +842,7 @@ def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(
         torch.Tensor, "record_stream", lambda tensor, stream: recorded.append(stream)
     )
+    monkeypatch.setattr(_arrays, "fetch_later", lambda array: lambda: int(array[0]))
     torch.recorded_for_test = recorded
     yield torch
     del torch.recorded_for_test
@@ -728,6 +876,29 @@ def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
     )
     assert functional.project(points(5, 3), points(3, 2), 0.5).shape == (5, 2)
     assert "current" in torch.recorded_for_test
+
+
+def test_failures_are_reported_later(torch_on_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators do not wait for the device: a later call raises, once."""
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    arrived = False
+
+    def fetch_later(array: Any) -> Any:
+        return lambda: int(array[0]) if arrived else None
+
+    monkeypatch.setattr(_arrays, "fetch_later", fetch_later)
+    q = torch.arange(30.0, dtype=torch.float64).reshape(2, 15, 1) * 100
+    bad = q.clone()
+    bad[1] = 0
+    found = functional.density_ratio(bad, q, 1.0, 0.0)
+    assert torch.isnan(found).all(dim=1).tolist() == [False, True]
+    functional.density_ratio(q, q, 1.0, 0.0)
+    arrived = True
+    with pytest.raises(ValueError, match=r"in an earlier call.* slice 1 plus ridge = 0\.0 is not"):
+        functional.density_ratio_divergence(q, q, 1.0, 0.1)
+    functional.density_ratio_divergence(q, q, 1.0, 0.1)
 
 
 # ----------------------------------------------------------------------------------- sanitizers

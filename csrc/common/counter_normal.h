@@ -6,7 +6,8 @@
 // coarsen it long before). fast_normals takes 64 bits (float32) or 128 bits (float64) per pair.
 //
 // Everything is free of branches and of library calls but sqrt, so that loops over it become vector
-// code, and a GPU computes the same to a few units in the last place.
+// code, and a GPU computes the same to a few units in the last place. `Maths` divides and takes
+// roots: GPUs have quicker ways for numbers that are known to be normal.
 #pragma once
 
 #include <cmath>
@@ -33,22 +34,32 @@ DPSLICE_HD inline double words_to_double(uint64_t high, uint64_t low, double min
          bits_as<double>(uint64_t{0x4330000000000000} | low);
 }
 
+struct PlainMaths {
+  template <class T>
+  DPSLICE_HD static inline T quotient(T a, T b) {
+    return a / b;
+  }
+  DPSLICE_HD static inline double root(double x) { return sqrt(x); }
+  DPSLICE_HD static inline float root(float x) { return sqrtf(x); }
+};
+
 // ---------------------------------------------------------------------------------- logarithm
 //
 // x = 2^e m with sqrt(1/2) <= m < sqrt(2), s = (m-1)/(m+1), ln m = 2 (s + s^3/3 + s^5/5 + ...).
 // |s| <= 0.1716, so the first term left out is below 2^-56 (float64) or 2^-26 (float32) of the sum.
 // Two units in the last place, measured; x must be a normal number > 0.
 
-template <class T>
+template <class Maths, class T>
 DPSLICE_HD inline T odd_series_log(T m) {
   constexpr int terms = sizeof(T) == 8 ? 11 : 5;
-  const T s = (m - T(1)) / (m + T(1));
+  const T s = Maths::quotient(m - T(1), m + T(1));
   const T z = s * s;
   T sum = T(1.0 / (2 * terms - 1));
   for (int j = terms - 1; j >= 1; --j) sum = sum * z + T(1.0 / (2 * j - 1));
   return T(2) * s * sum;
 }
 
+template <class Maths = PlainMaths>
 DPSLICE_HD inline double log_positive(double x) {
   // Taking off the bits of sqrt(1/2), not of 1, makes the exponent the one that leaves m in range.
   constexpr uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
@@ -56,9 +67,11 @@ DPSLICE_HD inline double log_positive(double x) {
   const double e = word_to_double(bits >> 52) - 1023.0;
   const double m = bits_as<double>((bits & 0x000fffffffffffffu) + root_half);
   // ln 2 in two parts: the first has 21 trailing zero bits, so its product with e is exact.
-  return e * 6.93147180369123816490e-01 + (odd_series_log(m) + e * 1.90821492927058770002e-10);
+  return e * 6.93147180369123816490e-01 +
+         (odd_series_log<Maths>(m) + e * 1.90821492927058770002e-10);
 }
 
+template <class Maths = PlainMaths>
 DPSLICE_HD inline float log_positive(float x) {
   const uint32_t bits = bits_as<uint32_t>(x);
   float e = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
@@ -66,7 +79,7 @@ DPSLICE_HD inline float log_positive(float x) {
   const bool upper = m > 1.41421356f;
   m = upper ? 0.5f * m : m;
   e = upper ? e + 1.0f : e;
-  return e * 0.693359375f + (odd_series_log(m) + e * -2.12194440e-4f);
+  return e * 0.693359375f + (odd_series_log<Maths>(m) + e * -2.12194440e-4f);
 }
 
 // ------------------------------------------------------------------------------- cosine and sine
@@ -136,6 +149,7 @@ DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
 // has a relative error of a few 2^-53 at both ends. In the second case x = 1 - v is rounded, and
 // ln(1 - v) = ln x + ((1 - x) - v)/x up to the square of a rounding error; 1 - x is exact.
 
+template <class Maths>
 DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   const double high = words_to_double(a & 0x7fffffffu, b), low = words_to_double(c, d);
   // (high 2^64 + low + 1/2) / 2^128: the half keeps it off zero.
@@ -143,12 +157,13 @@ DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, u
   const bool mirrored = (a & 0x80000000u) != 0;
   const double x = mirrored ? 1.0 - v : v;
   const double lost = mirrored ? (1.0 - x) - v : 0.0;
-  return -(log_positive(x) + lost * (2.0 - x));
+  return -(log_positive<Maths>(x) + lost * (2.0 - x));
 }
 
+template <class Maths = PlainMaths>
 DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
                                           uint32_t w4, uint32_t w5, double* first, double* second) {
-  const double radius = sqrt(2.0 * minus_log_uniform(w0, w1, w2, w3));
+  const double radius = Maths::root(2.0 * minus_log_uniform<Maths>(w0, w1, w2, w3));
   double cosine, sine;
   turn(w4, w5, &cosine, &sine);
   *first = radius * cosine;
@@ -164,26 +179,29 @@ DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2,
 template <class T>
 constexpr int kFastNormals = sizeof(T) == 8 ? 2 : 4;
 
+template <class Maths>
 DPSLICE_HD inline void fast_normal_pair(uint32_t radius_word, uint32_t angle_word, float* out) {
   // (word + 1/2) / 2^24, so that 0 is left out; the nearest to 1 rounds to 1, and its radius to 0.
   const float u = (static_cast<float>(radius_word >> 8) + 0.5f) * 5.9604645e-08f;
-  const float radius = sqrtf(fabsf(2.0f * log_positive(u)));
+  const float radius = Maths::root(fabsf(2.0f * log_positive<Maths>(u)));
   float cosine, sine;
   turn(angle_word, &cosine, &sine);
   out[0] = radius * cosine;
   out[1] = radius * sine;
 }
 
+template <class Maths = PlainMaths>
 DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
                                     float* out) {
-  fast_normal_pair(w0, w1, out);
-  fast_normal_pair(w2, w3, out + 2);
+  fast_normal_pair<Maths>(w0, w1, out);
+  fast_normal_pair<Maths>(w2, w3, out + 2);
 }
 
+template <class Maths = PlainMaths>
 DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
                                     double* out) {
   const double u = (words_to_double(w0, w1) + 0.5) * 5.421010862427522e-20;  // 2^-64
-  const double radius = sqrt(fabs(2.0 * log_positive(u)));
+  const double radius = Maths::root(fabs(2.0 * log_positive<Maths>(u)));
   double cosine, sine;
   turn(w2, w3, &cosine, &sine);
   out[0] = radius * cosine;

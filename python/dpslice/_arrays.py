@@ -551,7 +551,7 @@ def fetch_later(array: Any) -> Callable[[], int | None]:
         Gives the number, or None while it is on its way.
     """
     torch = sys.modules["torch"]
-    host = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
+    host = torch.empty(array.shape, dtype=array.dtype, device="cpu", pin_memory=True)
     host.copy_(array, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record(torch.cuda.current_stream(array.device))

@@ -71,17 +71,14 @@ def _failure(failed: int, ridge: float, when: str = "") -> ValueError:
 def _raise_earlier() -> None:
     """Raise for the first of the calls before that is known to have failed by now."""
     with _watched_lock:
-        under_way = []
-        found = []
-        for fetch, ridge in _watched:
+        while _watched:
+            fetch, ridge = _watched.pop(0)
             failed = fetch()
-            if failed is None:
-                under_way.append((fetch, ridge))
-            elif failed >= 0:
-                found.append((failed, ridge))
-        _watched[:] = under_way
-    if found:
-        raise _failure(*found[0], when="in an earlier call, whose result holds NaN, ")
+            if failed is None:  # under way, as are those behind it
+                _watched.insert(0, (fetch, ridge))
+                return
+            if failed >= 0:
+                raise _failure(failed, ridge, when="in an earlier call, whose result holds NaN, ")
 
 
 class CudaKernels:

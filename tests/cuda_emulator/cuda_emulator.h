@@ -484,6 +484,9 @@ inline int multiprocessors() { return number_from_environment("DPSLICE_EMULATOR_
 inline size_t shared_limit() {
   return static_cast<size_t>(number_from_environment("DPSLICE_EMULATOR_SHARED", 99 * 1024));
 }
+inline int64_t share_bytes(int64_t otherwise) {
+  return number_from_environment("DPSLICE_EMULATOR_SHARES", static_cast<int>(otherwise));
+}
 
 }  // namespace cuda_emulator
 
