@@ -2,6 +2,7 @@
 // were checked, and results allocated, in python/dpslice/_cuda_kernels.py; here numbers become
 // argument structs, and the interpreter lock is released around the launch.
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <string>
@@ -17,6 +18,7 @@ namespace dpslice::cuda {
 namespace {
 
 namespace py = pybind11;
+using Allocate = py::typing::Callable<uintptr_t(size_t)>;
 
 // An address in device memory; 0 is null.
 template <class T>
@@ -29,7 +31,7 @@ T* at(uintptr_t address) {
 struct Where {
   int device;
   uintptr_t stream;
-  const py::function& allocate;
+  const Allocate& allocate;
 };
 
 // Runs launch(T{}, execution) with T the dtype of that name.
@@ -51,13 +53,19 @@ void run(const std::string& dtype, const Where& where, Launch&& launch) {
     launch(double{}, execution);
 }
 
+void set_halves(Execution& execution, int halves) {
+  if (halves != 1 && halves != 2)
+    throw std::invalid_argument("halves must be 1 or 2; got " + std::to_string(halves));
+  execution.halves = halves;
+}
+
 void kernel_sum_call(const std::string& dtype, int device, uintptr_t stream,
-                     const py::function& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                     const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                      int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth, uintptr_t weights,
                      uintptr_t out) {
   run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
     using T = decltype(zero);
-    execution.halves = halves;
+    set_halves(execution, halves);
     kernel_sum(KernelSumArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth), at<T>(weights),
                                 at<T>(out)},
                execution);
@@ -65,13 +73,13 @@ void kernel_sum_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void kernel_sum_vjp_call(const std::string& dtype, int device, uintptr_t stream,
-                         const py::function& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                         const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                          int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
                          uintptr_t weights, uintptr_t grad, uintptr_t grad_x, uintptr_t grad_y,
                          uintptr_t grad_weights) {
   run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
     using T = decltype(zero);
-    execution.halves = halves;
+    set_halves(execution, halves);
     kernel_sum_vjp(
         KernelSumVjpArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth), at<T>(weights),
                             at<T>(grad), at<T>(grad_x), at<T>(grad_y), at<T>(grad_weights)},
@@ -80,12 +88,12 @@ void kernel_sum_vjp_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void logsumexp_call(const std::string& dtype, int device, uintptr_t stream,
-                    const py::function& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                    const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                     int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
                     uintptr_t log_weights, uintptr_t out) {
   run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
     using T = decltype(zero);
-    execution.halves = halves;
+    set_halves(execution, halves);
     logsumexp(LogsumexpArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth), at<T>(log_weights),
                                at<T>(out)},
               execution);
@@ -93,13 +101,13 @@ void logsumexp_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream,
-                        const py::function& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                        const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                         int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
                         uintptr_t log_weights, uintptr_t logsumexp, uintptr_t grad,
                         uintptr_t grad_x, uintptr_t grad_y, uintptr_t grad_log_weights) {
   run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
     using T = decltype(zero);
-    execution.halves = halves;
+    set_halves(execution, halves);
     logsumexp_vjp(LogsumexpVjpArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth),
                                       at<T>(log_weights), at<T>(logsumexp), at<T>(grad),
                                       at<T>(grad_x), at<T>(grad_y), at<T>(grad_log_weights)},
@@ -108,7 +116,7 @@ void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void density_ratio_call(const std::string& dtype, int device, uintptr_t stream,
-                        const py::function& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                        const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                         uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge, double sigma,
                         uintptr_t ratio, uintptr_t failed_slice) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
@@ -120,8 +128,8 @@ void density_ratio_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stream,
-                            const py::function& allocate, int64_t m, int64_t b, int64_t c,
-                            int64_t k, uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge,
+                            const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                            uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge,
                             double sigma, uintptr_t ratio, uintptr_t grad, uintptr_t grad_q,
                             uintptr_t grad_p, uintptr_t failed_slice) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
@@ -134,7 +142,7 @@ void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stre
 }
 
 void density_ratio_divergence_call(const std::string& dtype, int device, uintptr_t stream,
-                                   const py::function& allocate, int64_t m, int64_t b, int64_t c,
+                                   const Allocate& allocate, int64_t m, int64_t b, int64_t c,
                                    int64_t k, int64_t bandwidths, uintptr_t q, uintptr_t p,
                                    uintptr_t bandwidth, double ridge, double sigma, int divergence,
                                    double alpha, double r_min, uintptr_t value, uintptr_t grad_p,
@@ -152,7 +160,7 @@ void density_ratio_divergence_call(const std::string& dtype, int device, uintptr
 }
 
 void divergence_call(const std::string& dtype, int device, uintptr_t stream,
-                     const py::function& allocate, int64_t size, int divergence_code, double alpha,
+                     const Allocate& allocate, int64_t size, int divergence_code, double alpha,
                      uintptr_t t, uintptr_t value, uintptr_t derivative) {
   if (divergence_code < 0 || divergence_code >= kDivergenceCodes)
     throw std::invalid_argument("unknown divergence code");
@@ -165,9 +173,9 @@ void divergence_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void sliced_wasserstein_call(const std::string& dtype, int device, uintptr_t stream,
-                             const py::function& allocate, int64_t m, int64_t b, int64_t c,
-                             uintptr_t x, uintptr_t y, double order, uintptr_t value,
-                             uintptr_t grad_x, uintptr_t grad_y) {
+                             const Allocate& allocate, int64_t m, int64_t b, int64_t c, uintptr_t x,
+                             uintptr_t y, double order, uintptr_t value, uintptr_t grad_x,
+                             uintptr_t grad_y) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
     sliced_wasserstein(SlicedWassersteinArgs<T>{m, b, c, at<T>(x), at<T>(y), order, at<T>(value),
@@ -177,8 +185,8 @@ void sliced_wasserstein_call(const std::string& dtype, int device, uintptr_t str
 }
 
 void median_distance_call(const std::string& dtype, int device, uintptr_t stream,
-                          const py::function& allocate, int64_t m, int64_t b, int64_t k,
-                          uintptr_t x, uintptr_t value) {
+                          const Allocate& allocate, int64_t m, int64_t b, int64_t k, uintptr_t x,
+                          uintptr_t value) {
   if (b < 2) throw std::invalid_argument("x must have at least two points in each slice");
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
@@ -187,7 +195,7 @@ void median_distance_call(const std::string& dtype, int device, uintptr_t stream
 }
 
 void median_distance_vjp_call(const std::string& dtype, int device, uintptr_t stream,
-                              const py::function& allocate, int64_t m, int64_t b, int64_t k,
+                              const Allocate& allocate, int64_t m, int64_t b, int64_t k,
                               uintptr_t x, uintptr_t grad, uintptr_t grad_x) {
   if (b < 2) throw std::invalid_argument("x must have at least two points in each slice");
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
@@ -198,7 +206,7 @@ void median_distance_vjp_call(const std::string& dtype, int device, uintptr_t st
 }
 
 void project_secure_call(const std::string& dtype, int device, uintptr_t stream,
-                         const py::function& allocate, int64_t n, int64_t d, int64_t p, uintptr_t x,
+                         const Allocate& allocate, int64_t n, int64_t d, int64_t p, uintptr_t x,
                          uintptr_t frame, double sigma, const py::bytes& key_bytes,
                          uint64_t first_row, uintptr_t out) {
   // Within these bounds the grid and its inverse are normal numbers.
@@ -225,7 +233,7 @@ void project_secure_call(const std::string& dtype, int device, uintptr_t stream,
 }
 
 void project_fast_call(const std::string& dtype, int device, uintptr_t stream,
-                       const py::function& allocate, int64_t n, int64_t d, int64_t p, uintptr_t x,
+                       const Allocate& allocate, int64_t n, int64_t d, int64_t p, uintptr_t x,
                        uintptr_t frame, double sigma, uint64_t seed, uint64_t noise_stream,
                        uint64_t first_row, uintptr_t out) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {

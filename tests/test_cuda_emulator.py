@@ -163,6 +163,9 @@ def test_products_of_one_half(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) 
     check_products(cuda, case, times=200)
     rough = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
     assert 1e-6 < np.abs(rough - exact).max() < 1e-2
+    monkeypatch.setattr(_arrays, "product_halves", lambda place: 3)
+    with pytest.raises(ValueError, match="halves must be 1 or 2; got 3"):
+        cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
 
 
 def test_products_keep_to_their_reach(cuda: Emulation) -> None:
