@@ -4,7 +4,7 @@
 #
 #   bench/gpu.sh
 #
-# It needs CUDA 13, g++, and a Python (PYTHON, default python3) with torch, CMake, ninja, pytest and
+# It needs nvcc (12.8 or newer), g++, and a Python (PYTHON, default python3) with torch, CMake, ninja, pytest and
 # pybind11; CuPy and KeOps take part where they are installed. Without a network, put the wheel of
 # pybind11 into a folder and name it in DPSLICE_WHEELS.
 set -euo pipefail
@@ -44,7 +44,7 @@ if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     say "compute-sanitizer, $tool"
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "${tests[@]}" -k "(kernel_sums and shape3) or (density_ratio and 33) or (wasserstein and sizes1) or (median and 64)"
+      "${tests[@]}" -k "(kernel_sums and shape4 and float32) or (density_ratio and 33) or project or (wasserstein and sizes1) or test_median_distance[64"
   done
 else
   echo "compute-sanitizer is not installed: skipped"

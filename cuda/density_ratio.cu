@@ -58,7 +58,6 @@ __host__ __device__ constexpr int64_t padded(int64_t size) { return ceil_div(siz
 // --------------------------------------------------------------------------------------- kernels
 
 constexpr int kPowers = 32;  // 2^(i / kPowers), one in each lane
-constexpr double kLog2E = 1.4426950408889634;
 
 // exp(-squared / (2 g^2)) for squares of a distance.
 struct Gaussian {
@@ -1052,9 +1051,9 @@ struct Shape {
   int64_t blocks;  // on a multiprocessor
 };
 
-__host__ inline Shape shape_of(int64_t b) {
+inline Shape shape_of(int64_t b) {
   if (b <= 128) return {128, 3};
-  return {256, 2};
+  return {kMostThreads, kLeastBlocks};
 }
 
 // Shared memory is given to what is used most, until it ends.

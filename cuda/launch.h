@@ -9,6 +9,7 @@ namespace dpslice::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr size_t kStaticSharedLimit = 48 * 1024;  // more has to be asked for, kernel by kernel
 
 template <class T>

@@ -3,14 +3,17 @@
 //
 // A block owns a tile of targets and walks along the sources, or along its part of them where there
 // are too few tiles to fill the device; parts are added up, in their order, by a second kernel. So
-// memory is O(parts (b + c) k) with at most kMaxParts parts, and results do not depend on timing.
+// memory is O(parts (b + c) k) with at most kMaxParts parts, besides at most Execution::share_bytes
+// of the shares of products; and results do not depend on timing.
 // Gradients in x and in y are the same kernel with the two sides exchanged.
 //
 // Two ways to an exponent, as on the CPU (csrc/gaussian_pairs.h):
 // - By differences (differences.cuh): any dtype and k; nothing cancels, wherever the points lie.
-// - By products (products.cu), on tensor cores: float32 above kSmallDims, for the slices whose
-//   points are so close together, in bandwidths, that products lose nothing. Which those are is
-//   found on the device; of each slice one of the two kernels does the work, and the other returns.
+// - By products (products.cu), on tensor cores: float32 above kSmallDims, where tiles are filled,
+// for
+//   the slices whose points are so close together, in bandwidths, that products lose nothing. Which
+//   those are is found on the device; of each slice one of the two kernels does the work, and the
+//   other returns. Gradients of kernel sums, which are not normalised, are not among it.
 // Exponents are taken to base 2.
 #pragma once
 
@@ -27,7 +30,6 @@ enum class Reduction { sum, logsum };
 constexpr int kSmallDims = 8;  // up to here differences cost less than products
 
 constexpr int64_t kMaxParts = 16;
-constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // A logsumexp above the first, rounded to float32, is too coarse to normalise its row by (error
 // above 2e-6): it is computed again. Above the second, float32 does not hold the exponents

@@ -1,4 +1,5 @@
-// Sums over pairs of points by matrix products, in float32 above kSmallDims.
+// Sums over pairs of points by matrix products, in float32 above kSmallDims: what products.h
+// promises.
 //
 // log2 K = u.v - |u|^2/2 - |v|^2/2, with u, v the points centred on a mean of y and multiplied by
 // sqrt(log2 e) / bandwidth. The products run on tensor cores. A coordinate is the sum of two
@@ -46,12 +47,12 @@ constexpr size_t product_shared(int stages) {
   return stages * kStageNumbers * sizeof(uint16_t) + kStageAlign;
 }
 constexpr size_t kStaticShared = 10 * 1024;  // at most, of any of these kernels
-__host__ __device__ constexpr int blocks_of_multiprocessor(int stages) {
+__device__ constexpr int blocks_of_multiprocessor(int stages) {
   return kHaveGroupProducts && stages == kLightStages ? 2 : 1;
 }
 
 constexpr int kFlushCoordinates = 256;  // that tensor cores add up before others take over
-constexpr int kGroup = 32;              // sources whose shares are stored in an order of their own
+constexpr int kShareGroup = 32;         // sources whose shares are stored in an order of their own
 constexpr int64_t kCentreRows = 256;    // of y, whose mean is the centre
 constexpr int kShareExponent = 15;  // shares are stored times 2^15, to keep the bits of small ones
 constexpr int64_t kBandSources = 32768;  // whose shares with some tiles of targets are in memory
@@ -421,7 +422,7 @@ __global__ void __launch_bounds__(kPackThreads)
   uint16_t* const tile = numbers + static_cast<int64_t>(blockIdx.x) * kTileNumbers;
   for_each_piece<halves>([&](int row, int piece) {
     const auto value = [&](int place) {
-      const int source = place / kGroup * kGroup + source_at(place % kGroup);
+      const int source = place / kShareGroup * kShareGroup + source_at(place % kShareGroup);
       return values[source * stride + row];
     };
     Pieces<halves> out;
@@ -466,11 +467,11 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 #pragma unroll
   for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      top[r][half] = lowest_finite<float>();
-      target_shift[r][half] = logsum ? 0.0f
-                                     : product_shift(pairs.target, task.slice,
-                                                     task.target + own.row() + 16 * r + 8 * half);
+    for (int eight = 0; eight < 2; ++eight) {
+      top[r][eight] = lowest_finite<float>();
+      target_shift[r][eight] = logsum ? 0.0f
+                                      : product_shift(pairs.target, task.slice,
+                                                      task.target + own.row() + 16 * r + 8 * eight);
     }
   const int64_t sources = task.end_source - task.first_source;
   multiply_tiles<halves, stages>(
@@ -493,13 +494,13 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float bound = top[r][half], sum = 0;
+          for (int eight = 0; eight < 2; ++eight) {
+            float bound = top[r][eight], sum = 0;
 #pragma unroll
             for (int n = 0; n < 2 * kColumnFragments; ++n) {
               const int column = own.column() + n / 2 * 8 + n % 2;
-              float& e = products.at[r][n / 2][2 * half + n % 2];
-              e = fmaf(e, unit, shift[column] + target_shift[r][half]);
+              float& e = products.at[r][n / 2][2 * eight + n % 2];
+              e = fmaf(e, unit, shift[column] + target_shift[r][eight]);
               if constexpr (logsum)
                 bound = e > bound ? e : bound;
               else
@@ -508,22 +509,22 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
             if constexpr (logsum) {
 #pragma unroll
               for (int n = 0; n < 2 * kColumnFragments; ++n)
-                sum += power_of_two(products.at[r][n / 2][2 * half + n % 2] - bound);
-              found[r][half] *= static_cast<double>(power_of_two(top[r][half] - bound));
-              top[r][half] = bound;
+                sum += power_of_two(products.at[r][n / 2][2 * eight + n % 2] - bound);
+              found[r][eight] *= static_cast<double>(power_of_two(top[r][eight] - bound));
+              top[r][eight] = bound;
             }
-            found[r][half] += static_cast<double>(sum);
+            found[r][eight] += static_cast<double>(sum);
           }
       });
 #pragma unroll
   for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = own.row() + 16 * r + 8 * half;
-      double whole = found[r][half];
+    for (int eight = 0; eight < 2; ++eight) {
+      const int row = own.row() + 16 * r + 8 * eight;
+      double whole = found[r][eight];
       if constexpr (logsum) {
-        const float bound = lane_max<4>(top[r][half]);
-        whole *= static_cast<double>(power_of_two(top[r][half] - bound));
+        const float bound = lane_max<4>(top[r][eight]);
+        whole *= static_cast<double>(power_of_two(top[r][eight] - bound));
         if (own.lane % 4 == 0) maxima[own.warp % kWarpsAcross][row] = static_cast<double>(bound);
       }
       whole = lane_sum<4>(whole);
@@ -579,9 +580,9 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 #pragma unroll
   for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      target_shift[r][half] =
-          product_shift(pairs.target, task.slice, task.target + own.row() + 16 * r + 8 * half) +
+    for (int eight = 0; eight < 2; ++eight)
+      target_shift[r][eight] =
+          product_shift(pairs.target, task.slice, task.target + own.row() + 16 * r + 8 * eight) +
           kShareExponent;
   multiply_tiles<halves, stages>(
       tile_of(pairs.target.packed, task.slice, task.target), static_cast<int>(tiles), 0,
@@ -599,8 +600,8 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 #pragma unroll
         for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int row = own.row() + 16 * r + 8 * half;
+          for (int eight = 0; eight < 2; ++eight) {
+            const int row = own.row() + 16 * r + 8 * eight;
             uint16_t* const to = shares + column_of(number) / wide * kTileNumbers;
 #pragma unroll
             for (int c = 0; c < kColumnFragments; c += kPiece / 2) {
@@ -611,8 +612,8 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
 #pragma unroll
                 for (int n = 0; n < 2; ++n) {
                   const float e =
-                      fmaf(products.at[r][c + pair][2 * half + n], unit,
-                           shift[own.column() + 8 * (c + pair) + n] + target_shift[r][half]);
+                      fmaf(products.at[r][c + pair][2 * eight + n], unit,
+                           shift[own.column() + 8 * (c + pair) + n] + target_shift[r][eight]);
                   // A rounding error above 1 must not leave float16; NaN must stay.
                   const float own_share = power_of_two(e);
                   share[n] = own_share > kLargestHalf ? kLargestHalf : own_share;
@@ -696,6 +697,9 @@ void with_halves(int halves, Run&& run) {
   run(std::integral_constant<int, 2>{});
 }
 
+// Work is dealt out as if each multiprocessor had one block at a time, though of light ones it may
+// have two: it was timed like this.
+
 // The stages for products over so many coordinates.
 int stages_for(int64_t coordinates, const Execution& execution) {
   if (execution.shared_limit < product_shared(kFullStages) + kStaticShared) return kLeastStages;
@@ -710,11 +714,6 @@ void with_stages(int64_t coordinates, const Execution& execution, Run&& run) {
     case kLightStages: return run(std::integral_constant<int, kLightStages>{});
     default: return run(std::integral_constant<int, kFullStages>{});
   }
-}
-
-int64_t blocks_at_a_time(int64_t coordinates, const Execution& execution) {
-  return int64_t{execution.multiprocessors} *
-         blocks_of_multiprocessor(stages_for(coordinates, execution));
 }
 
 // How many tiles of targets, and how many sources, have their shares in memory at a time.
@@ -794,7 +793,7 @@ PackedSides::PackedSides(const Side<float>& x, const Side<float>& y, int64_t m, 
 // Blocks read their targets again for each tile of sources: those that work at a time must find
 // them in the cache of the device, so they work on different parts of few targets.
 int64_t parts_of_product_sums(const Pairs<float>& pairs, const Execution& execution) {
-  const int64_t at_a_time = blocks_at_a_time(pairs.k, execution);
+  const int64_t at_a_time = execution.multiprocessors;
   const int64_t tile_bytes = pairs.target.packed.packs * kTileNumbers * int64_t{sizeof(uint16_t)};
   return parts_of_blocks(pairs.m * ceil_div(pairs.target.size, kProductTile),
                          ceil_div(at_a_time * tile_bytes, kCachedTargets),
@@ -825,7 +824,7 @@ int64_t parts_of_product_pulls(const Pairs<float>& pairs, const Execution& execu
   const int64_t fitting = execution.share_bytes / pull_bytes, tiles = band.sources / kProductTile;
   const int64_t most = fitting < tiles ? fitting : tiles;
   return parts_of_blocks(band.tiles * ceil_div(pairs.k + 1, kProductTile), 1, most > 1 ? most : 1,
-                         blocks_at_a_time(band.sources, execution));
+                         execution.multiprocessors);
 }
 
 void launch_product_pulls(const Pairs<float>& pairs, float* pull, const Execution& execution) {
@@ -840,7 +839,7 @@ void launch_product_pulls(const Pairs<float>& pairs, float* pull, const Executio
       const int64_t across = sources - source < size.sources ? sources - source : size.sources;
       // A block that works on several tiles loads the next one meanwhile.
       const int64_t column_tiles = across / kProductTile;
-      const int64_t wanted = ceil_div(kShareWaves * blocks_at_a_time(pairs.k, execution), down);
+      const int64_t wanted = ceil_div(kShareWaves * execution.multiprocessors, down);
       const Band band{tile, source, across / coordinates_of_pack(execution.halves),
                       wanted < column_tiles ? wanted : column_tiles, shares.data()};
       with_halves(execution.halves, [&](auto halves) {

@@ -33,7 +33,7 @@ constexpr int kBlockColumns = 128;  // at most
 constexpr int kDepth = 16;          // coordinates of a chunk
 constexpr int kStages = 3;          // chunks in a ring: one in use, the others under way
 constexpr int kQuad = 4;            // neighbouring columns of a lane
-constexpr int kRoundsUnrolled = 1;  // pairs of rounds of ChaCha20, of 9
+constexpr int kRoundsUnrolled = 1;  // pairs of rounds of ChaCha20, of 9: code must stay small
 constexpr int kPrepareThreads = 256;
 constexpr uint32_t kNoiseDomain = 0;
 
@@ -332,8 +332,9 @@ struct SecureNoise {
       : args(given), aligned(aligned_out) {
     grid = std::ldexp(1.0, std::ilogb(args.sigma) - 10);
     per_grid = 1.0 / grid;
-    const uint32_t start[4] = {chacha_constant(3), args.key[3], args.key[7], kNoiseDomain};
-    std::copy(start, start + 4, last);
+    last[0] = chacha_constant(3);
+    last[1] = args.key[3], last[2] = args.key[7];
+    last[3] = kNoiseDomain;
     chacha20_quarter_round(last[0], last[1], last[2], last[3]);
   }
 
@@ -634,6 +635,7 @@ void project(const Noise& noise, const Execution& execution) {
 template <class T>
 void project_secure(const ProjectSecureArgs<T>& args, const Execution& execution) {
   SecureNoise<T> noise(args, whole_pieces(args.out, args.p));
+  // The copies that launching makes are out of reach.
   const WipedAtExit key_wiped(&noise.args.key, sizeof noise.args.key);
   const WipedAtExit rounds_wiped(noise.last, sizeof noise.last);
   project(noise, execution);

@@ -1,7 +1,8 @@
 // What launchers and bindings need of the CUDA runtime, without kernel syntax.
 //
 // tests/cuda_emulator compiles the kernel sources for the CPU: with DPSLICE_CUDA_EMULATOR defined,
-// this header takes its runtime from there. Only launch.h and device.h beside it know of that.
+// this header takes its runtime from there. Beside it only launch.h, device.h and mma.cuh know of
+// that.
 #pragma once
 
 #include <cstddef>
@@ -30,23 +31,23 @@ class Memory {
 
   void* take(size_t bytes) {
     bytes = (bytes + kAlign - 1) / kAlign * kAlign;
-    for (Piece& piece : pieces_)
-      if (piece.size - piece.used >= bytes) return piece.take(bytes);
-    const size_t size = bytes > kLeastPiece ? bytes : kLeastPiece;
-    pieces_.push_back({ask_(size), size, 0});
-    return pieces_.back().take(bytes);
+    for (Block& block : blocks_)
+      if (block.size - block.used >= bytes) return block.take(bytes);
+    const size_t size = bytes > kLeastBlock ? bytes : kLeastBlock;
+    blocks_.push_back({ask_(size), size, 0});
+    return blocks_.back().take(bytes);
   }
   // The latest that was taken comes back first.
   void give_back(const void* start) {
     const auto address = reinterpret_cast<uintptr_t>(start);
-    for (Piece& piece : pieces_)
-      if (address >= piece.start && address < piece.start + piece.size)
-        piece.used = address - piece.start;
+    for (Block& block : blocks_)
+      if (address >= block.start && address < block.start + block.size)
+        block.used = address - block.start;
   }
 
  private:
-  static constexpr size_t kAlign = 512, kLeastPiece = size_t{1} << 20;
-  struct Piece {
+  static constexpr size_t kAlign = 512, kLeastBlock = size_t{1} << 20;
+  struct Block {
     uintptr_t start;
     size_t size, used;
     void* take(size_t bytes) {
@@ -56,7 +57,7 @@ class Memory {
     }
   };
   Ask ask_;
-  std::vector<Piece> pieces_;
+  std::vector<Block> blocks_;
 };
 
 // Where a kernel runs: the stream, and what the launcher has to know of its device. And how

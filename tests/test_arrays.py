@@ -553,3 +553,17 @@ def test_missing_extension_says_how_to_build(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "dpslice._core", None)
     with pytest.raises(ImportError, match="build them with 'pip install"):
         _arrays.backend_for(_arrays.Place("numpy", "cpu"))
+
+
+def test_product_halves_follow_the_precision_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    place = _arrays.Place("torch", "cuda:0", 0)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, halves in (("highest", 2), ("high", 1), ("medium", 1)):
+            torch.set_float32_matmul_precision(precision)
+            assert _arrays.product_halves(place) == halves
+            assert _arrays.product_halves(_arrays.Place("cupy", "cuda:0", 0)) == 2
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert _arrays.product_halves(place) == 2

@@ -107,7 +107,9 @@ def test_kernel_sums(name: str, shape: tuple[int, int, int, int], dtype: str) ->
 
 
 @DTYPES
-@pytest.mark.parametrize("b", [1, 33, 128, 256, 700])  # the last ones through global memory
+@pytest.mark.parametrize(
+    "b", [1, 33, 128, 256, 700]
+)  # from 256 on, part of the factor is in global memory
 def test_density_ratio(b: int, dtype: str) -> None:
     rng = np.random.default_rng(b)
     q, p = rng.normal(size=(3, b, 2)).astype(dtype), rng.normal(size=(3, 50, 2)).astype(dtype)
@@ -194,9 +196,10 @@ def test_work_joins_the_current_stream() -> None:
     assert not again.any()
 
 
-def test_inside_a_graph() -> None:
-    x, y = torch.randn(1, 500, 5, device="cuda"), torch.randn(1, 400, 5, device="cuda")
-    g = torch.ones(1, device="cuda")
+@pytest.mark.parametrize("k", [5, 94])
+def test_inside_a_graph(k: int) -> None:
+    x, y = torch.randn(1, 500, k, device="cuda"), torch.randn(1, 400, k, device="cuda")
+    g = torch.full((1,), k**0.5, device="cuda")
 
     def step() -> torch.Tensor:
         leaf = y.detach().requires_grad_()

@@ -245,8 +245,10 @@ class CudaKernels:
         grad_y = self._empty(x, m, c, k) if need[1] else None
         grad_weights = self._empty(x, m, c) if need[2] else None
         grads = (grad_x, grad_y, grad_weights)
-        halves = _arrays.product_halves(self._place)
-        self._call(name, x, m, b, c, k, halves, x, y, bandwidth, weights, *rows.values(), *grads)
+        # Gradients of kernel sums work by differences, which have no halves.
+        products = name == "gaussian_kernel_logsumexp_vjp"
+        halves = (_arrays.product_halves(self._place),) if products else ()
+        self._call(name, x, m, b, c, k, *halves, x, y, bandwidth, weights, *rows.values(), *grads)
         return grads
 
     def gaussian_kernel_sum_total(

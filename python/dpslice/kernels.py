@@ -8,7 +8,9 @@ cannot read as it lies is copied first. No axis may be empty.
 CUDA tensors and CuPy arrays are worked on where they lie, on the current stream of their device, if
 this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are
 not checked, and only `density_ratio` waits for its result, to name a slice that failed; while a
-CUDA graph is recorded it does not, and such a slice is NaN.
+CUDA graph is recorded it does not, and such a slice is NaN. Memory for work comes from the arrays'
+own library. Kernel sums of float32 tensors in more than 8 dimensions have the bits of TensorFloat32
+where ``torch.set_float32_matmul_precision`` allows it; those of CuPy arrays, all of float32.
 
 Nothing here is differentiable: ``dpslice.torch.functional`` has each kernel as a torch operator
 with its derivative.

@@ -652,8 +652,12 @@ def gaussian_kernel_logsumexp(
 
     Notes
     -----
-    The (b, c) matrix is never formed, forwards or backwards: the largest exponent is found while
-    summing, so far points do not underflow.
+    The (b, c) matrix is never formed, forwards or backwards (on a CUDA device backwards, up to
+    256 MiB of it at a time): the largest exponent is found while summing, so far points do not
+    underflow.
+
+    On a CUDA device, in float32 and more than 8 dimensions,
+    ``torch.set_float32_matmul_precision("high")`` lets exponents have the bits of TensorFloat32.
 
     Examples
     --------
@@ -800,7 +804,9 @@ def density_ratio(
     ValueError
         If shapes disagree, a number is out of range, `bandwidth` requires a gradient, or the Gram
         matrix plus ridge is not positive definite (the slice is named). On a CUDA device nothing
-        waits for that: the slice is NaN, and a later call raises.
+        waits for that: the slice is NaN, and the next call of this function or of
+        `density_ratio_divergence`, once the device has come so far, raises for it. While a graph
+        is recorded, and after the last call, nothing does.
 
     Examples
     --------
@@ -976,8 +982,8 @@ def density_ratio_divergence(
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
         If shapes disagree, a number is out of range, `q` or `bandwidth` requires a gradient, or a
-        Gram matrix plus ridge is not positive definite (the slice is named; on a CUDA device in a
-        later call, as for `density_ratio`).
+        Gram matrix plus ridge is not positive definite (the slice is named; on a CUDA device by a
+        later call, as `density_ratio` says).
 
     Notes
     -----
