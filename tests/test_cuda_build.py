@@ -87,7 +87,7 @@ def test_build(tmp_path: Path) -> None:
         "import _cuda\n"
         "if _cuda.device_count() == 0:\n"
         "    try:\n"
-        "        _cuda.median_distance('float32', 0, 0, 1, 2, 1, 0, 0)\n"
+        "        _cuda.median_distance('float32', 0, 0, lambda size: 0, 1, 2, 1, 0, 0)\n"
         "    except RuntimeError as error:\n"
         "        print(error)\n"
         "else:\n"

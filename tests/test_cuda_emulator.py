@@ -176,7 +176,7 @@ def test_products_fill_their_tiles(cuda: Emulation, monkeypatch: pytest.MonkeyPa
         case = make_case(1, 64, c, 40, "float32", wide=True)
         found = cuda("gaussian_kernel_logsumexp", *sum_arguments(case))
         truth = reference.gaussian_kernel_logsumexp(*sum_arguments(case))
-        assert (np.abs(found - truth).max() > 2e-5) == by_products
+        assert (np.abs(found - truth).max() > 1.5e-6) == by_products
 
 
 def test_products_keep_to_their_reach(cuda: Emulation) -> None:
@@ -207,7 +207,7 @@ def test_gradients_of_the_least_sums(cuda: Emulation) -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
-@pytest.mark.parametrize("size", [1e-12, 1e12, 3e37])
+@pytest.mark.parametrize("size", [1e-12, 1e12, 1e36])
 def test_gradients_of_any_size(cuda: Emulation, name: str, size: float) -> None:
     """One row with another gradient, far beyond what float16 holds of both."""
     case = make_case(1, 70, 80, 12, "float32", weighted=True, wide=True)
@@ -219,8 +219,8 @@ def test_gradients_of_any_size(cuda: Emulation, name: str, size: float) -> None:
     for grad, truth in zip(grads, truths, strict=True):
         # Numbers of like size are compared with each other: one row's, then all others'.
         for rows in ([3], [i for i in range(truth.shape[1]) if i != 3]):
-            size_of_rows = np.linalg.norm(truth[:, rows])
-            assert np.linalg.norm(grad[:, rows] - truth[:, rows]) <= 2e-5 * size_of_rows
+            error = grad[:, rows].astype(np.float64) - truth[:, rows]
+            assert np.linalg.norm(error) <= 2e-5 * np.linalg.norm(truth[:, rows])
 
 
 def test_nan_stays(cuda: Emulation) -> None:

@@ -7,11 +7,13 @@ python tests/tools/cuda_budget.py --write    commit to what they need now: tests
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +25,13 @@ Usage = dict[str, int]
 
 
 def compile_kernels(folder: Path) -> tuple[list[Path], str]:
-    """Compile every file of cuda/ with nvcc; return the objects and what ptxas said."""
-    objects, report = [], ""
-    for source in sorted((ROOT / "cuda").glob("*.cu")):
+    """Compile every file of cuda/ with nvcc; return the objects and what ptxas said.
+
+    As many at a time as there are processors.
+    """
+    sources = sorted((ROOT / "cuda").glob("*.cu"))
+
+    def compile_one(source: Path) -> tuple[Path, str]:
         to = folder / f"{source.stem}.o"
         done = subprocess.run(
             [
@@ -38,9 +44,11 @@ def compile_kernels(folder: Path) -> tuple[list[Path], str]:
         )
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed on {source.name}:\n{done.stdout}{done.stderr}")
-        objects.append(to)
-        report += done.stdout + done.stderr
-    return objects, report
+        return to, done.stdout + done.stderr
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(compile_one, sources))
+    return [to for to, _ in compiled], "".join(report for _, report in compiled)
 
 
 def kernel_name(mangled: str) -> str:
