@@ -150,7 +150,7 @@ void run_all(const Execution& execution) {
   none.shared_limit = 0;         // and blocks walk along the slices
   run_pairs<T>(execution, 1, 130, 257, 2, 0);
   run_pairs<T>(execution, 1, 5, 129, 8, 20);  // far apart: again in float64
-#if !defined(DPSLICE_EMULATOR_THREADS)  // which take long for products
+#if !defined(DPSLICE_EMULATOR_THREADS)        // which take long for products
   run_pairs<T>(execution, 1, 66, 70, 17, 0);
 #endif
   run_pairs<T>(execution, 1, 5, 65, 70, 20);
