@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "common/bits.h"
 #include "runtime.h"
 
 namespace dpslice::cuda {
@@ -156,32 +157,12 @@ __device__ inline double reciprocal_root(double x) {
 
 // A double as two words, and back.
 __device__ inline int32_t high_word(double x) {
-#if defined(DPSLICE_CUDA_EMULATOR)
-  int32_t words[2];
-  std::memcpy(words, &x, sizeof x);
-  return words[1];
-#else
-  return __double2hiint(x);
-#endif
+  return static_cast<int32_t>(bits_as<uint64_t>(x) >> 32);
 }
-__device__ inline int32_t low_word(double x) {
-#if defined(DPSLICE_CUDA_EMULATOR)
-  int32_t words[2];
-  std::memcpy(words, &x, sizeof x);
-  return words[0];
-#else
-  return __double2loint(x);
-#endif
-}
+__device__ inline int32_t low_word(double x) { return static_cast<int32_t>(bits_as<uint64_t>(x)); }
 __device__ inline double double_of_words(int32_t high, int32_t low) {
-#if defined(DPSLICE_CUDA_EMULATOR)
-  const int32_t words[2] = {low, high};
-  double x;
-  std::memcpy(&x, words, sizeof x);
-  return x;
-#else
-  return __hiloint2double(high, low);
-#endif
+  return bits_as<double>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 |
+                         static_cast<uint32_t>(low));
 }
 
 // Sums and maxima over groups of 2, 4, ..., 32 neighbouring lanes; all lanes get the result.

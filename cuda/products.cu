@@ -70,24 +70,25 @@ struct Fragments {
   float at[kRowFragments][kColumnFragments][4];
 };
 
-__device__ inline void clear(Fragments& fragments) {
+// Calls visit(r, c, n) for the place of each of them, all known to the compiler.
+template <class Visit>
+__device__ inline void for_each_number(Visit&& visit) {
 #pragma unroll
   for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
     for (int c = 0; c < kColumnFragments; ++c)
 #pragma unroll
-      for (int n = 0; n < 4; ++n) fragments.at[r][c][n] = 0;
+      for (int n = 0; n < 4; ++n) visit(r, c, n);
+}
+
+__device__ inline void clear(Fragments& fragments) {
+  for_each_number([&](int r, int c, int n) { fragments.at[r][c][n] = 0; });
 }
 
 // Products of groups leave their sums here without the compiler's knowledge: from here on they are
 // what they have become.
 __device__ inline void settle(Fragments& fragments) {
-#pragma unroll
-  for (int r = 0; r < kRowFragments; ++r)
-#pragma unroll
-    for (int c = 0; c < kColumnFragments; ++c)
-#pragma unroll
-      for (int n = 0; n < 4; ++n) may_have_changed(fragments.at[r][c][n]);
+  for_each_number([&](int r, int c, int n) { may_have_changed(fragments.at[r][c][n]); });
 }
 
 // Where a thread's numbers lie: rows row() + 16 r + 8 (n / 2), columns column() + 8 c + n % 2.
@@ -219,14 +220,8 @@ __device__ inline void multiply_tiles(const uint16_t* rows, int tiles, int first
       }
       wait_for_group_products<0>();
       settle(sums);
-      if constexpr (flush) {
-#pragma unroll
-        for (int r = 0; r < kRowFragments; ++r)
-#pragma unroll
-          for (int c = 0; c < kColumnFragments; ++c)
-#pragma unroll
-            for (int n = 0; n < 4; ++n) whole.at[r][c][n] += sums.at[r][c][n];
-      }
+      if constexpr (flush)
+        for_each_number([&](int r, int c, int n) { whole.at[r][c][n] += sums.at[r][c][n]; });
     }
     if constexpr (flush)
       at_end(tile, whole);
@@ -650,19 +645,14 @@ __global__ void __launch_bounds__(kProductThreads, blocks_of_multiprocessor(stag
       ldexpf(1, -kShareExponent - half_exponent(largest.factor[pairs.source.index]));
   const Lane own;
   const auto write = [&](const Fragments& sums) {
-#pragma unroll
-    for (int r = 0; r < kRowFragments; ++r)
-#pragma unroll
-      for (int c = 0; c < kColumnFragments; ++c)
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const int64_t i = task.target + own.row() + 16 * r + n / 2 * 8;
-          const int64_t t = column + own.column() + 8 * c + n % 2;
-          if (i >= pairs.target.size || t >= width) continue;
-          float& to = pull[((part * pairs.m + task.slice) * pairs.target.size + i) * width + t];
-          const float sum = sums.at[r][c][n] * (t < pairs.k ? unit : factor_unit);
-          to = add ? to + sum : sum;
-        }
+    for_each_number([&](int r, int c, int n) {
+      const int64_t i = task.target + own.row() + 16 * r + n / 2 * 8;
+      const int64_t t = column + own.column() + 8 * c + n % 2;
+      if (i >= pairs.target.size || t >= width) return;
+      float& to = pull[((part * pairs.m + task.slice) * pairs.target.size + i) * width + t];
+      const float sum = sums.at[r][c][n] * (t < pairs.k ? unit : factor_unit);
+      to = add ? to + sum : sum;
+    });
   };
   if (first < end) {
     multiply_tiles<halves, stages>(

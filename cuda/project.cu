@@ -321,7 +321,6 @@ struct SecureNoise {
   using X = T;
   using C = double;
   static constexpr int at_once = 2;  // quads of a row whose noise is made together
-  static constexpr int unrolled_runs = 1;
   ProjectSecureArgs<T> args;
   double grid, per_grid;
   bool aligned;
@@ -418,7 +417,6 @@ struct FastNoise {
   using X = T;
   using C = T;
   static constexpr int at_once = sizeof(T) == 4 ? 4 : 2;
-  static constexpr int unrolled_runs = 1;
   ProjectFastArgs<T> args;
   T sigma;
   bool aligned;
@@ -549,32 +547,27 @@ __global__ void __launch_bounds__(Tile<typename Noise::C>::warps* kWarp, 1)
                         own + (layout.resident ? chunk : stage) * frame_pieces, sum);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
-    // Unrolled only so far, for the sake of the instruction cache: the next numbers take the places
-    // of those that are done.
+    // Not unrolled, for the sake of the instruction cache: the next numbers take the places of
+    // those that are done.
     constexpr int at_once = Noise::at_once, runs = kSixteens<C> / at_once;
-    constexpr int unrolled = Noise::unrolled_runs;
-    static_assert(kSixteens<C> % at_once == 0 && kEights<C> * runs % unrolled == 0);
+    static_assert(kSixteens<C> % at_once == 0);
     const int64_t row = first_row(tile);
     const int64_t column =
         (column_tile * layout.across + warp % layout.across) * int64_t{Warp::columns} +
         place * kQuad;
     const int columns = part_of(layout.p - column, Warp::columns);
 #pragma unroll 1
-    for (int start = 0; start < kEights<C> * runs; start += unrolled) {
+    for (int run = 0; run < kEights<C> * runs; ++run) {
+      const int64_t at_row = row + run / runs * 8;
+      const int first = run % runs * at_once * 16;
+      if (at_row < layout.n && first < columns)
+        finish_row<at_once>(noise, sum, noise.args.first_row + static_cast<uint64_t>(at_row),
+                            column + first, columns - first, place,
+                            noise.args.out + at_row * layout.p + column + first);
 #pragma unroll
-      for (int i = 0; i < unrolled; ++i) {
-        const int64_t at_row = row + (start + i) / runs * 8;
-        const int first = (start + i) % runs * at_once * 16;
-        if (at_row < layout.n && first < columns)
-          finish_row<at_once>(noise, sum + i * at_once,
-                              noise.args.first_row + static_cast<uint64_t>(at_row), column + first,
-                              columns - first, place,
-                              noise.args.out + at_row * layout.p + column + first);
-      }
+      for (int quad = at_once; quad < kQuads<C>; ++quad)
 #pragma unroll
-      for (int quad = unrolled * at_once; quad < kQuads<C>; ++quad)
-#pragma unroll
-        for (int c = 0; c < kQuad; ++c) sum[quad - unrolled * at_once][c] = sum[quad][c];
+        for (int c = 0; c < kQuad; ++c) sum[quad - at_once][c] = sum[quad][c];
     }
   }
 }

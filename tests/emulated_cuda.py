@@ -69,7 +69,7 @@ def build(
     folder : Path
         Where to put it.
     flags : tuple of str
-        For the compiler, besides optimisation.
+        For the kernels, besides optimisation.
     names : tuple of str
         The kernels to compile.
     others : Path, optional
@@ -81,8 +81,10 @@ def build(
     if others is not None:
         objects += [others / f"{name}.o" for name in KERNELS if name not in names]
     includes = [sysconfig.get_paths()["include"], pybind11.get_include()]
-    flags = ("-O1", "-fvisibility=hidden", *(f"-isystem{path}" for path in includes))
-    objects.append(compile_object(ROOT / "cuda" / "bindings.cpp", folder / "bindings.o", flags))
+    bindings_flags = ("-O1", "-fvisibility=hidden", *(f"-isystem{path}" for path in includes))
+    objects.append(
+        compile_object(ROOT / "cuda" / "bindings.cpp", folder / "bindings.o", bindings_flags)
+    )
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run(
         ["g++", "-shared", "-pthread", *map(str, objects), "-o", str(module)], check=True

@@ -298,7 +298,11 @@ inline float half_of_word(uint32_t word, int which) {
 }
 
 // Sums are rounded to nearest after each product, not towards zero after each instruction.
-inline void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b) {
+// The column of a, and the row of b, number l is in register 2 right (+ 1 for the lower rows) of
+// the lanes at `place`: where(l, place, right); number(word, l) reads it.
+template <class Where, class Number>
+void mma_m16n8(int depth, float* d, const uint32_t* a, const uint32_t* b, Where&& where,
+               Number&& number) {
   struct Operands {
     uint32_t a[4], b[2];
   } own;
@@ -306,16 +310,23 @@ inline void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b) {
   std::memcpy(own.b, b, sizeof own.b);
   const int lane = static_cast<int>(self().thread.x % kWarp);
   show(own, [&](auto&& of) {
-    for (int l = 0; l < 16; ++l) {  // the column of a, and the row of b
-      const int place = l % 8 / 2, right = l / 8;
+    for (int l = 0; l < depth; ++l) {
+      int place, right;
+      where(l, place, right);
       const Operands row = of(lane / 4 * 4 + place);
       for (int column = 0; column < 2; ++column) {
-        const float v = half_of_word(of((lane % 4 * 2 + column) * 4 + place).b[right], l % 2);
-        d[column] += half_of_word(row.a[2 * right], l % 2) * v;
-        d[2 + column] += half_of_word(row.a[2 * right + 1], l % 2) * v;
+        const float v = number(of((lane % 4 * 2 + column) * 4 + place).b[right], l);
+        d[column] += number(row.a[2 * right], l) * v;
+        d[2 + column] += number(row.a[2 * right + 1], l) * v;
       }
     }
   });
+}
+
+inline void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b) {
+  mma_m16n8(
+      16, d, a, b, [](int l, int& place, int& right) { place = l % 8 / 2, right = l / 8; },
+      [](uint32_t word, int l) { return half_of_word(word, l % 2); });
 }
 
 // One number of the 16 from `piece` on, of a row whose pieces of 8 are exchanged.
@@ -375,25 +386,10 @@ inline float from_tf32(uint32_t bits) {
   return value;
 }
 
-// Sums are rounded to nearest after each product, as above.
 inline void mma_m16n8k8(float* d, const uint32_t* a, const uint32_t* b) {
-  struct Operands {
-    uint32_t a[4], b[2];
-  } own;
-  std::memcpy(own.a, a, sizeof own.a);
-  std::memcpy(own.b, b, sizeof own.b);
-  const int lane = static_cast<int>(self().thread.x % kWarp);
-  show(own, [&](auto&& of) {
-    for (int l = 0; l < 8; ++l) {  // the column of a, and the row of b
-      const int place = l % 4, right = l / 4;
-      const Operands row = of(lane / 4 * 4 + place);
-      for (int column = 0; column < 2; ++column) {
-        const float v = from_tf32(of((lane % 4 * 2 + column) * 4 + place).b[right]);
-        d[column] += from_tf32(row.a[2 * right]) * v;
-        d[2 + column] += from_tf32(row.a[2 * right + 1]) * v;
-      }
-    }
-  });
+  mma_m16n8(
+      8, d, a, b, [](int l, int& place, int& right) { place = l % 4, right = l / 4; },
+      [](uint32_t word, int) { return from_tf32(word); });
 }
 
 inline void ldmatrix_x4(uint32_t* to, const void* row) {
