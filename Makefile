@@ -25,8 +25,9 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
 demo: $(VENV)/.demo
 	$(BIN)/dpslice demo --out demo-output --overwrite
 
+# One process a core, each of one thread (tests of threads ask for theirs).
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --benchmark-disable $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-disable -n auto --dist worksteal $(PYTEST_ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_reference as reference
 from dpslice import _arrays, _core
@@ -512,6 +513,59 @@ def test_forward_mode_is_refused(op):
     tensors = op.tensors()
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(op.call, tensors, tensors)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@every_op
+def test_tangents_are_refused(op):
+    with torch.autograd.forward_ad.dual_level():
+        tensors = [torch.autograd.forward_ad.make_dual(t, torch.ones_like(t)) for t in op.tensors()]
+        with pytest.raises(NotImplementedError, match="jvp"):
+            op.call(*tensors)
+
+
+class Listener(TorchDispatchMode):
+    """Keeps the names of operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.heard.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Subclass(Tensor):
+    """A tensor that hears of every function called with it."""
+
+    heard: list[str] = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.heard.append(str(func))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@every_op
+def test_what_listens_hears_of_the_operator(op):
+    """Plain calls take a shorter way than torch's dispatcher, if nothing would miss them there."""
+    want = op.call(*op.tensors())
+    with Listener() as listener:
+        torch.testing.assert_close(op.call(*op.tensors()), want, rtol=0, atol=0)
+    assert f"dpslice.{op.name}.default" in listener.heard
+    Subclass.heard.clear()
+    got = op.call(*(t.as_subclass(Subclass) for t in op.tensors()))
+    torch.testing.assert_close(got.as_subclass(Tensor), want, rtol=0, atol=0)
+    assert f"dpslice.{op.name}" in Subclass.heard
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@every_op
+def test_a_trace_holds_the_operator(op):
+    traced = torch.jit.trace(op.call, op.tensors(), check_trace=False)
+    assert f"dpslice::{op.name}(" in str(traced.graph)
 
 
 @every_op

@@ -280,9 +280,14 @@ def library_of(name: str, value: object) -> str:
     raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
 
 
-# What the compiled kernels compute in. Others are refused, never converted: half precision does not
-# carry squared distances, and integers are more often a mistake than points.
-_KERNEL_DTYPES = ("float32", "float64")
+# What the compiled kernels compute in, by the names that the libraries print. Others are refused,
+# never converted: half precision does not carry squared distances, and integers are more often a
+# mistake than points.
+_KERNEL_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {
+    prefix + dtype.name: dtype
+    for prefix in ("", "torch.")
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64))
+}
 
 
 @dataclass(frozen=True)
@@ -319,15 +324,13 @@ class Operand:
         of the caller's library.
     place : Place
         Library and device of the caller's array.
+    dtype : numpy.dtype
+        Float32 or float64.
     """
 
     array: Any
     place: Place
-
-    @property
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        """Float32 or float64."""
-        return np.dtype(str(self.array.dtype).removeprefix("torch."))
+    dtype: np.dtype[np.floating[Any]]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -354,6 +357,9 @@ def backend_for(place: Place, later: bool = False) -> Any:
         If this build has no CUDA kernels, and `place` is a CUDA device.
     """
     if place.device == "cpu":
+        core = sys.modules.get("dpslice._core")
+        if core is not None:
+            return core
         try:
             return importlib.import_module("dpslice._core")
         except ModuleNotFoundError as error:
@@ -373,15 +379,18 @@ def backend_for(place: Place, later: bool = False) -> Any:
     return CudaKernels(module, place, later)
 
 
+_NUMPY, _TORCH_ON_CPU = Place("numpy", "cpu"), Place("torch", "cpu")
+
+
 def place_of(name: str, value: Any) -> Place:
     """Tell where an array of any of the three libraries lies, without touching its values."""
     library = library_of(name, value)
     if library == "numpy":
-        return Place("numpy", "cpu")
+        return _NUMPY
     if library == "torch":
         device = value.device
         if device.type == "cpu":
-            return Place("torch", "cpu")
+            return _TORCH_ON_CPU
         if device.type != "cuda":
             raise ValueError(f"{name} must be on the CPU or a CUDA device; got device {device}")
         torch = sys.modules["torch"]
@@ -399,14 +408,13 @@ def _torch_stream(torch: Any, device: Any) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
-def _dtype_name(name: str, value: Any, library: str) -> str:
-    """Return ``float32`` or ``float64``, or raise."""
-    if library == "torch":
-        found = str(value.dtype).removeprefix("torch.")
-    else:
-        found = value.dtype.newbyteorder("=").name if value.dtype.fields is None else "structured"
-    if found not in _KERNEL_DTYPES:
-        raise TypeError(f"{name} must have dtype float32 or float64; got {value.dtype}")
+def _kernel_dtype(name: str, value: Any) -> np.dtype[np.floating[Any]]:
+    """Return float32 or float64, in native byte order, or raise."""
+    dtype = value.dtype
+    native = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+    found = _KERNEL_DTYPES.get(str(native))
+    if found is None:
+        raise TypeError(f"{name} must have dtype float32 or float64; got {dtype}")
     return found
 
 
@@ -424,15 +432,20 @@ def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) ->
     raise ValueError(f"{name} must have {rule}; got {shape}")
 
 
-def _host_array(name: str, value: Any, place: Place, dtype: str) -> FloatArray:
+def _host_array(
+    name: str, value: Any, place: Place, dtype: np.dtype[np.floating[Any]]
+) -> FloatArray:
     """View, or where that cannot be, copy an array on the CPU into the layout that kernels read."""
     if place.library == "torch":
         torch = sys.modules["torch"]
         if value.layout != torch.strided:
             raise TypeError(f"{name} must be a dense tensor; got layout {value.layout}")
-        host = value.detach().resolve_neg().contiguous().numpy()
+        host: FloatArray = value.numpy(force=True)
     else:
         host = np.asarray(value)
+    flags = host.flags
+    if flags.c_contiguous and flags.aligned and host.dtype == dtype:
+        return host
     array: FloatArray = np.require(host, dtype=dtype, requirements=["C", "A"])
     return array
 
@@ -609,8 +622,8 @@ def operand(
             "use the function of the same name in dpslice.torch.functional, or pass detach()ed"
         )
     _check_axes(name, tuple(value.shape), axes)
-    dtype = _dtype_name(name, value, library)
-    if like is not None and dtype != like.dtype.name:
+    dtype = _kernel_dtype(name, value)
+    if like is not None and dtype != like.dtype:
         raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
     place = place_of(name, value)
     if like is not None and place.device != like.place.device:
@@ -619,11 +632,11 @@ def operand(
         )
     backend_for(place)
     if on_device(place):
-        return Operand(_device_array(name, value, place), place)
+        return Operand(_device_array(name, value, place), place, dtype)
     array = _host_array(name, value, place, dtype)
     if finite:
         finite_values(name, array)
-    return Operand(array, place)
+    return Operand(array, place, dtype)
 
 
 def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None) -> None:
@@ -640,9 +653,9 @@ def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None
     like : array, optional
         An earlier argument whose dtype this one must share.
     """
-    library = library_of(name, value)
+    library_of(name, value)
     _check_axes(name, tuple(value.shape), axes)
-    dtype = _dtype_name(name, value, library)
+    dtype = _kernel_dtype(name, value)
     if like is not None and value.dtype != like.dtype:
         raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
 
@@ -689,9 +702,10 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
             )
         if device:
             return device_vector(given.array, slices, like.dtype.name, like.array, like.place)
-        array = np.broadcast_to(given.array, (slices,))
-    with np.errstate(over="ignore", under="ignore"):  # caught by the check that follows
-        array = np.ascontiguousarray(array, dtype=like.dtype)
+        array = given.array if value.ndim == 1 else np.broadcast_to(given.array, (slices,))
+    if array.dtype != like.dtype or not array.flags.c_contiguous:
+        with np.errstate(over="ignore", under="ignore"):  # caught by the check that follows
+            array = np.ascontiguousarray(array, dtype=like.dtype)
     # Subnormal bandwidths have no reciprocal.
     good = np.isfinite(array) & (array >= np.finfo(like.dtype).tiny)
     if not good.all():
@@ -708,7 +722,9 @@ def check_reach(name: str, points: Operand, bandwidth: Any) -> None:
     """Refuse points so far out that a squared distance in bandwidths leaves the number range."""
     if on_device(points.place):
         return
-    limit = 1e17 if points.dtype == np.float32 else 1e150
+    limit = 1e17 if points.dtype.itemsize == 4 else 1e150
+    if float(np.abs(points.array).max()) <= limit * float(bandwidth.min()):
+        return  # all of them, to say it quickly
     reach = np.abs(points.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
     if not (reach <= limit).all():
         first = int(np.argmax(reach))
@@ -733,7 +749,8 @@ def log_weight_values(name: str, weights: Operand) -> None:
 def ratio_values(name: str, value: Any) -> Operand:
     """Check density ratios: a number, or an array of any shape, finite and >= 0."""
     if isinstance(value, (numbers.Real, np.number)):
-        return Operand(np.array(nonnegative_real(name, value)), Place("numpy", "cpu"))
+        number = np.array(nonnegative_real(name, value))
+        return Operand(number, _NUMPY, number.dtype)
     library_of(name, value)
     found = operand(name, value, tuple(value.shape))
     if on_device(found.place):

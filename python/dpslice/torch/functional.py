@@ -19,6 +19,7 @@ to ``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,18 @@ Number = float | int
 
 # ------------------------------------------------------------------------------------ registering
 
-_FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
+
+@dataclass(frozen=True)
+class _Operator:
+    """The ways to call one operator."""
+
+    kernel: Callable[..., Any]  # plain tensors, no gradient
+    graded: type[torch.autograd.Function]  # plain tensors
+    transformed: type[torch.autograd.Function]  # under torch.func, or with tangents
+    dispatched: Callable[..., Any]  # torch.ops.dpslice.<name>: all else
+
+
+_OPERATORS: dict[str, _Operator] = {}
 
 
 def _register(
@@ -81,29 +93,56 @@ def _register(
     torch.library.register_autograd(
         f"dpslice::{name}", backward, setup_context=setup_context, lib=_LIBRARY
     )
-    op = getattr(_ops, name)
+    dispatched = getattr(_ops, name)
     rule = vmap or _fold_into_slices(name, dict(slice_axes or {}))
     torch.library.register_vmap(f"dpslice::{name}", rule, lib=_LIBRARY)
-    _FUNCTIONS[name] = type(
-        name,
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(lambda *args: op(*args)),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(backward),
-            "vmap": staticmethod(rule),
-        },
+
+    def graded(ctx: Any, *args: Any) -> Any:
+        output = kernel(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    def function(**members: Callable[..., Any]) -> type[torch.autograd.Function]:
+        static = {key: staticmethod(member) for key, member in members.items()}
+        return type(name, (torch.autograd.Function,), static)
+
+    _OPERATORS[name] = _Operator(
+        kernel,
+        function(forward=graded, backward=backward),
+        function(
+            forward=lambda *args: dispatched(*args),
+            setup_context=setup_context,
+            backward=backward,
+            vmap=rule,
+        ),
+        dispatched,
     )
 
 
 def _call(name: str, *args: Any) -> Any:
     """Call an operator by the way that the present transformation understands.
 
-    A Function around the operator costs a sixth of a small step, so only ``torch.func`` gets one.
+    Through torch's dispatcher, an operator written in Python takes several times as long as the
+    kernel of a small step. So it is gone through only where something may be listening there.
     """
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling():
         return getattr(_ops, name)(*args)
-    return _FUNCTIONS[name].apply(*args)
+    operator = _OPERATORS[name]
+    if (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0  # a Function refuses tangents
+    ):
+        return operator.transformed.apply(*args)
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    if (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    ):
+        return operator.dispatched(*args)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return operator.graded.apply(*args)
+    return operator.kernel(*args)
 
 
 def _save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
@@ -838,8 +877,10 @@ def _divergence_kernel(
     private, synthetic = _arrays.point_pair("q", q.detach(), "p", p.detach())
     rows = bandwidth.detach().unbind(0) if bandwidth.ndim == 2 else [bandwidth.detach()]
     each = [_arrays.bandwidths("bandwidth", row, private) for row in rows]
-    stack: Any = torch.stack if _arrays.on_device(private.place) else np.stack
-    bandwidths = stack(each)  # [G, m]
+    if len(each) == 1:
+        bandwidths = each[0][None]  # [G, m]
+    else:
+        bandwidths = (torch.stack if _arrays.on_device(private.place) else np.stack)(each)
     for points, name in ((private, "q"), (synthetic, "p")):
         for bandwidth_of_slice in each:
             _arrays.check_reach(name, points, bandwidth_of_slice)
@@ -1005,7 +1046,9 @@ def density_ratio_divergence(
     ridge = _arrays.nonnegative_real("ridge", ridge)
     sigma = _arrays.nonnegative_real("sigma", sigma)
     chosen = get_divergence(divergence)
-    bandwidths = torch.atleast_2d(_bandwidths(bandwidth, q))  # [G, m]
+    bandwidths = _bandwidths(bandwidth, q)
+    if bandwidths.ndim == 1:
+        bandwidths = bandwidths[None]  # [G, m]
     if chosen.code < 0:  # one's own
         ratios = [_call("density_ratio", q, p, g, ridge, sigma) for g in bandwidths.unbind(0)]
         ratio = torch.stack(ratios).mean(0)
