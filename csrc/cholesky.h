@@ -16,8 +16,8 @@
 
 namespace dpslice::DPSLICE_ISA {
 
-// Rows of a panel. A strip of one packed panel, 64 x kTileVectors vectors, stays in L1.
-constexpr int64_t kCholeskyPanel = 64;
+// Rows of a panel. A strip of one packed panel, 128 x kTileVectors vectors, stays in L1.
+constexpr int64_t kCholeskyPanel = 128;
 static_assert(kCholeskyPanel % kTileRows == 0);
 
 // The layout of matrix and factor, the same for both precisions. A row begins at a cache line, an
@@ -130,29 +130,38 @@ inline bool factor_panel(T* a, CholeskyShape shape, int64_t panel, int64_t end, 
   };
   for (int64_t i = panel; i < end; i += kTileRows) {
     T diagonal[kTileRows][kTileRows];
-    constexpr int kWidth = kTileRows > L ? kTileRows / L : 1;  // vectors that hold the diagonal
     const int64_t first = first_column<T>(i);
-    CholeskyTile<T, kWidth> head;
-    subtracted(head, i, first);
-    head.store_to(a + i * stride + first, stride);
-    for (int r = 0; r < kTileRows; ++r)
-      for (int q = 0; q < kTileRows; ++q) diagonal[r][q] = a[(i + r) * stride + i + q];
-    if (!factor_diagonal_tile(diagonal, smallest_pivot)) return false;
-    // The vectors with the diagonal tile may also hold columns after it, and some before.
-    head.solve(diagonal);
-    head.store_to(a + i * stride + first, stride);
-    for (int r = 0; r < kTileRows; ++r) {
-      for (int64_t j = first; j < i; ++j) a[(i + r) * stride + j] = 0;
-      for (int q = 0; q < kTileRows; ++q) a[(i + r) * stride + i + q] = diagonal[r][q];
-    }
-    int64_t j = first + kWidth * L;
+    int64_t j = first;
+    // The vectors with the diagonal tile, and as many after it as make a whole tile: sums enough in
+    // flight while everything waits for this tile.
+    const auto begin = [&]<int V>(CholeskyTile<T, V>&& head) {
+      subtracted(head, i, first);
+      head.store_to(a + i * stride + first, stride);
+      for (int r = 0; r < kTileRows; ++r)
+        for (int q = 0; q < kTileRows; ++q) diagonal[r][q] = a[(i + r) * stride + i + q];
+      if (!factor_diagonal_tile(diagonal, smallest_pivot)) return false;
+      head.solve(diagonal);
+      head.store_to(a + i * stride + first, stride);
+      for (int r = 0; r < kTileRows; ++r) {
+        for (int64_t before = first; before < i; ++before) a[(i + r) * stride + before] = 0;
+        for (int q = 0; q < kTileRows; ++q) a[(i + r) * stride + i + q] = diagonal[r][q];
+      }
+      j += V * L;
+      return true;
+    };
     const auto finish = [&]<int V>(CholeskyTile<T, V>&& tile) {
       subtracted(tile, i, j);
       tile.solve(diagonal);
       tile.store_to(a + i * stride + j, stride);
       j += V * L;
     };
+    constexpr int kWidth = kTileRows > L ? kTileRows / L : 1;  // vectors that hold the diagonal
+    constexpr int kHead = kTileVectors > kWidth ? kTileVectors : kWidth;
+    if (!(first + kHead * L <= shape.order ? begin(CholeskyTile<T, kHead>{})
+                                           : begin(CholeskyTile<T, kWidth>{})))
+      return false;
     while (j + kTileVectors * L <= shape.order) finish(CholeskyTile<T, kTileVectors>{});
+    if (j + 2 * L <= shape.order) finish(CholeskyTile<T, 2>{});
     while (j < shape.order) finish(CholeskyTile<T, 1>{});
   }
   return true;
@@ -220,16 +229,34 @@ inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
 }
 static_assert(kTileVectors <= 3, "the switch above lists the widths of a strip");
 
+// The solves take four rows at a time: what they share is loaded once, and only the triangle of
+// four is solved one number after the other.
+static_assert(kTileRows % 4 == 0, "the order is a multiple of four");
+
 // x <- U^-T x, x: [stride], whose entries past the order are left as they are.
 template <class T>
 inline void solve_transposed(const T* a, CholeskyShape shape, T* x) {
   constexpr int L = kLanes<T>;
-  for (int64_t i = 0; i < shape.order; ++i) {
-    const T* const row = a + i * shape.stride;
-    const T value = x[i] * row[i];
-    for (int64_t j = first_column<T>(i); j < shape.order; j += L)
-      store(x + j, load(x + j) - value * load(row + j));  // zeros below the diagonal
-    x[i] = value;
+  for (int64_t i = 0; i < shape.order; i += 4) {
+    const T* const row0 = a + i * shape.stride;
+    const T* const row1 = row0 + shape.stride;
+    const T* const row2 = row1 + shape.stride;
+    const T* const row3 = row2 + shape.stride;
+    const T value0 = x[i] * row0[i];
+    const T value1 = (x[i + 1] - value0 * row0[i + 1]) * row1[i + 1];
+    const T value2 = (x[i + 2] - value0 * row0[i + 2] - value1 * row1[i + 2]) * row2[i + 2];
+    const T value3 =
+        (x[i + 3] - value0 * row0[i + 3] - value1 * row1[i + 3] - value2 * row2[i + 3]) *
+        row3[i + 3];
+    // The first vector may begin in the four themselves, which are set last, or before them, where
+    // their rows are zeros.
+    for (int64_t j = first_column<T>(i + 4); j < shape.order; j += L)
+      store(x + j, load(x + j) - value0 * load(row0 + j) - value1 * load(row1 + j) -
+                       value2 * load(row2 + j) - value3 * load(row3 + j));
+    x[i] = value0;
+    x[i + 1] = value1;
+    x[i + 2] = value2;
+    x[i + 3] = value3;
   }
 }
 
@@ -238,17 +265,39 @@ template <class T>
 inline void solve(const T* a, CholeskyShape shape, const T* z, T* solution) {
   constexpr int L = kLanes<T>;
   for (int64_t i = 0; i < shape.stride; ++i) solution[i] = 0;
-  for (int64_t i = shape.order - 1; i >= 0; --i) {
-    const T* const row = a + i * shape.stride;
-    // Entries of the solution up to i are still 0, so the reciprocal on the diagonal does no harm.
-    Vec<T> even{}, odd{};
-    int64_t j = first_column<T>(i);
+  for (int64_t i = shape.order - 4; i >= 0; i -= 4) {
+    const T* const row0 = a + i * shape.stride;
+    const T* const row1 = row0 + shape.stride;
+    const T* const row2 = row1 + shape.stride;
+    const T* const row3 = row2 + shape.stride;
+    // The first vector may begin in the four themselves or before them, where the solution is still
+    // 0.
+    Vec<T> even[4] = {}, odd[4] = {};
+    const auto add = [&](int64_t j, Vec<T>(&sum)[4]) {
+      const Vec<T> known = load(solution + j);
+      sum[0] += load(row0 + j) * known;
+      sum[1] += load(row1 + j) * known;
+      sum[2] += load(row2 + j) * known;
+      sum[3] += load(row3 + j) * known;
+    };
+    int64_t j = first_column<T>(i + 4);
     for (; j + 2 * L <= shape.order; j += 2 * L) {
-      even += load(row + j) * load(solution + j);
-      odd += load(row + j + L) * load(solution + j + L);
+      add(j, even);
+      add(j + L, odd);
     }
-    for (; j < shape.order; j += L) even += load(row + j) * load(solution + j);
-    solution[i] = (z[i] - sum_lanes<T>(even + odd)) * row[i];
+    for (; j < shape.order; j += L) add(j, even);
+    const T value3 = (z[i + 3] - sum_lanes<T>(even[3] + odd[3])) * row3[i + 3];
+    const T value2 =
+        (z[i + 2] - sum_lanes<T>(even[2] + odd[2]) - row2[i + 3] * value3) * row2[i + 2];
+    const T value1 =
+        (z[i + 1] - sum_lanes<T>(even[1] + odd[1]) - row1[i + 3] * value3 - row1[i + 2] * value2) *
+        row1[i + 1];
+    solution[i] = (z[i] - sum_lanes<T>(even[0] + odd[0]) - row0[i + 3] * value3 -
+                   row0[i + 2] * value2 - row0[i + 1] * value1) *
+                  row0[i];
+    solution[i + 1] = value1;
+    solution[i + 2] = value2;
+    solution[i + 3] = value3;
   }
 }
 

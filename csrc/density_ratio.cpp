@@ -50,7 +50,7 @@ struct Workspace {
   int64_t n_solvers = 0;
   Buffer<double> sums;       // [bandwidths, stride] w
   Buffer<double> solutions;  // [bandwidths, stride] ratios, then lambda
-  Buffer<double> cross;      // [bandwidths, b, p.stride], or not kept
+  Buffer<double> cross;      // [bandwidths, kept_rows(b), p.stride], or not kept
   Buffer<double> ratio;      // [stride] mean over the bandwidths
   Buffer<double> slope;      // [stride] gradient in the ratio
   Buffer<double> pull;       // [k, stride] gradient in the points of one side
@@ -70,23 +70,36 @@ struct Workspace {
   }
 };
 
-// The upper triangles of 2^(gram |q_i - q_j|^2) for each bandwidth, the ridge on the diagonal.
+// Kernels of four sources from their squared distances.
+inline __attribute__((always_inline)) void kernels_of(double exponent,
+                                                      const Vec<double> (&squared)[4],
+                                                      Vec<double> (&kernel)[4]) {
+  for (int s = 0; s < 4; ++s) kernel[s] = exponent * squared[s];
+  vexp2_each<double>(kernel);
+}
+
+// The upper triangles of 2^(gram |q_i - q_j|^2) for each bandwidth, the ridge on the diagonal. What
+// is written below the diagonal, and below the last row, is not read.
 void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, double ridge,
                GramSolver* solvers) {
   constexpr int L = kLanes<double>;
-  Vec<double> squared[kSourceTile];
+  static_assert(kTileRows % 4 == 0, "the matrix holds whole groups of four rows");
   const CholeskyShape shape(q.size());
   for (int64_t g = 0; g < bandwidths; ++g) solvers[g].start(q.size());
+  // A tile of rows meets one vector of columns after the other.
   for (int64_t i0 = 0; i0 < q.size(); i0 += kSourceTile) {
     const int64_t rows = i0 + kSourceTile < q.size() ? kSourceTile : q.size() - i0;
     for (int64_t j = first_column<double>(i0); j < q.size(); j += L) {
       const int64_t above = j + L - i0;  // rows that have a part in these columns
       const int64_t count = above < rows ? above : rows;
-      squared_distances(q, j, q, i0, count, squared);
-      for (int64_t g = 0; g < bandwidths; ++g) {
-        double* at = solvers[g].matrix() + i0 * shape.stride + j;
-        for (int64_t s = 0; s < count; ++s)
-          store(at + s * shape.stride, vexp2<double>(kernels[g].gram * squared[s]));
+      for (int64_t s = 0; s < count; s += 4) {
+        Vec<double> squared[4], kernel[4];
+        squared_distances(q, j, q, i0 + s, squared);
+        for (int64_t g = 0; g < bandwidths; ++g) {
+          kernels_of(kernels[g].gram, squared, kernel);
+          double* const at = solvers[g].matrix() + (i0 + s) * shape.stride + j;
+          for (int r = 0; r < 4; ++r) store(at + r * shape.stride, kernel[r]);
+        }
       }
     }
   }
@@ -94,42 +107,42 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
     for (int64_t i = 0; i < q.size(); ++i) solvers[g].matrix()[i * (shape.stride + 1)] = 1 + ridge;
 }
 
+// Rows of a kept cross kernel: whole groups of four.
+int64_t kept_rows(int64_t b) { return (b + 3) / 4 * 4; }
+
 // sums[g, i] = amplitude_g sum_j 2^(cross_g |q_i - p_j|^2). `kept`: null, or the powers
-// [bandwidths, b, p.stride], zeros for the padding of p.
+// [bandwidths, kept_rows(b), p.stride], zeros for the padding of p.
 void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths,
                 int64_t stride, double* sums, double* kept) {
   constexpr int L = kLanes<double>;
-  Vec<double> squared[kSourceTile], total[kSourceTile];
-  for (int64_t g = 0; g < bandwidths; ++g)
-    for (int64_t i = 0; i < stride; ++i) sums[g * stride + i] = 0;
+  const int64_t row = p.stride();
   // Of a stretch of p alone: the error grows with the stretch and their number, not with c.
   constexpr int64_t kStretch = 64 * L;
-  for (int64_t i0 = 0; i0 < q.size(); i0 += kSourceTile) {
-    const int64_t count = i0 + kSourceTile < q.size() ? kSourceTile : q.size() - i0;
-    for (int64_t g = 0; g < bandwidths; ++g) {
-      const double cross = kernels[g].cross;
-      double* const to = kept != nullptr ? kept + (g * q.size() + i0) * p.stride() : nullptr;
+  for (int64_t g = 0; g < bandwidths; ++g) {
+    double* const sum = sums + g * stride;
+    for (int64_t i = 0; i < stride; ++i) sum[i] = 0;
+    for (int64_t i = 0; i < q.size(); i += 4) {
+      double* const to = kept != nullptr ? kept + (g * kept_rows(q.size()) + i) * row : nullptr;
       for (int64_t j0 = 0; j0 < p.size(); j0 += kStretch) {
         const int64_t j1 = j0 + kStretch < p.size() ? j0 + kStretch : p.size();
-        for (int64_t s = 0; s < count; ++s) total[s] = Vec<double>{};
+        Vec<double> total[4] = {};
         for (int64_t j = j0; j < j1; j += L) {
-          squared_distances(p, j, q, i0, count, squared);
-          if (j + L > p.size())  // what lies past the end is infinitely far
-            for (int64_t s = 0; s < count; ++s)
+          Vec<double> squared[4], power[4];
+          squared_distances(p, j, q, i, squared);
+          if (j + L > p.size()) [[unlikely]]  // what lies past the end is infinitely far
+            for (int s = 0; s < 4; ++s)
               for (int64_t lane = p.size() - j; lane < L; ++lane) squared[s][lane] = kFar;
-          for (int64_t s = 0; s < count; ++s) {
-            const Vec<double> power = vexp2<double>(cross * squared[s]);
-            total[s] += power;
-            if (to != nullptr) store(to + s * p.stride() + j, power);
+          kernels_of(kernels[g].cross, squared, power);
+          for (int s = 0; s < 4; ++s) {
+            total[s] += power[s];
+            if (to != nullptr) store(to + s * row + j, power[s]);
           }
         }
-        for (int64_t s = 0; s < count; ++s)
-          sums[g * stride + i0 + s] += sum_lanes<double>(total[s]);
+        for (int s = 0; s < 4 && i + s < q.size(); ++s) sum[i + s] += sum_lanes<double>(total[s]);
       }
     }
+    for (int64_t i = 0; i < q.size(); ++i) sum[i] *= kernels[g].amplitude;
   }
-  for (int64_t g = 0; g < bandwidths; ++g)
-    for (int64_t i = 0; i < q.size(); ++i) sums[g * stride + i] *= kernels[g].amplitude;
 }
 
 // pull[t, i] += sum_j weight(j, i) (source_j - target_i)[t], for the targets of the vector at i and
@@ -167,16 +180,21 @@ void add_pull_of_weights(const Points& targets, const Points& sources, double* p
   }
 }
 
-// The same where the weights depend on the distance: `weight(source, target0, squared)`.
-template <class Weight>
-void add_pull(const Points& targets, const Points& sources, double* pull, Weight&& weight) {
+// The same where the weights depend on the distance: `weigh(source, target0, squared)` replaces the
+// squared distances of four sources by their weights.
+template <class Weigh>
+void add_pull(const Points& targets, const Points& sources, double* pull, Weigh&& weigh) {
   constexpr int L = kLanes<double>;
   Vec<double> tile[kSourceTile];
   for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
     const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
     for (int64_t i = 0; i < targets.size(); i += L) {
-      squared_distances(targets, i, sources, j0, count, tile);
-      for (int64_t s = 0; s < count; ++s) tile[s] = weight(j0 + s, i, tile[s]);
+      for (int64_t s = 0; s < count; s += 4) {
+        Vec<double> four[4];
+        squared_distances(targets, i, sources, j0 + s, four);
+        weigh(j0 + s, i, four);
+        for (int r = 0; r < 4; ++r) tile[s + r] = four[r];
+      }
       for (int64_t s = count; s < kSourceTile; ++s) tile[s] = Vec<double>{};
       add_tile_pull(targets, i, sources, j0, count, tile, pull);
     }
@@ -269,8 +287,9 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
     if (args.grad_p != nullptr) {
       work.pull.resize(args.k * work.p.stride());
       zero(work.pull.data(), args.k * work.p.stride());
-      add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double> squared) {
-        return (kernel.pull * lambda[i]) * vexp2<double>(kernel.cross * squared);
+      add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double>(&w)[4]) {
+        kernels_of(kernel.cross, w, w);
+        for (int s = 0; s < 4; ++s) w[s] *= kernel.pull * lambda[i + s];
       });
       write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
     }
@@ -285,13 +304,16 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
       const double* const padded_lambda = work.slope.data();
       work.pull.resize(args.k * stride);
       zero(work.pull.data(), args.k * stride);
-      add_pull(work.q, work.p, work.pull.data(), [&](int64_t, int64_t i, Vec<double> squared) {
-        return (kernel.pull * load(padded_lambda + i)) * vexp2<double>(kernel.cross * squared);
+      add_pull(work.q, work.p, work.pull.data(), [&](int64_t, int64_t i, Vec<double>(&w)[4]) {
+        kernels_of(kernel.cross, w, w);
+        for (int s = 0; s < 4; ++s) w[s] *= kernel.pull * load(padded_lambda + i);
       });
-      add_pull(work.q, work.q, work.pull.data(), [&](int64_t l, int64_t i, Vec<double> squared) {
-        const Vec<double> both = load(padded_lambda + i) * work.ratio[l] +
-                                 padded_lambda[l] * load(work.ratio.data() + i);
-        return -kernel.gram_pull * both * vexp2<double>(kernel.gram * squared);
+      const double* const ratio = work.ratio.data();
+      add_pull(work.q, work.q, work.pull.data(), [&](int64_t l, int64_t i, Vec<double>(&w)[4]) {
+        kernels_of(kernel.gram, w, w);
+        for (int s = 0; s < 4; ++s)
+          w[s] *= -kernel.gram_pull *
+                  (load(padded_lambda + i) * ratio[l + s] + padded_lambda[l + s] * load(ratio + i));
       });
       write_rows(work.pull.data(), work.q, scale, args.grad_q + s * args.b * args.k);
     }
@@ -306,7 +328,7 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
     const int64_t bandwidths = args.bandwidths;
     const double scale = factor_slice<T>(args, s, args.bandwidth, bandwidths, work);
     if (scale == 0) return;
-    const int64_t row = work.p.stride(), size = args.b * row;
+    const int64_t row = work.p.stride(), size = kept_rows(args.b) * row;
     const bool keep = args.grad_p != nullptr && bandwidths * size <= kMostKept;
     if (keep) work.cross.resize(bandwidths * size);
     const Kernel* const kernels = work.kernels.data();
@@ -349,11 +371,13 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
         return weight;
       });
     else
-      add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double> squared) {
-        Vec<double> weight{};
-        for (int64_t g = 0; g < bandwidths; ++g)
-          weight += lambda[g * stride + i] * vexp2<double>(kernels[g].cross * squared);
-        return weight;
+      add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double>(&w)[4]) {
+        Vec<double> weight[4] = {}, power[4];
+        for (int64_t g = 0; g < bandwidths; ++g) {
+          kernels_of(kernels[g].cross, w, power);
+          for (int s = 0; s < 4; ++s) weight[s] += lambda[g * stride + i + s] * power[s];
+        }
+        for (int s = 0; s < 4; ++s) w[s] = weight[s];
       });
     write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
   });

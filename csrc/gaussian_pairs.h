@@ -34,7 +34,7 @@ namespace dpslice::DPSLICE_ISA {
 // --------------------------------------------------------------------------------------- constants
 
 // Up to this dimension differences are cheaper than products, which compute whole tiles.
-constexpr int64_t kDirectDims = 8;
+constexpr int64_t kDirectDims = 6;
 
 // Rows of one task: enough that a column block, once in cache, is used often; few enough that tasks
 // of one slice of some hundred rows still spread over threads.
@@ -279,7 +279,7 @@ struct Rows {
 // Calls body.template operator()<K>() with K = k where that has a kernel of its own, else 0.
 template <class Body>
 inline void with_dims(int64_t k, Body&& body) {
-  static_assert(kDirectDims == 8);
+  static_assert(kDirectDims == 6);
   switch (k) {
     case 1: return body.template operator()<1>();
     case 2: return body.template operator()<2>();
@@ -324,10 +324,13 @@ struct RunningLog2Sum {
     for (int v = 1; v < kCount; ++v) peak = vmax<T>(peak, exponent[v]);
     if (any_greater<T>(peak, running.maximum + T(kSlack))) [[unlikely]]
       running.raise(vmax<T>(running.maximum, peak), vexp2<T>);
-    Vec<T> part = vexp2<T>(exponent[0] - running.maximum);
+    Vec<T> power[kCount];
 #pragma GCC unroll 8
-    for (int v = 1; v < kCount; ++v) part += vexp2<T>(exponent[v] - running.maximum);
-    running.sum += part;
+    for (int v = 0; v < kCount; ++v) power[v] = exponent[v] - running.maximum;
+    vexp2_each<T>(power);
+#pragma GCC unroll 8
+    for (int v = 1; v < kCount; ++v) power[0] += power[v];
+    running.sum += power[0];
   }
 
   // log2 of the sum times 2^log_kernel.
@@ -390,21 +393,24 @@ struct RowGroup {
     }
   }
 
-  // Squared distances of row q from the columns at `column`, and the differences, column - row.
+  // Coordinate t of the columns at `column`, less that of row q.
+  inline __attribute__((always_inline)) Vec<T> difference(int q, int64_t t, const T* column,
+                                                          int64_t stride) const {
+    if constexpr (K > 0)
+      return load(column + t * stride) - at[q][t];
+    else
+      return load(column + t * stride) - point[q][t];
+  }
+
+  // Squared distances of row q from those columns.
   inline __attribute__((always_inline)) Vec<T> squares(int q, const T* column, int64_t stride,
-                                                       int64_t k, Vec<T>* difference) const {
-    Vec<T> sum{};
-    if constexpr (K > 0) {
+                                                       int64_t k) const {
+    const Vec<T> first = difference(q, 0, column, stride);
+    Vec<T> sum = first * first;
 #pragma GCC unroll 8
-      for (int t = 0; t < K; ++t) {
-        difference[t] = load(column + t * stride) - at[q][t];
-        sum = t == 0 ? difference[t] * difference[t] : sum + difference[t] * difference[t];
-      }
-    } else {
-      for (int64_t t = 0; t < k; ++t) {
-        const Vec<T> d = load(column + t * stride) - point[q][t];
-        sum += d * d;
-      }
+    for (int64_t t = 1; t < (K > 0 ? K : k); ++t) {
+      const Vec<T> d = difference(q, t, column, stride);
+      sum += d * d;
     }
     return sum;
   }
@@ -428,16 +434,17 @@ inline void reduce_by_differences(const PairScratch<T>& scratch, double* values)
     for (int q = 0; q < at_once; ++q) running[q].start();
     for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
       const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
-      Vec<T> difference[K > 0 ? K : 1];
       if constexpr (kReduction == Reduction::sum) {
         Vec<T> sum[at_once] = {};
         for (int64_t j = j0; j < j1; j += lanes) {
           const Vec<T> weight = load(factors + j);
+          Vec<T> kernel[at_once];
 #pragma GCC unroll 4
           for (int q = 0; q < at_once; ++q)
-            sum[q] +=
-                weight * vexp2<T>(log_kernel_of_square(
-                             group.squares(q, coordinates + j, stride, k, difference), factor));
+            kernel[q] = log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
+          vexp2_each<T>(kernel);
+#pragma GCC unroll 4
+          for (int q = 0; q < at_once; ++q) sum[q] += weight * kernel[q];
         }
         for (int q = 0; q < at_once; ++q) total[q] += lane_total<T>(sum[q]);
       } else {
@@ -449,8 +456,7 @@ inline void reduce_by_differences(const PairScratch<T>& scratch, double* values)
             for (int v = 0; v < kCount; ++v) {
               const int64_t place = j + v * lanes;
               exponent[v] =
-                  log_kernel_of_square(group.squares(q, coordinates + place, stride, k, difference),
-                                       factor) +
+                  log_kernel_of_square(group.squares(q, coordinates + place, stride, k), factor) +
                   load(high + place);
             }
             running[q].add(exponent);
@@ -461,6 +467,20 @@ inline void reduce_by_differences(const PairScratch<T>& scratch, double* values)
     for (int q = 0; q < at_once && r0 + q < scratch.rows.size; ++q)
       values[r0 + q] = kReduction == Reduction::sum ? total[q] : running[q].finish(0);
   }
+}
+
+// Kernels from products, for one row and the columns at `products`.
+template <class T, int kCount>
+inline __attribute__((always_inline)) void kernels_of_products(const T* products, Vec<T> own,
+                                                               const T* high,
+                                                               Vec<T> (&kernel)[kCount]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kCount; ++v)
+    // Rounding must not make a kernel larger than 1.
+    kernel[v] = vmin<T>(
+        log_kernel_of_product(load(products + v * kLanes<T>), own, load(high + v * kLanes<T>)),
+        Vec<T>{});
+  vexp2_each<T>(kernel);
 }
 
 template <class T, Reduction kReduction>
@@ -484,12 +504,13 @@ inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
       if constexpr (kReduction == Reduction::sum) {
         const Vec<T> own = splat(rows.high[r]);
         Vec<T> sum{};
-        for (int64_t j = 0; j < count; j += lanes) {
-          const Vec<T> log_kernel =
-              log_kernel_of_product(load(row + j), own, load(columns.high.data() + j0 + j));
-          // Rounding must not make a kernel larger than 1.
-          sum += load(columns.factor.data() + j0 + j) * vexp2<T>(vmin<T>(log_kernel, Vec<T>{}));
-        }
+        for_groups<T>(0, count, [&]<int kCount>(int64_t j) {
+          Vec<T> kernel[kCount];
+          kernels_of_products(row + j, own, columns.high.data() + j0 + j, kernel);
+#pragma GCC unroll 8
+          for (int v = 0; v < kCount; ++v)
+            sum += load(columns.factor.data() + j0 + j + v * lanes) * kernel[v];
+        });
         values[r] += lane_total<T>(sum);
       } else {
         for_groups<T>(0, count, [&]<int kCount>(int64_t j) {

@@ -139,22 +139,43 @@ class GramSolver {
     const CholeskyShape s = shape();
     double* const residual = residual_.data();
     for (int64_t i = 0; i < s.stride; ++i) residual[i] = i < size_ ? right_hand_side[i] : 0.0;
-    for (int64_t i = 0; i < size_; ++i) {
-      const double* const row = matrix_.data() + i * s.stride;
-      const double own = solution[i];
-      double total = row[i] * own;
-      int64_t j = i + 1;
-      for (; j % L != 0 && j < s.order; ++j) {
-        total += row[j] * solution[j];
-        residual[j] -= row[j] * own;
+    // Four rows at a time: what they share is loaded once.
+    for (int64_t i = 0; i < s.order; i += 4) {
+      const double* row[4];
+      double own[4], total[4] = {};
+      for (int r = 0; r < 4; ++r) {
+        row[r] = matrix_.data() + (i + r) * s.stride;
+        own[r] = solution[i + r];
       }
-      Vec<double> sum{};
+      for (int r = 0; r < 4; ++r) {
+        total[r] += row[r][i + r] * own[r];
+        for (int q = r + 1; q < 4; ++q) {
+          total[r] += row[r][i + q] * own[q];
+          total[q] += row[r][i + q] * own[r];
+        }
+      }
+      int64_t j = i + 4;
+      for (; j % L != 0 && j < s.order; ++j)
+        for (int r = 0; r < 4; ++r) {
+          total[r] += row[r][j] * solution[j];
+          residual[j] -= row[r][j] * own[r];
+        }
+      Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
       for (; j < s.order; j += L) {
-        const Vec<double> entry = load(row + j);
-        sum += entry * load(solution + j);
-        store(residual + j, load(residual + j) - entry * own);
+        const Vec<double> known = load(solution + j);
+        const Vec<double> entry0 = load(row[0] + j), entry1 = load(row[1] + j),
+                          entry2 = load(row[2] + j), entry3 = load(row[3] + j);
+        sum0 += entry0 * known;
+        sum1 += entry1 * known;
+        sum2 += entry2 * known;
+        sum3 += entry3 * known;
+        store(residual + j, load(residual + j) - entry0 * own[0] - entry1 * own[1] -
+                                entry2 * own[2] - entry3 * own[3]);
       }
-      residual[i] -= total + sum_lanes<double>(sum);
+      residual[i] -= total[0] + sum_lanes<double>(sum0);
+      residual[i + 1] -= total[1] + sum_lanes<double>(sum1);
+      residual[i + 2] -= total[2] + sum_lanes<double>(sum2);
+      residual[i + 3] -= total[3] + sum_lanes<double>(sum3);
     }
   }
 

@@ -145,7 +145,7 @@ inline int64_t far_slices(const LogsumexpTotalArgs<float>& args, Buffer<bool>& f
 
 // One sweep keeps a block of rows' shares, and passes over all sums of the gradient for each block.
 // With more columns or dimensions than this, two sweeps are better.
-constexpr int64_t kMostColumns = int64_t{1} << 16, kMostDims = 256;
+constexpr int64_t kMostColumns = int64_t{1} << 16, kMostDims = 1024;
 
 template <class T>
 void logsumexp_total(const LogsumexpTotalArgs<T>& args) {

@@ -69,28 +69,31 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
         Vec<T> down[K + 1];
 #pragma GCC unroll 9
         for (int t = 0; t <= K; ++t) down[t] = Vec<T>{};
+        Vec<T> e[at_once];
 #pragma GCC unroll 9
         for (int q = 0; q < at_once; ++q) {
-          Vec<T> difference[K > 0 ? K : 1];
-          Vec<T> exponent =
-              log_kernel_of_square(group.squares(q, column, stride, k, difference), factor);
+          e[q] = log_kernel_of_square(group.squares(q, column, stride, k), factor);
           if constexpr (kOffsets)
-            exponent = joint_exponent<kRowsAreX>(exponent, load(column_high + j),
-                                                 load(column_low + j), group.high[q], group.low[q]);
-          const Vec<T> e = vexp2<T>(exponent);
-          const Vec<T> across = e * column_factor, along = e * group.factor[q];
+            e[q] = joint_exponent<kRowsAreX>(e[q], load(column_high + j), load(column_low + j),
+                                             group.high[q], group.low[q]);
+        }
+        vexp2_each<T>(e);
+#pragma GCC unroll 9
+        for (int q = 0; q < at_once; ++q) {
+          const Vec<T> across = e[q] * column_factor, along = e[q] * group.factor[q];
           if constexpr (K > 0) {
 #pragma GCC unroll 9
             for (int t = 0; t < K; ++t) {
-              sum[q][t] += across * difference[t];
-              if (kColumnSums) down[t] += along * difference[t];
+              const Vec<T> d = group.difference(q, t, column, stride);
+              sum[q][t] += across * d;
+              if (kColumnSums) down[t] += along * d;
             }
             sum[q][K] += across;
             if (kColumnSums) down[K] += along;
           } else {
             T* const to = column_sums + j;
             for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> d = load(column + t * stride) - group.point[q][t];
+              const Vec<T> d = group.difference(q, t, column, stride);
               store(flight + t * lanes, load(flight + t * lanes) + across * d);
               if (kColumnSums) {
                 T* const place = to + t * stride;
@@ -138,14 +141,22 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
     score_block(rows, columns, measure, j0, count, e, kColumnBlock<T>);
     for (int64_t r = 0; r < rows_padded; ++r) {
       const Vec<T> row_high = splat(rows.high[r]), row_low = splat(rows.low[r]);
-      for (int64_t j = 0; j < count; j += lanes) {
+      for_groups<T>(0, count, [&]<int kCount>(int64_t j) {
         T* const place = e + r * kColumnBlock<T> + j;
-        const Vec<T> exponent =
-            joint_exponent<kRowsAreX>(load(place), load(columns.high.data() + j0 + j),
-                                      load(columns.low.data() + j0 + j), row_high, row_low);
-        // A kernel, or a share of a logsumexp, is at most 1.
-        store(place, vexp2<T>(vmin<T>(exponent, Vec<T>{})));
-      }
+        Vec<T> power[kCount];
+#pragma GCC unroll 8
+        for (int v = 0; v < kCount; ++v) {
+          const int64_t at = j0 + j + v * lanes;
+          // A kernel, or a share of a logsumexp, is at most 1.
+          power[v] = vmin<T>(
+              joint_exponent<kRowsAreX>(load(place + v * lanes), load(columns.high.data() + at),
+                                        load(columns.low.data() + at), row_high, row_low),
+              Vec<T>{});
+        }
+        vexp2_each<T>(power);
+#pragma GCC unroll 8
+        for (int v = 0; v < kCount; ++v) store(place + v * lanes, power[v]);
+      });
     }
     const int64_t depth = columns.size - j0 < count ? columns.size - j0 : count;
     for (int64_t panel = 0; panel < gradients.panels(); ++panel)
@@ -160,6 +171,20 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
   }
 }
 
+// Replaces exponents by powers of 2, less `peak`, and returns their sum.
+template <class T, int kCount>
+inline __attribute__((always_inline)) Vec<T> powers_in_place(T* exponents, T peak) {
+  Vec<T> power[kCount];
+#pragma GCC unroll 8
+  for (int v = 0; v < kCount; ++v) power[v] = load(exponents + v * kLanes<T>) - peak;
+  vexp2_each<T>(power);
+#pragma GCC unroll 8
+  for (int v = 0; v < kCount; ++v) store(exponents + v * kLanes<T>, power[v]);
+#pragma GCC unroll 8
+  for (int v = 1; v < kCount; ++v) power[0] += power[v];
+  return power[0];
+}
+
 // ---------------------------------------------------------------------------- value and gradient
 //
 // With row weights f_i: values[r], and for the gradient in y of sum_i f_i values_i, column_sums[j]
@@ -170,16 +195,15 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
 template <class T, int K, int kRows>
 inline __attribute__((always_inline)) void add_down(const RowGroup<T, K, kRows>& group, int q,
                                                     const T* column, int64_t stride, int64_t k,
-                                                    Vec<T> along, const Vec<T>* difference,
-                                                    Vec<T>* down, T* column_sums) {
+                                                    Vec<T> along, Vec<T>* down, T* column_sums) {
   if constexpr (K > 0) {
 #pragma GCC unroll 8
-    for (int t = 0; t < K; ++t) down[t] += along * difference[t];
+    for (int t = 0; t < K; ++t) down[t] += along * group.difference(q, t, column, stride);
     down[K] += along;
   } else {
     for (int64_t t = 0; t < k; ++t) {
       T* const place = column_sums + t * stride;
-      store(place, load(place) + along * (load(column + t * stride) - group.point[q][t]));
+      store(place, load(place) + along * group.difference(q, t, column, stride));
     }
     store(column_sums + k * stride, load(column_sums + k * stride) + along);
   }
@@ -212,13 +236,15 @@ inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
       for (int64_t j = j0; j < j1; j += lanes) {
         const Vec<T> weight = load(factors + j);
         Vec<T> down[K + 1] = {};
+        Vec<T> e[at_once];
+#pragma GCC unroll 4
+        for (int q = 0; q < at_once; ++q)
+          e[q] = log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
+        vexp2_each<T>(e);
 #pragma GCC unroll 4
         for (int q = 0; q < at_once; ++q) {
-          Vec<T> difference[K > 0 ? K : 1];
-          const Vec<T> e = vexp2<T>(log_kernel_of_square(
-              group.squares(q, coordinates + j, stride, k, difference), factor));
-          sum[q] += weight * e;
-          add_down(group, q, coordinates + j, stride, k, e * group.factor[q], difference, down,
+          sum[q] += weight * e[q];
+          add_down(group, q, coordinates + j, stride, k, e[q] * group.factor[q], down,
                    column_sums + j);
         }
         store_down<T, K>(down, stride, column_sums + j);
@@ -244,14 +270,12 @@ inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values)
     const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.k_padded);
     Vec<T> highest[at_once];
     for (int q = 0; q < at_once; ++q) highest[q] = splat(std::numeric_limits<T>::lowest());
-    Vec<T> difference[K > 0 ? K : 1];
     for (int64_t j = 0; j < columns.padded; j += lanes) {
       const Vec<T> offset = load(high + j);
 #pragma GCC unroll 4
       for (int q = 0; q < at_once; ++q) {
         const Vec<T> exponent =
-            log_kernel_of_square(group.squares(q, coordinates + j, stride, k, difference), factor) +
-            offset;
+            log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor) + offset;
         highest[q] = vmax<T>(highest[q], exponent);
         store(exponents + q * stride + j, exponent);
       }
@@ -263,12 +287,9 @@ inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values)
       for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
         const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
         Vec<T> sum{};
-        for (int64_t j = j0; j < j1; j += lanes) {
-          T* const place = exponents + q * stride + j;
-          const Vec<T> e = vexp2<T>(load(place) - peak);
-          store(place, e);
-          sum += e;
-        }
+        for_groups<T>(j0, j1, [&]<int kCount>(int64_t j) {
+          sum += powers_in_place<T, kCount>(exponents + q * stride + j, peak);
+        });
         total += lane_total<T>(sum);
       }
       const int64_t r = r0 + q;
@@ -278,15 +299,9 @@ inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values)
     for (int64_t j = 0; j < columns.padded; j += lanes) {
       Vec<T> down[K + 1] = {};
 #pragma GCC unroll 4
-      for (int q = 0; q < at_once; ++q) {
-        if constexpr (K > 0) {
-#pragma GCC unroll 8
-          for (int t = 0; t < K; ++t)
-            difference[t] = load(coordinates + t * stride + j) - group.at[q][t];
-        }
+      for (int q = 0; q < at_once; ++q)
         add_down(group, q, coordinates + j, stride, k, load(exponents + q * stride + j) * share[q],
-                 difference, down, column_sums + j);
-      }
+                 down, column_sums + j);
       store_down<T, K>(down, stride, column_sums + j);
     }
   }
@@ -323,13 +338,16 @@ inline void sum_total_by_products(PairScratch<T>& scratch, double* values) {
     for (int64_t r = 0; r < rows.size; ++r) {
       const Vec<T> own = splat(rows.high[r]);
       Vec<T> sum{};
-      for (int64_t j = 0; j < count; j += lanes) {
+      for_groups<T>(0, count, [&]<int kCount>(int64_t j) {
         T* const place = e + r * kColumnBlock<T> + j;
-        const Vec<T> kernel = vexp2<T>(vmin<T>(
-            log_kernel_of_product(load(place), own, load(columns.high.data() + j0 + j)), Vec<T>{}));
-        sum += load(columns.factor.data() + j0 + j) * kernel;
-        store(place, kernel);
-      }
+        Vec<T> kernel[kCount];
+        kernels_of_products(place, own, columns.high.data() + j0 + j, kernel);
+#pragma GCC unroll 8
+        for (int v = 0; v < kCount; ++v) {
+          sum += load(columns.factor.data() + j0 + j + v * lanes) * kernel[v];
+          store(place + v * lanes, kernel[v]);
+        }
+      });
       values[r] += lane_total<T>(sum);
     }
     add_down_products(scratch, e, kColumnBlock<T>, j0, count);
@@ -359,11 +377,8 @@ inline void logsum_total_by_products(PairScratch<T>& scratch, double* values) {
     for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
       const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
       Vec<T> sum{};
-      for (int64_t j = j0; j < j1; j += lanes) {
-        const Vec<T> power = vexp2<T>(load(row + j) - peak);
-        store(row + j, power);
-        sum += power;
-      }
+      for_groups<T>(
+          j0, j1, [&]<int kCount>(int64_t j) { sum += powers_in_place<T, kCount>(row + j, peak); });
       total += lane_total<T>(sum);
     }
     values[r] = peak + std::log2(total) + rows.log_kernel[r];

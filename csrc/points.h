@@ -44,28 +44,26 @@ class Points {
 
 static_assert(kSourceTile % kLanes<double> == 0 && kSourceTile % 4 == 0);
 
-// squared[s] = |source(source0 + s) - target|^2 for the targets of the vector at target0. `count`
-// is rounded up to a multiple of 4, the number of sums in flight.
-inline void squared_distances(const Points& targets, int64_t target0, const Points& sources,
-                              int64_t source0, int64_t count, Vec<double>* squared) {
+// squared[s] = |source(source0 + s) - target|^2 for the targets of the vector at target0.
+inline __attribute__((always_inline)) void squared_distances(const Points& targets, int64_t target0,
+                                                             const Points& sources, int64_t source0,
+                                                             Vec<double> (&squared)[4]) {
   const int64_t dims = targets.dims();
-  for (int64_t s = 0; s < count; s += 4) {
-    Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
-    for (int64_t t = 0; t < dims; ++t) {
-      const Vec<double> target = load(targets.coordinate(t) + target0);
-      const double* source = sources.coordinate(t) + source0 + s;
-      const Vec<double> d0 = source[0] - target, d1 = source[1] - target, d2 = source[2] - target,
-                        d3 = source[3] - target;
-      sum0 += d0 * d0;
-      sum1 += d1 * d1;
-      sum2 += d2 * d2;
-      sum3 += d3 * d3;
-    }
-    squared[s] = sum0;
-    squared[s + 1] = sum1;
-    squared[s + 2] = sum2;
-    squared[s + 3] = sum3;
+  Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
+  for (int64_t t = 0; t < dims; ++t) {
+    const Vec<double> target = load(targets.coordinate(t) + target0);
+    const double* source = sources.coordinate(t) + source0;
+    const Vec<double> d0 = source[0] - target, d1 = source[1] - target, d2 = source[2] - target,
+                      d3 = source[3] - target;
+    sum0 += d0 * d0;
+    sum1 += d1 * d1;
+    sum2 += d2 * d2;
+    sum3 += d3 * d3;
   }
+  squared[0] = sum0;
+  squared[1] = sum1;
+  squared[2] = sum2;
+  squared[3] = sum3;
 }
 
 // The power of two that brings `length` > 0 into [1, 2): multiplying by it is exact.

@@ -20,22 +20,24 @@
 #include "parallel.h"
 #include "private_rows.h"
 #include "simd.h"
+#include "simd_arithmetic.h"
+#include "tile_product.h"
 
 namespace dpslice {
-
-typedef uint32_t WordVec __attribute__((vector_size(DPSLICE_ISA::kVectorBytes)));
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // Rotations by whole bytes are one shuffle each. (AVX-512 has an instruction for all of them.)
 template <>
-inline __attribute__((always_inline)) WordVec rotate_left<16, WordVec>(WordVec x) {
-  return (WordVec)_mm256_shuffle_epi8(
+inline __attribute__((always_inline)) DPSLICE_ISA::WordVec rotate_left<16, DPSLICE_ISA::WordVec>(
+    DPSLICE_ISA::WordVec x) {
+  return (DPSLICE_ISA::WordVec)_mm256_shuffle_epi8(
       (__m256i)x, _mm256_broadcastsi128_si256(
                       _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)));
 }
 template <>
-inline __attribute__((always_inline)) WordVec rotate_left<8, WordVec>(WordVec x) {
-  return (WordVec)_mm256_shuffle_epi8(
+inline __attribute__((always_inline)) DPSLICE_ISA::WordVec rotate_left<8, DPSLICE_ISA::WordVec>(
+    DPSLICE_ISA::WordVec x) {
+  return (DPSLICE_ISA::WordVec)_mm256_shuffle_epi8(
       (__m256i)x, _mm256_broadcastsi128_si256(
                       _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)));
 }
@@ -49,20 +51,15 @@ namespace {
 // --------------------------------------------------------------------------------- constants
 
 constexpr int kRowTile = 32;      // rows share the frame's panels, which stay in the L2 cache
-constexpr int kColumnTile = 128;  // tile, noise and x together: 128 KiB in float64
-constexpr int kDepthTile = 256;   // a panel piece is 64 KiB at most
-constexpr int kGroupRows = 4;     // rows of x per pass over a panel: registers
-constexpr int kGroupVectors = kVectorBytes == 64 ? 4 : 2;  // 4*4 of 32 registers, or 4*2 of 16
+constexpr int kColumnTile = 192;  // whole panels, and whole vectors of blocks of noise
+constexpr int kDepthTile = 256;   // the part of a panel in one pass stays in the L1 cache
 constexpr int kBatch = 64;        // random blocks turned into normals at a time
 constexpr int kBlockNormals = 4;  // normals per ChaCha20 block: 2 * 192 of its 512 bits
 constexpr int kUsedWords = 12;    // of the block's 16
 constexpr uint32_t kNoiseDomain = 0;
 
-template <class T>
-constexpr int kPanel = kGroupVectors * kLanes<T>;  // columns of a panel of the packed frame
-
 static_assert(kColumnTile % kPanel<float> == 0 && kColumnTile % kPanel<double> == 0);
-static_assert(kColumnTile % kBlockNormals == 0 && kRowTile % kGroupRows == 0);
+static_assert(kColumnTile % kBlockNormals == 0 && kRowTile % kTileRows == 0);
 
 // Threads worth waking to make so many numbers of noise, or 64 times as many products.
 int64_t threads_for(int64_t numbers) { return 1 + numbers / 16384; }
@@ -71,59 +68,42 @@ int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ----------------------------------------------------------------------------------- product
 
-// frame [d, p] -> panels [ceil(p / kPanel), d, kPanel], zero beyond column p.
+// frame [d, p] -> panels.
 template <class T>
-void pack_frame(const T* frame, int64_t d, int64_t p, T* packed) {
+void pack_frame(const T* frame, const PanelLayout<T>& layout, T* packed) {
+  const int64_t d = layout.depth, p = layout.columns;
   parallel_for<NoScratch>(
-      ceil_div(p, kPanel<T>),
+      layout.panels(),
       [&](int64_t panel, NoScratch&) {
-        const int64_t first = panel * kPanel<T>, width = smaller(kPanel<T>, p - first);
-        T* to = packed + panel * d * kPanel<T>;
-        for (int64_t l = 0; l < d; ++l, to += kPanel<T>) {
-          for (int64_t j = 0; j < width; ++j) to[j] = frame[l * p + first + j];
-          for (int64_t j = width; j < kPanel<T>; ++j) to[j] = T(0);
+        const int64_t first = panel * kPanel<T>, width = layout.width(panel);
+        const int64_t filled = smaller(width, p - first);
+        T* to = packed + layout.start(panel);
+        for (int64_t l = 0; l < d; ++l, to += width) {
+          for (int64_t j = 0; j < filled; ++j) to[j] = frame[l * p + first + j];
+          for (int64_t j = filled; j < width; ++j) to[j] = T(0);
         }
       },
       threads_for(d * p / 16));
 }
 
-// tile [kGroupRows, kPanel] += x [kGroupRows, depth] * panel [depth, kPanel]
-template <class T>
-void multiply_group(const T* x, const T* panel, int64_t depth, T* tile) {
-  Vec<T> sum[kGroupRows][kGroupVectors] = {};
-  for (int64_t l = 0; l < depth; ++l) {
-    Vec<T> u[kGroupVectors];
-    for (int v = 0; v < kGroupVectors; ++v) u[v] = load(panel + l * kPanel<T> + v * kLanes<T>);
-    for (int r = 0; r < kGroupRows; ++r) {
-      const Vec<T> factor = splat(x[r * kDepthTile + l]);
-      for (int v = 0; v < kGroupVectors; ++v) sum[r][v] += factor * u[v];
-    }
-  }
-  for (int r = 0; r < kGroupRows; ++r)
-    for (int v = 0; v < kGroupVectors; ++v) {
-      T* to = tile + r * kColumnTile + v * kLanes<T>;
-      store(to, load(to) + sum[r][v]);
-    }
-}
-
 // tile [kRowTile, kColumnTile] = rows of x times a column range of the packed frame. `read_row(r,
 // l0, depth, to)` fills `to` with entries l0 ... l0+depth-1 of row r.
 template <class T, class ReadRow>
-void multiply_tile(int64_t rows, int64_t first_column, int64_t columns, int64_t d, const T* packed,
-                   T* x, T* tile, ReadRow&& read_row) {
+void multiply_tile(int64_t rows, int64_t first_column, int64_t columns,
+                   const PanelLayout<T>& layout, const T* packed, T* x, T* tile,
+                   ReadRow&& read_row) {
   const int64_t first_panel = first_column / kPanel<T>, panels = ceil_div(columns, kPanel<T>);
-  const int64_t padded_rows = ceil_div(rows, kGroupRows) * kGroupRows;
-  std::memset(tile, 0, sizeof(T) * kRowTile * kColumnTile);
+  const int64_t whole_rows = padded_rows(rows), d = layout.depth;
   for (int64_t l0 = 0; l0 < d; l0 += kDepthTile) {
     const int64_t depth = smaller(kDepthTile, d - l0);
     for (int64_t r = 0; r < rows; ++r) read_row(r, l0, depth, x + r * kDepthTile);
-    for (int64_t r = rows; r < padded_rows; ++r)
+    for (int64_t r = rows; r < whole_rows; ++r)
       std::memset(x + r * kDepthTile, 0, sizeof(T) * kDepthTile);
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const T* piece = packed + ((first_panel + panel) * d + l0) * kPanel<T>;
-      for (int64_t r = 0; r < padded_rows; r += kGroupRows)
-        multiply_group(x + r * kDepthTile, piece, depth,
-                       tile + r * kColumnTile + panel * kPanel<T>);
+      const int64_t width = layout.width(first_panel + panel);
+      panel_product(whole_rows, depth, x, kDepthTile, 1,
+                    packed + layout.start(first_panel + panel) + l0 * width, width,
+                    tile + panel * kPanel<T>, kColumnTile, l0 > 0);
     }
   }
 }
@@ -132,8 +112,9 @@ void multiply_tile(int64_t rows, int64_t first_column, int64_t columns, int64_t 
 template <class T, class Scratch, class ReadRow, class Finish>
 void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& read_row,
                    Finish&& finish) {
-  Buffer<T> packed(ceil_div(p, kPanel<T>) * kPanel<T> * d);
-  pack_frame(frame, d, p, packed.data());
+  const PanelLayout<T> layout{d, p};
+  Buffer<T> packed(layout.size());
+  pack_frame(frame, layout, packed.data());
   const int64_t column_tiles = ceil_div(p, kColumnTile);
   parallel_for<Scratch>(
       ceil_div(n, kRowTile) * column_tiles,
@@ -144,11 +125,28 @@ void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& re
         T* x = scratch.x.resize(kRowTile * kDepthTile);
         T* tile = scratch.tile.resize(kRowTile * kColumnTile);
         multiply_tile(
-            rows, column, columns, d, packed.data(), x, tile,
+            rows, column, columns, layout, packed.data(), x, tile,
             [&](int64_t r, int64_t l0, int64_t depth, T* to) { read_row(row + r, l0, depth, to); });
         finish(tile, rows, columns, row, column, scratch);
       },
       threads_for(n * p * (1 + d / 64)));
+}
+
+// Numbers of several vectors in turn: lane 0 of each, lane 1 of each, ...
+template <class T>
+inline __attribute__((always_inline)) void store_in_turn(T* to, const Vec<T> (&v)[2]) {
+  Vec<T> first, second;
+  interleave<T>(v[0], v[1], &first, &second);
+  store(to, first);
+  store(to + kLanes<T>, second);
+}
+template <class T>
+inline __attribute__((always_inline)) void store_in_turn(T* to, const Vec<T> (&v)[4]) {
+  Vec<T> even[2], odd[2];
+  interleave<T>(v[0], v[2], &even[0], &even[1]);
+  interleave<T>(v[1], v[3], &odd[0], &odd[1]);
+  store_in_turn<T>(to, {even[0], odd[0]});
+  store_in_turn<T>(to + 2 * kLanes<T>, {even[1], odd[1]});
 }
 
 // ------------------------------------------------------------------------------- secure noise
@@ -180,6 +178,15 @@ void key_stream(const uint32_t* key, int64_t count, KeyStream& s) {
   }
 }
 
+// Two normals for each lane, from six words each: word w of lane l is at words[w * row + l].
+inline __attribute__((always_inline)) void secure_normals_of(const uint32_t* words, int64_t row,
+                                                             Vec<double>* normal) {
+  secure_normal_pair<VectorArithmetic>(load_words(words), load_words(words + row),
+                                       load_words(words + 2 * row), load_words(words + 3 * row),
+                                       load_words(words + 4 * row), load_words(words + 5 * row),
+                                       normal, normal + 1);
+}
+
 // noise [rows, 4 groups]: standard normals of a tile, row by row in the order of their blocks, so
 // that nothing has to be sorted. There must be space for kBatch blocks more.
 void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t rows, int64_t groups,
@@ -201,20 +208,11 @@ void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t row
       if (g == groups) g = 0, ++number;
     }
     key_stream(key, smaller(kBatch, blocks - first), s);
-    const uint32_t* words = s.words;
-    double* to = noise + first * kBlockNormals;
-#pragma omp simd
-    for (int i = 0; i < kBatch; ++i) {
-      const uint32_t* w = words + i;
-      double a, b, c, d;
-      secure_normal_pair(w[0 * kBatch], w[1 * kBatch], w[2 * kBatch], w[3 * kBatch], w[4 * kBatch],
-                         w[5 * kBatch], &a, &b);
-      secure_normal_pair(w[6 * kBatch], w[7 * kBatch], w[8 * kBatch], w[9 * kBatch], w[10 * kBatch],
-                         w[11 * kBatch], &c, &d);
-      to[kBlockNormals * i] = a;
-      to[kBlockNormals * i + 1] = b;
-      to[kBlockNormals * i + 2] = c;
-      to[kBlockNormals * i + 3] = d;
+    for (int i = 0; i < kBatch; i += kLanes<double>) {
+      Vec<double> normal[kBlockNormals];
+      secure_normals_of(s.words + i, kBatch, normal);
+      secure_normals_of(s.words + 6 * kBatch + i, kBatch, normal + 2);
+      store_in_turn(noise + (first + i) * kBlockNormals, normal);
     }
   }
 }
@@ -269,29 +267,84 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
 
 // --------------------------------------------------------------------------------- fast noise
 
+// Vectors of Philox blocks at a time. A lane of 64 bits holds a block, so T's lanes take their
+// words from two vectors in float32, from one in float64; the rest are those of other rows.
+constexpr int kFastVectors = 2;
+template <class T>
+constexpr int kVectorsPerRow = sizeof(double) / sizeof(T);
+template <class T>
+constexpr int kFastRows = kFastVectors / kVectorsPerRow<T>;
+
 template <class T>
 struct FastScratch {
+  struct Words {
+    typename Lanes<T>::Bits at[kFastRows<T>][4][kColumnTile / kFastNormals<T>];
+  };
   SecretBuffer<T> x, tile, noise;
+  SecretBuffer<Words> words;
+};
+static_assert(kColumnTile % (kFastNormals<float> * kLanes<float>) == 0 &&
+              kColumnTile % (kFastNormals<double> * kLanes<double>) == 0 &&
+              kRowTile % kFastRows<double> == 0);
+
+// The keys of all rounds, in each lane.
+struct PhiloxKeys {
+  WideVec at[kPhiloxRounds][2];
+
+  explicit PhiloxKeys(const uint32_t* key) {
+    for (int round = 0; round < kPhiloxRounds; ++round)
+      for (int i = 0; i < 2; ++i)
+        at[round][i] = WideVec{} + (key[i] + static_cast<uint32_t>(round) * kPhiloxKeySteps[i]);
+  }
 };
 
-// noise [rows, kColumnTile]
+// The words of blocks group, ..., group + lanes of T - 1 of kFastRows rows.
+template <class T>
+inline void fast_words(const PhiloxKeys& keys, uint64_t row, uint32_t group, int64_t place,
+                       typename FastScratch<T>::Words& words) {
+  constexpr int kSets = kVectorsPerRow<T>;
+  WideVecs<kFastVectors> c[4];
+  for (int v = 0; v < kFastVectors; ++v) {
+    const uint64_t number = row + static_cast<uint64_t>(v / kSets);
+    WideVec lane;
+    for (int i = 0; i < kLanes<double>; ++i) lane[i] = static_cast<uint64_t>(kSets * i + v % kSets);
+    c[0].at[v] = lane + uint64_t{group};
+    c[1].at[v] = WideVec{} + (number & 0xffffffffu);
+    c[2].at[v] = WideVec{} + (number >> 32);
+    c[3].at[v] = WideVec{};
+  }
+  philox4x32<VectorArithmetic>(c[0], c[1], c[2], c[3],
+                               [&](int round, int i) { return keys.at[round][i]; });
+  for (int r = 0; r < kFastRows<T>; ++r)
+    for (int w = 0; w < 4; ++w) {
+      if constexpr (kSets == 2)
+        store_bits<T>(words.at[r][w] + place, join_words(c[w].at[2 * r], c[w].at[2 * r + 1]));
+      else
+        store_bits<T>(words.at[r][w] + place, VectorArithmetic::low_word(c[w].at[r]));
+    }
+}
+
+// noise [rows, kColumnTile]: standard normals of a tile, up to whole vectors of blocks in a row and
+// whole kFastRows. Words first, then normals: so the steps of neighbours overlap.
 template <class T>
 void fast_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows, int64_t columns,
-                T* noise) {
+                typename FastScratch<T>::Words& words, T* noise) {
   constexpr int normals = kFastNormals<T>;
-  const uint32_t key0 = key[0], key1 = key[1];
   const uint32_t group = static_cast<uint32_t>(column / normals);
-  const int groups = static_cast<int>(ceil_div(columns, normals));
-  for (int64_t r = 0; r < rows; ++r) {
-    const uint64_t number = row + static_cast<uint64_t>(r);
-    T* to = noise + r * kColumnTile;
-#pragma omp simd
-    for (int g = 0; g < groups; ++g) {
-      uint32_t w0 = group + static_cast<uint32_t>(g), w1 = static_cast<uint32_t>(number);
-      uint32_t w2 = static_cast<uint32_t>(number >> 32), w3 = 0;
-      philox4x32(w0, w1, w2, w3, key0, key1);
-      fast_normals(w0, w1, w2, w3, to + g * normals);
-    }
+  const int64_t groups = ceil_div(columns, normals);
+  const PhiloxKeys keys(key);
+  for (int64_t r0 = 0; r0 < rows; r0 += kFastRows<T>) {
+    for (int64_t g = 0; g < groups; g += kLanes<T>)
+      fast_words<T>(keys, row + static_cast<uint64_t>(r0), group + static_cast<uint32_t>(g), g,
+                    words);
+    for (int r = 0; r < kFastRows<T>; ++r)
+      for (int64_t g = 0; g < groups; g += kLanes<T>) {
+        const auto& w = words.at[r];
+        Vec<T> normal[normals];
+        fast_normals<VectorArithmetic>(load_bits<T>(w[0] + g), load_bits<T>(w[1] + g),
+                                       load_bits<T>(w[2] + g), load_bits<T>(w[3] + g), normal);
+        store_in_turn(noise + (r0 + r) * kColumnTile + g * normals, normal);
+      }
   }
 }
 
@@ -320,8 +373,8 @@ void project_fast(const ProjectFastArgs<T>& args) {
           FastScratch<T>& scratch) {
         T* noise = scratch.noise.resize(kRowTile * kColumnTile);
         if (sigma != T(0))
-          fast_noise(args.key, args.first_row + static_cast<uint64_t>(row), column, rows, columns,
-                     noise);
+          fast_noise<T>(args.key, args.first_row + static_cast<uint64_t>(row), column, rows,
+                        columns, *scratch.words.resize(1), noise);
         for (int64_t r = 0; r < rows; ++r) {
           const T* product = tile + r * kColumnTile;
           const T* normal = noise + r * kColumnTile;
@@ -336,10 +389,16 @@ void project_fast(const ProjectFastArgs<T>& args) {
 
 template <class T>
 void secure_normals(const SecureNormalsArgs<T>& args) {
-#pragma omp simd
-  for (int64_t i = 0; i < args.n; ++i) {
-    const uint32_t* w = args.words + 6 * i;
-    secure_normal_pair(w[0], w[1], w[2], w[3], w[4], w[5], args.out + 2 * i, args.out + 2 * i + 1);
+  for (int64_t i = 0; i < args.n; i += kLanes<double>) {
+    const int count = static_cast<int>(smaller(kLanes<double>, args.n - i));
+    uint32_t words[6 * kLanes<double>] = {};
+    for (int lane = 0; lane < count; ++lane)
+      for (int w = 0; w < 6; ++w) words[w * kLanes<double> + lane] = args.words[6 * (i + lane) + w];
+    Vec<double> normal[2];
+    secure_normals_of(words, kLanes<double>, normal);
+    double in_turn[2 * kLanes<double>];
+    store_in_turn<double>(in_turn, normal);
+    std::memcpy(args.out + 2 * i, in_turn, sizeof(double) * 2 * static_cast<size_t>(count));
   }
 }
 

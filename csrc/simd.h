@@ -94,6 +94,12 @@ inline Vec<T> vmax(Vec<T> a, Vec<T> b) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return _mm512_max_ps(a, b);
   if constexpr (sizeof(T) == 8) return _mm512_max_pd(a, b);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return _mm256_max_ps(a, b);
+  if constexpr (sizeof(T) == 8) return _mm256_max_pd(a, b);
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) return _mm_max_ps(a, b);
+  if constexpr (sizeof(T) == 8) return _mm_max_pd(a, b);
 #else
   return a > b ? a : b;
 #endif
@@ -103,6 +109,12 @@ inline Vec<T> vmin(Vec<T> a, Vec<T> b) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return _mm512_min_ps(a, b);
   if constexpr (sizeof(T) == 8) return _mm512_min_pd(a, b);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return _mm256_min_ps(a, b);
+  if constexpr (sizeof(T) == 8) return _mm256_min_pd(a, b);
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) return _mm_min_ps(a, b);
+  if constexpr (sizeof(T) == 8) return _mm_min_pd(a, b);
 #else
   return a < b ? a : b;
 #endif
@@ -148,6 +160,38 @@ inline T max_lanes(Vec<T> v) {
   T best = lane[0];
   for (int i = 1; i < kLanes<T>; ++i) best = lane[i] > best ? lane[i] : best;
   return best;
+}
+
+// Lanes of both in turn: a0 b0 a1 b1 ..., `first` and then `second`.
+template <class T>
+inline void interleave(Vec<T> a, Vec<T> b, Vec<T>* first, Vec<T>* second) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *first = _mm512_permutex2var_ps(a, low, b);
+    *second = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
+  } else {
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    *first = _mm512_permutex2var_pd(a, low, b);
+    *second = _mm512_permutex2var_pd(a, _mm512_add_epi64(low, _mm512_set1_epi64(4)), b);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    *first = _mm256_permute2f128_ps(low, high, 0x20);
+    *second = _mm256_permute2f128_ps(low, high, 0x31);
+  } else {
+    const __m256d low = _mm256_unpacklo_pd(a, b), high = _mm256_unpackhi_pd(a, b);
+    *first = _mm256_permute2f128_pd(low, high, 0x20);
+    *second = _mm256_permute2f128_pd(low, high, 0x31);
+  }
+#else
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    Vec<T>& to = 2 * lane < kLanes<T> ? *first : *second;
+    to[2 * lane % kLanes<T>] = a[lane];
+    to[2 * lane % kLanes<T> + 1] = b[lane];
+  }
+#endif
 }
 
 // ------------------------------------------------------------------------------------- exponential
@@ -197,23 +241,76 @@ struct Exp2Constants<double> {
       0.240226506959100982,    0.693147180559945309};
 };
 
+// The argument in two parts: f, and n as `shifted`.
+template <class T>
+struct Exp2Argument {
+  using C = Exp2Constants<T>;
+  Vec<T> shifted, f;
+
+  inline __attribute__((always_inline)) explicit Exp2Argument(Vec<T> t) {
+    const Vec<T> bounded = vmax<T>(splat(C::kLowest), t);  // in this order NaN passes
+    shifted = bounded + C::kRound;
+    f = bounded - (shifted - C::kRound);
+  }
+  // 2^n p
+  inline __attribute__((always_inline)) Vec<T> scale(Vec<T> p) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(p, shifted - C::kRound);
+    if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(p, shifted - C::kRound);
+#else
+    // Casts of vectors keep the bits.
+    return (Vec<T>)((VecInt<T>)p + ((VecInt<T>)shifted << C::kMantissa));
+#endif
+  }
+};
+
 template <class T>
 inline __attribute__((always_inline)) Vec<T> vexp2(Vec<T> t) {
   using C = Exp2Constants<T>;
-  const Vec<T> bounded = vmax<T>(splat(C::kLowest), t);  // in this order NaN passes
-  const Vec<T> shifted = bounded + C::kRound;
-  const Vec<T> n = shifted - C::kRound;
-  const Vec<T> f = bounded - n;
+  const Exp2Argument<T> x(t);
   Vec<T> q = splat(C::kQ[0]);
-  for (int i = 1; i < C::kTerms; ++i) q = q * f + C::kQ[i];
-  const Vec<T> p = q * f + T(1);
+  for (int i = 1; i < C::kTerms; ++i) q = q * x.f + C::kQ[i];
+  return x.scale(q * x.f + T(1));
+}
+
+// Says that the four are needed here, all of them, before anything that comes later. Left to itself
+// the compiler puts one after the other what was written side by side, and each step of a
+// polynomial waits for the one before.
+template <class V>
+inline __attribute__((always_inline)) void side_by_side(V& a, V& b, V& c, V& d) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(p, n);
-  if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(p, n);
-#else
-  // Casts of vectors keep the bits.
-  return (Vec<T>)((VecInt<T>)p + ((VecInt<T>)shifted << C::kMantissa));
+  asm("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d));
+#elif defined(__x86_64__)
+  asm("" : "+x"(a), "+x"(b), "+x"(c), "+x"(d));
+#elif defined(__aarch64__)
+  asm("" : "+w"(a), "+w"(b), "+w"(c), "+w"(d));
 #endif
+}
+
+// Powers of 2 of several vectors, in their place; the same numbers as vexp2 gives. Four are made in
+// three quarters of the time of one after the other.
+template <class T, int n>
+inline __attribute__((always_inline)) void vexp2_each(Vec<T> (&t)[n]) {
+  if constexpr (n == 4) {
+    using C = Exp2Constants<T>;
+    const Exp2Argument<T> a(t[0]), b(t[1]), c(t[2]), d(t[3]);
+    Vec<T> p = splat(C::kQ[0]), q = p, r = p, s = p;
+    for (int i = 1; i <= C::kTerms; ++i) {
+      const T next = i < C::kTerms ? C::kQ[i] : T(1);
+      p = p * a.f + next;
+      q = q * b.f + next;
+      r = r * c.f + next;
+      s = s * d.f + next;
+      side_by_side(p, q, r, s);
+    }
+    t[0] = a.scale(p);
+    t[1] = b.scale(q);
+    t[2] = c.scale(r);
+    t[3] = d.scale(s);
+  } else {
+#pragma GCC unroll 8
+    for (int v = 0; v < n; ++v) t[v] = vexp2<T>(t[v]);
+  }
 }
 
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;

@@ -117,6 +117,11 @@ inline void panel_product(int64_t rows, int64_t depth, const T* a, int64_t a_row
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const T* const a_tile = a_pass + r * a_row;
       T* const c_tile = c + r * c_row;
+      if (add)  // what the next tile adds to is on its way meanwhile
+        for (int q = kTileRows; q < 2 * kTileRows; ++q) {
+          __builtin_prefetch(c_tile + q * c_row, 1);
+          __builtin_prefetch(c_tile + q * c_row + width - 1, 1);
+        }
       switch (width / kLanes<T>) {
         case 1: tile_product<T, 1>(pass, a_tile, a_row, a_depth, b_pass, c_tile, c_row, add); break;
         case 2: tile_product<T, 2>(pass, a_tile, a_row, a_depth, b_pass, c_tile, c_row, add); break;

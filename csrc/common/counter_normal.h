@@ -5,14 +5,14 @@
 // near 0 and near 1 (the privacy argument needs both: 64 bits would cut the tail at 9.4 sigma and
 // coarsen it long before). fast_normals takes 64 bits (float32) or 128 bits (float64) per pair.
 //
-// Everything is free of branches and of library calls but sqrt, so that loops over it become vector
-// code, and a GPU computes the same to a few units in the last place. `Maths` divides and takes
-// roots: GPUs have quicker ways for numbers that are known to be normal.
+// Everything is free of branches and of library calls but sqrt. On the CPU V is a vector of
+// numbers, on a GPU one number; both compute the same to a few units in the last place. `Maths`
+// says how (arithmetic.h).
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
+#include "arithmetic.h"
 #include "bits.h"
 #include "host_device.h"
 #include "philox.h"
@@ -21,27 +21,20 @@ namespace dpslice {
 
 // Exact, and in vector code where the instruction set has no conversion of unsigned numbers: the
 // word becomes the low mantissa bits of 2^52 + word.
-DPSLICE_HD inline double word_to_double(uint64_t word_below_2_52) {
-  return bits_as<double>(uint64_t{0x4330000000000000} | word_below_2_52) - 4503599627370496.0;
+template <class V, class Bits>
+DPSLICE_HD inline V word_to_double(Bits word_below_2_52) {
+  return bits_as<V>(uint64_t{0x4330000000000000} | word_below_2_52) - 4503599627370496.0;
 }
 
 // high 2^32 + low, rounded once: the parts are the low mantissa bits of 2^84 + high 2^32 and of
 // 2^52 + low, and the first difference is exact. `minus` is taken off exactly; it is a multiple of
 // 2^32 below 2^64.
-DPSLICE_HD inline double words_to_double(uint64_t high, uint64_t low, double minus = 0.0) {
-  return (bits_as<double>(uint64_t{0x4530000000000000} | high) -
+template <class V, class Bits>
+DPSLICE_HD inline V words_to_double(Bits high, Bits low, double minus = 0.0) {
+  return (bits_as<V>(uint64_t{0x4530000000000000} | high) -
           (19342813118337666422669312.0 + minus)) +  // 2^84 + 2^52
-         bits_as<double>(uint64_t{0x4330000000000000} | low);
+         bits_as<V>(uint64_t{0x4330000000000000} | low);
 }
-
-struct PlainMaths {
-  template <class T>
-  DPSLICE_HD static inline T quotient(T a, T b) {
-    return a / b;
-  }
-  DPSLICE_HD static inline double root(double x) { return sqrt(x); }
-  DPSLICE_HD static inline float root(float x) { return sqrtf(x); }
-};
 
 // ---------------------------------------------------------------------------------- logarithm
 //
@@ -49,37 +42,39 @@ struct PlainMaths {
 // |s| <= 0.1716, so the first term left out is below 2^-56 (float64) or 2^-26 (float32) of the sum.
 // Two units in the last place, measured; x must be a normal number > 0.
 
-template <class Maths, class T>
-DPSLICE_HD inline T odd_series_log(T m) {
+template <class Maths, class V>
+DPSLICE_HD inline V odd_series_log(V m) {
+  using T = typename Lanes<V>::Real;
   constexpr int terms = sizeof(T) == 8 ? 11 : 5;
-  const T s = Maths::quotient(m - T(1), m + T(1));
-  const T z = s * s;
-  T sum = T(1.0 / (2 * terms - 1));
-  for (int j = terms - 1; j >= 1; --j) sum = sum * z + T(1.0 / (2 * j - 1));
+  const V s = Maths::quotient(m - T(1), m + T(1));
+  const V z = s * s;
+  V sum = z * T(1.0 / (2 * terms - 1)) + T(1.0 / (2 * terms - 3));
+  for (int j = terms - 2; j >= 1; --j) sum = sum * z + T(1.0 / (2 * j - 1));
   return T(2) * s * sum;
 }
 
-template <class Maths = PlainMaths>
-DPSLICE_HD inline double log_positive(double x) {
-  // Taking off the bits of sqrt(1/2), not of 1, makes the exponent the one that leaves m in range.
-  constexpr uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
-  const uint64_t bits = bits_as<uint64_t>(x) + (one - root_half);
-  const double e = word_to_double(bits >> 52) - 1023.0;
-  const double m = bits_as<double>((bits & 0x000fffffffffffffu) + root_half);
-  // ln 2 in two parts: the first has 21 trailing zero bits, so its product with e is exact.
-  return e * 6.93147180369123816490e-01 +
-         (odd_series_log<Maths>(m) + e * 1.90821492927058770002e-10);
-}
-
-template <class Maths = PlainMaths>
-DPSLICE_HD inline float log_positive(float x) {
-  const uint32_t bits = bits_as<uint32_t>(x);
-  float e = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
-  float m = bits_as<float>((bits & 0x007fffffu) | 0x3f800000u);
-  const bool upper = m > 1.41421356f;
-  m = upper ? 0.5f * m : m;
-  e = upper ? e + 1.0f : e;
-  return e * 0.693359375f + (odd_series_log<Maths>(m) + e * -2.12194440e-4f);
+template <class Maths, class V>
+DPSLICE_HD inline V log_positive(V x) {
+  using Bits = typename Lanes<V>::Bits;
+  if constexpr (sizeof(typename Lanes<V>::Real) == 8) {
+    // Taking off the bits of sqrt(1/2), not of 1, makes the exponent the one that leaves m in
+    // range.
+    constexpr uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
+    const Bits bits = bits_as<Bits>(x) + (one - root_half);
+    const V e = word_to_double<V>(bits >> 52) - 1023.0;
+    const V m = bits_as<V>((bits & uint64_t{0x000fffffffffffff}) + root_half);
+    // ln 2 in two parts: the first has 21 trailing zero bits, so its product with e is exact.
+    return e * 6.93147180369123816490e-01 +
+           (odd_series_log<Maths>(m) + e * 1.90821492927058770002e-10);
+  } else {
+    const Bits bits = bits_as<Bits>(x);
+    V e = Maths::signed_number((bits >> 23) - 127u);
+    V m = bits_as<V>((bits & 0x007fffffu) | 0x3f800000u);
+    const auto upper = m > 1.41421356f;
+    m = upper ? 0.5f * m : m;
+    e = upper ? e + 1.0f : e;
+    return e * 0.693359375f + (odd_series_log<Maths>(m) + e * -2.12194440e-4f);
+  }
 }
 
 // ------------------------------------------------------------------------------- cosine and sine
@@ -88,20 +83,10 @@ DPSLICE_HD inline float log_positive(float x) {
 // an integer, exactly; Taylor series serve on [-pi/4, pi/4], to below 2^-57 (float64) or 2^-28
 // (float32).
 
-template <class T>
-struct TurnBits;
-template <>
-struct TurnBits<float> {
-  using Type = uint32_t;
-};
-template <>
-struct TurnBits<double> {
-  using Type = uint64_t;
-};
-
-template <class T>
-DPSLICE_HD inline void quarter_turn(T x, typename TurnBits<T>::Type quarter, T* cosine, T* sine) {
-  using Bits = typename TurnBits<T>::Type;
+template <class V>
+DPSLICE_HD inline void quarter_turn(V x, typename Lanes<V>::Bits quarter, V* cosine, V* sine) {
+  using T = typename Lanes<V>::Real;
+  using Bits = typename Lanes<V>::Bits;
   constexpr int terms = sizeof(T) == 8 ? 9 : 5, sign = 8 * sizeof(T) - 2;
   const double even[] = {
       1.0,           1.0 / 2,         1.0 / 24,          1.0 / 720,           1.0 / 40320,
@@ -115,31 +100,38 @@ DPSLICE_HD inline void quarter_turn(T x, typename TurnBits<T>::Type quarter, T* 
                         1.0 / 6227020800,
                         1.0 / 1307674368000,
                         1.0 / 355687428096000};  // 1 / (2 j + 1)!
-  const T z = -x * x;
-  T c = T(even[terms - 1]), s = T(odd[terms - 1]);
-  for (int j = terms - 2; j >= 1; --j) {
+  const V z = -x * x;
+  V c = z * T(even[terms - 1]) + T(even[terms - 2]);
+  V s = z * T(odd[terms - 1]) + T(odd[terms - 2]);
+  for (int j = terms - 3; j >= 1; --j) {
     c = c * z + T(even[j]);
     s = s * z + T(odd[j]);
   }
   c = c * z + T(1);
   s = s * z * x + x;
-  const T first = (quarter & 1u) ? s : c;
-  const T second = (quarter & 1u) ? c : s;
-  *cosine = bits_as<T>(bits_as<Bits>(first) ^ ((quarter + 1u) & 2u) << sign);
-  *sine = bits_as<T>(bits_as<Bits>(second) ^ (quarter & 2u) << sign);
+  const auto odd_quarter = (quarter & 1u) != 0u;
+  const V first = odd_quarter ? s : c;
+  const V second = odd_quarter ? c : s;
+  *cosine = bits_as<V>(bits_as<Bits>(first) ^ ((quarter + 1u) & 2u) << sign);
+  *sine = bits_as<V>(bits_as<Bits>(second) ^ (quarter & 2u) << sign);
 }
 
-DPSLICE_HD inline void turn(uint32_t word, uint32_t low, double* cosine, double* sine) {
-  const uint32_t quarter = (word + 0x20000000u) >> 30;
-  const uint32_t rest = word - (quarter << 30);  // a signed number in [-2^29, 2^29)
-  const double fraction = words_to_double(rest ^ 0x80000000u, low, 9223372036854775808.0);  // 2^63
-  quarter_turn(fraction * 3.4061215800865545e-19, quarter, cosine, sine);  // pi / 2^63
+// The angle in 64 bits, for double.
+template <class Maths, class V, class Word>
+DPSLICE_HD inline void turn(Word word, Word low, V* cosine, V* sine) {
+  const Word quarter = Maths::low_word(word + 0x20000000u) >> 30;
+  const Word rest = word - (quarter << 30);  // a signed number in [-2^29, 2^29)
+  const V fraction = words_to_double<V>(Maths::wide(Maths::low_word(rest ^ 0x80000000u)),
+                                        Maths::wide(low), 9223372036854775808.0);  // 2^63
+  quarter_turn<V>(fraction * 3.4061215800865545e-19, quarter, cosine, sine);       // pi / 2^63
 }
 
-DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
-  const uint32_t quarter = (word + 0x20000000u) >> 30;
-  const int32_t rest = static_cast<int32_t>(word - (quarter << 30));
-  quarter_turn(static_cast<float>(rest) * 1.46291808e-09f, quarter, cosine, sine);
+// The angle in 32 bits, for float.
+template <class Maths, class V, class Word>
+DPSLICE_HD inline void turn(Word word, V* cosine, V* sine) {
+  const Word quarter = (word + 0x20000000u) >> 30;
+  const Word rest = word - (quarter << 30);
+  quarter_turn<V>(Maths::signed_number(rest) * 1.46291808e-09f, quarter, cosine, sine);
 }
 
 // --------------------------------------------------------------------------------------- secure
@@ -149,23 +141,24 @@ DPSLICE_HD inline void turn(uint32_t word, float* cosine, float* sine) {
 // has a relative error of a few 2^-53 at both ends. In the second case x = 1 - v is rounded, and
 // ln(1 - v) = ln x + ((1 - x) - v)/x up to the square of a rounding error; 1 - x is exact.
 
-template <class Maths>
-DPSLICE_HD inline double minus_log_uniform(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  const double high = words_to_double(a & 0x7fffffffu, b), low = words_to_double(c, d);
+template <class Maths, class V, class Word>
+DPSLICE_HD inline V minus_log_uniform(Word a, Word b, Word c, Word d) {
+  const V high = words_to_double<V>(Maths::wide(a & 0x7fffffffu), Maths::wide(b));
+  const V low = words_to_double<V>(Maths::wide(c), Maths::wide(d));
   // (high 2^64 + low + 1/2) / 2^128: the half keeps it off zero.
-  const double v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
-  const bool mirrored = (a & 0x80000000u) != 0;
-  const double x = mirrored ? 1.0 - v : v;
-  const double lost = mirrored ? (1.0 - x) - v : 0.0;
+  const V v = high * 5.421010862427522e-20 + (low + 0.5) * 2.938735877055719e-39;
+  const auto mirrored = (a & 0x80000000u) != 0u;
+  const V x = mirrored ? 1.0 - v : v;
+  const V lost = mirrored ? (1.0 - x) - v : V{};
   return -(log_positive<Maths>(x) + lost * (2.0 - x));
 }
 
-template <class Maths = PlainMaths>
-DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
-                                          uint32_t w4, uint32_t w5, double* first, double* second) {
-  const double radius = Maths::root(2.0 * minus_log_uniform<Maths>(w0, w1, w2, w3));
-  double cosine, sine;
-  turn(w4, w5, &cosine, &sine);
+template <class Maths = Arithmetic, class V, class Word>
+DPSLICE_HD inline void secure_normal_pair(Word w0, Word w1, Word w2, Word w3, Word w4, Word w5,
+                                          V* first, V* second) {
+  const V radius = Maths::root(2.0 * minus_log_uniform<Maths, V>(w0, w1, w2, w3));
+  V cosine, sine;
+  turn<Maths>(w4, w5, &cosine, &sine);
   *first = radius * cosine;
   *second = radius * sine;
 }
@@ -179,33 +172,42 @@ DPSLICE_HD inline void secure_normal_pair(uint32_t w0, uint32_t w1, uint32_t w2,
 template <class T>
 constexpr int kFastNormals = sizeof(T) == 8 ? 2 : 4;
 
-template <class Maths>
-DPSLICE_HD inline void fast_normal_pair(uint32_t radius_word, uint32_t angle_word, float* out) {
+// sqrt(2 |log u|). The absolute value: a u next to 1 may have a logarithm that is rounded to above
+// 0.
+template <class Maths, class V>
+DPSLICE_HD inline V fast_radius(V u) {
+  using Bits = typename Lanes<V>::Bits;
+  using T = typename Lanes<V>::Real;
+  constexpr typename Lanes<T>::Bits sign = typename Lanes<T>::Bits{1} << (8 * sizeof(T) - 1);
+  return Maths::root(bits_as<V>(bits_as<Bits>(T(2) * log_positive<Maths>(u)) & ~sign));
+}
+
+template <class Maths, class V, class Word>
+DPSLICE_HD inline void fast_normal_pair(Word radius_word, Word angle_word, V* out) {
   // (word + 1/2) / 2^24, so that 0 is left out; the nearest to 1 rounds to 1, and its radius to 0.
-  const float u = (static_cast<float>(radius_word >> 8) + 0.5f) * 5.9604645e-08f;
-  const float radius = Maths::root(fabsf(2.0f * log_positive<Maths>(u)));
-  float cosine, sine;
-  turn(angle_word, &cosine, &sine);
+  const V radius =
+      fast_radius<Maths>((Maths::signed_number(radius_word >> 8) + 0.5f) * 5.9604645e-08f);
+  V cosine, sine;
+  turn<Maths>(angle_word, &cosine, &sine);
   out[0] = radius * cosine;
   out[1] = radius * sine;
 }
 
-template <class Maths = PlainMaths>
-DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
-                                    float* out) {
-  fast_normal_pair<Maths>(w0, w1, out);
-  fast_normal_pair<Maths>(w2, w3, out + 2);
-}
-
-template <class Maths = PlainMaths>
-DPSLICE_HD inline void fast_normals(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3,
-                                    double* out) {
-  const double u = (words_to_double(w0, w1) + 0.5) * 5.421010862427522e-20;  // 2^-64
-  const double radius = Maths::root(fabs(2.0 * log_positive<Maths>(u)));
-  double cosine, sine;
-  turn(w2, w3, &cosine, &sine);
-  out[0] = radius * cosine;
-  out[1] = radius * sine;
+// out: [kFastNormals]. The words have nothing above their 32 bits.
+template <class Maths = Arithmetic, class V, class Word>
+DPSLICE_HD inline void fast_normals(Word w0, Word w1, Word w2, Word w3, V* out) {
+  if constexpr (sizeof(typename Lanes<V>::Real) == 4) {
+    fast_normal_pair<Maths>(w0, w1, out);
+    fast_normal_pair<Maths>(w2, w3, out + 2);
+  } else {
+    constexpr double unit = 5.421010862427522e-20;  // 2^-64
+    const V radius =
+        fast_radius<Maths>((words_to_double<V>(Maths::wide(w0), Maths::wide(w1)) + 0.5) * unit);
+    V cosine, sine;
+    turn<Maths>(w2, w3, &cosine, &sine);
+    out[0] = radius * cosine;
+    out[1] = radius * sine;
+  }
 }
 
 // A key of Philox for the stream number `stream` of `seed`.
