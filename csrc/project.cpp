@@ -294,7 +294,7 @@ struct PhiloxKeys {
   explicit PhiloxKeys(const uint32_t* key) {
     for (int round = 0; round < kPhiloxRounds; ++round)
       for (int i = 0; i < 2; ++i)
-        at[round][i] = WideVec{} + (key[i] + static_cast<uint32_t>(round) * kPhiloxKeySteps[i]);
+        at[round][i] = WideVec{} + (key[i] + static_cast<uint32_t>(round) * philox_key_step(i));
   }
 };
 

@@ -71,6 +71,12 @@ struct VectorArithmetic {
     return x;
 #endif
   }
+  template <class V>
+  static inline V magnitude(V x) {
+    using T = typename Lanes<V>::Real;
+    constexpr auto sign = typename Lanes<T>::Bits{1} << (8 * sizeof(T) - 1);
+    return (V)((typename Lanes<V>::Bits)x & ~sign);
+  }
   static inline Vec<float> signed_number(WordVec word) {
     return __builtin_convertvector((VecInt<float>)word, Vec<float>);
   }

@@ -271,9 +271,9 @@ __device__ inline void copy_rows(const X* at, int64_t d, int rows, int depth, bo
 // ------------------------------------------------------------------------------------- the noise
 //
 // Quotients and roots of normal numbers to an ulp or two, without branches, so that the
-// instructions of several normals are mixed.
+// instructions of several normals are mixed; all else as in common/arithmetic.h.
 
-struct QuickMaths {
+struct QuickMaths : Arithmetic {
   static __device__ double quotient(double a, double b) {
     double inverse = rough_inverse(b);
     inverse += inverse * fma(-b, inverse, 1.0);

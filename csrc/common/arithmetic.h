@@ -35,6 +35,8 @@ struct Arithmetic {
   }
   DPSLICE_HD static inline double root(double x) { return sqrt(x); }
   DPSLICE_HD static inline float root(float x) { return sqrtf(x); }
+  DPSLICE_HD static inline double magnitude(double x) { return fabs(x); }
+  DPSLICE_HD static inline float magnitude(float x) { return fabsf(x); }
 
   // A word as a signed integer, as a number.
   DPSLICE_HD static inline float signed_number(uint32_t word) {

@@ -176,10 +176,8 @@ constexpr int kFastNormals = sizeof(T) == 8 ? 2 : 4;
 // 0.
 template <class Maths, class V>
 DPSLICE_HD inline V fast_radius(V u) {
-  using Bits = typename Lanes<V>::Bits;
   using T = typename Lanes<V>::Real;
-  constexpr typename Lanes<T>::Bits sign = typename Lanes<T>::Bits{1} << (8 * sizeof(T) - 1);
-  return Maths::root(bits_as<V>(bits_as<Bits>(T(2) * log_positive<Maths>(u)) & ~sign));
+  return Maths::root(Maths::magnitude(T(2) * log_positive<Maths>(u)));
 }
 
 template <class Maths, class V, class Word>

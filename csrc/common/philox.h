@@ -13,7 +13,8 @@ namespace dpslice {
 
 constexpr int kPhiloxRounds = 10;
 
-constexpr uint32_t kPhiloxKeySteps[2] = {0x9E3779B9u, 0xBB67AE85u};  // added to a key each round
+// Added to word i of a key each round.
+DPSLICE_HD inline uint32_t philox_key_step(int i) { return i == 0 ? 0x9E3779B9u : 0xBB67AE85u; }
 
 // Replaces the counter (c0, c1, c2, c3) by its random words; in vectors, something may stand above
 // them (arithmetic.h). `round_key(round, i)` is word i of the key plus so many steps.
@@ -33,7 +34,7 @@ DPSLICE_HD inline void philox4x32(Word& c0, Word& c1, Word& c2, Word& c3, RoundK
 DPSLICE_HD inline void philox4x32(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3,
                                   uint32_t k0, uint32_t k1) {
   philox4x32(c0, c1, c2, c3, [&](int round, int i) {
-    return (i == 0 ? k0 : k1) + static_cast<uint32_t>(round) * kPhiloxKeySteps[i];
+    return (i == 0 ? k0 : k1) + static_cast<uint32_t>(round) * philox_key_step(i);
   });
 }
 
