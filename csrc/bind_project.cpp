@@ -63,6 +63,7 @@ template <class T>
 void check_product(const Array<T>& x, const py::array& frame) {
   require_rank("x", x, 2);
   require_rank("frame", frame, 2);
+  if (x.shape(1) < 1) throw std::invalid_argument("x must have at least one column");
   if (frame.shape(0) != x.shape(1))
     throw std::invalid_argument("frame must have one row for each column of x");
   if (frame.shape(1) >= int64_t{1} << 33)

@@ -161,7 +161,7 @@ inline bool factor_panel(T* a, CholeskyShape shape, int64_t panel, int64_t end, 
                                            : begin(CholeskyTile<T, kWidth>{})))
       return false;
     while (j + kTileVectors * L <= shape.order) finish(CholeskyTile<T, kTileVectors>{});
-    if (j + 2 * L <= shape.order) finish(CholeskyTile<T, 2>{});
+    while (j + 2 * L <= shape.order) finish(CholeskyTile<T, 2>{});
     while (j < shape.order) finish(CholeskyTile<T, 1>{});
   }
   return true;
@@ -217,6 +217,7 @@ inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
           tile.store_to(at, stride);
         };
         switch ((strip_end - j) / L) {
+          case 4: subtract(CholeskyTile<T, 4>{}); break;
           case 3: subtract(CholeskyTile<T, 3>{}); break;
           case 2: subtract(CholeskyTile<T, 2>{}); break;
           case 1: subtract(CholeskyTile<T, 1>{}); break;
@@ -227,7 +228,7 @@ inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
   }
   return true;
 }
-static_assert(kTileVectors <= 3, "the switch above lists the widths of a strip");
+static_assert(kTileVectors <= 4, "the switch above lists the widths of a strip");
 
 // The solves take four rows at a time: what they share is loaded once, and only the triangle of
 // four is solved one number after the other.

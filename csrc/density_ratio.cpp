@@ -111,7 +111,7 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
 int64_t kept_rows(int64_t b) { return (b + 3) / 4 * 4; }
 
 // sums[g, i] = amplitude_g sum_j 2^(cross_g |q_i - p_j|^2). `kept`: null, or the powers
-// [bandwidths, kept_rows(b), p.stride], zeros for the padding of p.
+// [bandwidths, kept_rows(b), p.stride], in whole vectors; zeros past the last point of p.
 void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths,
                 int64_t stride, double* sums, double* kept) {
   constexpr int L = kLanes<double>;
@@ -289,7 +289,7 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
       zero(work.pull.data(), args.k * work.p.stride());
       add_pull(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t, Vec<double>(&w)[4]) {
         kernels_of(kernel.cross, w, w);
-        for (int s = 0; s < 4; ++s) w[s] *= kernel.pull * lambda[i + s];
+        for (int r = 0; r < 4; ++r) w[r] *= kernel.pull * lambda[i + r];
       });
       write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
     }
@@ -306,14 +306,14 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
       zero(work.pull.data(), args.k * stride);
       add_pull(work.q, work.p, work.pull.data(), [&](int64_t, int64_t i, Vec<double>(&w)[4]) {
         kernels_of(kernel.cross, w, w);
-        for (int s = 0; s < 4; ++s) w[s] *= kernel.pull * load(padded_lambda + i);
+        for (int r = 0; r < 4; ++r) w[r] *= kernel.pull * load(padded_lambda + i);
       });
       const double* const ratio = work.ratio.data();
       add_pull(work.q, work.q, work.pull.data(), [&](int64_t l, int64_t i, Vec<double>(&w)[4]) {
         kernels_of(kernel.gram, w, w);
-        for (int s = 0; s < 4; ++s)
-          w[s] *= -kernel.gram_pull *
-                  (load(padded_lambda + i) * ratio[l + s] + padded_lambda[l + s] * load(ratio + i));
+        for (int r = 0; r < 4; ++r)
+          w[r] *= -kernel.gram_pull *
+                  (load(padded_lambda + i) * ratio[l + r] + padded_lambda[l + r] * load(ratio + i));
       });
       write_rows(work.pull.data(), work.q, scale, args.grad_q + s * args.b * args.k);
     }
@@ -375,9 +375,9 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
         Vec<double> weight[4] = {}, power[4];
         for (int64_t g = 0; g < bandwidths; ++g) {
           kernels_of(kernels[g].cross, w, power);
-          for (int s = 0; s < 4; ++s) weight[s] += lambda[g * stride + i + s] * power[s];
+          for (int r = 0; r < 4; ++r) weight[r] += lambda[g * stride + i + r] * power[r];
         }
-        for (int s = 0; s < 4; ++s) w[s] = weight[s];
+        for (int r = 0; r < 4; ++r) w[r] = weight[r];
       });
     write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
   });

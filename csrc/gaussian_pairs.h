@@ -10,8 +10,9 @@
 // Inside, logarithms are in base 2 (see simd.h): "log K" is log2 K in these files.
 //
 // Two ways to log K (csrc/common/gaussian_kernel.h):
-// - By differences: coordinates scaled by a power of two, so exactly; nothing cancels. For k <= 8
-//   with the coordinates in registers, and for any k where products would cancel.
+// - By differences: coordinates scaled by a power of two, so exactly; nothing cancels. For k up to
+//   kDirectDims, and for any k where products would cancel; up to 8 with the coordinates in
+//   registers.
 // - By products: x.y - |x|^2/2 - |y|^2/2 of points centred on the mean of y and divided by the
 //   bandwidth, times sqrt(log2 e). A rounding error of the product becomes a relative error of K,
 //   so this is used only where |x||y| <= product_reach.
@@ -279,7 +280,7 @@ struct Rows {
 // Calls body.template operator()<K>() with K = k where that has a kernel of its own, else 0.
 template <class Body>
 inline void with_dims(int64_t k, Body&& body) {
-  static_assert(kDirectDims == 6);
+  static_assert(kDirectDims <= 8);
   switch (k) {
     case 1: return body.template operator()<1>();
     case 2: return body.template operator()<2>();

@@ -13,7 +13,8 @@
 
 namespace dpslice::DPSLICE_ISA {
 
-// Sources are taken this many at a time: their distances to one vector of targets stay in L1.
+// Sources are taken this many at a time: what belongs to them and one vector of targets stays in
+// L1.
 constexpr int64_t kSourceTile = 32;
 
 class Points {

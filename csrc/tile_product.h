@@ -16,8 +16,11 @@ namespace dpslice::DPSLICE_ISA {
 // --------------------------------------------------------------------------------------- constants
 
 // A tile and its operands must fit the vector registers: 32 of AVX-512 and NEON, 16 elsewhere.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__AVX512F__)
 constexpr int kTileRows = 8, kTileVectors = 3;
+constexpr int kVectorRegisters = 32;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 4, kTileVectors = 4;
 constexpr int kVectorRegisters = 32;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 4, kTileVectors = 3;
@@ -83,17 +86,17 @@ inline void tile_product(int64_t depth, const T* a, int64_t a_row, int64_t a_dep
   Vec<T> sum[kTileRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v)
       sum[r][v] = accumulate ? load(c + r * c_row + v * lanes) : Vec<T>{};
   for (int64_t t = 0; t < depth; ++t) {
     Vec<T> right[kVectors];
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
       const Vec<T> left = splat(a[r * a_row]);
-#pragma GCC unroll 3
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
     }
     a += a_depth;
@@ -101,7 +104,7 @@ inline void tile_product(int64_t depth, const T* a, int64_t a_row, int64_t a_dep
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) store(c + r * c_row + v * lanes, sum[r][v]);
 }
 
@@ -125,6 +128,7 @@ inline void panel_product(int64_t rows, int64_t depth, const T* a, int64_t a_row
       switch (width / kLanes<T>) {
         case 1: tile_product<T, 1>(pass, a_tile, a_row, a_depth, b_pass, c_tile, c_row, add); break;
         case 2: tile_product<T, 2>(pass, a_tile, a_row, a_depth, b_pass, c_tile, c_row, add); break;
+        case 3: tile_product<T, 3>(pass, a_tile, a_row, a_depth, b_pass, c_tile, c_row, add); break;
         default:
           tile_product<T, kTileVectors>(pass, a_tile, a_row, a_depth, b_pass, c_tile, c_row, add);
       }

@@ -6,23 +6,6 @@
 
 namespace dpslice::cuda {
 
-#if defined(DPSLICE_CUDA_EMULATOR)
-
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int) {}
-  Execution execution(uintptr_t stream) const {
-    Execution execution{reinterpret_cast<cudaStream_t>(stream), cuda_emulator::multiprocessors(),
-                        cuda_emulator::shared_limit()};
-    execution.share_bytes = cuda_emulator::share_bytes(execution.share_bytes);
-    return execution;
-  }
-};
-
-inline int device_count() { return 1; }
-
-#else
-
 constexpr int kLeastCapability = 8;  // compute capability 8.0
 
 inline int attribute(cudaDeviceAttr which, int device) {
@@ -47,9 +30,13 @@ class DeviceGuard {
       throw CudaError("dpslice needs a GPU of compute capability 8.0 or newer; device " +
                       std::to_string(device_) + " has " + std::to_string(major) + "." +
                       std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device_)));
-    return {reinterpret_cast<cudaStream_t>(stream),
-            attribute(cudaDevAttrMultiProcessorCount, device_),
-            static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_))};
+    Execution execution{
+        reinterpret_cast<cudaStream_t>(stream), attribute(cudaDevAttrMultiProcessorCount, device_),
+        static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_))};
+#if defined(DPSLICE_CUDA_EMULATOR)
+    execution.share_bytes = cuda_emulator::share_bytes(execution.share_bytes);
+#endif
+    return execution;
   }
 
  private:
@@ -63,7 +50,5 @@ inline int device_count() {
   cudaGetLastError();
   return 0;
 }
-
-#endif
 
 }  // namespace dpslice::cuda

@@ -42,6 +42,7 @@ void launch(void (*kernel)(Params...), int64_t blocks, int threads, size_t share
                     " bytes of shared memory, and a block on this device has " +
                     std::to_string(execution.shared_limit));
 #if defined(DPSLICE_CUDA_EMULATOR)
+  check(::cuda_emulator::launch_error(execution.stream), "start a kernel");
   ::cuda_emulator::run(static_cast<unsigned>(blocks), threads, shared_bytes,
                        [=] { kernel(args...); });
 #else

@@ -78,13 +78,8 @@ struct CudaError : std::runtime_error {
 
 inline void check(cudaError_t error, const char* action) {
   if (error == cudaSuccess) return;
-#if defined(DPSLICE_CUDA_EMULATOR)
-  const std::string reason = std::to_string(error);
-#else
   cudaGetLastError();  // clears it, so that the next call starts afresh
-  const std::string reason = cudaGetErrorString(error);
-#endif
-  throw CudaError(std::string("CUDA could not ") + action + ": " + reason);
+  throw CudaError(std::string("CUDA could not ") + action + ": " + cudaGetErrorString(error));
 }
 
 }  // namespace dpslice::cuda

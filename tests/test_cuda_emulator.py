@@ -784,6 +784,41 @@ def test_mixed_places_are_refused(cuda: Emulation) -> None:
         )
 
 
+def test_a_device_that_is_not_there(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = cuda.to_device(X)
+    want = kernels.median_distance(x).get()
+    cuda.device.id = 3
+    with pytest.raises(RuntimeError, match="CUDA could not use device 3: invalid device ordinal"):
+        kernels.median_distance(x)
+    monkeypatch.setenv("DPSLICE_EMULATOR_DEVICES", "0")
+    with pytest.raises(RuntimeError, match="find the current device .*: no CUDA-capable device"):
+        kernels.median_distance(x)
+    assert cuda.module.device_count() == 0
+    monkeypatch.delenv("DPSLICE_EMULATOR_DEVICES")
+    cuda.device.id = 0  # and the library is usable as before
+    np.testing.assert_array_equal(kernels.median_distance(x).get(), want)
+
+
+def test_a_device_that_is_too_old(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPSLICE_EMULATOR_CAPABILITY", "75")
+    with pytest.raises(RuntimeError, match=r"capability 8\.0 or newer; device 0 has 7\.5"):
+        kernels.median_distance(cuda.to_device(X))
+
+
+def test_a_stream_of_another_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run on the device of their arrays, which is current meanwhile."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_DEVICES", "2")
+    on_device = {0: 0x100 + 1, 1: 0x200 + 2}  # streams of the emulator
+    want = kernels.median_distance(X)
+    for device, other in ((1, 0), (0, 1)):
+        cuda.device.id = device
+        cuda.stream.ptr = on_device[device]  # type: ignore[misc]
+        np.testing.assert_allclose(kernels.median_distance(cuda.to_device(X)).get(), want)
+        cuda.stream.ptr = on_device[other]  # type: ignore[misc]
+        with pytest.raises(RuntimeError, match="could not start a kernel: invalid resource handle"):
+            kernels.median_distance(cuda.to_device(X))
+
+
 def test_bad_input_is_refused_as_on_the_cpu(cuda: Emulation) -> None:
     x, y = cuda.to_device(X), cuda.to_device(Y)
     with pytest.raises(ValueError, match="y must have shape"):

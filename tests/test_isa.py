@@ -113,6 +113,32 @@ def test_objects_define_nothing_that_is_merged_across_instruction_sets() -> None
     assert not foreign
 
 
+@pytest.mark.parametrize(
+    "source",
+    sorted(
+        path.name
+        for path in (Path(__file__).resolve().parents[1] / "csrc").glob("*.cpp")
+        if "DPSLICE_INSTANTIATE" in path.read_text()
+    ),
+)
+def test_kernels_compile_for_neon(source: str) -> None:
+    """Tiles and vectors of other sizes must fit together, too."""
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if compiler is None:
+        pytest.skip("no compiler for aarch64 (Debian: g++-aarch64-linux-gnu)")
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [
+            *(compiler, "-std=c++20", "-fopenmp", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"),
+            *("-Wno-psabi", "-DDPSLICE_ISA=neon", f"-I{root / 'csrc'}", root / "csrc" / source),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_kernels_of_every_instruction_set_are_in_the_module() -> None:
     if shutil.which("strings") is None:
         pytest.skip("no strings")

@@ -268,6 +268,8 @@ def test_other_bad_arguments_are_refused() -> None:
         secure(x, frame[:2].copy(), 1.0)
     with pytest.raises(ValueError, match="x must have 2 axes"):
         secure(x[0].copy(), frame, 1.0)
+    with pytest.raises(ValueError, match="x must have at least one column"):
+        secure(x[:, :0].copy(), frame[:0].copy(), 1.0)
     with pytest.raises(TypeError):
         secure(x.astype(np.int64), frame, 1.0)
     with pytest.raises(TypeError):  # never converted behind the caller's back

@@ -265,6 +265,19 @@ def test_total_with_a_gradient_in_x(name):
         torch.testing.assert_close(found, truth)
 
 
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+@pytest.mark.parametrize("wanted", [(), ("x",), ("y",)])
+def test_gradient_in_the_row_weights_is_the_sums(name, wanted):
+    """Also where a weight is zero, and whatever else has a gradient."""
+    x, y = points(2, 5, 3, seed=1), points(2, 6, 3, seed=2)
+    sums = getattr(functional, name)(x, y, 0.8)
+    a = torch.zeros(2, 5, dtype=F64, requires_grad=True)
+    for tensor, letter in ((x, "x"), (y, "y")):
+        tensor.requires_grad_(letter in wanted)
+    getattr(functional, name)(x, y, 0.8, row_weights=a).sum().backward()
+    torch.testing.assert_close(a.grad, sums)
+
+
 def test_total_leaves_out_rows_of_weight_zero():
     """Even one whose log sum is -inf."""
     x, y = points(2, 4, 2, seed=1), points(2, 3, 2, seed=2, grad=True)
@@ -550,21 +563,52 @@ class Subclass(Tensor):
 @every_op
 def test_what_listens_hears_of_the_operator(op):
     """Plain calls take a shorter way than torch's dispatcher, if nothing would miss them there."""
-    want = op.call(*op.tensors())
+    tensors = op.tensors(grad=True)
+    want = op.call(*tensors)
     with Listener() as listener:
-        torch.testing.assert_close(op.call(*op.tensors()), want, rtol=0, atol=0)
+        torch.testing.assert_close(op.call(*tensors), want, rtol=0, atol=0)
     assert f"dpslice.{op.name}.default" in listener.heard
     Subclass.heard.clear()
-    got = op.call(*(t.as_subclass(Subclass) for t in op.tensors()))
+    got = op.call(*(t.as_subclass(Subclass) for t in tensors))
     torch.testing.assert_close(got.as_subclass(Tensor), want, rtol=0, atol=0)
     assert f"dpslice.{op.name}" in Subclass.heard
+
+
+@every_op
+def test_a_profile_shows_the_operator(op):
+    with torch.profiler.profile() as profile:
+        op.call(*op.tensors(grad=True))
+    assert f"dpslice::{op.name}" in {event.key for event in profile.key_averages()}
+
+
+@every_op
+def test_meta_tensors_have_shapes(op):
+    with torch.device("meta"):
+        found = op.call(*(torch.empty(t.shape, dtype=t.dtype) for t in op.tensors()))
+    assert found.is_meta
+    assert found.shape == op.call(*op.tensors()).shape
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@every_op
+def test_vectorized_jacobian(op):
+    """Which hands backward a batch that looks like a plain tensor."""
+    tensors, i = op.tensors(), last_argument(op)
+
+    def of_one(t: Tensor) -> Tensor:
+        return op.call(*tensors[:i], t, *tensors[i + 1 :])
+
+    jacobian = torch.autograd.functional.jacobian
+    torch.testing.assert_close(
+        jacobian(of_one, tensors[i], vectorize=True), jacobian(of_one, tensors[i])
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @every_op
 def test_a_trace_holds_the_operator(op):
-    traced = torch.jit.trace(op.call, op.tensors(), check_trace=False)
+    traced = torch.jit.trace(op.call, op.tensors(grad=True), check_trace=False)
     assert f"dpslice::{op.name}(" in str(traced.graph)
 
 
@@ -675,6 +719,16 @@ def test_fused_loss_is_one_call(monkeypatch):
         functional.density_ratio_divergence(q, p, 1.0, 0.1)
     functional.density_ratio_divergence(q, p.detach(), 1.0, 0.1)
     assert calls == [True, False, False]
+
+
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+def test_a_total_without_gradients_is_that_of_plain_sums(name, monkeypatch):
+    """Which take one exponential a pair as well, and no sums over rows beside."""
+    x, y, a = points(2, 5, 3, seed=1), points(2, 6, 3, seed=2, grad=True), points(2, 5, seed=3)
+    total = getattr(functional, name)(x, y, 0.8, row_weights=a)
+    monkeypatch.delattr(_core, f"{name}_total")
+    with torch.no_grad():
+        torch.testing.assert_close(getattr(functional, name)(x, y, 0.8, row_weights=a), total)
 
 
 @every_op

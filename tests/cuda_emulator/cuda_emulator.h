@@ -471,21 +471,85 @@ T atomicMax(T* to, T value) {
 
 namespace cuda_emulator {
 
-// What the emulated device has; small, so that few numbers reach past it.
 inline int number_from_environment(const char* name, int otherwise) {
   const char* text = std::getenv(name);
   return text == nullptr ? otherwise : std::atoi(text);
-}
-inline int multiprocessors() { return number_from_environment("DPSLICE_EMULATOR_SMS", 4); }
-inline size_t shared_limit() {
-  return static_cast<size_t>(number_from_environment("DPSLICE_EMULATOR_SHARED", 99 * 1024));
 }
 inline int64_t share_bytes(int64_t otherwise) {
   return number_from_environment("DPSLICE_EMULATOR_SHARES", static_cast<int>(otherwise));
 }
 
+inline thread_local int current_device = 0;
+
 }  // namespace cuda_emulator
 
+// Streams have no work to keep in order; which device one belongs to shows in its address: n + 1 in
+// the last four bits. Address 0 is the default stream of whatever device is current.
 using cudaStream_t = struct CUstream_st*;
-using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0;
+
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
+};
+enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+};
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+  }
+  return "unknown error";
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = cuda_emulator::number_from_environment("DPSLICE_EMULATOR_DEVICES", 1);
+  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  int count = 0;
+  *device = cuda_emulator::current_device;
+  return cudaGetDeviceCount(&count);
+}
+inline cudaError_t cudaSetDevice(int device) {
+  int count = 0;
+  cudaGetDeviceCount(&count);
+  if (device < 0 || device >= count) return cudaErrorInvalidDevice;
+  cuda_emulator::current_device = device;
+  return cudaSuccess;
+}
+// All devices are alike, and small, so that few numbers reach past what they have.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  const int capability = cuda_emulator::number_from_environment("DPSLICE_EMULATOR_CAPABILITY", 90);
+  switch (which) {
+    case cudaDevAttrComputeCapabilityMajor: *value = capability / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = capability % 10; break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = cuda_emulator::number_from_environment("DPSLICE_EMULATOR_SMS", 4);
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = cuda_emulator::number_from_environment("DPSLICE_EMULATOR_SHARED", 99 * 1024);
+      break;
+  }
+  return cudaSuccess;
+}
+
+namespace cuda_emulator {
+
+// What a launch says of its stream.
+inline cudaError_t launch_error(cudaStream_t stream) {
+  const auto address = reinterpret_cast<uintptr_t>(stream);
+  const bool at_home = address == 0 || static_cast<int>(address % 16) == current_device + 1;
+  return at_home ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
+}  // namespace cuda_emulator

@@ -136,13 +136,24 @@ def _call(name: str, *args: Any) -> Any:
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     if (
         torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        or torch.autograd._profiler_enabled()
+        or not all(map(_plain, tensors))
     ):
         return operator.dispatched(*args)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return operator.graded.apply(*args)
     return operator.kernel(*args)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor is its values and no more: no subclass, no batch, not without values."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and (tensor.is_cpu or tensor.is_cuda)
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    )
 
 
 def _save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
@@ -580,13 +591,17 @@ def _kernel_total(
     weights: Tensor | None,
     row_weights: Tensor,
 ) -> Tensor:
-    """Weighted totals over rows, in one call with their gradients where `x` has none."""
-    if x.requires_grad:
-        sums: Tensor = _call(name, x, y, bandwidth, weights)
-        return (row_weights * torch.where(row_weights == 0, 0.0, sums)).sum(-1)
+    """Weighted totals over rows, in one call with their gradients where only those are wanted."""
     graded = torch.is_grad_enabled()
     need_y = graded and y.requires_grad
     need_weights = graded and weights is not None and weights.requires_grad
+    need_row_weights = graded and row_weights.requires_grad
+    if x.requires_grad or not (need_y or need_weights or need_row_weights):
+        sums: Tensor = _call(name, x, y, bandwidth, weights)
+        # A weight of zero is no row at all, though its sum may be -inf.
+        nothing = (row_weights == 0) & torch.isinf(sums)
+        kept = torch.where(nothing, 0.0, sums)
+        return (row_weights.double() * kept.double()).sum(-1).to(sums.dtype)
     given = (x, y, bandwidth, weights, row_weights)
     total: Tensor = _call(f"{name}_total", *given, need_y, need_weights)[0]
     return total
