@@ -11,8 +11,7 @@
 //
 // Two ways to log K (csrc/common/gaussian_kernel.h):
 // - By differences: coordinates scaled by a power of two, so exactly; nothing cancels. For k up to
-//   kDirectDims, and for any k where products would cancel; up to 8 with the coordinates in
-//   registers.
+//   kDirectDims, with the coordinates in registers, and for any k where products would cancel.
 // - By products: x.y - |x|^2/2 - |y|^2/2 of points centred on the mean of y and divided by the
 //   bandwidth, times sqrt(log2 e). A rounding error of the product becomes a relative error of K,
 //   so this is used only where |x||y| <= product_reach.
@@ -35,7 +34,7 @@ namespace dpslice::DPSLICE_ISA {
 // --------------------------------------------------------------------------------------- constants
 
 // Up to this dimension differences are cheaper than products, which compute whole tiles.
-constexpr int64_t kDirectDims = 6;
+constexpr int64_t kDirectDims = 8;
 
 // Rows of one task: enough that a column block, once in cache, is used often; few enough that tasks
 // of one slice of some hundred rows still spread over threads.
@@ -280,7 +279,7 @@ struct Rows {
 // Calls body.template operator()<K>() with K = k where that has a kernel of its own, else 0.
 template <class Body>
 inline void with_dims(int64_t k, Body&& body) {
-  static_assert(kDirectDims <= 8);
+  static_assert(kDirectDims == 8);
   switch (k) {
     case 1: return body.template operator()<1>();
     case 2: return body.template operator()<2>();
@@ -367,11 +366,9 @@ inline void for_groups(int64_t first, int64_t last, Add&& add) {
 }
 
 // Rows that meet a vector of columns at once, by differences: each coordinate is loaded once for
-// all of them, and more exponentials are in flight.
+// all of them, and four exponentials are made side by side.
 template <int K>
-constexpr int kRowsAtOnce = K == 0                             ? 1
-                            : K <= 4 || kVectorRegisters >= 32 ? 4
-                                                               : 2;
+constexpr int kRowsAtOnce = K == 0 ? 1 : 4;
 static_assert(kRowBlock % 4 == 0);
 
 // `kRows` rows from row r0 of a block on, each coordinate and offset in a vector of its own; the

@@ -30,9 +30,7 @@ inline V joint_exponent(V log_kernel, V column_high, V column_low, R row_high, R
 // has any.
 template <class T, int K, bool kRowsAreX, bool kColumnSums, bool kOffsets>
 inline void sweep_by_differences(PairScratch<T>& scratch) {
-  constexpr int lanes = kLanes<T>;
-  // The sums of one row take K + 1 registers.
-  constexpr int at_once = K == 0 || K > 4 ? 1 : K > 2 && kVectorRegisters < 32 ? 2 : kRowsAtOnce<K>;
+  constexpr int lanes = kLanes<T>, at_once = kRowsAtOnce<K>;
   const Measure<T>& measure = scratch.measure;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
@@ -257,7 +255,7 @@ inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
 
 template <class T, int K>
 inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values) {
-  constexpr int lanes = kLanes<T>, at_once = K == 0 ? 1 : K <= 4 ? 4 : 2;
+  constexpr int lanes = kLanes<T>, at_once = kRowsAtOnce<K>;
   const Columns<T>& columns = scratch.columns;
   const int64_t k = scratch.measure.k, stride = columns.stride;
   const T factor = scratch.measure.factor;
