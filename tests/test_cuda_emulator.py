@@ -791,7 +791,7 @@ def test_a_device_that_is_not_there(cuda: Emulation, monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="CUDA could not use device 3: invalid device ordinal"):
         kernels.median_distance(x)
     monkeypatch.setenv("DPSLICE_EMULATOR_DEVICES", "0")
-    with pytest.raises(RuntimeError, match="find the current device .*: no CUDA-capable device"):
+    with pytest.raises(RuntimeError, match=r"find the current device .*: no CUDA-capable device"):
         kernels.median_distance(x)
     assert cuda.module.device_count() == 0
     monkeypatch.delenv("DPSLICE_EMULATOR_DEVICES")

@@ -138,7 +138,7 @@ def _call(name: str, *args: Any) -> Any:
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
+        or torch._C._autograd._profiler_enabled()
         or not all(map(_plain, tensors))
     ):
         return operator.dispatched(*args)
@@ -148,7 +148,7 @@ def _call(name: str, *args: Any) -> Any:
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Tell whether a tensor is its values and no more: no subclass, no batch, not without values."""
+    """Tell whether a tensor is its values and no more: no subclass, no batch, no meta tensor."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and (tensor.is_cpu or tensor.is_cuda)
