@@ -458,6 +458,13 @@ _register_kernel_sum("gaussian_kernel_sum", "weights", saves_output=False)
 _register_kernel_sum("gaussian_kernel_logsumexp", "log_weights", saves_output=True)
 
 
+def _weighted_total(row_weights: Tensor, sums: Tensor) -> Tensor:
+    """Add up rows, in float64. A weight of zero is no row at all, though its sum may be -inf."""
+    nothing = (row_weights == 0) & ~torch.isfinite(sums)
+    kept = torch.where(nothing, 0.0, sums)
+    return (row_weights.double() * kept.double()).sum(-1).to(sums.dtype)
+
+
 def _register_kernel_total(name: str, weights_name: str) -> None:
     """Register the total over rows of one of the two kernel sums, made with its gradients.
 
@@ -508,9 +515,7 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
             need_weights and weights is not None,
         )
         sums = _tensor(rows)
-        # A weight of zero is no row at all, though its sum may be -inf.
-        kept = torch.where(row_weights.detach() == 0, sums.new_zeros(()), sums)
-        total = (row_weights.detach().double() * kept.double()).sum(-1).to(sums.dtype)
+        total = _weighted_total(row_weights.detach(), sums)
         return total, sums, _tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x)
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -598,10 +603,7 @@ def _kernel_total(
     need_row_weights = graded and row_weights.requires_grad
     if x.requires_grad or not (need_y or need_weights or need_row_weights):
         sums: Tensor = _call(name, x, y, bandwidth, weights)
-        # A weight of zero is no row at all, though its sum may be -inf.
-        nothing = (row_weights == 0) & torch.isinf(sums)
-        kept = torch.where(nothing, 0.0, sums)
-        return (row_weights.double() * kept.double()).sum(-1).to(sums.dtype)
+        return _weighted_total(row_weights, sums)
     given = (x, y, bandwidth, weights, row_weights)
     total: Tensor = _call(f"{name}_total", *given, need_y, need_weights)[0]
     return total
