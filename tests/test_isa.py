@@ -118,7 +118,7 @@ def test_objects_define_nothing_that_is_merged_across_instruction_sets() -> None
     sorted(
         path.name
         for path in (Path(__file__).resolve().parents[1] / "csrc").glob("*.cpp")
-        if "DPSLICE_INSTANTIATE" in path.read_text()
+        if "namespace dpslice::DPSLICE_ISA" in path.read_text()
     ),
 )
 def test_kernels_compile_for_neon(source: str) -> None:
