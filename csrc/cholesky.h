@@ -18,7 +18,8 @@ namespace dpslice::DPSLICE_ISA {
 
 // Rows of a panel. A strip of one packed panel, 128 x kTileVectors vectors, stays in L1.
 constexpr int64_t kCholeskyPanel = 128;
-static_assert(kCholeskyPanel % kTileRows == 0);
+static_assert(kCholeskyPanel % kTileRows == 0 && kCholeskyPanel % (64 / sizeof(float)) == 0);
+static_assert(kPanel<float> % kTileRows == 0 && kPanel<double> % kTileRows == 0);
 
 // The layout of matrix and factor, the same for both precisions. A row begins at a cache line, an
 // odd number of lines (of float32) after the one before, so that rows do not share cache sets.
@@ -170,7 +171,7 @@ inline bool factor_panel(T* a, CholeskyShape shape, int64_t panel, int64_t end, 
 // Memory for one packed panel.
 template <class T>
 inline int64_t packed_panel_size(CholeskyShape shape) {
-  return kCholeskyPanel * (2 * shape.stride + kPanel<T>);
+  return kCholeskyPanel * (shape.stride + kPanel<T>);
 }
 
 // Factors the padded matrix in place: U above the diagonal, reciprocals of its diagonal on it, and
@@ -185,35 +186,34 @@ inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
     const int64_t end = panel + kCholeskyPanel < order ? panel + kCholeskyPanel : order;
     if (!factor_panel(a, shape, panel, end, smallest_pivot)) return false;
     if (end == order) break;
-    // What is left of the panel, in tiles of kTileRows columns [tile, depth, kTileRows], and in
-    // strips of `width` columns [strip, depth, width]: read once each, used often.
+    // What is left of the panel, in strips of `width` columns [strip, depth, width]: read once,
+    // used often, across and (kTileRows of its columns) down.
     const int64_t depth = end - panel;
-    const int64_t origin = first_column<T>(end);  // of the strips
-    T* const down = packed;
-    T* const across = packed + kCholeskyPanel * stride;
     for (int64_t s = 0; s < depth; ++s) {
       const T* const row = a + (panel + s) * stride;
-      for (int64_t i = end; i < order; i += kTileRows)
-        for (int r = 0; r < kTileRows; ++r)
-          down[((i - end) / kTileRows * depth + s) * kTileRows + r] = row[i + r];
-      for (int64_t j = origin; j < order; j += width) {
-        T* const to = across + ((j - origin) / width * depth + s) * width;
+      for (int64_t j = end; j < order; j += width) {
+        T* const to = packed + ((j - end) / width * depth + s) * width;
         for (int64_t q = 0; q < width; q += L)
           if (j + q < stride) store(to + q, load(row + j + q));
       }
     }
-    for (int64_t strip = origin; strip < order; strip += width) {
-      const T* const right = across + (strip - origin) / width * depth * width;
+    for (int64_t strip = end; strip < order; strip += width) {
+      const T* const right = packed + (strip - end) / width * depth * width;
       const int64_t strip_end = strip + width < stride ? strip + width : stride;
       const int64_t rows = strip_end < order ? strip_end : order;
       for (int64_t i = end; i < rows; i += kTileRows) {
         const int64_t first = first_column<T>(i);
         const int64_t j = strip > first ? strip : first;  // nothing below the diagonal
-        const T* const left = down + (i - end) / kTileRows * depth * kTileRows;
+        const T* const left = packed + (i - end) / width * depth * width + (i - end) % width;
         T* const at = a + i * stride + j;
+        // What the next tile adds to is on its way meanwhile.
+        for (int r = kTileRows; r < 2 * kTileRows; ++r) {
+          __builtin_prefetch(at + r * stride, 1);
+          __builtin_prefetch(at + r * stride + width - 1, 1);
+        }
         const auto subtract = [&]<int V>(CholeskyTile<T, V>&& tile) {
           tile.load_from(at, stride);
-          tile.subtract(depth, left, kTileRows, right + (j - strip), width);
+          tile.subtract(depth, left, width, right + (j - strip), width);
           tile.store_to(at, stride);
         };
         switch ((strip_end - j) / L) {

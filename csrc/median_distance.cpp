@@ -33,12 +33,24 @@ constexpr int64_t kLeastSample = 512;
 constexpr int kRows = 4;           // points whose distances are computed together ...
 constexpr int64_t kManyDims = 16;  // ... where there are so many coordinates
 constexpr int64_t kChunk = 16;     // distances that are passed over at once if none lies between
+// Where threads share a slice: strips of rows for each, and the least work that is worth waking
+// them, in pairs times coordinates.
+constexpr int64_t kStripsPerThread = 4;
+constexpr int64_t kLeastShared = int64_t{1} << 18;
+
+// What one strip of rows has found: pairs below the bracket, and those in it.
+struct Strip {
+  int64_t first, last;  // rows
+  int64_t below, found;
+  bool fits;
+};
 
 struct Workspace {
   Points points;
   Buffer<double> rows;  // [kRows, points.stride]
   Buffer<int64_t> counters;
   Buffer<WideKey> candidates, scratch;
+  Buffer<Strip> strips;
 };
 
 // rows[r][j] = |x_(first + r) - x_j|^2 for j > first, rows [Rows, stride]; 4 x 2 vectors at a time
@@ -69,19 +81,20 @@ __attribute__((noinline)) void squared_distances_after(const Points& points, int
   }
 }
 
-// visit(i, squared distances of point i from all points, of which those after i hold) for every i
-// but the last, in order, until it returns false.
+// visit(i, squared distances of point i from all points, of which those after i hold) for the
+// points of [begin, end) in order, until it returns false. begin: a multiple of kRows.
 template <class Visit>
-void for_each_row(const Points& points, Buffer<double>& rows, Visit&& visit) {
+void for_each_row(const Points& points, int64_t begin, int64_t end, Buffer<double>& rows,
+                  Visit&& visit) {
   rows.resize(kRows * points.stride());
   const int64_t together = points.dims() < kManyDims ? 1 : kRows;
-  for (int64_t first = 0; first + 1 < points.size(); first += together) {
+  for (int64_t first = begin; first < end; first += together) {
     if (together == 1) {
       squared_distances_after<1, 4>(points, first, rows.data());
     } else {
       squared_distances_after<kRows, 2>(points, first, rows.data());
     }
-    for (int64_t r = 0; r < together && first + r + 1 < points.size(); ++r)
+    for (int64_t r = 0; r < together && first + r < end; ++r)
       if (!visit(first + r, rows.data() + r * points.stride())) return;
   }
 }
@@ -89,7 +102,7 @@ void for_each_row(const Points& points, Buffer<double>& rows, Visit&& visit) {
 // visit(bits of the squared distance, pair number i * b + j) for all pairs i < j, in order.
 template <class Visit>
 void for_each_pair(const Points& points, Buffer<double>& rows, Visit&& visit) {
-  for_each_row(points, rows, [&](int64_t i, const double* row) {
+  for_each_row(points, 0, points.size() - 1, rows, [&](int64_t i, const double* row) {
     for (int64_t j = i + 1; j < points.size(); ++j)
       visit(bits_as<uint64_t>(row[j]), i * points.size() + j);
     return true;
@@ -151,17 +164,14 @@ Bracket sampled_bracket(Workspace& work, int64_t sample) {
           bits_as<double>(ordered[last < sample ? last : sample - 1].bits)};
 }
 
-// The middle pairs if they lie in the bracket and what lies in it is not too much.
-bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_t pairs,
-                          Middle* middle) {
-  const int64_t b = work.points.size();
-  const int64_t room = kBetweenPerPoint * b;
-  work.candidates.resize(room);
-  work.scratch.resize(room);
-  WideKey* candidates = work.candidates.data();
+// Counts the pairs of a strip's rows below the bracket, and collects those in it, in order, if they
+// fit into `room`.
+void scan_strip(const Points& points, Bracket bracket, Buffer<double>& rows, Strip& strip,
+                WideKey* candidates, int64_t room) {
+  const int64_t b = points.size();
   int64_t below = 0, found = 0;
   bool fits = true;
-  for_each_row(work.points, work.rows, [&](int64_t i, const double* row) {
+  for_each_row(points, strip.first, strip.last, rows, [&](int64_t i, const double* row) {
     const double low = bracket.low, high = bracket.high;
     int64_t next = found;  // in a register: writing candidates could change `found` itself
     for (int64_t start = i + 1; start < b && fits; start += kChunk) {
@@ -184,7 +194,55 @@ bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_
     found = next;
     return fits;
   });
-  if (!fits) return false;
+  strip.below = below;
+  strip.found = found;
+  strip.fits = fits;
+}
+
+// Strips of about as many pairs each, of whole groups of rows.
+void deal_rows(int64_t b, int64_t count, Buffer<Strip>& strips) {
+  strips.resize(count);
+  int64_t first = 0;
+  for (int64_t t = 0; t < count; ++t) {
+    // The pairs of the rows from r on are the share (1 - r / b)^2.
+    const double after = static_cast<double>(count - t - 1) / static_cast<double>(count);
+    const double border = static_cast<double>(b) * (1 - std::sqrt(after));
+    int64_t last = t + 1 < count ? static_cast<int64_t>(border) / kRows * kRows : b - 1;
+    if (last < first) last = first;
+    strips[t] = Strip{first, last, 0, 0, false};
+    first = last;
+  }
+}
+
+// The middle pairs if they lie in the bracket and what lies in it is not too much. `n_strips`: into
+// how many the rows are dealt; with more than one, threads share them.
+bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_t pairs,
+                          int64_t n_strips, Middle* middle) {
+  const int64_t b = work.points.size();
+  const int64_t room = kBetweenPerPoint * b;
+  // Of one strip: four times its share, for pairs in the bracket may be spread unevenly.
+  const int64_t strip_room = n_strips <= 4 ? room : 4 * room / n_strips + kChunk;
+  work.candidates.resize(n_strips * strip_room);
+  work.scratch.resize(room);
+  WideKey* candidates = work.candidates.data();
+  deal_rows(b, n_strips, work.strips);
+  if (n_strips == 1) {
+    scan_strip(work.points, bracket, work.rows, work.strips[0], candidates, strip_room);
+  } else {
+    parallel_for<Buffer<double>>(n_strips, [&](int64_t t, Buffer<double>& rows) {
+      scan_strip(work.points, bracket, rows, work.strips[t], candidates + t * strip_room,
+                 strip_room);
+    });
+  }
+  int64_t below = 0, found = 0;
+  for (int64_t t = 0; t < n_strips; ++t) {
+    const Strip& strip = work.strips[t];
+    if (!strip.fits || found + strip.found > room) return false;
+    std::memmove(candidates + found, candidates + t * strip_room,
+                 static_cast<size_t>(strip.found) * sizeof(WideKey));
+    below += strip.below;
+    found += strip.found;
+  }
   const int64_t first = rank - below, second = first + (pairs % 2 == 0);
   if (first < 0 || second >= found) return false;
   const WideKey* ordered = radix_sort(candidates, work.scratch.data(), found, work.counters);
@@ -192,14 +250,17 @@ bool middle_pairs_between(Workspace& work, Bracket bracket, int64_t rank, int64_
   return true;
 }
 
-Middle middle_pairs(Workspace& work) {
+// `share`: whether threads share the rows.
+Middle middle_pairs(Workspace& work, bool share) {
   const int64_t b = work.points.size();
   const int64_t pairs = b * (b - 1) / 2;
   const int64_t rank = (pairs - 1) / 2;  // of the first, counted from 0
   const int64_t sample = pairs > 4 * kLeastSample ? sample_size(b, pairs) : 0;
   if (sample > 0) {
+    share = share && pairs * work.points.dims() >= kLeastShared;
+    const int64_t strips = share ? kStripsPerThread * num_threads() : 1;
     Middle middle;
-    if (middle_pairs_between(work, sampled_bracket(work, sample), rank, pairs, &middle))
+    if (middle_pairs_between(work, sampled_bracket(work, sample), rank, pairs, strips, &middle))
       return middle;
   }
   const int64_t room =
@@ -265,13 +326,22 @@ double assign_scaled(const T* rows, int64_t b, int64_t k, Points& points) {
   return scale;
 }
 
+// body(slice, workspace, share): threads take slices, or share the rows of one slice after the
+// other where slices are fewer than threads.
+template <class Body>
+void for_each_slice(int64_t m, Body&& body) {
+  const bool share = m < num_threads();
+  parallel_for<Workspace>(
+      m, [&](int64_t s, Workspace& work) { body(s, work, share); }, share ? 1 : m);
+}
+
 }  // namespace
 
 template <class T>
 void median_distance(const MedianDistanceArgs<T>& args) {
-  parallel_for<Workspace>(args.m, [&](int64_t s, Workspace& work) {
+  for_each_slice(args.m, [&](int64_t s, Workspace& work, bool share) {
     const double scale = assign_scaled(args.x + s * args.b * args.k, args.b, args.k, work.points);
-    const Middle middle = middle_pairs(work);
+    const Middle middle = middle_pairs(work, share);
     args.value[s] =
         static_cast<T>(0.5 * (distance(middle.first) + distance(middle.second)) / scale);
   });
@@ -279,9 +349,9 @@ void median_distance(const MedianDistanceArgs<T>& args) {
 
 template <class T>
 void median_distance_vjp(const MedianDistanceVjpArgs<T>& args) {
-  parallel_for<Workspace>(args.m, [&](int64_t s, Workspace& work) {
+  for_each_slice(args.m, [&](int64_t s, Workspace& work, bool share) {
     assign_scaled(args.x + s * args.b * args.k, args.b, args.k, work.points);
-    const Middle middle = middle_pairs(work);
+    const Middle middle = middle_pairs(work, share);
     T* grad_x = args.grad_x + s * args.b * args.k;
     for (int64_t i = 0; i < args.b * args.k; ++i) grad_x[i] = 0;
     // Both may be the same pair, or share a point.

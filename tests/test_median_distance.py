@@ -166,6 +166,27 @@ def test_batch_equals_loop_with_any_number_of_threads() -> None:
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("isa", "keep_threads")
+@pytest.mark.parametrize("k", [2, 20])  # rows one by one, and four at a time
+@pytest.mark.parametrize("order", ["random", "sorted", "two far clusters", "many ties"])
+def test_threads_share_the_rows_of_one_slice(order: str, k: int) -> None:
+    x = points(701, k, m=1)
+    if order == "sorted":
+        x = x[:, np.argsort(x[0, :, 0])]
+    elif order == "two far clusters":  # pairs in the bracket stand in few of the strips
+        x[:, :350] += 50
+    elif order == "many ties":
+        x = np.round(x)
+    results = []
+    for threads in (1, 2, 3, 7):
+        _core.set_num_threads(threads)
+        results.append((_core.median_distance(x), _core.median_distance_vjp(x, np.ones(1))))
+    np.testing.assert_allclose(results[0][0], np.median(pdist(x[0])), rtol=1e-14)
+    for result in results[1:]:
+        for one, other in zip(results[0], result, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 # ---------------------------------------------------------------------------- arguments, errors
 
 
