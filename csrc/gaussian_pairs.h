@@ -76,6 +76,7 @@ struct Cloud {
   const T* factor;       // [size] or null: multiplies the kernel
 
   bool has_offsets() const { return log_weights != nullptr || shift != nullptr; }
+  T factor_of(int64_t i) const { return factor != nullptr ? factor[i] : T(1); }
 };
 
 // Where and how the points of one slice are measured.
@@ -164,6 +165,39 @@ inline Offset<T> offset_of(const Cloud<T>& cloud, int64_t i, double log_kernel) 
   return {high, finite ? static_cast<T>(offset - static_cast<double>(high)) : T(0)};
 }
 
+// What each of some points brings along; padding: exponent -inf, factor 0.
+template <class T>
+struct Companions {
+  Buffer<T> high, low;        // to the exponent
+  Buffer<T> factor;           // to the kernel
+  Buffer<double> log_kernel;  // by products: log2 K(point, centre)
+
+  void resize_companions(int64_t padded) {
+    high.resize(padded);
+    low.resize(padded);
+    factor.resize(padded);
+    log_kernel.resize(padded);
+  }
+  // Of points [first, first + size) of the cloud. by_product: log_kernel is there.
+  void pack_companions(const Cloud<T>& cloud, int64_t first, int64_t size, int64_t padded,
+                       bool by_product) {
+    if (by_product || cloud.has_offsets()) {
+      for (int64_t i = 0; i < size; ++i) {
+        const Offset<T> offset = offset_of(cloud, first + i, by_product ? log_kernel[i] : 0);
+        high[i] = offset.high;
+        low[i] = offset.low;
+      }
+    } else {
+      for (int64_t i = 0; i < size; ++i) high[i] = low[i] = 0;
+    }
+    for (int64_t i = 0; i < size; ++i) factor[i] = cloud.factor_of(first + i);
+    for (int64_t i = size; i < padded; ++i) {
+      high[i] = -std::numeric_limits<T>::infinity();
+      low[i] = factor[i] = 0;
+    }
+  }
+};
+
 // Distance of the same point's coordinates t and t + 1: an odd number of cache lines, for arrays at
 // distances of 4 KiB share a set of the first-level cache, and stores to one delay loads of
 // another.
@@ -176,50 +210,53 @@ static_assert(64 % kVectorBytes == 0);
 
 // The cloud that streams past, packed once for a slice.
 template <class T>
-struct Columns {
+struct Columns : Companions<T> {  // [padded]
   int64_t size = 0, padded = 0;
-  int64_t stride = 0;           // of coordinates, by differences: see column_stride
-  Buffer<T> coordinates;        // by differences [k, stride]; by products panels of [k, size]
-  Buffer<T> values;             // by products, for gradients: panels of [size, k + 1], f_j (y_j, 1)
-  Buffer<T> high, low, factor;  // [padded]; padding: exponent -inf, factor 0
+  int64_t stride = 0;     // of coordinates, by differences: see column_stride
+  Buffer<T> coordinates;  // by differences [k, stride]; by products panels of [k, size]
+  Buffer<T> values;       // by products, for gradients: panels of [size, k + 1], f_j (y_j, 1)
 
   void pack(const Cloud<T>& cloud, const Measure<T>& measure, bool with_values, Buffer<T>& point) {
-    const int64_t k = measure.k;
     size = cloud.size;
     padded = padded_columns<T>(size);
     stride = column_stride<T>(size);
+    coordinates.resize(measure.k * stride);
+    this->resize_companions(padded);
+    if (measure.by_product)
+      pack_for_products(cloud, measure, with_values, point);
+    else
+      pack_for_differences(cloud, measure);
+    this->pack_companions(cloud, 0, size, padded, measure.by_product);
+  }
+
+  void pack_for_differences(const Cloud<T>& cloud, const Measure<T>& measure) {
+    const int64_t k = measure.k;
+    const T scale = static_cast<T>(measure.scale);
+    for (int64_t t = 0; t < k; ++t) {
+      T* const to = coordinates.data() + t * stride;
+      for (int64_t j = 0; j < size; ++j) to[j] = cloud.points[j * k + t] * scale;
+      for (int64_t j = size; j < padded; ++j) to[j] = 0;
+    }
+  }
+
+  void pack_for_products(const Cloud<T>& cloud, const Measure<T>& measure, bool with_values,
+                         Buffer<T>& point) {
+    const int64_t k = measure.k;
     const PanelLayout<T> scores{k, size}, gradients{size, k + 1};
-    coordinates.resize(k * stride);
-    high.resize(padded);
-    low.resize(padded);
-    factor.resize(padded);
-    point.resize(measure.k_padded);
-    with_values = with_values && measure.by_product;
     if (with_values) values.resize(gradients.size());
+    point.resize(measure.k_padded);
     for (int64_t j = 0; j < padded; ++j) {
       const bool real = j < size;
       if (real)
         measure.scaled(cloud.points + j * k, point.data());
       else
         for (int64_t t = 0; t < k; ++t) point[t] = 0;
-      if (measure.by_product) {
-        T* to = coordinates.data() + scores.index(0, j);
-        const int64_t width = scores.width(j / kPanel<T>);
-        for (int64_t t = 0; t < k; ++t) to[t * width] = point[t];
-      } else {
-        for (int64_t t = 0; t < k; ++t) coordinates[t * stride + j] = point[t];
-      }
-      if (!real) {
-        high[j] = -std::numeric_limits<T>::infinity();
-        low[j] = factor[j] = 0;
-        continue;
-      }
-      const Offset<T> offset =
-          offset_of(cloud, j, measure.by_product ? measure.log_kernel_to_centre(point.data()) : 0);
-      high[j] = offset.high;
-      low[j] = offset.low;
-      factor[j] = cloud.factor != nullptr ? cloud.factor[j] : T(1);
-      if (with_values) pack_value(gradients, j, point.data(), factor[j], values.data());
+      T* const to = coordinates.data() + scores.index(0, j);
+      const int64_t width = scores.width(j / kPanel<T>);
+      for (int64_t t = 0; t < k; ++t) to[t * width] = point[t];
+      if (!real) continue;
+      this->log_kernel[j] = measure.log_kernel_to_centre(point.data());
+      if (with_values) pack_value(gradients, j, point.data(), cloud.factor_of(j), values.data());
     }
   }
 
@@ -237,42 +274,29 @@ struct Columns {
 
 // The rows of one task.
 template <class T>
-struct Rows {
+struct Rows : Companions<T> {  // [padded size]
   int64_t first = 0, size = 0;
-  Buffer<T> points;             // [padded size, k_padded]
-  Buffer<T> values;             // panels of [size, k + 1], f_i (x_i, 1): for sums over rows
-  Buffer<T> high, low, factor;  // [padded size]; padding: exponent -inf, factor 0
-  Buffer<double> log_kernel;    // [size]: log K(x_i, centre)
+  Buffer<T> points;  // [padded size, k_padded]
+  Buffer<T> values;  // by products: panels of [size, k + 1], f_i (x_i, 1), for sums over rows
 
   void pack(const Cloud<T>& cloud, int64_t row0, const Measure<T>& measure, bool with_values) {
     first = row0;
     size = cloud.size - row0 < kRowBlock ? cloud.size - row0 : kRowBlock;
     const int64_t rows = padded_rows(size), ld = measure.k_padded;
     points.resize(padded_rows(kRowBlock) * ld);
-    high.resize(padded_rows(kRowBlock));
-    low.resize(padded_rows(kRowBlock));
-    factor.resize(padded_rows(kRowBlock));
-    log_kernel.resize(kRowBlock);
-    const PanelLayout<T> gradients{size, measure.k + 1};
+    this->resize_companions(padded_rows(kRowBlock));
     with_values = with_values && measure.by_product;
+    const PanelLayout<T> gradients{size, measure.k + 1};
     if (with_values) values.resize(PanelLayout<T>{kRowBlock, measure.k + 1}.size());
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < size; ++r) {
       T* const to = points.data() + r * ld;
-      if (r >= size) {
-        for (int64_t t = 0; t < ld; ++t) to[t] = 0;
-        high[r] = -std::numeric_limits<T>::infinity();
-        low[r] = factor[r] = 0;
-        continue;
-      }
-      const int64_t i = row0 + r;
-      measure.scaled(cloud.points + i * measure.k, to);
-      log_kernel[r] = measure.by_product ? measure.log_kernel_to_centre(to) : 0;
-      const Offset<T> offset = offset_of(cloud, i, log_kernel[r]);
-      high[r] = offset.high;
-      low[r] = offset.low;
-      factor[r] = cloud.factor != nullptr ? cloud.factor[i] : T(1);
-      if (with_values) Columns<T>::pack_value(gradients, r, to, factor[r], values.data());
+      measure.scaled(cloud.points + (row0 + r) * measure.k, to);
+      if (measure.by_product) this->log_kernel[r] = measure.log_kernel_to_centre(to);
+      if (with_values)
+        Columns<T>::pack_value(gradients, r, to, cloud.factor_of(row0 + r), values.data());
     }
+    for (int64_t i = size * ld; i < rows * ld; ++i) points[i] = 0;
+    this->pack_companions(cloud, row0, size, rows, measure.by_product);
   }
 };
 

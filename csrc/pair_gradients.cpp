@@ -495,27 +495,47 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
   const int64_t sums = by_product > by_difference ? by_product : by_difference;
   Buffer<T> partial(parts > 1 ? args.m * parts * sums : 0);
 
-  // grad_y of points [first, last) from all parts.
-  const auto finish = [&](int64_t s, const Measure<T>& measure, const T* part_sums, int64_t first,
-                          int64_t last, Buffer<T>& point, Buffer<double>& total) {
+  // grad_y of points [first, last) from all parts. By differences, those that were added up are
+  // y - x.
+  const auto finish_differences = [&](int64_t s, const Measure<T>& measure, const T* part_sums,
+                                      int64_t first, int64_t last) {
+    const T* const factor = args.factor != nullptr ? args.factor + s * args.c : nullptr;
+    for (int64_t t = 0; t < record; ++t) {
+      const bool is_factor = t == args.k;
+      T* const to = is_factor ? args.grad_factor : args.grad_y;
+      if (to == nullptr) continue;
+      const int64_t step = is_factor ? 1 : args.k;
+      const double scale = is_factor ? 1 : -measure.gradient_scale;
+      for (int64_t j = first; j < last; ++j) {
+        double total = 0;
+        for (int64_t part = 0; part < parts; ++part)
+          total += part_sums[part * sums + t * stride + j];
+        const double multiplier = factor != nullptr && !is_factor ? factor[j] * scale : scale;
+        to[(s * args.c + j) * step + (is_factor ? 0 : t)] = static_cast<T>(multiplier * total);
+      }
+    }
+  };
+  const auto finish_products = [&](int64_t s, const Measure<T>& measure, const T* part_sums,
+                                   int64_t first, int64_t last, Buffer<T>& point,
+                                   Buffer<double>& total) {
     point.resize(padded<T>(args.k));
     total.resize(record);
     for (int64_t j = first; j < last; ++j) {
       for (int64_t t = 0; t < record; ++t) total[t] = 0;
-      for (int64_t part = 0; part < parts; ++part) {
-        const T* const sum = part_sums + part * sums;
-        if (measure.by_product)
-          for (int64_t t = 0; t < record; ++t) total[t] += sum[j * width + t];
-        else
-          for (int64_t t = 0; t < record; ++t) total[t] += sum[t * stride + j];
-      }
-      if (measure.by_product) measure.scaled(args.y + (s * args.c + j) * args.k, point.data());
+      for (int64_t part = 0; part < parts; ++part)
+        for (int64_t t = 0; t < record; ++t) total[t] += part_sums[part * sums + j * width + t];
+      measure.scaled(args.y + (s * args.c + j) * args.k, point.data());
       write_y(args, s, j, measure.gradient_scale, [&](int64_t t) {
-        if (t == args.k) return total[t];
-        // By differences, those that were added up are y - x.
-        return measure.by_product ? total[t] - total[args.k] * point[t] : -total[t];
+        return t == args.k ? total[t] : total[t] - total[args.k] * point[t];
       });
     }
+  };
+  const auto finish = [&](int64_t s, const Measure<T>& measure, const T* part_sums, int64_t first,
+                          int64_t last, Buffer<T>& point, Buffer<double>& total) {
+    if (measure.by_product)
+      finish_products(s, measure, part_sums, first, last, point, total);
+    else
+      finish_differences(s, measure, part_sums, first, last);
   };
 
   struct Scratch : PairScratch<T> {
@@ -539,7 +559,8 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
       scratch.own_sums.resize(sums);
       scratch.column_sums = scratch.own_sums.data();
     }
-    for (int64_t i = 0; i < sums; ++i) scratch.column_sums[i] = 0;
+    const int64_t used = measure.by_product ? by_product : by_difference;
+    for (int64_t i = 0; i < used; ++i) scratch.column_sums[i] = 0;
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
       scratch.rows.pack(x, block * kRowBlock, measure, true);
       sweep(s, scratch);

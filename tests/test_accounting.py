@@ -89,6 +89,17 @@ def test_log_delta_against_thirty_digits(case: dict) -> None:
     assert 0.0 <= float(mp.mpf(value) - truth) <= allowance(value)
 
 
+@pytest.mark.parametrize("mu", [3e2, 1e3, 1e4, 1e6])
+def test_epsilon_is_an_upper_bound_at_tiny_sigma(mu: float) -> None:
+    """Where eps/mu - mu/2 cancels: delta at the epsilon that is found is not above the target."""
+    for target in 10.0 ** np.random.default_rng(5).uniform(-30, -1, 20):
+        found = accounting.epsilon(target, sigma=1 / mu, d=1, p=1)
+        with mp.workdps(60):
+            truth = oracle.gaussian_delta(mp.mpf(found), 1 / mp.mpf(1 / mu))
+            assert truth <= mp.mpf(target)
+            assert truth >= mp.mpf(target) * (1 - mp.mpf(10) ** -8)
+
+
 @pytest.mark.parametrize("case", GOLDEN["profiles"][::5], ids=name_of)
 def test_inverses_against_thirty_digits(case: dict) -> None:
     # As far as their condition allows: ln delta itself is known to its allowance.

@@ -504,6 +504,30 @@ def test_schema_infer_adds_its_cost_to_the_release(table: Path, tmp_path: Path) 
     assert json.loads(succeed("verify", path, "--json").stdout)["guarantee"] == total
 
 
+def test_schema_infer_of_an_inferred_schema_counts_both(tmp_path: Path) -> None:
+    big = _write(tmp_path / "big.csv", _rows(4000))
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text(
+        '[columns.age]\ntype = "integer"\n[columns.town]\ntype = "categorical"\n'
+        '[columns.smoker]\ntype = "boolean"\n[columns.income]\ntype = "real"\n'
+    )
+    infer = ["schema", "infer", big, "--json", "--types"]
+    succeed(*infer, first, "--epsilon", 1, "--out", second)
+    document = json.loads(
+        succeed(*infer, second, "--epsilon", 0.5, "--out", tmp_path / "third.toml").stdout
+    )
+    assert document["guarantee"]["epsilon"] == 1.0  # nothing was left to be found
+    text = second.read_text(encoding="utf-8")
+    start = text.index("[columns.income]")
+    stop = text.index("[", start + 1)
+    second.write_text(text[:start] + '[columns.income]\ntype = "real"\n\n' + text[stop:])
+    document = json.loads(
+        succeed(*infer, second, "--epsilon", 0.5, "--out", tmp_path / "fourth.toml").stdout
+    )
+    assert document["guarantee"]["epsilon"] == pytest.approx(1.5)
+    assert Schema.load(tmp_path / "fourth.toml").guarantee is not None
+
+
 def test_schema_infer_takes_sdv_metadata(tmp_path: Path) -> None:
     big = _write(tmp_path / "big.csv", [[row[0], row[1]] for row in _rows(4000)], HEADER[:2])
     types = tmp_path / "metadata.json"
@@ -863,6 +887,12 @@ def test_progress_counts_rows_only_where_their_number_is_public(
     assert "releasing" in result.stderr
     assert (f"{ROWS} rows" in result.stderr) == (adjacency == "zero_out")
     assert (f"n = {ROWS}" in result.stdout) == (adjacency == "zero_out")
+    # The time it took tells of their number.
+    assert ("time: release" in result.stdout) == (adjacency == "zero_out")
+    summary = json.loads(
+        succeed("release", table, "--schema", schema, *options, "--overwrite", "--json").stdout
+    )
+    assert ("release" in summary["seconds"]) == (adjacency == "zero_out")
 
 
 def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_certificate_names_the_function_and_what_rests_on_it() -> None:
     assert SumMechanism(features=MOMENTS, sigma=1.0).account().notes == ()
 
 
-def test_function_sees_one_row_at_a_time_under_add_remove() -> None:
+def test_function_sees_one_row_at_a_time_where_places_depend_on_other_rows() -> None:
     """What a library rounds differently in another place of a block could tell of other rows."""
     seen = []
 
@@ -361,6 +361,9 @@ def test_function_sees_one_row_at_a_time_under_add_remove() -> None:
         seen.clear()
         SumMechanism(features=features, sigma=1.0, adjacency=adjacency).release(_rows(5, 2))
         assert seen == expected
+    seen.clear()
+    SumMechanism(features=features, sigma=1.0, sampling_rate=0.5).release(_rows(200, 2))
+    assert set(seen) == {1}  # fails a correct mechanism with probability 2^-200
 
 
 def test_function_cannot_change_the_rows() -> None:

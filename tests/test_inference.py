@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import dpslice
+from dpslice.release import total_guarantee
 from dpslice.tabular import Boolean, Categorical, Datetime, Number, Schema, _noise, inference
 from dpslice.tabular.inference import OTHER
 
@@ -205,6 +207,57 @@ def test_known_columns_cost_nothing():
     )
     assert schema.columns == (known, Boolean("b", nullable=True))
     assert schema.guarantee is None
+
+
+def test_what_was_spent_before_stays_spent():
+    table = pd.DataFrame({"c": ["a", "b"] * 500, "x": np.arange(1000)})
+    how = {"delta": 1e-6, "nullable": False}
+    first = Schema.infer(table, epsilon=1.0, types={"c": "categorical", "x": "integer"}, **how)
+    # All columns are known by now, for the price they had.
+    assert Schema.infer(table, epsilon=0.5, types=first, **how).guarantee == first.guarantee
+    # One column again, from the whole table and from more rows.
+    again = {"c": first["c"], "x": "integer"}
+    for df in (table, pd.concat([table, table])):
+        second = Schema.infer(df, epsilon=0.5, types=again, prior=first.guarantee, **how)
+        assert second.guarantee.epsilon == pytest.approx(1.5)
+        assert second.guarantee.delta == pytest.approx(2e-6)
+    assert Schema.from_dict(second.to_dict()) == second
+    refused = [
+        ({"types": first, "prior": first.guarantee}, ValueError, "prior must not be given"),
+        ({"types": again, "prior": 1.0}, TypeError, "prior must be a Guarantee; got"),
+        (
+            {"types": first, "adjacency": "replace_one"},
+            ValueError,
+            "adjacency must be that of what was spent before, zero_out; got replace_one",
+        ),
+    ]
+    for changes, error, message in refused:
+        with pytest.raises(error, match=message):
+            Schema.infer(table, epsilon=0.5, **{**how, **changes})
+
+
+def test_equal_costs_of_two_inferences_add_up():
+    table = pd.DataFrame({"x": np.arange(1000)})
+    costs = [
+        Schema.infer(table, epsilon=0.5, delta=1e-6, types={"x": "integer"}).guarantee
+        for _ in range(2)
+    ]
+    assert costs[0] != costs[1]
+    release = dpslice.SlicingMechanism(epsilon=1.0, delta=1e-6).release(
+        np.zeros((1000, 2)), metadata={"schema_guarantee": costs[0].to_dict()}
+    )
+    assert total_guarantee(release).epsilon == pytest.approx(1.5)
+    assert total_guarantee(release, costs[0]).epsilon == pytest.approx(1.5)
+    assert total_guarantee(release, *costs).epsilon == pytest.approx(2.0)
+
+
+def test_the_certificate_of_an_inference_speaks_of_counts():
+    table = pd.DataFrame({"x": np.arange(1000)})
+    text = str(Schema.infer(table, epsilon=0.5, delta=1e-6, types={"x": "integer"}).guarantee)
+    assert "one record is replaced by one that falls into no histogram" in text
+    assert "(distance of neighbouring tables' counts)" in text
+    assert "(noise on every count)" in text
+    assert "zeros" not in text
 
 
 # -------------------------------------------------------------------------------- what it finds

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dpslice import _core, accounting, frames, mechanism
-from dpslice.mechanism import SlicingMechanism
+from dpslice.accounting import Guarantee
+from dpslice.features import MarginalSums
+from dpslice.mechanism import SlicingMechanism, SumMechanism
 from dpslice.release import Release
 
 Array = NDArray[np.float64]
@@ -467,6 +469,94 @@ def test_frame_and_noise_come_from_separate_streams() -> None:
     assert not np.any(np.all(first.projections == second.projections, axis=1))
     unseeded = SlicingMechanism(sigma=1.0)
     assert not np.array_equal(unseeded.release(x).frame, unseeded.release(x).frame)
+
+
+@pytest.mark.parametrize("kind", ["rows", "codes"])
+def test_what_is_checked_is_what_is_released(kind: str, tmp_path: Path) -> None:
+    """Someone may write to a memory map meanwhile: each block of it is copied first."""
+    given = rows(40) if kind == "rows" else np.zeros((40, 2), np.int64)
+    table = np.memmap(tmp_path / "table", given.dtype, "w+", shape=given.shape)
+    table[:] = given
+    assert mechanism._arrays.settled(given) is given
+    copy = mechanism._arrays.settled(table)
+    table[:] = 7
+    np.testing.assert_array_equal(copy, given)
+    table[:] = given
+    seen: list[Any] = []
+    if kind == "rows":
+
+        def watch(name: str, block: Any, **how: Any) -> Any:
+            seen.append(block)
+            return row_block(name, block, **how)
+
+        row_block = mechanism._arrays.row_block
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mechanism._arrays, "row_block", watch)
+            SlicingMechanism(sigma=1.0).release(table)
+    else:
+
+        class Watched(MarginalSums):
+            def check_block(self, name: str, block: Any, *, first_row: int) -> Any:
+                seen.append(block)
+                return super().check_block(name, block, first_row=first_row)
+
+        SumMechanism(features=Watched((2, 2), [(0,), (1,)]), sigma=1.0).release(table)
+    assert seen
+    assert not any(np.shares_memory(block, table) for block in seen)
+
+
+# A seed may be known before the records are fixed, so delta is the largest over all pairs of rows
+# at distance Delta, given the frame. The average over frames, right for a fresh one, is less.
+@pytest.mark.parametrize(
+    ("frame", "d", "n_slices"),
+    [
+        ("orthonormal", 100, 1),
+        ("orthonormal", 100, 10),
+        ("orthonormal", 10, 15),
+        ("orthonormal", 4, 9),
+        ("gaussian", 100, 1),
+        ("gaussian", 30, 30),
+        ("gaussian", 4, 9),
+    ],
+)
+def test_seeded_frame_is_accounted_for_the_worst_pair_of_rows(
+    frame: str, d: int, n_slices: int
+) -> None:
+    how: dict[str, Any] = {"epsilon": 1.0, "delta": 1e-6, "n_slices": n_slices, "frame": frame}
+    release = SlicingMechanism(**how, seed=0).release(rows(3, d))
+    left, gains, _ = np.linalg.svd(release.frame)
+    assert np.linalg.norm(release.frame.T @ left[:, 0]) == pytest.approx(gains[0])
+
+    def worst_delta(sigma: float) -> float:
+        mu = gains[0] / sigma  # the row left[:, 0] against the row of zeros
+        return float(
+            stats.norm.cdf(mu / 2 - 1 / mu) - math.exp(1) * stats.norm.cdf(-mu / 2 - 1 / mu)
+        )
+
+    assert worst_delta(release.sigma) <= 1e-6
+    assert worst_delta(release.sigma * (1 - 1e-6)) > 0.999e-6  # no more noise than that takes
+    fresh = SlicingMechanism(**how).release(rows(3, d))
+    if frame == "orthonormal":  # a gaussian frame's norm may happen to be small
+        assert worst_delta(fresh.sigma) > 2e-6
+    assert fresh.guarantee.frame_norm is None
+    certificate = release.guarantee
+    assert "seeded, so perhaps known beforehand" in str(certificate)
+    assert certificate.frame_norm == pytest.approx(gains[0], rel=1e-8)
+    assert Guarantee.from_dict(certificate.to_dict()) == certificate
+    # The same frame again: squared ratios add up.
+    twice = Guarantee.compose(certificate, certificate)
+    least = accounting.epsilon(
+        2e-6, sigma=release.sigma / math.sqrt(2), d=1, p=1, sensitivity=gains[0]
+    )
+    assert least <= twice.epsilon <= least * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("n_slices", [5, 10])  # for a known frame as for a fresh one
+def test_seed_of_full_orthonormal_blocks_takes_no_more_noise(n_slices: int) -> None:
+    def account(seed: int | None) -> Guarantee:
+        return SlicingMechanism(epsilon=2.0, delta=1e-6, n_slices=n_slices, seed=seed).account(5)
+
+    assert account(3) == account(None)
 
 
 def test_keys_come_from_the_operating_system_and_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:

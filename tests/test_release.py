@@ -237,6 +237,19 @@ def test_truncated_certificate(saved: Path, keep: int) -> None:
         Release.load(saved)
 
 
+def test_certificate_nested_beyond_reason(saved: Path) -> None:
+    path = saved / "certificate.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ReleaseError, match=r"certificate.json is no certificate: it is nested"):
+        Release.load(saved)
+    inner = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="test")
+    record = inner.to_dict()
+    for _ in range(101):
+        record = {**inner.to_dict(), "parts": [record]}
+    with pytest.raises(ValueError, match="parts of a guarantee must be nested at most 100 deep"):
+        Guarantee.from_dict(record)
+
+
 def test_certificate_that_is_no_text(saved: Path) -> None:
     (saved / "certificate.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ReleaseError, match=r"certificate.json is damaged or truncated"):

@@ -258,7 +258,7 @@ def test_certificate_in_plain_words(html):
         "148.5 times (eε)",  # exp(5) = 148.41..., rounded up
         "n = 1,000, is public",
         "A further condition.",
-        "Noise σ on every released number 3.25",
+        "σ (noise on every released number) 3.25",
         "Features d 30",
         "n times δ is 0.01",
         "One step, slicing, has the whole privacy loss",
@@ -274,7 +274,7 @@ def test_composed_certificate_lists_its_parts(tables, results):
     assert "slicing zero_out 5 10⁻⁵" in page.words
     # what each step states on its own is not lost in the composition
     assert "Mechanism schema inference Adjacency one row blanked (zero_out)" in page.words
-    assert "Noise σ on every released number 3.25" in page.words
+    assert "σ (noise on every released number) 3.25" in page.words
     assert "Privacy loss ε, at most 5.5" in page.words
     assert "replace_one, same δ not stated" in page.words  # one part does not state it
 

@@ -421,6 +421,7 @@ def test_budgets_beyond_floats_are_refused() -> None:
         (np.int64(3), TypeError, "X must be a NumPy array of integer codes"),
         ("codes.npy", TypeError, "X must be an array of records or an iterable of such blocks"),
         ([[0, 1]], TypeError, "a block of X must be a NumPy array of integer codes"),
+        (np.ma.masked_equal(_codes(5), 1), TypeError, "X must be a plain array; got a masked one"),
         (
             iter([_codes(5), np.array([[0, 4]])]),
             ValueError,

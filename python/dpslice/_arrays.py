@@ -860,6 +860,14 @@ def row_matrix(name: str, value: object) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
+def settled(block: Any) -> Any:
+    """Copy a block of a memory map, which someone else may write to while it is used.
+
+    What is checked and clipped must be what is then released.
+    """
+    return np.array(block) if isinstance(block, np.memmap) else block
+
+
 def row_block(name: str, value: object, *, first_row: int, d: int) -> FloatArray:
     """Bring a block of rows to host memory, C-contiguous, in native byte order, and check it.
 

@@ -5,9 +5,10 @@ Each command checks where it may write before it reads any data, imports what it
 output, everything else to standard error. Nothing here computes.
 
 Only `synthesize`, `release`, `schema infer`, `schema check` and `report` open a private table. What
-they print of it is the number of rows, which every guarantee of this package takes as public, and
-in an error message the cell that breaks the schema: such messages are for the data holder. `report`
-compares with real rows, which is not private, and says so.
+they print of it is the number of rows where the guarantee takes it as public (under add_remove
+neither that nor the time the release took, which tells of it), and in an error message the cell
+that breaks the schema. Such messages, and what `schema check` prints, are for the data holder.
+`report` compares with real rows, which is not private, and says so.
 """
 
 from __future__ import annotations
@@ -391,11 +392,13 @@ def _summary(
     seconds: Mapping[str, float],
     **more: Any,
 ) -> dict[str, Any]:
+    # How long a release takes tells how many rows there are.
+    hidden = {"release", "report"} if guarantee.adjacency == "add_remove" else set()
     return {
         "command": command,
         "guarantee": guarantee.to_dict(),
         "files": {name: str(path) for name, path in files.items() if path is not None},
-        "seconds": dict(seconds),
+        "seconds": {name: value for name, value in seconds.items() if name not in hidden},
         **more,
     }
 
@@ -407,7 +410,8 @@ def _print_summary(summary: Mapping[str, Any], guarantee: Guarantee) -> None:
     for name, path in summary["files"].items():
         print(f"{name:<{width}}  {path}")
     times = ", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items())
-    print(f"time: {times}")
+    if times:
+        print(f"time: {times}")
 
 
 # ------------------------------------------------------------------------------------ synthesize
@@ -1160,7 +1164,7 @@ def schema_infer(
     from dpslice.tabular.files import read_csv
     from dpslice.tabular.schema import Schema
 
-    kinds, nullable = _read_types(types)
+    kinds, nullable, prior = _read_types(types)
     frame = read_csv(table, {name: _csv_type(kind) for name, kind in kinds.items()})
     inferred = Schema.infer(
         frame,
@@ -1170,6 +1174,7 @@ def schema_infer(
         adjacency=adjacency.value,
         nullable=nullable,
         target=target,
+        prior=prior,
     )
     inferred.save(out)
     if json:
@@ -1189,14 +1194,18 @@ def schema_infer(
         print(f"written: {out}")
 
 
-def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str]]:
-    """Types for `Schema.infer`, and the names of the columns that may have missing values."""
-    from dpslice.tabular.schema import Schema, read_document, sdv_types
+def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str], Guarantee | None]:
+    """Types for `Schema.infer`, the columns that may have missing values, and what is spent.
+
+    The file may be a schema that was itself inferred, some of its columns to be done again: what it
+    has cost is not undone by that.
+    """
+    from dpslice.tabular.schema import Schema, read_document, read_guarantee, sdv_types
 
     document, is_sdv = read_document(path)
     if is_sdv:
         sdv: dict[str, str | Column] = dict(sdv_types(document))
-        return sdv, list(sdv)
+        return sdv, list(sdv), None
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
@@ -1211,7 +1220,7 @@ def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str]]:
             may_miss = described.nullable
         if may_miss:
             nullable.append(name)
-    return kinds, nullable
+    return kinds, nullable, read_guarantee(document)
 
 
 def _csv_type(kind: str | Column) -> str:

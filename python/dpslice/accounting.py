@@ -72,6 +72,7 @@ Array = NDArray[np.float64]
 # against 50-digit arithmetic. It is added, so that a reported delta is never below the true one.
 _ERROR_ABSOLUTE: Final = 2.5e-14
 _ERROR_RELATIVE: Final = 5e-15
+_LARGE_MU: Final = 100.0  # below, what cancels in eps/mu - mu/2 is within that allowance
 _SAFE_SIGMA: Final = 1.0 + 1e-10
 _CHUNK: Final = 512  # rows of a batch of quadratures: bounds the memory at some ten MiB
 
@@ -184,6 +185,14 @@ def _log_profile(epsilon: Array, ratio: _Ratio) -> Array:
             value[near_one] = np.log1p(-np.exp(np.minimum(rest, 0.0)))
     size = np.abs(np.where(np.isfinite(value), value, 0.0))
     slack = np.minimum(_ERROR_ABSOLUTE, 1e-12 * size) + _ERROR_RELATIVE * size
+    # A = eps/mu - mu/2 cancels where mu is large. ln delta moves by max(1, A) times as much as A, or
+    # less; where A < 0, by no more than the normal density.
+    mu = ratio.typical()
+    if _LARGE_MU < mu < math.inf:
+        term = np.where(np.isfinite(epsilon), epsilon, 0.0) / mu
+        a = np.clip(term - 0.5 * mu, -40.0, 1e6)
+        steepness = np.where(a > 0.0, np.maximum(1.0, a), np.exp(-0.5 * a**2))
+        slack = slack + 2.0**-51 * np.minimum(term, 1e100) * steepness
     return np.asarray(np.minimum(value + slack, 0.0))
 
 
@@ -1561,7 +1570,43 @@ _NEIGHBOURS: Final = {
     "replace_one": "one record is replaced by any other record of the domain",
     "add_remove": "one record is in the table or not",
 }
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a certificate calls things, for one kind of mechanism."""
+
+    nothing: str = _NEIGHBOURS["zero_out"]  # the neighbour under zero_out
+    distance: str = "distance of neighbouring rows"
+    bounds: str = "rows"
+    two: str = "two rows"
+    sigma: str = "noise on every released number"
+
+
+_WORDING: Final = {
+    "sums": Wording(
+        nothing="one record is replaced by one that counts nowhere",
+        distance="distance of neighbouring tables' sums",
+        bounds="features",
+        two="two",
+        sigma="noise on every released sum, in the unit of the features",
+    ),
+    "schema inference": Wording(
+        nothing="one record is replaced by one that falls into no histogram",
+        distance="distance of neighbouring tables' counts",
+        sigma="noise on every count",
+    ),
+}
+
+
+def wording(mechanism: str) -> Wording:
+    """Return the words for the certificates of a mechanism."""
+    return _WORDING.get(mechanism, Wording())
+
+
 _UPWARDS: Final = Context(prec=6, rounding=ROUND_CEILING)
+_ONLY_WHERE_SAID: Final = ("sampling_rate", "frame_norm")  # entries of a written guarantee
+_DEEPEST: Final = 100  # nested parts of one that is read
 
 
 def _rounded_up(value: float) -> str:
@@ -1611,6 +1656,10 @@ class Guarantee:
     sampling_rate : float, optional
         Of sums: probability with which each record took part, independently of the others and
         unknown to anyone.
+    frame_norm : float, optional
+        Bound on the spectral norm of a frame that may have been known before the records were
+        fixed (it was drawn from a seed): the guarantee is for the pair of rows that it tells apart
+        best. Absent where the frame was drawn afresh, or is as good in all directions.
     """
 
     epsilon: float
@@ -1633,6 +1682,7 @@ class Guarantee:
     composition: str | None = None
     notes: tuple[str, ...] = ()
     sampling_rate: float | None = None
+    frame_norm: float | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -1676,6 +1726,8 @@ class Guarantee:
         put("notes", tuple(_arrays.text("notes", note) for note in self.notes))
         if self.sampling_rate is not None:
             put("sampling_rate", _arrays.open_unit("sampling_rate", self.sampling_rate))
+        if self.frame_norm is not None:
+            put("frame_norm", _arrays.positive_real("frame_norm", self.frame_norm))
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -1694,32 +1746,25 @@ class Guarantee:
                 f"  epsilon       {_rounded_up(self.epsilon)}   (upper bound, rounded up)",
                 f"  delta         {_rounded_up(self.delta)}",
             ]
+        words = wording(self.mechanism)
         rows = "n is public" if self.n is None else f"n is public: n = {self.n}"
         if self.adjacency == "add_remove":
-            rows = "n is protected too"
+            rows = "n is protected too, but for n > 0"
         neighbours = _NEIGHBOURS[self.adjacency]
-        if self.mechanism == "sums" and self.adjacency == "zero_out":
-            neighbours = "one record is replaced by one that counts nowhere"
+        if self.adjacency == "zero_out":
+            neighbours = words.nothing
         lines.append(f"  adjacency     {self.adjacency}: {neighbours}; {rows}")
         if self.sensitivity is not None:
-            what = "tables' sums" if self.mechanism == "sums" else "rows"
-            lines.append(
-                f"  Delta         {self.sensitivity:.9g}   (distance of neighbouring {what})"
-            )
+            lines.append(f"  Delta         {self.sensitivity:.9g}   ({words.distance})")
         bounds = []
         if self.max_norm is not None:
             bounds.append(f"norm at most {self.max_norm:.9g}")
         if self.diameter is not None:
-            two = "of two" if self.mechanism == "sums" else "of two rows"
-            bounds.append(f"distance {two} at most {self.diameter:.9g}")
+            bounds.append(f"distance of {words.two} at most {self.diameter:.9g}")
         if bounds:
-            label = "features      " if self.mechanism == "sums" else "rows          "
-            lines.append(f"  {label}{', '.join(bounds)}")
+            lines.append(f"  {words.bounds:<13} {', '.join(bounds)}")
         if self.sigma is not None:
-            what = "noise on every released number"
-            if self.mechanism == "sums":
-                what = "noise on every released sum, in the unit of the features"
-            lines.append(f"  sigma         {self.sigma:.9g}   ({what})")
+            lines.append(f"  sigma         {self.sigma:.9g}   ({words.sigma})")
         if self.sampling_rate is not None:
             lines.append(
                 f"  sampling      {self.sampling_rate:.9g}   (probability of each record to take "
@@ -1728,6 +1773,11 @@ class Guarantee:
         if self.frame is not None:
             shape = "" if self.d is None or self.p is None else f", d = {self.d}, p = {self.p}"
             lines.append(f"  frame         {self.frame}{shape}")
+            if self.frame_norm is not None:
+                lines.append(
+                    "                seeded, so perhaps known beforehand: accounted for the worst"
+                    f" pair of rows (spectral norm {_rounded_up(self.frame_norm)})"
+                )
         elif self.d is not None and self.p is not None:
             lines.append(f"  size          d = {self.d}, p = {self.p}")
         if self.epsilon_numerical > 0 or self.delta_numerical > 0:
@@ -1757,13 +1807,13 @@ class Guarantee:
         Returns
         -------
         dict
-            One entry per attribute, `parts` as a list of such dictionaries; `sampling_rate` only
-            where there was sampling.
+            One entry per attribute, `parts` as a list of such dictionaries; `sampling_rate` and
+            `frame_norm` only where they say something.
         """
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "sampling_rate" and value is None:
+            if field.name in _ONLY_WHERE_SAID and value is None:
                 continue
             if field.name == "parts":
                 value = [part.to_dict() for part in value]
@@ -1793,12 +1843,19 @@ class Guarantee:
         TypeError
             If the record or an entry is of the wrong kind.
         ValueError
-            If a key is missing or unknown, or an entry is out of range.
+            If a key is missing or unknown, an entry is out of range, or parts are nested deeper
+            than compositions ever are.
         """
+        return cls._from_dict(record, depth=0)
+
+    @classmethod
+    def _from_dict(cls, record: object, *, depth: int) -> Guarantee:
         if not isinstance(record, Mapping):
             raise TypeError(f"a guarantee must be a mapping; got {type(record).__name__}")
+        if depth > _DEEPEST:
+            raise ValueError(f"parts of a guarantee must be nested at most {_DEEPEST} deep")
         names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in record and name != "sampling_rate"]
+        missing = [name for name in names if name not in record and name not in _ONLY_WHERE_SAID]
         unknown = [str(name) for name in record if name not in names]
         if missing:
             raise ValueError(f"the guarantee has no entry for: {', '.join(missing)}")
@@ -1811,7 +1868,7 @@ class Guarantee:
         for name in ("parts", "notes"):
             if not isinstance(values[name], (list, tuple)):
                 raise TypeError(f"{name} must be a list; got {type(values[name]).__name__}")
-        values["parts"] = tuple(cls.from_dict(part) for part in values["parts"])
+        values["parts"] = tuple(cls._from_dict(part, depth=depth + 1) for part in values["parts"])
         values["notes"] = tuple(values["notes"])
         return cls(**values)
 
@@ -1820,10 +1877,10 @@ class Guarantee:
         """Add up several guarantees about the same records.
 
         Epsilon and delta add up, however the mechanisms depend on one another's outputs. If all
-        of them are sums or slicing releases of full orthonormal blocks, whose parameters then must
-        not depend on the data or on other outputs, `composed_epsilon` at the sum of the deltas is
-        taken where it is smaller. (Other frames would have to be independent of one another, and
-        releases with the same seed share theirs.)
+        of them are sums or slicing releases of full orthonormal blocks or of seeded frames, whose
+        parameters then must not depend on the data or on other outputs, `composed_epsilon` at the
+        sum of the deltas is taken where it is smaller. (Other frames would have to be independent
+        of one another.)
 
         Parameters
         ----------
@@ -1891,9 +1948,10 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     """Describe one computed release for `composed_epsilon`, if the certificate says enough."""
     if leaf.sigma is None or leaf.frame is None or leaf.d is None or leaf.p is None:
         return None
-    if leaf.frame != "orthonormal" or leaf.p % leaf.d != 0:
+    fixed = leaf.frame_norm is not None or (leaf.frame == "orthonormal" and leaf.p % leaf.d == 0)
+    if not fixed:
         # The ratio of these depends on the frame, and `composed_epsilon` takes frames to be
-        # independent. Two releases of one seed share theirs, and no certificate tells.
+        # independent, which no certificate tells.
         return None
     norm, distance = leaf.max_norm, leaf.sensitivity
     if norm is None or distance is None or not norm > 0.0:
@@ -1903,6 +1961,11 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
         distance = wide if leaf.diameter is None else min(wide, leaf.diameter)
     if not (leaf.sigma > 0.0 and distance > 0.0):
         return None
+    if leaf.frame_norm is not None:
+        # No column of a frame is longer than its spectral norm.
+        longest = norm * max(1.0, leaf.frame_norm)
+        reach = _rounded_sensitivity(distance * leaf.frame_norm, leaf.d, leaf.p, longest)
+        return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=reach)
     exact = _rounded_sensitivity(distance, leaf.d, leaf.p, norm)
     return Slicing(sigma=leaf.sigma, d=leaf.d, p=leaf.p, frame=leaf.frame, sensitivity=exact)
 
@@ -1938,11 +2001,9 @@ def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
 
 
 def _rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
-    # 1e-9 covers the rounding of the frame, and that of XU while d sqrt(p) <= 4e6 distance/norm;
-    # beyond that, the latter (at most 2 norm d sqrt(p) 2^-53 for two rows) is added on its own.
-    size = norm * d * math.sqrt(p)
-    products = 2.0 * size * 2.0**-53 if size > 4e6 * distance else 0.0
-    return distance * (1.0 + 1e-9) + products
+    # 1e-9 covers the rounding of the frame; that of XU is at most 2 norm d sqrt(p) 2^-53 for two
+    # rows.
+    return distance * (1.0 + 1e-9) + 2.0 * norm * d * math.sqrt(p) * 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -1956,6 +2017,7 @@ class _Setting:
     max_norm: float
     diameter: float
     column_norm: float
+    frame_norm: float | None
 
     def __post_init__(self) -> None:
         _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
@@ -1963,6 +2025,9 @@ class _Setting:
     def ratio(self, sigma: float, adjacency: str) -> _Ratio:
         distance = self.distance(adjacency)
         norm = self.max_norm * self.column_norm
+        if self.frame_norm is not None:
+            reach = distance * self.frame_norm
+            return _Ratio(_rounded_sensitivity(reach, self.d, self.p, norm) / sigma)
         exact = _rounded_sensitivity(distance, self.d, self.p, norm)
         return _ratio(sigma=sigma, d=self.d, p=self.p, frame=self.frame, sensitivity=exact)
 
@@ -2004,6 +2069,7 @@ def _setting(
     max_norm: object,
     diameter: object,
     column_norm: object,
+    frame_norm: object,
 ) -> _Setting:
     norm = _arrays.positive_real("max_norm", max_norm)
     return _Setting(
@@ -2014,6 +2080,9 @@ def _setting(
         max_norm=norm,
         diameter=2.0 * norm if diameter is None else _arrays.positive_real("diameter", diameter),
         column_norm=_arrays.positive_real("column_norm", column_norm),
+        frame_norm=(
+            None if frame_norm is None else _arrays.positive_real("frame_norm", frame_norm)
+        ),
     )
 
 
@@ -2029,6 +2098,7 @@ def slicing_guarantee(
     max_norm: float = 1.0,
     diameter: float | None = None,
     column_norm: float = 1.0,
+    frame_norm: float | None = None,
     private: bool = True,
     notes: Sequence[str] = (),
 ) -> Guarantee:
@@ -2052,6 +2122,11 @@ def slicing_guarantee(
         Public bound on the distance of two rows. Default, and at most: ``2 * max_norm``.
     column_norm : float, default 1.0
         Largest norm of a column of the frame: 1 for orthonormal frames.
+    frame_norm : float, optional
+        Bound on the spectral norm of the frame, where the frame may have been known before the
+        records were fixed (a seed): then the guarantee is for the two rows, Delta apart, that it
+        tells apart best, delta(eps) = dG(eps; Delta frame_norm / sigma). Default: the frame is
+        drawn afresh, and delta is the average over its law.
     private : bool, default True
         False for noise that is not fit for privacy.
     notes : sequence of str
@@ -2078,6 +2153,7 @@ def slicing_guarantee(
         max_norm=max_norm,
         diameter=diameter,
         column_norm=column_norm,
+        frame_norm=frame_norm,
     )
     total, target = setting.target(delta)
     epsilon_numerical, delta_numerical = setting.numerical(noise)
@@ -2093,6 +2169,7 @@ def slicing_guarantee(
         sensitivity=setting.distance(setting.adjacency),
         sigma=noise,
         frame=setting.frame,
+        frame_norm=setting.frame_norm,
         d=setting.d,
         p=setting.p,
         n=n,
@@ -2117,6 +2194,7 @@ def calibrate_slicing(
     max_norm: float = 1.0,
     diameter: float | None = None,
     column_norm: float = 1.0,
+    frame_norm: float | None = None,
 ) -> float:
     """Noise of one computed release, so that its total stays within a given epsilon and delta.
 
@@ -2126,7 +2204,7 @@ def calibrate_slicing(
         Total epsilon allowed, > 0.
     delta : float
         Total delta allowed, 0 < delta < 1.
-    d, p, frame, adjacency, max_norm, diameter, column_norm
+    d, p, frame, adjacency, max_norm, diameter, column_norm, frame_norm
         As in `slicing_guarantee`.
 
     Returns
@@ -2151,6 +2229,7 @@ def calibrate_slicing(
         max_norm=max_norm,
         diameter=diameter,
         column_norm=column_norm,
+        frame_norm=frame_norm,
     )
     _, target = setting.target(delta)
 

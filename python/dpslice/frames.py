@@ -4,8 +4,12 @@ Two laws are offered. ``orthonormal`` (the default): independent Haar-distribute
 blocks side by side, of which the last keeps its first r = p mod d columns; every column has unit
 norm. ``gaussian``: entries i.i.d. N(0, 1/d), Definition 5 of the paper (arXiv:2410.19941).
 
-A frame is public. It is drawn before the private rows are seen, from a stream of its own that has
-nothing in common with the one of the release's noise, so seeding it costs no privacy.
+A frame is public, and drawn from a stream of its own that has nothing in common with the one of
+the release's noise. How well it tells two rows apart depends on the direction of their difference.
+A frame that nobody could know while the records were made favours no direction: the guarantee
+averages over its law. A frame from a seed could be known, so the guarantee is for the two rows that
+it tells apart best: `worst_case_norm`. Full orthonormal blocks (p a multiple of d) are the same in
+all directions.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ __all__ = [
     "haar_columns",
     "make_frame",
     "orthonormal_frame",
+    "worst_case_norm",
 ]
 
 FRAMES: Final = ("orthonormal", "gaussian")
@@ -151,6 +156,31 @@ def column_norm_bound(kind: str, d: int, p: int) -> float:
         return 1.0
     t = (50.0 + math.log(p)) / d
     return math.sqrt(1.0 + 2.0 * math.sqrt(t) + 2.0 * t)
+
+
+def worst_case_norm(kind: str, frame: Array) -> float | None:
+    r"""Bound the spectral norm of a frame that is known: how far it may part two rows.
+
+    .. math:: \|U^T (x - x')\| \le \|U\|_2 \|x - x'\|
+
+    Parameters
+    ----------
+    kind : {"orthonormal", "gaussian"}
+        Law of the frame.
+    frame : array, shape (d, p)
+        A frame of this law.
+
+    Returns
+    -------
+    float or None
+        For ``orthonormal`` :math:`\sqrt{\lceil p/d \rceil}`, attained; None for full blocks,
+        p a multiple of d, whose accounting is the same for a known frame. For ``gaussian`` the
+        largest singular value. Both rounded up.
+    """
+    d, p = frame.shape
+    if kind == "orthonormal":
+        return None if p % d == 0 else math.sqrt(-(-p // d)) * (1.0 + ORTHONORMAL_TOLERANCE)
+    return float(np.linalg.norm(frame, 2)) * (1.0 + 1e-9)
 
 
 def make_frame(kind: str, d: int, p: int, seed: int | None = None) -> Array:

@@ -112,7 +112,11 @@ class SlicingMechanism:
         Public bound on the distance of two rows of the domain, where it is less than the default
         2 max_norm. It is not enforced.
     seed : int, optional
-        Seed of the public directions U alone. Noise and order of rows never depend on it.
+        Seed of the public directions U alone; noise and order of rows never depend on it. Someone
+        who knows it may have known U before the records were fixed, so the guarantee is then for
+        the two rows that U tells apart best. With all orthonormal directions, the default, that is
+        the same; with some of them, or a ``gaussian`` frame, it takes more noise (up to
+        :math:`\sqrt{d/p}` times as much for p < d): leave the seed out there.
 
     Raises
     ------
@@ -194,6 +198,14 @@ class SlicingMechanism:
             so small against max_norm, that floating-point numbers cannot deliver it.
         """
         d = _arrays.positive_integer("d", d)
+        frame = None if self.seed is None else self._draw(d)
+        return self._account(d, frame, n=n)
+
+    def _draw(self, d: int) -> Array:
+        return frames.make_frame(self.frame, d, self._columns(d), self.seed)
+
+    def _account(self, d: int, known: Array | None, *, n: int | None = None) -> Guarantee:
+        """Account for a frame that is drawn afresh, or for a `known` one."""
         p = self._columns(d)
         assert self.delta is not None
         column_norm = frames.column_norm_bound(self.frame, d, p)
@@ -207,6 +219,7 @@ class SlicingMechanism:
             max_norm=self.max_norm,
             diameter=self._diameter,
             column_norm=column_norm,
+            frame_norm=None if known is None else frames.worst_case_norm(self.frame, known),
         )
         if self.epsilon is None:
             assert self.sigma is not None
@@ -290,6 +303,12 @@ class SlicingMechanism:
         OSError
             If the disk is full or cannot be written. After this or any other error, Ctrl-C
             included, nothing is left at `path`.
+
+        Notes
+        -----
+        A process that is killed outright cannot tidy up: beside `path` a directory
+        ``.NAME.….partial`` may be left. The noisy rows in it are released as much as any, so to
+        release again spends the guarantee again, unless it is deleted unseen.
         """
         if block_rows is not None:
             block_rows = _arrays.positive_integer("block_rows", block_rows)
@@ -362,12 +381,13 @@ class SlicingMechanism:
         if first is None:
             raise ValueError("X must have at least one row; got none")
         d = first.shape[1]
-        guarantee = self.account(d)
+        frame = self._draw(d)
+        guarantee = self._account(d, None if self.seed is None else frame)
         assert guarantee.p is not None
         assert guarantee.sigma is not None
         plan = _Plan(
             guarantee=guarantee,
-            frame=frames.make_frame(self.frame, d, guarantee.p, self.seed),
+            frame=frame,
             sigma=guarantee.sigma,
             max_norm=self.max_norm,
             dtype=_output_dtype(self.frame, d, guarantee.p, guarantee.sigma, self.max_norm),
@@ -625,6 +645,7 @@ class _Setting(TypedDict):
     max_norm: float
     diameter: float
     column_norm: float
+    frame_norm: float | None
 
 
 def checked_budget(epsilon: object, delta: object, sigma: object) -> dict[str, float]:
@@ -700,13 +721,15 @@ def add_up(
             )
         name, blocks = "a block of X", X
     step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
-    step = min(step, features.most_at_once(adjacency))
+    # Of a sample, as where a record may be absent, the place of all others depends on each.
+    step = min(step, features.most_at_once("add_remove" if sampling_rate else adjacency))
     total = ExactSums(features)
     done = 0
     for block in blocks:
         rows = features.block_rows(name, block)
         for start in range(0, rows, step):
-            piece = features.check_block(name, block[start : start + step], first_row=done)
+            records = _arrays.settled(block[start : start + step])
+            piece = features.check_block(name, records, first_row=done)
             done += len(piece)
             if sampling_rate is not None:
                 piece = piece[_sampled(len(piece), sampling_rate)]
@@ -835,10 +858,8 @@ def _pieces(blocks: Iterator[Any], name: str, block_rows: int | None) -> Iterato
         d = columns if d is None else d
         step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // d)
         for start in range(0, rows, step) if rows else ():
-            piece = _arrays.row_block(
-                name, block[start : start + step], first_row=done + start, d=d
-            )
-            yield piece
+            rows_of_piece = _arrays.settled(block[start : start + step])
+            yield _arrays.row_block(name, rows_of_piece, first_row=done + start, d=d)
         done += rows
 
 

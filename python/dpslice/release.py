@@ -24,7 +24,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -691,16 +691,23 @@ def total_guarantee(release: Release, *others: Guarantee) -> Guarantee:
     """
     recorded = release.metadata.get("schema_guarantee")
     spent = [] if recorded is None else [Guarantee.from_dict(recorded)]
+    # Two inferences never have equal guarantees: each has a number of its own among its notes.
     spent += [other for other in others if other not in spent]
-    n = release.guarantee.n
-    for i, cost in enumerate(spent):
-        if cost.n is not None and n is not None and cost.n != n:
-            # Of another version or a part of the table: the sum bounds what either tells of a
-            # record that is in both.
-            spent[i] = dataclasses.replace(
-                cost, n=None, notes=(*cost.notes, f"estimated from a table of {cost.n} rows.")
-            )
-    return Guarantee.compose(*spent, release.guarantee)
+    return with_earlier_costs(release.guarantee, spent)
+
+
+def with_earlier_costs(own: Guarantee, spent: Sequence[Guarantee]) -> Guarantee:
+    """Compose a guarantee with what was spent before, perhaps on another version of the table."""
+    adapted = [
+        cost
+        if cost.n is None or own.n is None or cost.n == own.n
+        # The sum bounds what either tells of a record that is in both.
+        else dataclasses.replace(
+            cost, n=None, notes=(*cost.notes, f"estimated from a table of {cost.n} rows.")
+        )
+        for cost in spent
+    ]
+    return Guarantee.compose(*adapted, own)
 
 
 # ------------------------------------------------------------------------ files of a release
@@ -773,6 +780,8 @@ def _read_certificate(directory: Path) -> dict[str, Any]:
         certificate = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except ValueError as error:
         raise ReleaseError(f"{path} is damaged or truncated: it is not JSON ({error})") from error
+    except RecursionError:
+        raise ReleaseError(f"{path} is no certificate: it is nested too deeply") from None
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ReleaseError(f"{path} is not the certificate of a dpslice release")
     version = certificate.get("format_version")

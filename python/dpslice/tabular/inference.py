@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES, Guarantee
+from dpslice.release import with_earlier_costs
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
 from dpslice.tabular.schema import Boolean, Categorical, Column, Datetime, Number, Schema
 
@@ -99,10 +101,11 @@ def infer_schema(
     *,
     epsilon: float,
     delta: float,
-    types: Mapping[str, str | Column] | str,
+    types: Mapping[str, str | Column] | Schema | str,
     adjacency: str = "zero_out",
     nullable: bool | Collection[str] = True,
     target: str | None = None,
+    prior: Guarantee | None = None,
 ) -> Schema:
     """Estimate bounds and categories from private rows; see `Schema.infer` and the module's text.
 
@@ -110,7 +113,7 @@ def infer_schema(
     ----------
     df : pandas.DataFrame
         The private table.
-    epsilon, delta, types, adjacency, nullable, target
+    epsilon, delta, types, adjacency, nullable, target, prior
         As in `Schema.infer`.
 
     Returns
@@ -126,6 +129,7 @@ def infer_schema(
     epsilon = _arrays.positive_real("epsilon", epsilon)
     delta = _arrays.open_unit("delta", delta)
     _arrays.choice("adjacency", adjacency, ADJACENCIES)
+    types, prior = _earlier(types, prior, adjacency)
     kinds = _public_types(df, types, target)
     may_miss = _public_missingness(nullable, tuple(kinds))
 
@@ -136,7 +140,7 @@ def infer_schema(
             Boolean(name, nullable=may_miss[name]) if isinstance(kind, str) else kind
             for name, kind in kinds.items()
         )
-        return Schema(fixed, target=target)
+        return Schema(fixed, target=target, guarantee=prior)
 
     noise = _Noise(
         epsilon,
@@ -157,10 +161,31 @@ def infer_schema(
             columns.append(_infer_period(df[name], name, kind, may_miss[name], noise))
         else:
             columns.append(_infer_bounds(df[name], name, kind, may_miss[name], noise))
-    return Schema(tuple(columns), target=target, guarantee=noise.guarantee(n=len(df)))
+    cost = noise.guarantee(n=len(df))
+    if prior is not None:
+        cost = with_earlier_costs(cost, [prior])
+    return Schema(tuple(columns), target=target, guarantee=cost)
 
 
 # ---------------------------------------------------------------------------------- what is public
+
+
+def _earlier(
+    types: Mapping[str, str | Column] | Schema | str, prior: Guarantee | None, adjacency: str
+) -> tuple[Mapping[str, str | Column] | str, Guarantee | None]:
+    """Columns of `types`, and what finding them has cost: a schema's own, or `prior`."""
+    if prior is not None and not isinstance(prior, Guarantee):
+        raise TypeError(f"prior must be a Guarantee; got {_arrays.describe(prior)}")
+    if isinstance(types, Schema):
+        if prior is not None:
+            raise ValueError("prior must not be given with a schema as types, which knows its own")
+        prior = types.guarantee
+        types = {column.name: column for column in types.columns}
+    if prior is not None and prior.adjacency != adjacency:
+        raise ValueError(
+            f"adjacency must be that of what was spent before, {prior.adjacency}; got {adjacency}"
+        )
+    return types, prior
 
 
 def _public_types(
@@ -310,6 +335,8 @@ class _Noise:
                 " public.",
                 f"{self.histograms} histogram(s) with discrete Gaussian noise; sensitivity and"
                 " sigma are in counts.",
+                # So that two inferences are never taken for one when their costs are added up.
+                f"Inference {secrets.token_hex(8)}.",
             ),
         )
 

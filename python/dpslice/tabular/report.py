@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpslice import _arrays
-from dpslice.accounting import Guarantee
+from dpslice.accounting import Guarantee, wording
 from dpslice.tabular.files import replacing
 from dpslice.tabular.metrics import TableColumn, scores, table_columns
 from dpslice.tabular.schema import Datetime, Number, Schema
@@ -174,21 +174,23 @@ def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
         ("Adjacency", _ADJACENCY[guarantee.adjacency]["name"]),
     ]
     sums = guarantee.mechanism == "sums"
-    neighbours, one, two = (
-        ("tables’ sums", "the norm of a row’s features", "two rows’ features")
+    one, two = (
+        ("the norm of a row’s features", "two rows’ features")
         if sums
-        else ("rows", "a row’s norm", "two rows")
+        else ("a row’s norm", "two rows")
     )
+    words = wording(guarantee.mechanism)
     for label, value in (
-        (f"Sensitivity Δ (distance of two neighbouring {neighbours})", guarantee.sensitivity),
-        ("Noise σ on every released number", guarantee.sigma),
+        (f"Sensitivity Δ ({words.distance})", guarantee.sensitivity),
+        (f"σ ({words.sigma})", guarantee.sigma),
         (f"Bound on {one}", guarantee.max_norm),
         (f"Bound on the distance of {two}", guarantee.diameter),
     ):
         if value is not None:
             facts.append((label, _number(value)))
     if guarantee.frame is not None:
-        facts.append(("Random directions", guarantee.frame))
+        seeded = "" if guarantee.frame_norm is None else ", seeded: for the worst pair of rows"
+        facts.append(("Random directions", guarantee.frame + seeded))
     for label, count in (
         ("Features d", guarantee.d),
         ("Released sums" if sums else "Released columns p", guarantee.p),
@@ -229,7 +231,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
     ]
     how = {
         "basic": "ε and δ add up",
-        "exact": "accounted for together, exactly",
+        "joint": "accounted for together, exactly",
     }
     return {
         "given": True,

@@ -1045,7 +1045,7 @@ class Schema:
             )
         columns = [_column_from_dict(name, keys) for name, keys in pairs]
         try:
-            return cls(tuple(columns), guarantee=_read_guarantee(document), **table)
+            return cls(tuple(columns), guarantee=read_guarantee(document), **table)
         except TypeError as error:
             raise ValueError(f"[table]: {error}") from error
 
@@ -1175,10 +1175,11 @@ class Schema:
         *,
         epsilon: float,
         delta: float,
-        types: Mapping[str, str | Column] | str,
+        types: Mapping[str, str | Column] | Schema | str,
         adjacency: str = "zero_out",
         nullable: bool | Collection[str] = True,
         target: str | None = None,
+        prior: Guarantee | None = None,
     ) -> Schema:
         """Estimate bounds and categories from private rows, at a stated privacy cost.
 
@@ -1190,11 +1191,12 @@ class Schema:
             The private table. Its column names, their order and n are taken as public.
         epsilon, delta : float
             The whole cost, shared by all columns; stated in the result's `guarantee`.
-        types : mapping of str to (str or Column), or "dtypes"
+        types : mapping of str to (str or Column), Schema, or "dtypes"
             The public type of every column: integer, real, boolean, datetime (whole seconds),
             date (whole days), categorical (text) or categorical_integer. A Column is taken as
-            it is and costs nothing. ``"dtypes"``: the caller declares the frame's dtypes to be
-            public knowledge; dtypes that a CSV reader guessed from the values are not.
+            it is and costs nothing: it must be public, or paid for in `prior`. A Schema stands for
+            all its columns and for what it has cost. ``"dtypes"``: the caller declares the frame's
+            dtypes to be public knowledge; dtypes that a CSV reader guessed from the values are not.
         adjacency : {"zero_out", "replace_one"}
             Which tables count as neighbours.
         nullable : bool or collection of str
@@ -1202,11 +1204,14 @@ class Schema:
             whether some value is missing is a fact about private rows.
         target : str, optional
             Target column to note in the schema.
+        prior : Guarantee, optional
+            What was spent on these rows before, where columns in `types` come from an inferred
+            schema (its `guarantee`); it becomes part of the result's.
 
         Returns
         -------
         Schema
-            With `guarantee` set (None if no column needed the data).
+            With `guarantee` set (None if no column needed the data, now or before).
 
         Raises
         ------
@@ -1226,6 +1231,7 @@ class Schema:
             adjacency=adjacency,
             nullable=nullable,
             target=target,
+            prior=prior,
         )
 
 
@@ -1259,7 +1265,8 @@ def _check_frame(df: pd.DataFrame, names: Sequence[str]) -> None:
         raise ValueError("df must have at least one row; got an empty table")
 
 
-def _read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
+def read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
+    """Return what the schema in a document has cost, if it was inferred."""
     stated = document.get("guarantee")
     if stated is None:
         return None

@@ -135,6 +135,9 @@ class Synthesizer:
     ) -> Release:
         """Release the table: the one step that reads private rows.
 
+        Each call spends the guarantee anew, whatever becomes of the release before:
+        ``Guarantee.compose(*(release.guarantee for release in releases))`` is the total.
+
         Parameters
         ----------
         df : pandas.DataFrame, or iterable of them
