@@ -17,7 +17,7 @@ from dpslice import (  # noqa: E402
     SlicingMechanism,
     SumMechanism,
 )
-from dpslice.torch import FeatureMatching, MarginalMatching, fit  # noqa: E402
+from dpslice.torch import FeatureMatching, MarginalMatching, fit, sum_losses  # noqa: E402
 
 
 def _rows(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
@@ -87,8 +87,50 @@ def test_loss_is_what_its_formula_says(name: str, halves: bool) -> None:
 @pytest.mark.parametrize("halves", [True, False])
 def test_gradient(name: str, halves: bool) -> None:
     loss = _loss(name, _rows(1000), sigma=1e2, halves=halves)
-    x = torch.from_numpy(_rows(6, seed=1) * 1.5).requires_grad_()
+    x = torch.from_numpy(_rows(6, seed=1) * 0.5).requires_grad_()
+    assert torch.linalg.vector_norm(_waves(x), dim=1).max() < 1.2  # nothing is clipped
+    assert torch.linalg.vector_norm(x, dim=1).max() < 1.0
     assert torch.autograd.gradcheck(loss, (x,), eps=1e-6, atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_of_long_rows_keeps_what_draws_them_in() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(200, 5))
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    grad = rng.normal(size=rows.shape)
+    x = torch.from_numpy(rows).requires_grad_()
+    clipped = sum_losses._clipped(x, 2.0)
+    np.testing.assert_allclose(clipped.detach(), rows * np.minimum(1.0, 2.0 / length), rtol=1e-14)
+    (got,) = torch.autograd.grad(clipped, x, torch.from_numpy(grad))
+    direction = rows / length
+    along = (grad * direction).sum(axis=1, keepdims=True)
+    # The derivative of a direction, and of the part along it only what a descent would shorten.
+    across = grad - direction * along
+    expected = np.where(
+        length > 2.0, 2.0 / length * (across + direction * np.maximum(along, 0.0)), grad
+    )
+    assert 50 < (length > 2.0).sum() < 150
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [SecondMoments(8), KernelSums.on_random_slices(8, n_slices=16, n_landmarks=16, seed=0)],
+    ids=["moments", "kernels"],
+)
+def test_generator_that_starts_beyond_the_ball_comes_in(features) -> None:
+    rows = 0.2 * np.random.default_rng(0).normal(size=(20_000, 8))
+    loss = FeatureMatching(SumMechanism(features=features, sigma=5.0).release(rows))
+    torch.manual_seed(0)
+    generator = torch.nn.Linear(8, 8)
+    with torch.no_grad():
+        generator.weight *= 3.0
+        before = generator(torch.randn(2000, 8))
+        assert (torch.linalg.vector_norm(before, dim=1) > 1.0).float().mean() > 0.95
+    fit(generator, loss, steps=1000, batch_size=512, lr=1e-2, latent_dim=8, seed=0, progress=False)
+    with torch.no_grad():
+        made = generator(torch.randn(20_000, 8))
+    assert float(made.std(dim=0).mean()) == pytest.approx(0.2, rel=0.05)
 
 
 @pytest.mark.parametrize("name", MAPS)

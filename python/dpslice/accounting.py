@@ -185,8 +185,8 @@ def _log_profile(epsilon: Array, ratio: _Ratio) -> Array:
             value[near_one] = np.log1p(-np.exp(np.minimum(rest, 0.0)))
     size = np.abs(np.where(np.isfinite(value), value, 0.0))
     slack = np.minimum(_ERROR_ABSOLUTE, 1e-12 * size) + _ERROR_RELATIVE * size
-    # A = eps/mu - mu/2 cancels where mu is large. ln delta moves by max(1, A) times as much as A, or
-    # less; where A < 0, by no more than the normal density.
+    # A = eps/mu - mu/2 cancels where mu is large. ln delta moves by max(1, A) times as much as A,
+    # or less; where A < 0, by no more than the normal density.
     mu = ratio.typical()
     if _LARGE_MU < mu < math.inf:
         term = np.where(np.isfinite(epsilon), epsilon, 0.0) / mu

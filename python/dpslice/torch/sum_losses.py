@@ -382,7 +382,8 @@ class FeatureMatching(_SumLoss):
     .. math:: L = \frac1J \sum_{j=1}^J (M_j - T_j)^2 / s_j^2,
 
     so that 1 is what the noise alone explains: the true distribution scores 1 in expectation, and
-    one that scores much less has learned noise. Rows are clipped as the private ones were.
+    one that scores much less has learned noise. Rows are clipped as the private ones were; the
+    gradient still draws a row in that is too long, where the clipped one had better be shorter.
 
     Parameters
     ----------
@@ -558,8 +559,31 @@ class FeatureMatching(_SumLoss):
         return _clipped(values, self.release.features.norm).mean(dim=0)
 
 
+class _Clip(torch.autograd.Function):
+    """Rows longer than `norm` scaled down to it; a gradient that draws them in is let through.
+
+    What is clipped does not change with the length of a row, so a generator of rows that are too
+    long, as many are before training, would stay as it is. The gradient at the clipped row tells
+    whether it should be shorter: then, and only then, its part along the row is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, norm: float) -> Tensor:
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        scale = norm / length.clamp(min=norm)
+        ctx.save_for_backward(rows / length.clamp(min=norm), scale)
+        return rows * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        direction, scale = ctx.saved_tensors
+        outwards = (grads[0] * direction).sum(dim=1, keepdim=True).clamp(max=0.0)
+        # Shorter rows have a scale of 1 and are passed on as they are.
+        grad = scale * (grads[0] - torch.where(scale < 1.0, direction * outwards, 0.0))
+        return grad, None
+
+
 def _clipped(rows: Tensor, norm: float) -> Tensor:
     """Scale down the rows that are longer than `norm`."""
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    # 0 has no direction, and no gradient through its length: it is left alone.
-    return torch.where(length > norm, rows * (norm / length.clamp(min=norm)), rows)
+    clipped: Tensor = _Clip.apply(rows, norm)  # type: ignore[no-untyped-call]
+    return clipped
