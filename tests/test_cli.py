@@ -582,7 +582,7 @@ def test_release_refuses_a_schema_of_another_adjacency(table: Path, tmp_path: Pa
         ("nan", lambda p: _write(p, [["20", "Aa", "true", "nan"]]), "must be a number.*'nan'"),
         ("infinite", lambda p: _write(p, [["20", "Aa", "true", "inf"]]), "infinite"),
         ("text", lambda p: _write(p, [["old", "Aa", "true", "1"]]), "must be a number.*'old'"),
-        ("category", lambda p: _write(p, [["20", "Basel", "true", "1"]]), "'Basel' is not among"),
+        ("category", lambda p: _write(p, [["20", "Basel", "true", "1"]]), "categories: 'Basel' "),
         ("ragged", lambda p: _write(p, [["20", "Aa"]]), "2 cell"),
         ("empty", lambda p: p.write_bytes(b""), "the file is empty"),
         ("header only", lambda p: _write(p, []), "no rows, only a header"),
@@ -770,7 +770,7 @@ def _environment() -> dict[str, str]:
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "dpslice.cli", *map(str, arguments)],
+        [sys.executable, "-m", "dpslice", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -779,16 +779,20 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def interrupt_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> str:
+def interrupt_when(
+    process: subprocess.Popen[str],
+    happened: Callable[[], bool],
+    by: signal.Signals = signal.SIGINT,
+) -> str:
     """Send Ctrl-C as soon as something has happened; return standard error."""
     deadline = time.monotonic() + 60
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, (output, errors)
+    assert process.returncode == 128 + by, (output, errors)
     assert output == ""
     assert "Traceback" not in errors
     assert errors.startswith("interrupted")
@@ -824,12 +828,12 @@ def test_interrupted_training_goes_on_from_its_checkpoint(
     out, state = tmp_path / "m.pt", tmp_path / "m.pt.checkpoint"
     arguments = ["train", released_rows, "--out", out, "--batch-size", 16]
     process = start(*arguments, "--steps", 10**6)
-    errors = interrupt_when(process, state.exists)
+    errors = interrupt_when(process, state.exists, signal.SIGTERM)  # as a scheduler would
     assert str(state) in errors
     stopped = int(re.search(r"after step (\d+)", errors)[1])  # type: ignore[index]
     assert [p.name for p in tmp_path.iterdir()] == [state.name]
     other = ["--batch-size", 17, "--steps", 3]
-    refuse("batch_size", "train", released_rows, "--out", out, *other, "--quiet")
+    refuse("--restart", "train", released_rows, "--out", out, *other, "--quiet")
     result = succeed(*arguments, "--steps", stopped + 2, "--json")
     assert json.loads(result.stdout)["steps"] == stopped + 2
     assert "going on from" in result.stderr
@@ -895,6 +899,26 @@ def test_progress_counts_rows_only_where_their_number_is_public(
     assert ("release" in summary["seconds"]) == (adjacency == "zero_out")
 
 
+def test_schema_check_counts_what_would_be_clipped(schema: Path, tmp_path: Path) -> None:
+    rows = _rows(50)
+    for row in rows[:7]:
+        row[0] = "500"  # the age
+    table = _write(tmp_path / "units.csv", rows)
+    text = succeed("schema", "check", schema, table).stdout
+    assert "column 'age': 7 of 50 values lie outside the bounds and would be clipped" in text
+    document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
+    assert document["outside_bounds"]["age"] == 7
+    assert json.loads(succeed("schema", "check", schema, "--json").stdout)["outside_bounds"] is None
+
+
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_hopeless_noise_is_said(method: str, schema: Path, tmp_path: Path) -> None:
+    table = _write(tmp_path / "few.csv", _rows(4))
+    options = ["--epsilon", 0.5, "--method", method, "--out", tmp_path / "p"]
+    errors = succeed("release", table, "--schema", schema, *options).stderr
+    assert "% of what all 4 rows together can make" in errors
+
+
 def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     where = ["--where", "town=Bern", "--where", "smoker=true", "--where", "income="]
@@ -905,6 +929,8 @@ def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
     assert {(row["town"], row["smoker"].lower(), row["income"]) for row in rows} == {
         ("Bern", "true", "")
     }
+    twice = ["--where", "town=Bern", "--where", "town=Basel"]
+    refuse("must name a column once; got 'town' twice", "sample", model, "-n", 1, *twice)
     for bad, match in (
         ("city=Bern", "must be COLUMN=VALUE"),
         ("town", "must be COLUMN=VALUE"),

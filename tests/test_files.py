@@ -95,7 +95,10 @@ def test_an_empty_text_may_be_a_category(tmp_path):
     [
         ("", "the file is empty"),
         (HEADER, "the table has no rows, only a header"),
-        ("age,height\n1,2\n", "missing from the file: 'job', 'code', 'smoker', 'seen'"),
+        ("age,height\n1,2\n", "missing from the file: 'job', 'code', 'smoker', 'seen'$"),
+        ("age;height;job;code;smoker;seen\n", "as if separated by semicolons; commas are needed"),
+        ("age\theight\tjob\tcode\tsmoker\tseen\n", "as if separated by tabs"),
+        ("age, height, job, code, smoker, seen\n", "has them with spaces around the name"),
         (HEADER.strip() + ",name\n", "not in the schema: 'name'"),
         (HEADER.strip() + ",age\n", "column 'age' occurs twice in the header"),
         (HEADER + "1,2,?,1,1,\n1,2,?,1,1\n", r"line 3: 5 cell\(s\), but the header has 6"),

@@ -461,8 +461,22 @@ def test_out_of_bounds_is_clipped_in_silence(capsys):
 
 def test_unknown_category_goes_to_other_where_declared():
     assert SCHEMA.validate(frame(code=[7, None]))["code"].tolist() == [9, pd.NA]
-    with pytest.raises(ValueError, match="column 'job': 'boss' is not among the schema's"):
+    with pytest.raises(ValueError, match="'job': not among the schema's categories: 'boss' "):
         SCHEMA.validate(frame(job=["boss", "none"]))
+    column = Categorical("c", ["a"])
+    strangers = pd.Series([f"x{i % 12}" for i in range(30)], name="c")
+    shown = ", ".join(f"'x{i}'" for i in range(10))
+    for series in (strangers, strangers.astype("category")):
+        with pytest.raises(ValueError, match=rf"{shown} and 2 more \(30 cell\(s\)\)"):
+            column.to_numbers(series)
+
+
+def test_values_outside_the_bounds_are_counted_for_the_data_holder():
+    height = Number("h", "real", 0.5, 2.5, nullable=True)
+    assert height.outside(pd.Series([0.4, 0.5, 2.5, 2.6, None, 99.0])) == 3
+    seen = Datetime("t", datetime.date(2020, 1, 1), datetime.date(2020, 12, 31))
+    stamps = pd.to_datetime(["2019-12-31", "2020-01-01", "2020-12-31", "2021-01-01"])
+    assert seen.outside(pd.Series(stamps)) == 2
 
 
 @pytest.mark.parametrize(
@@ -554,7 +568,7 @@ def test_unused_levels_of_a_pandas_categorical_are_not_judged():
     schema = Schema([Categorical("x", ["a"], nullable=True)])
     values = pd.Categorical(["a", None], ["a", "unused"])
     assert schema.validate(pd.DataFrame({"x": values}))["x"].tolist() == ["a", None]
-    with pytest.raises(ValueError, match="'z' is not among"):
+    with pytest.raises(ValueError, match="categories: 'z' "):
         schema.validate(pd.DataFrame({"x": pd.Categorical(["a", "z"])}))
 
 

@@ -94,9 +94,27 @@ def test_same_release_and_seed_give_the_same_table(fitted: Synthesizer) -> None:
     again = Synthesizer.from_release(fitted.release, training=QUICK[fitted.method]).train(
         progress=False
     )
-    pd.testing.assert_frame_equal(again.sample(300), fitted.sample(300))
+    pd.testing.assert_frame_equal(again.sample(300), fitted.sample(300, seed=0))
     pd.testing.assert_frame_equal(fitted.sample(50, seed=3), fitted.sample(50, seed=3))
     assert not fitted.sample(300, seed=3).equals(fitted.sample(300, seed=4))
+
+
+def test_no_sample_repeats_another(fitted: Synthesizer) -> None:
+    assert fitted.release is not None
+    again = Synthesizer.from_release(fitted.release, training=QUICK[fitted.method])
+    again.train(progress=False)
+    samples = [again.sample(300) for _ in range(3)]
+    pd.testing.assert_frame_equal(samples[0], again.sample(300, seed=0))
+    for i in range(3):
+        for j in range(i):
+            assert not samples[i].equals(samples[j])
+
+
+def test_a_second_release_is_said_to_spend_again() -> None:
+    synthesizer = _synthesizer("sums")
+    synthesizer.publish(_table(50))
+    with pytest.warns(UserWarning, match="another release spends epsilon and delta again"):
+        synthesizer.publish(_table(50))
 
 
 def test_training_leaves_the_callers_random_state_alone(fitted: Synthesizer) -> None:
@@ -184,7 +202,7 @@ def test_a_saved_release_can_be_trained_on_elsewhere(fitted: Synthesizer, tmp_pa
     release = Release.load(tmp_path / "people.dpslice")
     again = Synthesizer.from_release(release, training=QUICK[fitted.method]).train(progress=False)
     assert again.schema == fitted.schema
-    pd.testing.assert_frame_equal(again.sample(100), fitted.sample(100))
+    pd.testing.assert_frame_equal(again.sample(100), fitted.sample(100, seed=0))
     assert again.guarantee == fitted.guarantee
 
 
@@ -192,7 +210,7 @@ def test_saved_model_samples_the_same(fitted: Synthesizer, tmp_path: Path) -> No
     path = tmp_path / "model.pt"
     fitted.save(path)
     loaded = Synthesizer.load(path)
-    pd.testing.assert_frame_equal(loaded.sample(200), fitted.sample(200))
+    pd.testing.assert_frame_equal(loaded.sample(200), fitted.sample(200, seed=0))
     assert loaded.guarantee == fitted.guarantee
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]  # no temporary file is left
 
@@ -244,12 +262,21 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
     for conditions, match in (
         ({"town": "Bern"}, "conditions must name columns of the table; got 'town'"),
         ({"job": "king"}, "not among the schema's categories"),
-        ({"age": 91}, "conditions must be values that column 'age' can hold; got 91"),
+        (
+            {"age": 91},
+            "conditions must be values that column 'age' can hold, within its bounds; got 91$",
+        ),
+        ({"age": "91"}, "within its bounds; got 91$"),
+        ({"age": "old"}, "old"),
         ({"age": 3.5}, "column 'age'"),
         ({"age": None}, "missing"),
     ):
         with pytest.raises(ValueError, match=match):
             fitted.sample(5, conditions=conditions)
+    with pytest.raises(TypeError, match="conditions must hold one value for column 'age'; got"):
+        fitted.sample(5, conditions={"age": [33, 34]})
+    if fitted.method == "sums":  # texts are read as cells of a CSV file are
+        assert (fitted.sample(20, conditions={"age": "33"})["age"] == 33).all()
 
 
 def test_add_remove_tells_the_number_of_rows_nowhere(tmp_path: Path) -> None:

@@ -159,6 +159,21 @@ def test_mode_and_learning_rate_are_given_back():
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_optimizer_of_another_generator_is_refused():
+    stale = torch.optim.Adam(net().parameters())
+    with pytest.raises(ValueError, match="optimizer must hold parameters of the generator"):
+        fit(net(), squared, steps=1, batch_size=4, optimizer=stale, latent_dim=2, progress=False)
+
+
+def test_gradients_are_made_whatever_the_caller_has_switched_off():
+    generator = net()
+    before = [p.clone() for p in generator.parameters()]
+    with torch.no_grad():
+        fit(generator, squared, steps=2, batch_size=4, latent_dim=2, progress=False)
+        assert not torch.is_grad_enabled()
+    assert any(not torch.equal(a, b) for a, b in zip(before, generator.parameters(), strict=True))
+
+
 def test_optimizer_may_be_made_by_a_function():
     made: list[torch.optim.Optimizer] = []
 

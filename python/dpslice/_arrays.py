@@ -803,7 +803,8 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
     finite = torch.isfinite(x.detach())
     if not bool(finite.all()):
         i, j = (int(index) for index in (~finite).nonzero()[0])
-        raise ValueError(f"{name} must hold finite numbers; got {float(x[i, j])} at ({i}, {j})")
+        found = float(x.detach()[i, j])
+        raise ValueError(f"{name} must hold finite numbers; got {found} at ({i}, {j})")
     return x
 
 

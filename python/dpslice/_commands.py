@@ -16,17 +16,20 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib.util
+import math
 import os
 import platform
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from typer.core import TyperGroup
 
@@ -48,6 +51,9 @@ INTERRUPTED = 130
 # A table of n rows wants delta well below 1/n. n is not known before the table is read, so the
 # default is fixed: right up to some 100,000 rows. `_warn_of_delta` speaks up where it is not.
 DEFAULT_DELTA = 1e-6
+
+# Noise of this share of all rows leaves next to nothing to be learned.
+_HOPELESS = 0.2
 
 NOT_PRIVATE = (
     "Scores compare with real rows, without noise: NOT PRIVATE, for the data holder's eyes only."
@@ -146,8 +152,8 @@ def dpslice(
 ) -> None:
     """Synthetic tables from private ones, with differential privacy.
 
-    A table is released once, as noisy projections of its rows; everything after that
-    (training, sampling, another model) works on the release and costs no privacy.
+    A table is released once, as noisy counts (or as noisy projections of its rows); everything
+    after that (training, sampling, another model) works on the release and costs no privacy.
     """
 
 
@@ -319,6 +325,22 @@ def _warn_of_delta(guarantee: Guarantee, n: int, *, quiet: bool) -> None:
         )
 
 
+def _warn_of_noise(release: Release, *, quiet: bool) -> None:
+    """Say so where noise is about as large as all there is; told from public numbers alone."""
+    n = release.estimated_n
+    if release.kind == "sums":
+        share, what = float(np.min(release.noise)) / n, "each count"
+    else:
+        whole = release.guarantee.max_norm or math.inf
+        share, what = release.sigma / math.sqrt(n) / whole, "the average row"
+    if share > _HOPELESS:
+        _console.remark(
+            f"warning: the noise on {what} is {share:.0%} of what all {n:.0f} rows together can "
+            "make: what is learned from this release will be little else",
+            quiet=quiet,
+        )
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.monotonic()
@@ -358,6 +380,7 @@ def _publish(
     for line in counts:
         _console.remark(line, quiet=quiet)
     _warn_of_delta(release.guarantee, release.estimated_n, quiet=quiet)
+    _warn_of_noise(release, quiet=quiet)
     return release
 
 
@@ -639,6 +662,7 @@ def train(
     """
     _check_outputs({"--out": out}, [release_path], overwrite=overwrite)
     from dpslice.tabular.synthesizer import Synthesizer
+    from dpslice.torch import CheckpointError
 
     state = checkpoint if checkpoint is not None else out.with_name(out.name + ".checkpoint")
     release = Release.load(release_path)
@@ -651,7 +675,11 @@ def train(
     seconds: dict[str, float] = {}
     with _timed(seconds, "training"):
         kept = f"The checkpoint is kept: the same command goes on from {state}"
-        _train(synthesizer, checkpoint=state, quiet=quiet, kept=kept)
+        try:
+            _train(synthesizer, checkpoint=state, quiet=quiet, kept=kept)
+        except CheckpointError as error:
+            text = str(error).replace("resume=False", "--restart")
+            raise CheckpointError(text) from None
     synthesizer.save(out)
     if checkpoint is None:
         state.unlink(missing_ok=True)
@@ -689,7 +717,7 @@ def sample(
             "--where",
             metavar="COLUMN=VALUE",
             help="Only rows with this value, such as sex=Female; nothing after = is a missing "
-            "one. May be given several times.",
+            "one. May be given several times, for different columns.",
         ),
     ] = None,
     seed: Annotated[
@@ -734,6 +762,8 @@ def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
             raise ValueError(
                 f"--where must be COLUMN=VALUE for a column of the table; got {text!r}"
             )
+        if name in conditions:
+            raise ValueError(f"--where must name a column once; got {name!r} twice")
         conditions[name] = cell_value(schema[name], cell)
     return conditions
 
@@ -1134,7 +1164,9 @@ def schema_infer(
         typer.Option(
             "--types",
             help="Public types of the columns: a TOML file like a schema in which bounds and "
-            "categories may be left out, or SDV metadata in JSON.",
+            "categories may be left out, or SDV metadata in JSON. Types are those of a schema, "
+            "date (datetimes of whole days) and categorical_integer; columns may have missing "
+            "values unless nullable = false.",
         ),
     ],
     epsilon: Annotated[
@@ -1250,13 +1282,20 @@ def schema_check(
     """Check a schema file, and a table against it; spends nothing and writes nothing."""
     from dpslice.tabular.encoding import Encoding
     from dpslice.tabular.files import iter_csv
+    from dpslice.tabular.schema import Datetime, Number
 
     description = _load_schema(schema)
     encoding = Encoding(description)
     n = None
+    clipped: Counter[str] = Counter()
     if table is not None:
-        # Encoding checks every cell as a release would; the rows are thrown away.
-        n = sum(len(rows) for rows in encoding.encode_blocks(iter_csv(table, description)))
+        n = 0
+        for piece in iter_csv(table, description):
+            # Encoding checks every cell as a release would; the rows are thrown away.
+            n += len(encoding.encode(piece))
+            for column in description:
+                if isinstance(column, (Number, Datetime)):
+                    clipped[column.name] += column.outside(piece[column.name])
     whole = encoding.max_norm or 1.0  # 0 if no column allows two values
     shares = [(block.radius / whole) ** 2 for block in encoding.blocks]
     blocks = [
@@ -1279,6 +1318,7 @@ def schema_check(
                 "diameter": encoding.diameter,
                 "target": description.target,
                 "n": n,
+                "outside_bounds": None if table is None else dict(clipped),
                 "guarantee": None if cost is None else cost.to_dict(),
             }
         )
@@ -1297,6 +1337,12 @@ def schema_check(
     if cost is not None:
         print(f"this schema was inferred from data:\n{cost}")
     if n is not None:
+        for name, count in clipped.items():
+            if count:
+                print(
+                    f"column {name!r}: {count} of {n} values lie outside the bounds and would be "
+                    "clipped to them"
+                )
         print(f"the table follows the schema: {n} rows")
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from dpslice import _arrays, _core
 
 __all__ = ["get_num_threads", "set_num_threads"]
+
+# A forked child has none of its parent's threads, but OpenMP would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _core.set_num_threads(1))
 
 
 def get_num_threads() -> int:
@@ -13,7 +19,8 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        What `set_num_threads` said, else ``OMP_NUM_THREADS``, else the number of cores.
+        What `set_num_threads` said, else ``OMP_NUM_THREADS``, else the number of cores; 1 in a
+        process that was forked.
     """
     return _core.num_threads()
 
@@ -21,7 +28,9 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> None:
     """Set the number of threads that kernels use.
 
-    It changes no other library's threads. Results do not depend on it.
+    It changes no other library's threads. Results do not depend on it. A forked process (as of
+    `multiprocessing` under Linux before Python 3.14) starts with 1: more would hang there if its
+    parent had used several. Processes that are spawned are free of that.
 
     Parameters
     ----------

@@ -98,6 +98,8 @@ def write_text(df: pd.DataFrame, handle: Any) -> None:
     for i, dtype in enumerate(df.dtypes):
         if isinstance(dtype, np.dtype) and dtype.kind == "M":
             df.isetitem(i, _iso_text(df.iloc[:, i].to_numpy()))
+        elif isinstance(dtype, np.dtype) and dtype.kind == "f" and _all_whole(df.iloc[:, i]):
+            df.isetitem(i, df.iloc[:, i].astype("Int64").array)  # 100, not 100.0
     # The writer quotes a carriage return only where it is part of the line's end.
     texts = [
         pd.Series(df.columns),
@@ -107,6 +109,13 @@ def write_text(df: pd.DataFrame, handle: Any) -> None:
     text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
     df.to_csv(text, index=False, lineterminator="\r\n" if returns else "\n")
     text.detach()
+
+
+def _all_whole(column: pd.Series[Any]) -> bool:
+    """Whether all numbers are integers that float64 holds exactly."""
+    values = column.to_numpy()
+    values = values[~np.isnan(values)]
+    return bool((np.rint(values) == values).all() and (np.abs(values) < 2.0**53).all())
 
 
 def _iso_text(stamps: NDArray[np.datetime64]) -> NDArray[np.object_]:
@@ -293,7 +302,10 @@ def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> 
     """Position in the file of each column of the schema."""
     absent = [name for name in names if name not in header]
     if absent:
-        raise ValueError(f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}")
+        raise ValueError(
+            f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}"
+            + _header_hint(header, absent)
+        )
     extra = [name for name in header if name not in names]
     if extra:
         raise ValueError(
@@ -301,6 +313,16 @@ def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> 
             "from the file, or add them to the schema)"
         )
     return [list(header).index(name) for name in names]
+
+
+def _header_hint(header: Sequence[str], absent: Sequence[str]) -> str:
+    """Say what may be wrong with a header that lacks columns, at the end of a message."""
+    for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and separator in header[0]:
+            return f" (the header looks as if separated by {called}; commas are needed)"
+    if {name.strip() for name in header} >= set(absent):
+        return " (the header has them with spaces around the name)"
+    return ""
 
 
 def _row_blocks(

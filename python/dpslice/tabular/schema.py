@@ -50,6 +50,7 @@ Numbers = NDArray[np.float64]
 
 # Float64 holds every integer up to here; encoding and decoding go through float64.
 _LARGEST_INTEGER = 2**53
+_MOST_SHOWN = 10  # unknown categories in a message
 _EPOCH = datetime.datetime(1970, 1, 1)
 _SECONDS_PER_DAY = 86_400.0
 
@@ -233,11 +234,14 @@ class Categorical:
         unknown = index == -1
         if unknown.any():
             if self.other is None:
-                first = values.iloc[int(np.argmax(unknown))]
+                strangers = list(dict.fromkeys(values[unknown]))
+                shown = ", ".join(repr(value) for value in strangers[:_MOST_SHOWN])
+                more = len(strangers) - _MOST_SHOWN
+                several = f"{shown} and {more} more" if more > 0 else shown
                 raise ValueError(
-                    f"column {self.name!r}: {first!r} is not among the schema's categories "
-                    f"({int(unknown.sum())} such value(s)); add it, or declare the level that "
-                    "unknown values map to (other = ...)"
+                    f"column {self.name!r}: not among the schema's categories: {several} "
+                    f"({int(unknown.sum())} cell(s)); add them, or declare the level that unknown "
+                    "values map to (other = ...)"
                 )
             index = np.where(unknown, self.categories.index(self.other), index)
         return np.where(missing, np.nan, index.astype(np.float64))
@@ -528,7 +532,8 @@ class Number:
     def to_numbers(self, series: pd.Series[Any]) -> Numbers:
         """Return the numbers clipped to the bounds, on the step if there is one, NaN where missing.
 
-        Clipping is silent: how many values lie outside is a fact about the private rows.
+        Clipping is silent: how many values lie outside is a fact about the private rows, which
+        `outside` tells the data holder.
 
         Parameters
         ----------
@@ -547,6 +552,30 @@ class Number:
             If a value is infinite, not whole in an integer column, or missing in a column that
             is not nullable.
         """
+        return self._stepped(np.clip(self._checked(series), self.min, self.max))
+
+    def outside(self, series: pd.Series[Any]) -> int:
+        """Count the values outside the bounds, which are clipped: for the data holder's eyes.
+
+        Parameters
+        ----------
+        series : pandas.Series, shape (n,)
+            Numbers.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `to_numbers`.
+        """
+        values = self._checked(series)
+        return int(np.count_nonzero((values < self.min) | (values > self.max)))
+
+    def _checked(self, series: pd.Series[Any]) -> Numbers:
+        """Numbers as they are, NaN where missing."""
         gone = _wholly_missing(self.name, self.nullable, series)
         if gone is not None:
             return gone
@@ -560,7 +589,7 @@ class Number:
                 f"column {self.name!r}: holds numbers that are not whole, but the schema says "
                 "type = 'integer'; declare type = 'real'"
             )
-        return self._stepped(np.clip(values, self.min, self.max))
+        return values
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
         """Return numbers as a column, rounded if integer, and to the step if there is one.
@@ -701,6 +730,32 @@ class Datetime:
         ValueError
             If a value is missing and the column not nullable.
         """
+        seconds = self._checked(series)
+        return np.floor(np.clip(seconds, *self.bounds_seconds) / self.unit) * self.unit
+
+    def outside(self, series: pd.Series[Any]) -> int:
+        """Count the values outside the bounds, which are clipped: for the data holder's eyes.
+
+        Parameters
+        ----------
+        series : pandas.Series, shape (n,)
+            As for `to_numbers`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `to_numbers`.
+        """
+        seconds = self._checked(series)
+        low, high = self.bounds_seconds
+        return int(np.count_nonzero((seconds < low) | (seconds > high)))
+
+    def _checked(self, series: pd.Series[Any]) -> Numbers:
+        """Seconds since 1970 as they are, NaN where missing."""
         gone = _wholly_missing(self.name, self.nullable, series)
         if gone is not None:
             return gone
@@ -722,10 +777,7 @@ class Datetime:
             stamps = np.array(filled, dtype="datetime64[s]")
         else:
             stamps = series.to_numpy().astype("datetime64[s]")
-        seconds = np.where(missing, 0, stamps.astype(np.int64)).astype(np.float64)
-        low, high = self.bounds_seconds
-        seconds = np.floor(np.clip(seconds, low, high) / self.unit) * self.unit
-        return np.where(missing, np.nan, seconds)
+        return np.where(missing, np.nan, stamps.astype(np.int64).astype(np.float64))
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
         """Return datetimes, at midnight if the column holds whole days.

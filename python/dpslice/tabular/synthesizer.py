@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -22,9 +24,9 @@ from torch import nn
 from dpslice import _arrays
 from dpslice.accounting import Guarantee
 from dpslice.release import Release, total_guarantee
-from dpslice.tabular.files import replacing
+from dpslice.tabular.files import cell_value, replacing
 from dpslice.tabular.rows import RowMethod, TrainingOptions
-from dpslice.tabular.schema import Datetime, Number, Schema
+from dpslice.tabular.schema import Categorical, Datetime, Number, Schema
 from dpslice.tabular.sums import MixtureOptions, SumMethod
 from dpslice.torch.training import FitResult, TrainingState
 
@@ -117,6 +119,7 @@ class Synthesizer:
         self.model: nn.Module | None = None
         self.result: FitResult | None = None
         self._guarantee: Guarantee | None = None
+        self._samples = 0  # drawn without a seed
 
     def _use(self, settings: Mapping[str, Any]) -> None:
         """Take the method's coordinates of rows, with other settings than the defaults."""
@@ -173,6 +176,12 @@ class Synthesizer:
         metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
         if self.schema.guarantee is not None:
             metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
+        if self.release is not None:
+            warnings.warn(
+                "this synthesizer has released a table before: another release spends epsilon "
+                "and delta again, and the two guarantees add up",
+                stacklevel=2,
+            )
         self.release = self._method.publish(
             df,
             epsilon=self.epsilon,
@@ -335,7 +344,8 @@ class Synthesizer:
         n : int
             Number of rows.
         seed : int, optional
-            Default: the synthesizer's seed. The same seed gives the same rows.
+            The same seed gives the same rows. Default: that of the synthesizer, and for each
+            further call one of its own that follows from it, so that no rows come twice.
         conditions : mapping from str to value, optional
             Values that columns are to have (None: missing), such as ``{"sex": "Female"}``. Models
             of sums draw from their exact conditional distribution; a number is conditioned on by
@@ -354,28 +364,47 @@ class Synthesizer:
         """
         n = _arrays.positive_integer("n", n)
         model = self._trained()
-        seed = self.seed if seed is None else _arrays.integer("seed", seed, minimum=0)
+        seed = self._next_seed() if seed is None else _arrays.integer("seed", seed, minimum=0)
         conditions = self._checked_conditions(conditions)
         table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
         return table
 
+    def _next_seed(self) -> int:
+        """Seed of the next sample that names none: the synthesizer's own for the first."""
+        call, self._samples = self._samples, self._samples + 1
+        if call == 0:
+            return self.seed
+        words = np.random.SeedSequence(self.seed, spawn_key=(call,)).generate_state(1, np.uint64)
+        return int(words[0] >> np.uint64(1))
+
     def _checked_conditions(self, conditions: Mapping[str, object] | None) -> dict[str, object]:
-        checked: dict[str, Any] = dict(conditions or {})
-        for name, value in checked.items():
+        checked: dict[str, object] = {}
+        for name, given in dict(conditions or {}).items():
             if name not in self.schema.names:
                 raise ValueError(f"conditions must name columns of the table; got {name!r}")
             column = self.schema[name]
+            if not pd.api.types.is_scalar(given):
+                raise TypeError(
+                    f"conditions must hold one value for column {name!r}; got "
+                    f"{_arrays.describe(given)}"
+                )
+            value: Any = given
+            if isinstance(given, str) and not isinstance(column, Categorical):
+                value = cell_value(column, given)
             number = column.to_numbers(pd.Series([value], name=name))
             # Tables are clipped to their bounds; a condition outside them is a mistake.
-            kept = True
+            kept, grid = True, ""
             if isinstance(column, Number) and not pd.isna(value):
                 kept = float(number[0]) == float(value)
+                grid = f" in steps of {column.step:g}" if column.step is not None else ""
             elif isinstance(column, Datetime) and not pd.isna(value):
                 kept = column.from_numbers(number)[0] == pd.Timestamp(value)
             if not kept:
                 raise ValueError(
-                    f"conditions must be values that column {name!r} can hold; got {value!r}"
+                    f"conditions must be values that column {name!r} can hold, within its bounds"
+                    f"{grid}; got {value}"
                 )
+            checked[name] = value
         return checked
 
     @property

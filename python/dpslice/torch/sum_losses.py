@@ -554,7 +554,7 @@ class FeatureMatching(_SumLoss):
     def _averages(self, x: Tensor) -> Tensor:
         """Average of the function over some rows: [n_cells]."""
         assert self.function is not None
-        values = self.function(x)
+        values: Tensor = self.function(x)
         _arrays.layout("the result of function", values, (x.shape[0], self.n_cells))
         return _clipped(values, self.release.features.norm).mean(dim=0)
 
@@ -570,7 +570,7 @@ class _Clip(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, norm: float) -> Tensor:
         length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        scale = norm / length.clamp(min=norm)
+        scale: Tensor = norm / length.clamp(min=norm)
         ctx.save_for_backward(rows / length.clamp(min=norm), scale)
         return rows * scale
 
@@ -579,8 +579,7 @@ class _Clip(torch.autograd.Function):
         direction, scale = ctx.saved_tensors
         outwards = (grads[0] * direction).sum(dim=1, keepdim=True).clamp(max=0.0)
         # Shorter rows have a scale of 1 and are passed on as they are.
-        grad = scale * (grads[0] - torch.where(scale < 1.0, direction * outwards, 0.0))
-        return grad, None
+        return scale * (grads[0] - torch.where(scale < 1.0, direction * outwards, 0.0)), None
 
 
 def _clipped(rows: Tensor, norm: float) -> Tensor:

@@ -367,6 +367,11 @@ def _make_optimizer(
     if optimizer is None:
         return torch.optim.Adam(parameters, lr=lr)
     if isinstance(optimizer, torch.optim.Optimizer):
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held & {id(p) for p in parameters}:
+            raise ValueError(
+                "optimizer must hold parameters of the generator; got one that holds others"
+            )
         return optimizer
     if not callable(optimizer):
         raise TypeError(
@@ -616,7 +621,7 @@ def fit(
     }
     start = time.monotonic()
     was_training = generator.training
-    with _InterruptGuard() as guard, _private_rng(device):
+    with _InterruptGuard() as guard, _private_rng(device), torch.enable_grad():
         run = _Run(generator, loss, made, settings=settings, device=device, seed=seed, ema=ema)
         saved = -1  # step of the checkpoint on disk, -1: none of this run
         if path is not None and resume and path.exists():

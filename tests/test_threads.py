@@ -1,0 +1,36 @@
+"""Threads of the kernels, and what a fork leaves of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_FORKS = """
+import os, sys
+import numpy as np
+import dpslice
+from dpslice import kernels
+
+x = np.random.default_rng(0).normal(size=(8, 300, 2))
+dpslice.set_num_threads(2)
+before = kernels.gaussian_kernel_sum(x, x, 1.0)
+child = os.fork()
+if child == 0:
+    same = np.array_equal(kernels.gaussian_kernel_sum(x, x, 1.0), before)
+    os._exit(0 if same and dpslice.get_num_threads() == 1 else 1)
+_, status = os.waitpid(child, 0)
+assert dpslice.get_num_threads() == 2
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_kernels_work_in_a_forked_child() -> None:
+    """OpenMP would wait there for ever for threads that only the parent has."""
+    result = subprocess.run(
+        [sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
