@@ -326,6 +326,14 @@ def test_defaults(release):
     assert SlicedWasserstein(release).n_slices == 5
 
 
+@every_loss
+def test_torch_func_differentiates(release, make):
+    x = synthetic()  # which wants a gradient
+    options = {"seed": 3, "batch_size": 20}  # so that rows are drawn
+    (want,) = torch.autograd.grad(make(release, **options)(x), x)
+    torch.testing.assert_close(torch.func.grad(make(release, **options))(x.detach()), want)
+
+
 @pytest.mark.filterwarnings("error")
 @every_loss
 def test_memory_mapped_release(tmp_path, release, make):

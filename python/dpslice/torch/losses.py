@@ -49,6 +49,11 @@ def check_kind(loss: str, release: object, kind: str) -> None:
         raise ValueError(f"{loss} takes a release of {kind}; got kind {release.kind!r}")
 
 
+def _as_numpy(drawn: Tensor) -> NDArray[np.int64]:
+    """Return fresh integers as an array, also inside torch.func, where tensors have no storage."""
+    return np.array(drawn.tolist(), dtype=np.int64)
+
+
 class _ReleaseLoss(nn.Module):
     """What the losses on a release of rows share: batches, slices, random state, checks."""
 
@@ -140,10 +145,10 @@ class _ReleaseLoss(nn.Module):
         if b == n:
             return np.arange(n)
         if 3 * b >= n:
-            return np.sort(torch.randperm(n, generator=self._generator)[:b].numpy())
+            return np.sort(_as_numpy(torch.randperm(n, generator=self._generator)[:b]))
         rows = np.empty(0, dtype=np.int64)
         while len(rows) < b:  # by symmetry of the row numbers, repeats may simply be drawn anew
-            more = torch.randint(n, (b - len(rows),), generator=self._generator).numpy()
+            more = _as_numpy(torch.randint(n, (b - len(rows),), generator=self._generator))
             rows = np.unique(np.concatenate([rows, more]))
         return rows
 
