@@ -112,7 +112,6 @@ def paper(
         slice_dim=k,
         frame="gaussian",
         max_norm=encoding.max_norm,
-        seed=seed,
     )
     release = mechanism.release(encoding.encode_blocks(private))
     loss = SlicedDivergence(
