@@ -251,6 +251,21 @@ def test_equal_costs_of_two_inferences_add_up():
     assert total_guarantee(release, *costs).epsilon == pytest.approx(2.0)
 
 
+def test_tails_as_small_as_the_certificate_says_may_be_cut_off():
+    """Fixed seeds; the certificate names the tail that is found about half the time."""
+    found = []
+    for run in range(40):
+        noise = inference._Noise(1.0, 1e-6, histograms=1, open_histograms=0, adjacency="zero_out")
+        tail = inference._hidden_tail(noise.sigma)
+        values = np.concatenate([np.full(5000, 1.5), np.linspace(9.0, 11.9, tail)])
+        schema = Schema.infer(
+            pd.DataFrame({"x": values}), epsilon=1.0, delta=1e-6, types={"x": "real"}
+        )
+        assert f"A tail of some {tail} values" in str(schema.guarantee)
+        found.append(schema["x"].max >= 9.0)
+    assert 0.2 < np.mean(found) < 0.95
+
+
 def test_the_certificate_of_an_inference_speaks_of_counts():
     table = pd.DataFrame({"x": np.arange(1000)})
     text = str(Schema.infer(table, epsilon=0.5, delta=1e-6, types={"x": "integer"}).guarantee)

@@ -335,6 +335,8 @@ class _Noise:
                 " public.",
                 f"{self.histograms} histogram(s) with discrete Gaussian noise; sensitivity and"
                 " sigma are in counts.",
+                f"A tail of some {_hidden_tail(self.sigma)} values does not stand out from this"
+                " noise: bounds may cut it off, and rarer categories are not named.",
                 # So that two inferences are never taken for one when their costs are added up.
                 f"Inference {secrets.token_hex(8)}.",
             ),
@@ -429,8 +431,7 @@ def _occupied(noisy: NDArray[np.int64], sigma: float) -> tuple[int, int] | None:
     tuple of int, or None
         None if nothing stands out.
     """
-    widths = [w for w in (2**j for j in range(64)) if w <= min(_WIDEST_WINDOW, len(noisy))]
-    z = math.sqrt(2.0 * math.log(len(noisy) * len(widths) / _FALSE_ALARM))
+    widths, z = _windows(len(noisy))
     running = np.concatenate([[0], np.cumsum(noisy)])
     found: tuple[int, int] | None = None
     for width in widths:
@@ -447,6 +448,22 @@ def _occupied(noisy: NDArray[np.int64], sigma: float) -> tuple[int, int] | None:
             first = int(before[-1])
         found = first, last
     return found
+
+
+def _windows(bins: int) -> tuple[list[int], float]:
+    """Widths of the windows of so many bins, and how many deviations a window must stand out."""
+    widths = [w for w in (2**j for j in range(64)) if w <= min(_WIDEST_WINDOW, bins)]
+    return widths, math.sqrt(2.0 * math.log(bins * len(widths) / _FALSE_ALARM))
+
+
+def _hidden_tail(sigma: float) -> int:
+    """Values beyond the bounds of a real column that stand out from the noise about half the time.
+
+    They are taken to lie in half an octave, four bins: fewer may be there in a lighter tail's
+    single bin, more in a heavier one's many.
+    """
+    _, z = _windows(2 * len(_magnitude_edges("real")) - 1)
+    return math.ceil(z * sigma * 2.0)
 
 
 def _magnitude_edges(kind: str) -> NDArray[np.float64]:
