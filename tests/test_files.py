@@ -227,3 +227,25 @@ def test_an_interrupt_leaves_the_old_file(tmp_path):
 def test_only_frames_are_written(tmp_path):
     with pytest.raises(TypeError, match="df must be a pandas DataFrame"):
         write_csv([[1]], tmp_path / "t.csv")
+
+
+def test_whole_numbers_are_written_as_such(tmp_path):
+    table = pd.DataFrame(
+        {
+            "whole": [0.0, 38700.0, np.nan, -5.0],
+            "fine": [0.5, 2.0, np.nan, 1.0],
+            "large": [2.0**53, 1.0, 0.0, 1.0],
+            "gone": [np.nan] * 4,
+        }
+    )
+    path = tmp_path / "t.csv"
+    write_csv(table, path)
+    assert path.read_text(encoding="utf-8").splitlines() == [
+        "whole,fine,large,gone",
+        "0,0.5,9007199254740992.0,",
+        "38700,2.0,1.0,",
+        ",,0.0,",
+        "-5,1.0,1.0,",
+    ]
+    back = read_csv(path, dict.fromkeys(table.columns, "real"))
+    pd.testing.assert_frame_equal(back, table)

@@ -254,7 +254,7 @@ def test_equal_costs_of_two_inferences_add_up():
 def test_tails_as_small_as_the_certificate_says_may_be_cut_off():
     """Fixed seeds; the certificate names the tail that is found about half the time."""
     found = []
-    for run in range(40):
+    for _ in range(40):
         noise = inference._Noise(1.0, 1e-6, histograms=1, open_histograms=0, adjacency="zero_out")
         tail = inference._hidden_tail(noise.sigma)
         values = np.concatenate([np.full(5000, 1.5), np.linspace(9.0, 11.9, tail)])
