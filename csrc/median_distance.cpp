@@ -288,28 +288,30 @@ Middle middle_pairs(Workspace& work, bool share) {
     known = known << width | digit;
   }
 
-  // Where more than `room` pairs are left, all bits are known, so all are equal and the first ones
-  // do.
-  const int64_t size = inside < room ? inside : room;
+  // Where more than `room` pairs are left, all bits are known, so all are equal, and the middle
+  // ones are known by their number.
+  const int64_t skipped = inside > room ? rank - below : 0;
+  int64_t size = inside < room ? inside : room;
+  if (skipped > 0) size = inside - skipped < 2 ? 1 : 2;
   work.candidates.resize(size);
   work.scratch.resize(size);
-  int64_t found = 0;
+  int64_t found = 0, passed = 0;
   WideKey next = WideKey::make(~uint64_t{0}, 0);  // the least pair above the candidates
   for_each_pair(work.points, work.rows, [&](uint64_t bits, int64_t pair) {
     const uint64_t prefix = bits >> shift;
     if (prefix == known) {
-      if (found < size) work.candidates[found++] = WideKey::make(bits, static_cast<uint64_t>(pair));
+      if (passed++ >= skipped && found < size)
+        work.candidates[found++] = WideKey::make(bits, static_cast<uint64_t>(pair));
     } else if (prefix > known && bits < next.bits) {
       next = WideKey::make(bits, static_cast<uint64_t>(pair));
     }
   });
   const WideKey* ordered =
       radix_sort(work.candidates.data(), work.scratch.data(), size, work.counters);
-  const int64_t last = size - 1;
-  const int64_t first = rank - below < last ? rank - below : last;
+  const int64_t first = rank - below - skipped;
   if (pairs % 2 == 1) return {ordered[first], ordered[first]};
   if (rank + 1 - below >= inside) return {ordered[first], next};
-  return {ordered[first], ordered[first < last ? first + 1 : last]};
+  return {ordered[first], ordered[first + 1]};
 }
 
 // Coordinates are scaled by a power of two to at most 2, so that squares neither overflow nor, for
@@ -326,11 +328,10 @@ double assign_scaled(const T* rows, int64_t b, int64_t k, Points& points) {
   return scale;
 }
 
-// body(slice, workspace, share): threads take slices, or share the rows of one slice after the
-// other where slices are fewer than threads.
+// body(slice, workspace, share): threads take slices, or share the rows of a single one.
 template <class Body>
 void for_each_slice(int64_t m, Body&& body) {
-  const bool share = m < num_threads();
+  const bool share = m == 1;
   parallel_for<Workspace>(
       m, [&](int64_t s, Workspace& work) { body(s, work, share); }, share ? 1 : m);
 }

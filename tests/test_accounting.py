@@ -100,6 +100,17 @@ def test_epsilon_is_an_upper_bound_at_tiny_sigma(mu: float) -> None:
             assert truth >= mp.mpf(target) * (1 - mp.mpf(10) ** -8)
 
 
+@pytest.mark.parametrize("mu", [1e2, 1e3, 1e4, 1e5, 1e6, 1e8])
+def test_averaged_delta_is_an_upper_bound_at_tiny_sigma(mu: float) -> None:
+    """Against the closed form of two columns, e^(-b eps) / (2b + 1)."""
+    for log_delta in -np.exp(np.random.default_rng(6).uniform(-4, 3, 40)):
+        b = math.expm1(0.5 * math.log1p(8.0 / mu**2)) / 2.0
+        epsilon = (-log_delta - math.log1p(2.0 * b)) / b
+        if epsilon > 0.0:
+            got = accounting.log_delta(epsilon, sigma=1.0 / mu, d=2, p=2, frame="gaussian")
+            assert 0.0 <= got - log_delta <= 1e-9 * mu + (2e-3 if mu > 1e4 else 0.0)
+
+
 @pytest.mark.parametrize("case", GOLDEN["profiles"][::5], ids=name_of)
 def test_inverses_against_thirty_digits(case: dict) -> None:
     # As far as their condition allows: ln delta itself is known to its allowance.

@@ -512,7 +512,7 @@ def test_schema_infer_of_an_inferred_schema_counts_both(tmp_path: Path) -> None:
         '[columns.smoker]\ntype = "boolean"\n[columns.income]\ntype = "real"\n'
     )
     infer = ["schema", "infer", big, "--json", "--types"]
-    succeed(*infer, first, "--epsilon", 1, "--out", second)
+    succeed(*infer, first, "--epsilon", 1, "--out", second, "--target", "smoker")
     document = json.loads(
         succeed(*infer, second, "--epsilon", 0.5, "--out", tmp_path / "third.toml").stdout
     )
@@ -525,7 +525,9 @@ def test_schema_infer_of_an_inferred_schema_counts_both(tmp_path: Path) -> None:
         succeed(*infer, second, "--epsilon", 0.5, "--out", tmp_path / "fourth.toml").stdout
     )
     assert document["guarantee"]["epsilon"] == pytest.approx(1.5)
-    assert Schema.load(tmp_path / "fourth.toml").guarantee is not None
+    fourth = Schema.load(tmp_path / "fourth.toml")
+    assert fourth.guarantee is not None
+    assert fourth.target == "smoker"
 
 
 def test_schema_infer_takes_sdv_metadata(tmp_path: Path) -> None:
@@ -779,12 +781,16 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def interrupt_when(
     process: subprocess.Popen[str],
     happened: Callable[[], bool],
     by: signal.Signals = signal.SIGINT,
 ) -> str:
-    """Send Ctrl-C as soon as something has happened; return standard error."""
+    """Send Ctrl-C, or the like, as soon as something has happened; return standard error."""
     deadline = time.monotonic() + 60
     while not happened():
         assert process.poll() is None, process.communicate()
@@ -792,7 +798,7 @@ def interrupt_when(
         time.sleep(0.01)
     process.send_signal(by)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + by, (output, errors)
+    assert process.returncode == 130, (output, errors)
     assert output == ""
     assert "Traceback" not in errors
     assert errors.startswith("interrupted")
@@ -822,13 +828,22 @@ def test_interrupted_synthesis_keeps_the_release_only(
     succeed("verify", kept)
 
 
+@pytest.mark.parametrize(
+    ("by", "ignored"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGTERM, False),  # a scheduler, a container
+        (signal.SIGTERM, True),  # of a job in a shell's background, which ignores Ctrl-C
+    ],
+)
 def test_interrupted_training_goes_on_from_its_checkpoint(
-    released_rows: Path, tmp_path: Path
+    by: signal.Signals, ignored: bool, released_rows: Path, tmp_path: Path
 ) -> None:
     out, state = tmp_path / "m.pt", tmp_path / "m.pt.checkpoint"
     arguments = ["train", released_rows, "--out", out, "--batch-size", 16]
-    process = start(*arguments, "--steps", 10**6)
-    errors = interrupt_when(process, state.exists, signal.SIGTERM)  # as a scheduler would
+    options = {"preexec_fn": _ignore_ctrl_c} if ignored else {}
+    process = start(*arguments, "--steps", 10**6, **options)
+    errors = interrupt_when(process, state.exists, by)
     assert str(state) in errors
     stopped = int(re.search(r"after step (\d+)", errors)[1])  # type: ignore[index]
     assert [p.name for p in tmp_path.iterdir()] == [state.name]

@@ -215,6 +215,9 @@ def test_what_was_spent_before_stays_spent():
     first = Schema.infer(table, epsilon=1.0, types={"c": "categorical", "x": "integer"}, **how)
     # All columns are known by now, for the price they had.
     assert Schema.infer(table, epsilon=0.5, types=first, **how).guarantee == first.guarantee
+    noted = Schema(first.columns, target="c", guarantee=first.guarantee)
+    assert Schema.infer(table, epsilon=0.5, types=noted, **how).target == "c"
+    assert Schema.infer(table, epsilon=0.5, types=noted, target="x", **how).target == "x"
     # One column again, from the whole table and from more rows.
     again = {"c": first["c"], "x": "integer"}
     for df in (table, pd.concat([table, table])):

@@ -187,6 +187,23 @@ def test_threads_share_the_rows_of_one_slice(order: str, k: int) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("isa", "keep_threads")
+def test_gradient_goes_to_the_middle_of_many_ties_with_any_number_of_threads() -> None:
+    """Ties too many for one way of finding them, or for its share of one thread."""
+    x = np.zeros((1, 1000, 1))
+    x[0, 50:525], x[0, 525:] = 1.0, -1.0
+    i, j = np.triu_indices(1000, 1)
+    order = np.argsort(np.abs(x[0, i, 0] - x[0, j, 0]), kind="stable")
+    expected = np.zeros_like(x)
+    for pair in order[(len(order) - 1) // 2 : len(order) // 2 + 1]:
+        sign = np.sign(x[0, i[pair], 0] - x[0, j[pair], 0])
+        expected[0, i[pair], 0] += sign / 2
+        expected[0, j[pair], 0] -= sign / 2
+    for threads in (1, 2, 16):
+        _core.set_num_threads(threads)
+        np.testing.assert_array_equal(_core.median_distance_vjp(x, np.ones(1)), expected)
+
+
 # ---------------------------------------------------------------------------- arguments, errors
 
 

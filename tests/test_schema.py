@@ -466,6 +466,9 @@ def test_unknown_category_goes_to_other_where_declared():
     column = Categorical("c", ["a"])
     strangers = pd.Series([f"x{i % 12}" for i in range(30)], name="c")
     shown = ", ".join(f"'x{i}'" for i in range(10))
+    numbers = Categorical("n", [1, 2])
+    with pytest.raises(ValueError, match=r"categories: 7 \(1 cell"):
+        numbers.to_numbers(pd.Series([1, 7], dtype="Int64"))
     for series in (strangers, strangers.astype("category")):
         with pytest.raises(ValueError, match=rf"{shown} and 2 more \(30 cell\(s\)\)"):
             column.to_numbers(series)
@@ -477,6 +480,8 @@ def test_values_outside_the_bounds_are_counted_for_the_data_holder():
     seen = Datetime("t", datetime.date(2020, 1, 1), datetime.date(2020, 12, 31))
     stamps = pd.to_datetime(["2019-12-31", "2020-01-01", "2020-12-31", "2021-01-01"])
     assert seen.outside(pd.Series(stamps)) == 2
+    evening = pd.Series(pd.to_datetime(["2020-12-31 23:59:59"]))
+    assert seen.outside(evening) == 0  # cut to its day, as any other
 
 
 @pytest.mark.parametrize(

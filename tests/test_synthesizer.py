@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def test_no_sample_repeats_another(fitted: Synthesizer) -> None:
     assert fitted.release is not None
     again = Synthesizer.from_release(fitted.release, training=QUICK[fitted.method])
     again.train(progress=False)
+    with pytest.raises(ValueError, match="within its bounds"):
+        again.sample(300, conditions={"age": 999})  # takes no seed
     samples = [again.sample(300) for _ in range(3)]
     pd.testing.assert_frame_equal(samples[0], again.sample(300, seed=0))
     for i in range(3):
@@ -113,8 +116,10 @@ def test_no_sample_repeats_another(fitted: Synthesizer) -> None:
 def test_a_second_release_is_said_to_spend_again() -> None:
     synthesizer = _synthesizer("sums")
     synthesizer.publish(_table(50))
-    with pytest.warns(UserWarning, match="another release spends epsilon and delta again"):
-        synthesizer.publish(_table(50))
+    for again in (synthesizer.publish, functools.partial(synthesizer.fit, progress=False)):
+        with pytest.warns(UserWarning, match="another release spends epsilon and delta again") as w:
+            again(_table(50))
+        assert [warning.filename for warning in w] == [__file__]
 
 
 def test_training_leaves_the_callers_random_state_alone(fitted: Synthesizer) -> None:

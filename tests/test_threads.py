@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -30,7 +32,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_kernels_work_in_a_forked_child() -> None:
     """OpenMP would wait there for ever for threads that only the parent has."""
-    result = subprocess.run(
-        [sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    process = subprocess.Popen([sys.executable, "-c", _FORKS], start_new_session=True)
+    try:
+        assert process.wait(timeout=120) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the child too, should it wait for ever

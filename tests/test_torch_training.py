@@ -161,15 +161,17 @@ def test_mode_and_learning_rate_are_given_back():
 
 def test_optimizer_of_another_generator_is_refused():
     stale = torch.optim.Adam(net().parameters())
-    with pytest.raises(ValueError, match="optimizer must hold parameters of the generator"):
-        fit(net(), squared, steps=1, batch_size=4, optimizer=stale, latent_dim=2, progress=False)
+    for optimizer in (stale, lambda _: stale):
+        with pytest.raises(ValueError, match="optimizer must hold parameters of the generator"):
+            fit(net(), squared, steps=1, batch_size=4, optimizer=optimizer, progress=False)
 
 
-def test_gradients_are_made_whatever_the_caller_has_switched_off():
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_made_whatever_the_caller_has_switched_off(mode):
     generator = net()
-    before = [p.clone() for p in generator.parameters()]
-    with torch.no_grad():
-        fit(generator, squared, steps=2, batch_size=4, latent_dim=2, progress=False)
+    before = [p.detach().clone() for p in generator.parameters()]
+    with mode():
+        fit(generator, squared, steps=2, batch_size=4, progress=False)
         assert not torch.is_grad_enabled()
     assert any(not torch.equal(a, b) for a, b in zip(before, generator.parameters(), strict=True))
 

@@ -1196,7 +1196,7 @@ def schema_infer(
     from dpslice.tabular.files import read_csv
     from dpslice.tabular.schema import Schema
 
-    kinds, nullable, prior = _read_types(types)
+    kinds, nullable, prior, noted = _read_types(types)
     frame = read_csv(table, {name: _csv_type(kind) for name, kind in kinds.items()})
     inferred = Schema.infer(
         frame,
@@ -1205,7 +1205,7 @@ def schema_infer(
         types=kinds,
         adjacency=adjacency.value,
         nullable=nullable,
-        target=target,
+        target=noted if target is None else target,
         prior=prior,
     )
     inferred.save(out)
@@ -1226,8 +1226,10 @@ def schema_infer(
         print(f"written: {out}")
 
 
-def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str], Guarantee | None]:
-    """Types for `Schema.infer`, the columns that may have missing values, and what is spent.
+def _read_types(
+    path: Path,
+) -> tuple[dict[str, str | Column], list[str], Guarantee | None, str | None]:
+    """Types for `Schema.infer`, columns that may have missing values, what is spent, the target.
 
     The file may be a schema that was itself inferred, some of its columns to be done again: what it
     has cost is not undone by that.
@@ -1237,7 +1239,7 @@ def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str], Guarant
     document, is_sdv = read_document(path)
     if is_sdv:
         sdv: dict[str, str | Column] = dict(sdv_types(document))
-        return sdv, list(sdv), None
+        return sdv, list(sdv), None, None
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
@@ -1252,7 +1254,9 @@ def _read_types(path: Path) -> tuple[dict[str, str | Column], list[str], Guarant
             may_miss = described.nullable
         if may_miss:
             nullable.append(name)
-    return kinds, nullable, read_guarantee(document)
+    about = document.get("table", {})
+    target = about.get("target") if isinstance(about, Mapping) else None
+    return kinds, nullable, read_guarantee(document), target
 
 
 def _csv_type(kind: str | Column) -> str:

@@ -185,15 +185,23 @@ def _log_profile(epsilon: Array, ratio: _Ratio) -> Array:
             value[near_one] = np.log1p(-np.exp(np.minimum(rest, 0.0)))
     size = np.abs(np.where(np.isfinite(value), value, 0.0))
     slack = np.minimum(_ERROR_ABSOLUTE, 1e-12 * size) + _ERROR_RELATIVE * size
-    # A = eps/mu - mu/2 cancels where mu is large. ln delta moves by max(1, A) times as much as A,
-    # or less; where A < 0, by no more than the normal density.
     mu = ratio.typical()
     if _LARGE_MU < mu < math.inf:
-        term = np.where(np.isfinite(epsilon), epsilon, 0.0) / mu
-        a = np.clip(term - 0.5 * mu, -40.0, 1e6)
-        steepness = np.where(a > 0.0, np.maximum(1.0, a), np.exp(-0.5 * a**2))
-        slack = slack + 2.0**-51 * np.minimum(term, 1e100) * steepness
+        slack = slack + _large_mu_slack(epsilon, mu, fixed=ratio.scale == 0.0 or not ratio.shape)
     return np.asarray(np.minimum(value + slack, 0.0))
+
+
+def _large_mu_slack(epsilon: Array, mu: float, *, fixed: bool) -> Array:
+    """Bound the further error of ln delta where A = eps/mu - mu/2 cancels."""
+    if not fixed:
+        # Averages: the profile is a step of relative width 1/mu then, and a grid may miss it.
+        return np.full_like(epsilon, 3e-11 * mu + (1e-3 if mu > 1e4 else 0.0))
+    # ln delta moves by the inverse of Mills' ratio times as much as A; where A < 0, by no more than
+    # the normal density.
+    term = np.where(np.isfinite(epsilon), epsilon, 0.0) / mu
+    a = np.clip(term - 0.5 * mu, -40.0, 1e6)
+    steepness = np.where(a > 0.0, a + 1.0, np.exp(-0.5 * a**2))
+    return np.asarray(2.0**-51 * np.minimum(term, 1e100) * steepness)
 
 
 def _log_profile_signed(epsilon: Array, ratio: _Ratio) -> Array:
@@ -1600,7 +1608,7 @@ _WORDING: Final = {
 
 
 def wording(mechanism: str) -> Wording:
-    """Return the words for the certificates of a mechanism."""
+    """Return the words for the certificates of a mechanism (`Guarantee.mechanism`)."""
     return _WORDING.get(mechanism, Wording())
 
 

@@ -1,8 +1,8 @@
 """The command ``dpslice``: its entry point and its way of failing.
 
 Exit codes: 0 success; 1 an error in files, data or values, told in one line; 2 wrong usage (unknown
-command or option, missing argument), or the extra ``tabular`` is not installed; 130 Ctrl-C; 143
-SIGTERM, which ends a command as Ctrl-C does: with its checkpoint, and without half a file.
+command or option, missing argument), or the extra ``tabular`` is not installed; 130 Ctrl-C or
+SIGTERM, which ends a command in the same way: with its checkpoint, and without half a file.
 
 The commands are in `dpslice._commands`, which needs Typer; this module needs only the standard
 library, so that a bare installation can say what is missing.
@@ -16,12 +16,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["main"]
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-TERMINATED = 143  # 128 + SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,27 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     from dpslice._commands import app
 
-    terminated = threading.Event()
-
-    def as_ctrl_c(*_: object) -> None:
-        terminated.set()
-        signal.raise_signal(signal.SIGINT)
-
-    # Schedulers and containers end a job like this, and want it ended soon.
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, as_ctrl_c) if in_main else None
+    # Schedulers and containers end a job by SIGTERM, also one that ignores SIGINT, as jobs in a
+    # shell's background do.
+    before: Any = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="dpslice")
-        code = os.EX_OK
     except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
+        return INTERRUPTED
     finally:
-        if in_main:
+        if before is not None:  # None: not there, or not Python's to put back
             signal.signal(signal.SIGTERM, before)
-    return TERMINATED if code == INTERRUPTED and terminated.is_set() else code
+    return os.EX_OK
 
 
 if __name__ == "__main__":

@@ -198,16 +198,11 @@ class SlicingMechanism:
             so small against max_norm, that floating-point numbers cannot deliver it.
         """
         d = _arrays.positive_integer("d", d)
-        frame = None if self.seed is None else self._draw(d)
-        return self._account(d, frame, n=n)
-
-    def _draw(self, d: int) -> Array:
-        return frames.make_frame(self.frame, d, self._columns(d), self.seed)
-
-    def _account(self, d: int, known: Array | None, *, n: int | None = None) -> Guarantee:
-        """Account for a frame that is drawn afresh, or for a `known` one."""
         p = self._columns(d)
         assert self.delta is not None
+        known = None  # a frame that is drawn afresh
+        if self.seed is not None:
+            known = frames.worst_case_norm(self.frame, d, p, self.seed)
         column_norm = frames.column_norm_bound(self.frame, d, p)
         longest = self.max_norm * column_norm  # bound on a number of XU
         setting = _Setting(
@@ -219,7 +214,7 @@ class SlicingMechanism:
             max_norm=self.max_norm,
             diameter=self._diameter,
             column_norm=column_norm,
-            frame_norm=None if known is None else frames.worst_case_norm(self.frame, known),
+            frame_norm=known,
         )
         if self.epsilon is None:
             assert self.sigma is not None
@@ -381,13 +376,12 @@ class SlicingMechanism:
         if first is None:
             raise ValueError("X must have at least one row; got none")
         d = first.shape[1]
-        frame = self._draw(d)
-        guarantee = self._account(d, None if self.seed is None else frame)
+        guarantee = self.account(d)
         assert guarantee.p is not None
         assert guarantee.sigma is not None
         plan = _Plan(
             guarantee=guarantee,
-            frame=frame,
+            frame=frames.make_frame(self.frame, d, guarantee.p, self.seed),
             sigma=guarantee.sigma,
             max_norm=self.max_norm,
             dtype=_output_dtype(self.frame, d, guarantee.p, guarantee.sigma, self.max_norm),

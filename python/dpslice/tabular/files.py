@@ -99,7 +99,7 @@ def write_text(df: pd.DataFrame, handle: Any) -> None:
         if isinstance(dtype, np.dtype) and dtype.kind == "M":
             df.isetitem(i, _iso_text(df.iloc[:, i].to_numpy()))
         elif isinstance(dtype, np.dtype) and dtype.kind == "f" and _all_whole(df.iloc[:, i]):
-            df.isetitem(i, df.iloc[:, i].astype("Int64").array)  # 100, not 100.0
+            df.isetitem(i, df.iloc[:, i].astype("float64").astype("Int64").array)  # 100, not 100.0
     # The writer quotes a carriage return only where it is part of the line's end.
     texts = [
         pd.Series(df.columns),
@@ -113,7 +113,7 @@ def write_text(df: pd.DataFrame, handle: Any) -> None:
 
 def _all_whole(column: pd.Series[Any]) -> bool:
     """Whether all numbers are integers that float64 holds exactly."""
-    values = column.to_numpy()
+    values = column.to_numpy(dtype=np.float64)
     values = values[~np.isnan(values)]
     return bool((np.rint(values) == values).all() and (np.abs(values) < 2.0**53).all())
 

@@ -129,6 +129,8 @@ def infer_schema(
     epsilon = _arrays.positive_real("epsilon", epsilon)
     delta = _arrays.open_unit("delta", delta)
     _arrays.choice("adjacency", adjacency, ADJACENCIES)
+    if isinstance(types, Schema) and target is None:
+        target = types.target
     types, prior = _earlier(types, prior, adjacency)
     kinds = _public_types(df, types, target)
     may_miss = _public_missingness(nullable, tuple(kinds))

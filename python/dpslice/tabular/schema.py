@@ -234,7 +234,7 @@ class Categorical:
         unknown = index == -1
         if unknown.any():
             if self.other is None:
-                strangers = list(dict.fromkeys(values[unknown]))
+                strangers = list(dict.fromkeys(values[unknown].tolist()))
                 shown = ", ".join(repr(value) for value in strangers[:_MOST_SHOWN])
                 more = len(strangers) - _MOST_SHOWN
                 several = f"{shown} and {more} more" if more > 0 else shown
@@ -750,7 +750,7 @@ class Datetime:
         TypeError, ValueError
             As `to_numbers`.
         """
-        seconds = self._checked(series)
+        seconds = np.floor(self._checked(series) / self.unit) * self.unit
         low, high = self.bounds_seconds
         return int(np.count_nonzero((seconds < low) | (seconds > high)))
 
@@ -1255,7 +1255,7 @@ class Schema:
             Which columns may have missing values: public knowledge; all by default, since
             whether some value is missing is a fact about private rows.
         target : str, optional
-            Target column to note in the schema.
+            Target column to note in the schema. Default: that of `types`, if it is a Schema.
         prior : Guarantee, optional
             What was spent on these rows before, where columns in `types` come from an inferred
             schema (its `guarantee`); it becomes part of the result's.

@@ -172,16 +172,32 @@ class Synthesizer:
         FileExistsError
             If `path` exists and is not to be overwritten.
         """
-        kind = METHODS[self.method]
-        metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
-        if self.schema.guarantee is not None:
-            metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
+        self._warn_of_another_release(stacklevel=3)
+        return self._publish(
+            df, path=path, overwrite=overwrite, progress=progress, on_round=on_round
+        )
+
+    def _warn_of_another_release(self, *, stacklevel: int) -> None:
         if self.release is not None:
             warnings.warn(
                 "this synthesizer has released a table before: another release spends epsilon "
                 "and delta again, and the two guarantees add up",
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
+
+    def _publish(
+        self,
+        df: pd.DataFrame | Iterable[pd.DataFrame],
+        *,
+        path: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int], None] | None = None,
+        on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
+    ) -> Release:
+        kind = METHODS[self.method]
+        metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
+        if self.schema.guarantee is not None:
+            metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
         self.release = self._method.publish(
             df,
             epsilon=self.epsilon,
@@ -226,7 +242,8 @@ class Synthesizer:
         TypeError, ValueError
             As `publish` and `train`.
         """
-        return self.train(self.publish(df), checkpoint=checkpoint, progress=progress)
+        self._warn_of_another_release(stacklevel=3)
+        return self.train(self._publish(df), checkpoint=checkpoint, progress=progress)
 
     # -------------------------------------------------------------------------- public side
 
@@ -326,6 +343,7 @@ class Synthesizer:
             callbacks=callbacks,
         )
         self.release = release
+        self._samples = 0
         self.model = model.eval()
         self._guarantee = self._total(release)
         return self
@@ -345,7 +363,8 @@ class Synthesizer:
             Number of rows.
         seed : int, optional
             The same seed gives the same rows. Default: that of the synthesizer, and for each
-            further call one of its own that follows from it, so that no rows come twice.
+            further call one that follows from it, so that this object makes no rows twice. (A
+            model that is loaded again begins anew.)
         conditions : mapping from str to value, optional
             Values that columns are to have (None: missing), such as ``{"sex": "Female"}``. Models
             of sums draw from their exact conditional distribution; a number is conditioned on by
@@ -364,8 +383,10 @@ class Synthesizer:
         """
         n = _arrays.positive_integer("n", n)
         model = self._trained()
-        seed = self._next_seed() if seed is None else _arrays.integer("seed", seed, minimum=0)
+        if seed is not None:
+            seed = _arrays.integer("seed", seed, minimum=0)
         conditions = self._checked_conditions(conditions)
+        seed = self._next_seed() if seed is None else seed
         table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
         return table
 
@@ -453,7 +474,7 @@ class Synthesizer:
         return write_report(
             path,
             real=df,
-            synthetic=self.sample(n if n is not None else len(df)),
+            synthetic=self.sample(n if n is not None else len(df), seed=self.seed),
             schema=self.schema,
             guarantee=self.guarantee,
             target=target,

@@ -567,16 +567,24 @@ class _Clip(torch.autograd.Function):
     whether it should be shorter: then, and only then, its part along the row is kept.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, norm: float) -> Tensor:
+    def forward(rows: Tensor, norm: float) -> Tensor:
         length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        scale: Tensor = norm / length.clamp(min=norm)
-        ctx.save_for_backward(rows / length.clamp(min=norm), scale)
-        return rows * scale
+        clipped: Tensor = rows * (norm / length.clamp(min=norm))
+        return clipped
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        rows, ctx.norm = inputs
+        ctx.save_for_backward(rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        direction, scale = ctx.saved_tensors
+        (rows,) = ctx.saved_tensors
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=ctx.norm)
+        direction, scale = rows / length, ctx.norm / length
         outwards = (grads[0] * direction).sum(dim=1, keepdim=True).clamp(max=0.0)
         # Shorter rows have a scale of 1 and are passed on as they are.
         return scale * (grads[0] - torch.where(scale < 1.0, direction * outwards, 0.0)), None

@@ -154,31 +154,32 @@ class _WeightAverage:
 class _InterruptGuard:
     """Turns the first SIGINT into a flag; the second one raises KeyboardInterrupt as usual.
 
-    Signal handlers can only be set in the main thread. Elsewhere, and where SIGINT is ignored
+    The same for SIGTERM, where a handler in Python waits for it (as in the command line). Signal
+    handlers can only be set in the main thread. Elsewhere, and where a signal is ignored
     (``nohup``), nothing is changed.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._previous: Any = None
-        self._active = False
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _InterruptGuard:
         if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGINT)
-            if callable(previous):
-                self._previous, self._active = previous, True
-                signal.signal(signal.SIGINT, self._on_signal)
+            for which in (signal.SIGINT, signal.SIGTERM):
+                previous = signal.getsignal(which)
+                if callable(previous):
+                    self._previous[which] = previous
+                    signal.signal(which, self._on_signal)
         return self
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.interrupted:
-            self._previous(signum, frame)
+            self._previous[signum](signum, frame)
         self.interrupted = True
 
     def __exit__(self, *error: object) -> None:
-        if self._active:
-            signal.signal(signal.SIGINT, self._previous)
+        for which, previous in self._previous.items():
+            signal.signal(which, previous)
 
 
 @contextlib.contextmanager
@@ -367,20 +368,21 @@ def _make_optimizer(
     if optimizer is None:
         return torch.optim.Adam(parameters, lr=lr)
     if isinstance(optimizer, torch.optim.Optimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not held & {id(p) for p in parameters}:
-            raise ValueError(
-                "optimizer must hold parameters of the generator; got one that holds others"
-            )
-        return optimizer
-    if not callable(optimizer):
+        made = optimizer
+    elif not callable(optimizer):
         raise TypeError(
             "optimizer must be a torch optimizer, or a function of the parameters that returns "
             f"one; got {_arrays.describe(optimizer)}"
         )
-    made = optimizer(parameters)
+    else:
+        made = optimizer(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"optimizer must return a torch optimizer; got {_arrays.describe(made)}")
+    held = {id(p) for group in made.param_groups for p in group["params"]}
+    if not held & {id(p) for p in parameters}:
+        raise ValueError(
+            "optimizer must hold parameters of the generator; got one that holds others"
+        )
     return made
 
 
@@ -621,7 +623,12 @@ def fit(
     }
     start = time.monotonic()
     was_training = generator.training
-    with _InterruptGuard() as guard, _private_rng(device), torch.enable_grad():
+    with (
+        _InterruptGuard() as guard,
+        _private_rng(device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         run = _Run(generator, loss, made, settings=settings, device=device, seed=seed, ema=ema)
         saved = -1  # step of the checkpoint on disk, -1: none of this run
         if path is not None and resume and path.exists():
