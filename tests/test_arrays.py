@@ -567,3 +567,24 @@ def test_product_halves_follow_the_precision_of_torch() -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     assert _arrays.product_halves(place) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_finite_numbers_are_told_from_others(dtype: type, size: int) -> None:
+    largest = np.finfo(dtype).max
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(size, 3)).astype(dtype)
+    arrays = [values, values * (largest / 10), np.full((size, 3), -largest), values[::-1, ::2]]
+    for good in arrays:  # sums and squares of some of them overflow
+        assert _arrays.all_finite(good)
+        assert _arrays.all_finite(torch.from_numpy(good.copy()))
+        for bad in (np.nan, np.inf, -np.inf):
+            spoilt = good.copy()
+            spoilt[size // 2, 1] = bad
+            assert not _arrays.all_finite(spoilt)
+            assert not _arrays.all_finite(torch.from_numpy(spoilt))
+            spoilt[0, 0] = -bad  # infinities that cancel
+            assert not _arrays.all_finite(spoilt)
+            assert not _arrays.all_finite(torch.from_numpy(spoilt))
+    assert _arrays.all_finite(np.zeros((0, 3), dtype))

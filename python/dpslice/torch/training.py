@@ -419,7 +419,7 @@ def _one_step(
             f"generator must map noise of shape {tuple(z.shape)} to a tensor of shape "
             f"({z.shape[0]}, d); got {_arrays.describe(x)}"
         )
-    if not bool(torch.isfinite(x.detach()).all()):
+    if not _arrays.all_finite(x):
         raise TrainingError(f"{where}: the generator's output holds NaN or infinity; {kept}")
     value = run.loss(x)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
