@@ -86,22 +86,35 @@ void pack_frame(const T* frame, const PanelLayout<T>& layout, T* packed) {
       threads_for(d * p / 16));
 }
 
-// tile [kRowTile, kColumnTile] = rows of x times a column range of the packed frame. `read_row(r,
-// l0, depth, to)` fills `to` with entries l0 ... l0+depth-1 of row r.
+// The left operand of a tile: whole tiles of rows, each `stride` after the one before.
+template <class T>
+struct LeftRows {
+  const T* at;
+  int64_t stride;
+};
+
+// Rows that are made on the way, [rows, kDepthTile]: `read_row(r, to)` fills row r.
 template <class T, class ReadRow>
+LeftRows<T> made_rows(int64_t rows, T* x, ReadRow&& read_row) {
+  for (int64_t r = 0; r < rows; ++r) read_row(r, x + r * kDepthTile);
+  for (int64_t r = rows; r < padded_rows(rows); ++r)
+    std::memset(x + r * kDepthTile, 0, sizeof(T) * kDepthTile);
+  return {x, kDepthTile};
+}
+
+// tile [kRowTile, kColumnTile] = rows of x times a column range of the packed frame. `left(l0,
+// depth)` gives entries l0 ... l0+depth-1 of the rows.
+template <class T, class Left>
 void multiply_tile(int64_t rows, int64_t first_column, int64_t columns,
-                   const PanelLayout<T>& layout, const T* packed, T* x, T* tile,
-                   ReadRow&& read_row) {
+                   const PanelLayout<T>& layout, const T* packed, T* tile, Left&& left) {
   const int64_t first_panel = first_column / kPanel<T>, panels = ceil_div(columns, kPanel<T>);
-  const int64_t whole_rows = padded_rows(rows), d = layout.depth;
+  const int64_t d = layout.depth;
   for (int64_t l0 = 0; l0 < d; l0 += kDepthTile) {
     const int64_t depth = smaller(kDepthTile, d - l0);
-    for (int64_t r = 0; r < rows; ++r) read_row(r, l0, depth, x + r * kDepthTile);
-    for (int64_t r = rows; r < whole_rows; ++r)
-      std::memset(x + r * kDepthTile, 0, sizeof(T) * kDepthTile);
+    const LeftRows<T> x = left(l0, depth);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t width = layout.width(first_panel + panel);
-      panel_product(whole_rows, depth, x, kDepthTile, 1,
+      panel_product(padded_rows(rows), depth, x.at, x.stride, 1,
                     packed + layout.start(first_panel + panel) + l0 * width, width,
                     tile + panel * kPanel<T>, kColumnTile, l0 > 0);
     }
@@ -109,9 +122,10 @@ void multiply_tile(int64_t rows, int64_t first_column, int64_t columns,
 }
 
 // Runs finish(tile, rows, columns, first row, first column, scratch) over the tiles of the product.
-template <class T, class Scratch, class ReadRow, class Finish>
-void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& read_row,
-                   Finish&& finish) {
+// `left(row, rows, l0, depth, x)` gives the operand of rows from `row` on, in x [kRowTile,
+// kDepthTile] if it has to be made.
+template <class T, class Scratch, class Left, class Finish>
+void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, Left&& left, Finish&& finish) {
   const PanelLayout<T> layout{d, p};
   Buffer<T> packed(layout.size());
   pack_frame(frame, layout, packed.data());
@@ -124,9 +138,8 @@ void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, ReadRow&& re
         const int64_t rows = smaller(kRowTile, n - row), columns = smaller(kColumnTile, p - column);
         T* x = scratch.x.resize(kRowTile * kDepthTile);
         T* tile = scratch.tile.resize(kRowTile * kColumnTile);
-        multiply_tile(
-            rows, column, columns, layout, packed.data(), x, tile,
-            [&](int64_t r, int64_t l0, int64_t depth, T* to) { read_row(row + r, l0, depth, to); });
+        multiply_tile(rows, column, columns, layout, packed.data(), tile,
+                      [&](int64_t l0, int64_t depth) { return left(row, rows, l0, depth, x); });
         finish(tile, rows, columns, row, column, scratch);
       },
       threads_for(n * p * (1 + d / 64)));
@@ -243,9 +256,12 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
   const double h = std::ldexp(1.0, std::ilogb(args.sigma) - 10), per_h = 1.0 / h;
   for_each_tile<double, SecureScratch>(
       n, d, p, args.frame,
-      [&](int64_t r, int64_t l0, int64_t depth, double* to) {
-        const X* from = x + r * d + l0;
-        for (int64_t l = 0; l < depth; ++l) to[l] = static_cast<double>(from[l]) * factor[r];
+      [&](int64_t row, int64_t rows, int64_t l0, int64_t depth, double* made) {
+        return made_rows(rows, made, [&](int64_t r, double* to) {
+          const X* from = x + (row + r) * d + l0;
+          for (int64_t l = 0; l < depth; ++l)
+            to[l] = static_cast<double>(from[l]) * factor[row + r];
+        });
       },
       [&](const double* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
           SecureScratch& scratch) {
@@ -366,8 +382,12 @@ void project_fast(const ProjectFastArgs<T>& args) {
   const T sigma = static_cast<T>(args.sigma);
   for_each_tile<T, FastScratch<T>>(
       n, d, p, args.frame,
-      [&](int64_t r, int64_t l0, int64_t depth, T* to) {
-        std::memcpy(to, args.x + r * d + l0, sizeof(T) * static_cast<size_t>(depth));
+      [&](int64_t row, int64_t rows, int64_t l0, int64_t depth, T* made) {
+        const T* const from = args.x + row * d + l0;
+        if (rows == padded_rows(rows)) return LeftRows<T>{from, d};
+        return made_rows(rows, made, [&](int64_t r, T* to) {
+          std::memcpy(to, from + r * d, sizeof(T) * static_cast<size_t>(depth));
+        });
       },
       [&](const T* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
           FastScratch<T>& scratch) {
