@@ -6,6 +6,7 @@ that follows the README's own schema.
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 import runpy
@@ -27,6 +28,23 @@ README = ROOT / "README.md"
 EXAMPLES = ROOT / "examples"
 
 TRAINED = {"synthesize", "train", "demo"}
+
+
+def test_what_follows_a_release_imports_no_mechanism() -> None:
+    """Losses, training and kernels can have no private row."""
+    package = ROOT / "python" / "dpslice"
+    later = [*package.glob("torch/*.py"), package / "kernels.py", package / "divergences.py"]
+    assert len(later) > 6
+    for path in later:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            parts = {part for name in names for part in name.split(".")}
+            assert not parts & {"mechanism", "adaptive"}, path
 
 
 def _blocks(language: str) -> list[str]:

@@ -392,6 +392,8 @@ def test_nothing_is_left_of_a_failed_release(tmp_path: Path) -> None:
         ({"delta": None}, ValueError, "delta must be given together with epsilon"),
         ({"epsilon": -1.0}, ValueError, "epsilon must be a finite number > 0"),
         ({"delta": 1.0}, ValueError, "delta must be strictly between 0 and 1"),
+        ({"sampling_rate": 5.0}, ValueError, "sampling_rate must be strictly between 0 and 1"),
+        ({"sampling_rate": "a"}, TypeError, "sampling_rate"),
         ({"adjacency": "swap"}, ValueError, "adjacency must be one of zero_out, replace_one, add"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,36 @@ def test_no_sample_repeats_another(fitted: Synthesizer) -> None:
             assert not samples[i].equals(samples[j])
 
 
+WRONG = {
+    MixtureOptions: {"steps": -5, "components": 0, "lr": math.nan, "spread": math.nan},
+    TrainingOptions: {
+        "steps": 2.5,
+        "batch_size": 0,
+        "lr": 0.0,
+        "ema": 2.0,
+        "code_dim": 0,
+        "hidden": (0,),
+        "temperature": -1.0,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [(kind, {name: value}) for kind, each in WRONG.items() for name, value in each.items()],
+)
+def test_options_are_checked_before_anything_is_spent(kind: type, wrong: dict) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        kind(**wrong)
+
+
+def test_checkpoint_is_checked_before_anything_is_spent(tmp_path: Path) -> None:
+    synthesizer = _synthesizer("sums")
+    with pytest.raises(ValueError, match="checkpoint must lie in a directory that exists"):
+        synthesizer.fit(_table(50), checkpoint=tmp_path / "no" / "state", progress=False)
+    assert synthesizer.release is None
+
+
 def test_a_second_release_is_said_to_spend_again() -> None:
     synthesizer = _synthesizer("sums")
     synthesizer.publish(_table(50))
@@ -166,6 +197,7 @@ def test_rounds_count_what_pairs_do_not_tell(adjacency: str, tmp_path: Path) -> 
     again.train(progress=False)
     again.save(tmp_path / "model.pt")
     loaded = Synthesizer.load(tmp_path / "model.pt")
+    assert again.rounds == loaded.rounds == 2
     pd.testing.assert_frame_equal(loaded.sample(50), again.sample(50))
     facts = again.training_facts()
     assert facts is not None

@@ -2339,7 +2339,8 @@ def choice_range(mu: float) -> float:
     return max(0.0, eta * (1.0 - 1e-12) - 1e-11)
 
 
-def _sampling_rate(value: object, adjacency: str, delta: float) -> float | None:
+def checked_sampling_rate(value: object, adjacency: str, delta: float) -> float | None:
+    """Return the rate, or raise unless it may be sampled at that under the adjacency."""
     if value is None:
         return None
     rate = _arrays.open_unit("sampling_rate", value)
@@ -2455,7 +2456,7 @@ def sum_guarantee(
     noise = _arrays.positive_real("sigma", sigma)
     kind, distance, far = _sum_distances(adjacency, norm, diameter)
     total, target = _sum_target(delta, cells)
-    rate = _sampling_rate(sampling_rate, kind, total)
+    rate = checked_sampling_rate(sampling_rate, kind, total)
     epsilon_numerical, delta_numerical = sum_numerical_loss(cells)
 
     def stated(reach: float, rate: float | None = None) -> float:
@@ -2525,7 +2526,7 @@ def calibrate_sums(
     eps = _arrays.positive_real("epsilon", epsilon)
     kind, distance, _ = _sum_distances(adjacency, norm, diameter)
     total, target = _sum_target(delta, cells)
-    rate = _sampling_rate(sampling_rate, kind, total)
+    rate = checked_sampling_rate(sampling_rate, kind, total)
     rounding = sum_numerical_loss(cells)[0]
     if not eps > rounding:
         raise ValueError(

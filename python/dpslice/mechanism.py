@@ -463,6 +463,8 @@ class SumMechanism:
         for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
+        assert self.delta is not None
+        accounting.checked_sampling_rate(self.sampling_rate, self.adjacency, self.delta)
 
     def account(self, *, n: int | None = None) -> Guarantee:
         """Tell what a release will guarantee, and its sigma.

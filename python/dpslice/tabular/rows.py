@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import Release
@@ -44,6 +45,13 @@ class TrainingOptions:
         Decay of the running mean of the weights, which is what is sampled from in the end.
     code_dim, hidden, temperature
         As in `TabularGenerator`.
+
+    Raises
+    ------
+    TypeError
+        If an option is of the wrong kind.
+    ValueError
+        If it is out of range: steps < 0, ema not between 0 and 1, the others not positive.
     """
 
     steps: int = 1000
@@ -56,6 +64,16 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))  # lists come out of files
+        # Checked before anything is released: the budget is not to be spent for a mistake.
+        _arrays.integer("steps", self.steps, minimum=0)
+        _arrays.positive_integer("batch_size", self.batch_size)
+        _arrays.positive_real("lr", self.lr)
+        if self.ema is not None:
+            _arrays.open_unit("ema", self.ema)
+        _arrays.positive_integer("code_dim", self.code_dim)
+        for width in self.hidden:
+            _arrays.positive_integer("hidden", width)
+        _arrays.positive_real("temperature", self.temperature)
 
 
 class RowMethod:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES
 from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
@@ -56,12 +57,26 @@ class MixtureOptions:
         Peak learning rate of the logits; a cosine schedule lowers it to 0.
     spread : float
         Standard deviation of the logits at the start.
+
+    Raises
+    ------
+    TypeError
+        If an option is of the wrong kind.
+    ValueError
+        If it is out of range: steps < 0, the others not positive.
     """
 
     steps: int = 2000
     components: int = 1024
     lr: float = 0.05
     spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        # Checked before anything is released: the budget is not to be spent for a mistake.
+        _arrays.integer("steps", self.steps, minimum=0)
+        _arrays.positive_integer("components", self.components)
+        _arrays.positive_real("lr", self.lr)
+        _arrays.positive_real("spread", self.spread)
 
 
 class SumMethod:

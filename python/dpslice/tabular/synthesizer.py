@@ -43,6 +43,12 @@ def default_options(method: str) -> MixtureOptions | TrainingOptions:
     return METHODS[method].options_class()
 
 
+def _way_out(adjacency: str) -> str:
+    if adjacency == "add_remove":
+        return "schemas are not inferred under add_remove: describe the columns yourself"
+    return "or infer the schema anew"
+
+
 class Synthesizer:
     """Private synthetic tables.
 
@@ -102,7 +108,7 @@ class Synthesizer:
             # Said now: after the release its cost would be spent and the total still unknown.
             raise ValueError(
                 f"adjacency must be {schema.guarantee.adjacency!r}, as the schema was inferred "
-                f"under that; got {adjacency!r} (or infer the schema anew)"
+                f"under that; got {adjacency!r} ({_way_out(self.adjacency)})"
             )
         if training is not None and not isinstance(training, kind.options_class):
             raise TypeError(
@@ -196,6 +202,8 @@ class Synthesizer:
     ) -> Release:
         kind = METHODS[self.method]
         metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
+        if self.rounds:
+            metadata["rounds"] = self.rounds
         if self.schema.guarantee is not None:
             metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
         self.release = self._method.publish(
@@ -242,6 +250,9 @@ class Synthesizer:
         TypeError, ValueError
             As `publish` and `train`.
         """
+        if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+            # Said now: after the release epsilon would be spent.
+            raise ValueError(f"checkpoint must lie in a directory that exists; got {checkpoint}")
         self._warn_of_another_release(stacklevel=3)
         return self.train(self._publish(df), checkpoint=checkpoint, progress=progress)
 
@@ -289,6 +300,7 @@ class Synthesizer:
             method=release.kind,
             adjacency=release.guarantee.adjacency,
             training=training,
+            rounds=metadata.get("rounds", 0),
             seed=seed,
         )
         synthesizer._use(metadata[kind.settings_key])
@@ -508,6 +520,7 @@ class Synthesizer:
             "method": self.method,
             "adjacency": self.adjacency,
             "seed": self.seed,
+            "rounds": self.rounds,
             "guarantee": self.guarantee.to_dict(),
         }
         with replacing(path) as temporary:
@@ -557,6 +570,7 @@ class Synthesizer:
             synthesizer = cls(
                 Schema.from_dict(header["schema"]),
                 training=options(**header["training"]),
+                rounds=header.get("rounds", 0),  # models of versions that did not say
                 **{k: header[k] for k in ("epsilon", "delta", "method", "adjacency", "seed")},
             )
             synthesizer._use(header["settings"])

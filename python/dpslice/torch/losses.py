@@ -177,7 +177,8 @@ class _ReleaseLoss(nn.Module):
         normal = torch.randn(m, p, k, generator=self._generator, dtype=torch.float64)
         q, r = torch.linalg.qr(normal)
         # The signs of R's diagonal make Q Haar-distributed, whatever the library's convention.
-        q = q * torch.sign(r.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)
+        signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0.0, -1.0, 1.0)
+        q = q * signs.to(q.dtype).unsqueeze(-2)
         side_by_side: Tensor = q.permute(1, 0, 2).reshape(p, m * k)
         return side_by_side
 
@@ -256,6 +257,14 @@ class SmoothedLikelihood(_ReleaseLoss):
         Released rows per call (b), drawn anew without repeats; all of them if there are fewer.
     seed : int, optional
         Seed of the batches and fresh slices. Default: drawn from the operating system.
+
+    Raises
+    ------
+    TypeError
+        If `release` is no Release, or an argument is of the wrong kind.
+    ValueError
+        If the release is not of rows, it has too few columns for the slices, fresh slices are
+        wanted of a frame whose columns are not orthonormal, a size is below 1.
 
     Notes
     -----
@@ -347,6 +356,15 @@ class SlicedDivergence(_ReleaseLoss):
         grows with its cube. Default: 128.
     seed : int, optional
         Seed of batches, fresh slices and sampled noise. Default: drawn from the operating system.
+
+    Raises
+    ------
+    TypeError
+        If `release` is no Release, or an argument is of the wrong kind.
+    ValueError
+        If the release is not of rows, it has too few columns for the slices, fresh slices are
+        wanted of a frame whose columns are not orthonormal, a size is below 1, the divergence is
+        unknown, a bandwidth or multiplier is not positive, or the ridge is negative.
 
     References
     ----------
@@ -471,6 +489,14 @@ class SlicedWasserstein(_ReleaseLoss):
         Released rows per call (b), drawn anew without repeats; all of them if there are fewer.
     seed : int, optional
         Seed of batches, fresh slices and noise. Default: drawn from the operating system.
+
+    Raises
+    ------
+    TypeError
+        If `release` is no Release, or an argument is of the wrong kind.
+    ValueError
+        If the release is not of rows, it has too few columns for the slices, fresh slices are
+        wanted of a frame whose columns are not orthonormal, or a size or the order is below 1.
 
     References
     ----------

@@ -109,13 +109,14 @@ def _learning_rate_factor(
     """Factor on the base learning rate in step `step` (counted from 0).
 
     It rises linearly over the first `warmup` steps, then stays at 1 (``constant``) or follows
-    (1 + cos(pi t)) / 2 for t from 0 to 1 over the rest (``cosine``). A function of the step alone:
-    no state to save.
+    (1 + cos(pi t)) / 2 for t from 0 to 1 over the rest (``cosine``). A function of the caller's is
+    multiplied by the rise. A function of the step alone: no state to save.
     """
+    rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
     if callable(schedule):
-        return float(schedule(step))
+        return rise * float(schedule(step))
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return rise
     if schedule == "constant":
         return 1.0
     done = (step - warmup) / max(1, steps - warmup)
@@ -339,17 +340,19 @@ class _Run:
         try:
             _check_same_run(content["settings"], self.settings, path)
             _check_same_architecture(content["generator"], self.generator, path)
-            self.optimizer.load_state_dict(content["optimizer"])
-            if isinstance(self.loss, nn.Module):
-                self.loss.load_state_dict(content["loss"])
-            self.generator.load_state_dict(content["generator"])
-            if self.average is not None:
-                for name, value in self.average.state.items():
-                    value.copy_(content["ema"][name])
+            # What is this run's own comes first, the caller's last: by then all has been read.
             self.base_lrs = [float(lr) for lr in content["base_lrs"]]
             self.history = content["history"].tolist()
             self.step = int(content["step"])
             _set_rng_state(content["rng"], self.device, self.latent)
+            if self.average is not None:
+                for name, value in self.average.state.items():
+                    value.copy_(content["ema"][name])
+            states = content["generator"], content["optimizer"], content["loss"]
+            if isinstance(self.loss, nn.Module):
+                self.loss.load_state_dict(states[2])
+            self.optimizer.load_state_dict(states[1])
+            self.generator.load_state_dict(states[0])
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
