@@ -201,7 +201,7 @@ def test_rounds_count_what_pairs_do_not_tell(adjacency: str, tmp_path: Path) -> 
     pd.testing.assert_frame_equal(loaded.sample(50), again.sample(50))
     facts = again.training_facts()
     assert facts is not None
-    assert "misfit over noise, worst table" in facts
+    assert "misfit over noise, worst table 1" in facts
 
 
 def test_rounds_that_cannot_be_are_refused() -> None:
@@ -334,7 +334,7 @@ def test_report_under_add_remove_does_not_call_the_number_of_rows_public(tmp_pat
     assert "one row in the table or not (add_remove)" in page
     assert "under replace_one, same δ" in page
     assert "is public: it is the same in both tables" not in page
-    assert "misfit over noise, worst table" in page
+    assert "misfit over noise, worst table 1" in page
 
 
 def test_sums_hold_what_depends_on_what() -> None:

@@ -38,6 +38,7 @@ Numbers = NDArray[np.float64]
 TABLES_PER_COLUMN = 0.5
 COUNTING_SHARE = 0.2
 CHOOSING_SHARE = 0.04
+_WORST_SHOWN = 5  # tables in a report
 _AGAIN = 0.25  # of the steps and of the learning rate, to fit a model again to a release with more
 
 
@@ -268,11 +269,14 @@ class SumMethod:
         if release is not None:
             misfits = self.misfits(release, model)
             if misfits:
-                worst = max(misfits, key=lambda group: misfits[group])
-                names = ", ".join(self.discretization.schema.names[j] for j in worst)
                 mean = float(np.mean(list(misfits.values())))
                 facts["misfit over noise, mean of tables"] = float(f"{mean:.3g}")
-                facts["misfit over noise, worst table"] = f"{names}: {misfits[worst]:.3g}"
+                worst = sorted(misfits, key=lambda group: misfits[group], reverse=True)
+                for rank, group in enumerate(worst[:_WORST_SHOWN], 1):
+                    names = ", ".join(self.discretization.schema.names[j] for j in group)
+                    facts[f"misfit over noise, worst table {rank}"] = (
+                        f"{names}: {misfits[group]:.3g}"
+                    )
         return facts
 
     def misfits(self, release: Release, model: ProductMixture) -> dict[Group, float]:
