@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -115,7 +116,13 @@ def test_no_sample_repeats_another(fitted: Synthesizer) -> None:
 
 
 WRONG = {
-    MixtureOptions: {"steps": -5, "components": 0, "lr": math.nan, "spread": math.nan},
+    MixtureOptions: {
+        "steps": -5,
+        "components": 0,
+        "lr": math.nan,
+        "spread": math.nan,
+        "stop_at": 0.0,
+    },
     TrainingOptions: {
         "steps": 2.5,
         "batch_size": 0,
@@ -135,6 +142,21 @@ WRONG = {
 def test_options_are_checked_before_anything_is_spent(kind: type, wrong: dict) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         kind(**wrong)
+
+
+def test_training_may_stop_at_the_floor_of_the_noise() -> None:
+    options = dataclasses.replace(QUICK["sums"], steps=400, stop_at=1.0)
+    seen: list[float] = []
+    synthesizer = _synthesizer("sums", training=options)
+    synthesizer.train(
+        synthesizer.publish(_table(3000)),
+        progress=False,
+        callbacks=[lambda state: seen.append(state.loss)],
+    )
+    assert synthesizer.result is not None
+    assert not synthesizer.result.interrupted
+    assert synthesizer.result.steps == len(seen) < 400
+    assert seen[-1] <= 1.0 < min(seen[:-1])
 
 
 def test_checkpoint_is_checked_before_anything_is_spent(tmp_path: Path) -> None:

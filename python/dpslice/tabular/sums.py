@@ -26,7 +26,7 @@ from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Datetime, Number, Schema
 from dpslice.torch.sum_losses import MarginalMatching, balanced, shares
-from dpslice.torch.training import FitResult, fit
+from dpslice.torch.training import FitResult, TrainingState, fit
 
 __all__ = ["MixtureOptions", "SumMethod"]
 
@@ -58,6 +58,11 @@ class MixtureOptions:
         Peak learning rate of the logits; a cosine schedule lowers it to 0.
     spread : float
         Standard deviation of the logits at the start.
+    stop_at : float, optional
+        Stop when the loss has fallen to this: 1 is what the release's noise explains on average of
+        a model without parameters of its own, less means that some of the noise is learned.
+        Default: train for all steps. By measurement that is better for most tables, and 0.9 takes
+        a quarter of the steps and helps where n is small.
 
     Raises
     ------
@@ -71,6 +76,7 @@ class MixtureOptions:
     components: int = 1024
     lr: float = 0.05
     spread: float = 0.5
+    stop_at: float | None = None
 
     def __post_init__(self) -> None:
         # Checked before anything is released: the budget is not to be spent for a mistake.
@@ -78,6 +84,8 @@ class MixtureOptions:
         _arrays.positive_integer("components", self.components)
         _arrays.positive_real("lr", self.lr)
         _arrays.positive_real("spread", self.spread)
+        if self.stop_at is not None:
+            _arrays.positive_real("stop_at", self.stop_at)
 
 
 class SumMethod:
@@ -202,10 +210,21 @@ class SumMethod:
         return mixture
 
     def _fit(
-        self, mixture: ProductMixture, release: Release, *, again: bool = False, **how: Any
+        self,
+        mixture: ProductMixture,
+        release: Release,
+        *,
+        again: bool = False,
+        callbacks: Sequence[Callable[[TrainingState], object]] = (),
+        **how: Any,
     ) -> FitResult:
         """Fit a mixture, or, for another release than before, fit it `again` from where it is."""
         options = self.options
+
+        def stop_at_floor(state: TrainingState) -> None:
+            if options.stop_at is not None and state.loss <= options.stop_at:
+                state.stop()
+
         loss = MarginalMatching(
             release,
             columns=range(self.discretization.n_columns),
@@ -218,6 +237,7 @@ class SumMethod:
             steps=math.ceil(options.steps * (_AGAIN if again else 1.0)),
             batch_size=options.components,
             lr=options.lr * (_AGAIN if again else 1.0),
+            callbacks=(*callbacks, stop_at_floor),
             **how,
         )
 
