@@ -840,6 +840,12 @@ def random_generator(name: str, value: object) -> np.random.Generator:
     return value
 
 
+def refuse_masked(name: str, value: object) -> None:
+    """Raise TypeError if the rows are a masked array: what it hides would be read."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array; got a masked one: fill or drop its rows")
+
+
 def row_matrix(name: str, value: object) -> tuple[int, int]:
     """Return the shape of a matrix of rows, or raise; its values are not looked at.
 
@@ -863,8 +869,7 @@ def row_matrix(name: str, value: object) -> tuple[int, int]:
         If it has not two axes, or no column.
     """
     library = library_of(name, value)
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a plain array; got a masked one: fill or drop its rows")
+    refuse_masked(name, value)
     shape = tuple(int(size) for size in value.shape)  # type: ignore[attr-defined]
     if len(shape) != 2:
         raise ValueError(f"{name} must have shape (n, d); got shape {shape}")

@@ -367,10 +367,7 @@ class MarginalSums(FeatureMap):
             raise TypeError(
                 f"{name} must be a NumPy array of integer codes; got {_arrays.describe(block)}"
             )
-        if isinstance(block, np.ma.MaskedArray):
-            raise TypeError(
-                f"{name} must be a plain array; got a masked one: fill or drop its rows"
-            )
+        _arrays.refuse_masked(name, block)
         if block.ndim != 2 or block.shape[1] != len(self.sizes):
             raise ValueError(
                 f"{name} must have shape (rows, {len(self.sizes)}), a code per column; "

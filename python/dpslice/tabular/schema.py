@@ -571,8 +571,7 @@ class Number:
         TypeError, ValueError
             As `to_numbers`.
         """
-        values = self._checked(series)
-        return int(np.count_nonzero((values < self.min) | (values > self.max)))
+        return _count_outside(self._checked(series), self.min, self.max)
 
     def _checked(self, series: pd.Series[Any]) -> Numbers:
         """Numbers as they are, NaN where missing."""
@@ -751,8 +750,7 @@ class Datetime:
             As `to_numbers`.
         """
         seconds = np.floor(self._checked(series) / self.unit) * self.unit
-        low, high = self.bounds_seconds
-        return int(np.count_nonzero((seconds < low) | (seconds > high)))
+        return _count_outside(seconds, *self.bounds_seconds)
 
     def _checked(self, series: pd.Series[Any]) -> Numbers:
         """Seconds since 1970 as they are, NaN where missing."""
@@ -1285,6 +1283,10 @@ class Schema:
             target=target,
             prior=prior,
         )
+
+
+def _count_outside(values: Numbers, low: float, high: float) -> int:
+    return int(np.count_nonzero((values < low) | (values > high)))
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from dpslice.tabular.files import cell_value, replacing
 from dpslice.tabular.rows import RowMethod, TrainingOptions
 from dpslice.tabular.schema import Categorical, Datetime, Number, Schema
 from dpslice.tabular.sums import MixtureOptions, SumMethod
-from dpslice.torch.training import FitResult, TrainingState
+from dpslice.torch.training import FitResult, TrainingState, checkpoint_path
 
 __all__ = ["MixtureOptions", "Synthesizer", "TrainingOptions"]
 
@@ -178,28 +178,23 @@ class Synthesizer:
         FileExistsError
             If `path` exists and is not to be overwritten.
         """
-        self._warn_of_another_release(stacklevel=3)
-        return self._publish(
-            df, path=path, overwrite=overwrite, progress=progress, on_round=on_round
-        )
-
-    def _warn_of_another_release(self, *, stacklevel: int) -> None:
-        if self.release is not None:
-            warnings.warn(
-                "this synthesizer has released a table before: another release spends epsilon "
-                "and delta again, and the two guarantees add up",
-                stacklevel=stacklevel,
-            )
+        where = {"path": path, "overwrite": overwrite, "progress": progress}
+        return self._publish(df, on_round=on_round, **where)
 
     def _publish(
         self,
         df: pd.DataFrame | Iterable[pd.DataFrame],
         *,
-        path: str | os.PathLike[str] | None = None,
-        overwrite: bool = False,
-        progress: Callable[[int], None] | None = None,
         on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
+        **where: Any,
     ) -> Release:
+        """Do what `publish` does; called by the methods that users call."""
+        if self.release is not None:
+            warnings.warn(
+                "this synthesizer has released a table before: another release spends epsilon "
+                "and delta again, and the two guarantees add up",
+                stacklevel=3,  # where that method was called
+            )
         kind = METHODS[self.method]
         metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
         if self.rounds:
@@ -212,10 +207,8 @@ class Synthesizer:
             delta=self.delta,
             adjacency=self.adjacency,
             seed=self.seed,
-            path=path,
-            overwrite=overwrite,
             metadata=metadata,
-            progress=progress,
+            **where,
             **({"rounds": self.rounds, "on_round": on_round} if self.rounds else {}),
         )
         assert self.release is not None
@@ -250,10 +243,7 @@ class Synthesizer:
         TypeError, ValueError
             As `publish` and `train`.
         """
-        if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
-            # Said now: after the release epsilon would be spent.
-            raise ValueError(f"checkpoint must lie in a directory that exists; got {checkpoint}")
-        self._warn_of_another_release(stacklevel=3)
+        checkpoint_path(checkpoint)  # refused now: after the release epsilon would be spent
         return self.train(self._publish(df), checkpoint=checkpoint, progress=progress)
 
     # -------------------------------------------------------------------------- public side

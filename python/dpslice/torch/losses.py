@@ -264,7 +264,7 @@ class SmoothedLikelihood(_ReleaseLoss):
         If `release` is no Release, or an argument is of the wrong kind.
     ValueError
         If the release is not of rows, it has too few columns for the slices, fresh slices are
-        wanted of a frame whose columns are not orthonormal, a size is below 1.
+        wanted of a frame whose columns are not orthonormal, or a size is below 1.
 
     Notes
     -----

@@ -115,10 +115,8 @@ def _learning_rate_factor(
     rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
     if callable(schedule):
         return rise * float(schedule(step))
-    if step < warmup:
+    if step < warmup or schedule == "constant":
         return rise
-    if schedule == "constant":
-        return 1.0
     done = (step - warmup) / max(1, steps - warmup)
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
@@ -348,11 +346,13 @@ class _Run:
             if self.average is not None:
                 for name, value in self.average.state.items():
                     value.copy_(content["ema"][name])
-            states = content["generator"], content["optimizer"], content["loss"]
+            generator, optimizer, loss = (
+                content[name] for name in ("generator", "optimizer", "loss")
+            )
             if isinstance(self.loss, nn.Module):
-                self.loss.load_state_dict(states[2])
-            self.optimizer.load_state_dict(states[1])
-            self.generator.load_state_dict(states[0])
+                self.loss.load_state_dict(loss)
+            self.optimizer.load_state_dict(optimizer)
+            self.generator.load_state_dict(generator)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -360,6 +360,18 @@ class _Run:
                 f"checkpoint {str(path)!r} does not fit this run ({error}); "
                 "pass another checkpoint path, or resume=False to start again"
             ) from error
+
+
+def checkpoint_path(checkpoint: str | os.PathLike[str] | None) -> Path | None:
+    """Return the path of a checkpoint that is there or can be, or raise."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if path.is_dir():
+        raise ValueError(f"checkpoint must be the path of a file; got the directory {str(path)!r}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"checkpoint must lie in a directory that exists; got {str(path)!r}")
+    return path
 
 
 def _make_optimizer(
@@ -601,11 +613,7 @@ def fit(
     for callback in callbacks:
         if not callable(callback):
             raise TypeError(f"callbacks must be callable; got {_arrays.describe(callback)}")
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.is_dir():
-        raise ValueError(f"checkpoint must be the path of a file; got the directory {str(path)!r}")
-    if path is not None and not path.absolute().parent.is_dir():
-        raise ValueError(f"checkpoint must lie in a directory that exists; got {str(path)!r}")
+    path = checkpoint_path(checkpoint)
     bar_class = _arrays.require("tqdm", extra="torch").tqdm if progress else None
 
     made = _make_optimizer(optimizer, generator, lr)
