@@ -5,6 +5,7 @@
 #include <pybind11/typing.h>
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -117,12 +118,13 @@ void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream,
 void density_ratio_call(const std::string& dtype, int device, uintptr_t stream,
                         const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                         uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge, double sigma,
-                        uintptr_t ratio, uintptr_t failed_slice) {
+                        uintptr_t ratio, uintptr_t failed_slice, uintptr_t failed_ridge) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    density_ratio(DensityRatioArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge,
-                                      sigma, at<T>(ratio), at<int64_t>(failed_slice)},
-                  execution);
+    density_ratio(
+        DensityRatioArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge, sigma,
+                            at<T>(ratio), at<int64_t>(failed_slice), at<double>(failed_ridge)},
+        execution);
   });
 }
 
@@ -130,13 +132,14 @@ void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stre
                             const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                             uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge,
                             double sigma, uintptr_t ratio, uintptr_t grad, uintptr_t grad_q,
-                            uintptr_t grad_p, uintptr_t failed_slice) {
+                            uintptr_t grad_p, uintptr_t failed_slice, uintptr_t failed_ridge) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth),
-                                             ridge, sigma, at<T>(ratio), at<T>(grad), at<T>(grad_q),
-                                             at<T>(grad_p), at<int64_t>(failed_slice)},
-                      execution);
+    density_ratio_vjp(
+        DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge, sigma,
+                               at<T>(ratio), at<T>(grad), at<T>(grad_q), at<T>(grad_p),
+                               at<int64_t>(failed_slice), at<double>(failed_ridge)},
+        execution);
   });
 }
 
@@ -145,7 +148,7 @@ void density_ratio_divergence_call(const std::string& dtype, int device, uintptr
                                    int64_t k, int64_t bandwidths, uintptr_t q, uintptr_t p,
                                    uintptr_t bandwidth, double ridge, double sigma, int divergence,
                                    double alpha, double r_min, uintptr_t value, uintptr_t grad_p,
-                                   uintptr_t failed_slice) {
+                                   uintptr_t failed_slice, uintptr_t failed_ridge) {
   if (divergence < 0 || divergence >= kDivergenceCodes)
     throw std::invalid_argument("unknown divergence code");
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
@@ -153,7 +156,8 @@ void density_ratio_divergence_call(const std::string& dtype, int device, uintptr
     density_ratio_divergence(
         DensityRatioDivergenceArgs<T>{m, b, c, k, bandwidths, at<T>(q), at<T>(p), at<T>(bandwidth),
                                       ridge, sigma, divergence, alpha, r_min, at<T>(value),
-                                      at<T>(grad_p), at<int64_t>(failed_slice)},
+                                      at<T>(grad_p), at<int64_t>(failed_slice),
+                                      at<double>(failed_ridge)},
         execution);
   });
 }
@@ -243,12 +247,31 @@ void project_fast_call(const std::string& dtype, int device, uintptr_t stream,
   });
 }
 
+// Memory of the host that kernels on a device reach by the same address, zeroed. It is never freed:
+// a recorded graph may write to it whenever it is replayed.
+uintptr_t host_numbers(int device, size_t count) {
+  const py::gil_scoped_release unlocked;
+  const DeviceGuard guard(device);
+  // While a stream is recorded, CUDA refuses this unless told that it has no part in that.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  check(cudaThreadExchangeStreamCaptureMode(&mode), "change the mode of recording");
+  void* start = nullptr;
+  const size_t bytes = count * sizeof(int64_t);
+  const cudaError_t error = cudaHostAlloc(&start, bytes, cudaHostAllocPortable);
+  cudaThreadExchangeStreamCaptureMode(&mode);  // the mode from before
+  check(error, ("allocate " + std::to_string(bytes) + " bytes of pinned host memory").c_str());
+  std::memset(start, 0, bytes);
+  return reinterpret_cast<uintptr_t>(start);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
   using py::arg;
   m.doc() = "CUDA kernels: addresses in, launched on the given device and stream.";
   m.def("device_count", &device_count, "CUDA devices that can be used; 0 without a driver.");
+  m.def("host_numbers", &host_numbers, arg("device"), arg("count"),
+        "Address of so many 8-byte numbers on the host, within reach of a device; never freed.");
   m.def("gaussian_kernel_sum", &kernel_sum_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"), arg("x"), arg("y"),
         arg("bandwidth"), arg("weights"), arg("out"), "sum_j w_j K(x_i, y_j), [m, b].");
@@ -268,16 +291,17 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
         arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("failed_slice"),
-        "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
+        arg("failed_ridge"), "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
   m.def("density_ratio_vjp", &density_ratio_vjp_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
         arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("grad"), arg("grad_q"),
-        arg("grad_p"), arg("failed_slice"),
+        arg("grad_p"), arg("failed_slice"), arg("failed_ridge"),
         "Gradients in q and p, skipped where the address is 0.");
   m.def("density_ratio_divergence", &density_ratio_divergence_call, arg("dtype"), arg("device"),
         arg("stream"), arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("bandwidths"),
         arg("q"), arg("p"), arg("bandwidth"), arg("ridge"), arg("sigma"), arg("divergence"),
         arg("alpha"), arg("r_min"), arg("value"), arg("grad_p"), arg("failed_slice"),
+        arg("failed_ridge"),
         "f-divergence of each slice, and its gradient in p unless the address is 0.");
   m.def("divergence", &divergence_call, arg("dtype"), arg("device"), arg("stream"), arg("allocate"),
         arg("size"), arg("divergence"), arg("alpha"), arg("t"), arg("value"), arg("derivative"),

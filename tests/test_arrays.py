@@ -238,8 +238,11 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cuda")
 def test_no_backend_for_cuda() -> None:
     place = _arrays.Place("torch", "cuda:0", 0)
-    with pytest.raises(NotImplementedError, match=r"no CUDA kernels, and the arrays are on cuda:0"):
-        _arrays.backend_for(place)
+    for _ in range(2):  # what failed is not remembered
+        with pytest.raises(
+            NotImplementedError, match=r"no CUDA kernels, and the arrays are on cuda:0"
+        ):
+            _arrays.backend_for(place)
 
 
 @pytest.mark.usefixtures("no_cuda")

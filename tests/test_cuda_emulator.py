@@ -74,7 +74,8 @@ def warp_products(emulated_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def cuda(emulated_module: Any, monkeypatch: pytest.MonkeyPatch) -> Emulation:
-    monkeypatch.setattr(_cuda_kernels, "_watched", [])  # failures of other tests
+    for report in _cuda_kernels._reports.values():  # failures of other tests
+        report.slice = -1
     return Emulation(emulated_module, monkeypatch)
 
 
@@ -883,19 +884,23 @@ def test_the_stub_is_current(emulated_file: Path, tmp_path: Path) -> None:
 def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Pretend that CPU tensors lie on a device: torch's way through the dispatch, and autograd."""
     torch = pytest.importorskip("torch")
-    recorded = []
+    recorded: list[tuple[int, Any]] = []
     monkeypatch.setattr(
         _arrays, "place_of", lambda name, value: _arrays.Place("torch", "cuda:0", 0)
     )
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
     monkeypatch.setattr(
-        torch.Tensor, "record_stream", lambda tensor, stream: recorded.append(stream)
+        torch.Tensor,
+        "record_stream",
+        lambda tensor, stream: recorded.append((tensor.data_ptr(), stream)),
     )
-    monkeypatch.setattr(_arrays, "fetch_later", lambda array: lambda: int(array[0]))
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    _arrays._stream_object.cache_clear()  # of what is no stream, now and afterwards
     torch.recorded_for_test = recorded
     yield torch
     del torch.recorded_for_test
+    _arrays._stream_object.cache_clear()
 
 
 def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
@@ -925,7 +930,55 @@ def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
         lambda *a: functional.project(*a, 0.5, "fast", (1, 2)), (points(3, 2), points(2, 2))
     )
     assert functional.project(points(5, 3), points(3, 2), 0.5).shape == (5, 2)
-    assert "current" in torch.recorded_for_test
+    assert {stream for _, stream in torch.recorded_for_test} == {"current"}
+
+
+def test_the_stream_is_told_of_what_it_reads(torch_on_device: Any) -> None:
+    """And not of results: they were allocated on it."""
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    x, y, g = torch.randn(2, 5, 3), torch.randn(2, 4, 3).requires_grad_(), torch.ones(2)
+    found = functional.density_ratio(x, y, g, 0.1)
+    read = [tensor.data_ptr() for tensor in (x, y, g)]
+    assert [tensor for tensor, _ in torch.recorded_for_test] == read
+    torch.recorded_for_test.clear()
+    ones = torch.ones(2, 5)
+    torch.autograd.grad(found, y, ones)
+    read += [found.data_ptr(), ones.data_ptr()]
+    assert [tensor for tensor, _ in torch.recorded_for_test] == read
+
+
+def test_nothing_is_told_or_kept_while_a_graph_is_recorded(
+    torch_on_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    x = torch.randn(1, 5, 3)
+    functional.gaussian_kernel_sum(x, x, 0.375)
+    filled: list[int] = []
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda *a, **b: filled.append(1) or full(*a, **b))
+    functional.gaussian_kernel_sum(x, x, 0.375)
+    assert not filled
+    torch.recorded_for_test.clear()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    functional.gaussian_kernel_sum(x, x, 0.375)
+    assert filled
+    assert not torch.recorded_for_test
+
+
+def test_a_bandwidth_from_inference_mode_can_be_saved(torch_on_device: Any) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    x = torch.randn(1, 5, 3)
+    with torch.inference_mode():
+        functional.gaussian_kernel_sum(x, x, 0.625)
+    leaf = x.clone().requires_grad_()
+    functional.gaussian_kernel_sum(x, leaf, 0.625).sum().backward()
+    assert leaf.grad is not None
 
 
 def test_failures_are_reported_later(torch_on_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -933,24 +986,41 @@ def test_failures_are_reported_later(torch_on_device: Any, monkeypatch: pytest.M
     torch = torch_on_device
     from dpslice.torch import functional
 
-    arrived = False
-
-    def fetch_later(array: Any) -> Any:
-        return lambda: int(array[0]) if arrived else None
-
-    monkeypatch.setattr(_arrays, "fetch_later", fetch_later)
-    q = torch.arange(30.0, dtype=torch.float64).reshape(2, 15, 1) * 100
+    q = torch.arange(45.0, dtype=torch.float64).reshape(3, 15, 1) * 100
     bad = q.clone()
-    bad[1] = 0
-    found = functional.density_ratio(bad, q, 1.0, 0.0)
-    assert torch.isnan(found).all(dim=1).tolist() == [False, True]
-    functional.density_ratio(q, q, 1.0, 0.0)
-    functional.density_ratio(bad, q, 1.0, 0.0)
-    arrived = True
-    for _ in range(2):  # in their order
-        with pytest.raises(ValueError, match=r"in an earlier call.* slice 1 plus ridge = 0\.0"):
-            functional.density_ratio_divergence(q, q, 1.0, 0.1)
+    bad[1:] = 0
+    leaf = q.clone().requires_grad_()
+    found = functional.density_ratio(bad, leaf, 1.0, 0.0)
+    assert torch.isnan(found).all(dim=1).tolist() == [False, True, True]
+    torch.autograd.grad(found.sum(), leaf)  # of the same matrices: it is NaN, too, and no more
+    later = r"in an earlier call.* slice 1 plus ridge = 0\.0"
+    with pytest.raises(ValueError, match=later):
+        functional.density_ratio_divergence(q, q, 1.0, 0.1)
     functional.density_ratio_divergence(q, q, 1.0, 0.1)
+
+    # A graph is recorded undisturbed, and whatever fails when it is replayed is reported likewise.
+    functional.density_ratio_divergence(bad, q, 1.0, 0.0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    functional.density_ratio(bad, q, 1.0, 0.0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(ValueError, match=later):
+        functional.density_ratio(q, q, 1.0, 0.1)
+    functional.density_ratio(q, q, 1.0, 0.1)
+
+
+def test_without_memory_for_reports(torch_on_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    monkeypatch.setattr(_cuda_kernels, "_reports", {})
+    _arrays._cuda_kernels.cache_clear()
+    monkeypatch.setenv("DPSLICE_EMULATOR_PINNED", "0")
+    q = torch.randn(1, 5, 3)
+    with pytest.raises(RuntimeError, match="allocate 16 bytes of pinned host memory: out of mem"):
+        functional.density_ratio(q, q, 1.0, 0.1)
+    monkeypatch.delenv("DPSLICE_EMULATOR_PINNED")
+    functional.density_ratio(q, q, 1.0, 0.1)
+    _arrays._cuda_kernels.cache_clear()
 
 
 # ----------------------------------------------------------------------------------- sanitizers

@@ -14,15 +14,15 @@ There NaN in gives NaN out, and rules about values are the caller's to keep.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import numbers
 import operator
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,9 @@ __all__ = [
     "choice",
     "describe",
     "device_addresses",
+    "device_array",
     "device_empty",
-    "fetch_later",
+    "device_vector",
     "finite_real",
     "finite_values",
     "integer",
@@ -120,6 +121,8 @@ def describe(value: object) -> str:
 
 
 def _real(name: str, value: object, rule: str) -> float:
+    if type(value) is float:  # as nearly all are: the look at an abstract class takes longer
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
         raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
     return float(value)
@@ -310,8 +313,11 @@ _KERNEL_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
+# Places, operands and what is kept for each are made in every call, which on a device may take less
+# time than they do: they are tuples, and dtypes and places are looked up, not made again.
+
+
+class Place(NamedTuple):
     """Which library an array came from and where its memory lies.
 
     Attributes
@@ -332,8 +338,7 @@ class Place:
         return f"{self.library} on {self.device}"
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(NamedTuple):
     """One argument of a kernel, checked: an array that the kernel can read, and where it came from.
 
     Attributes
@@ -386,16 +391,26 @@ def backend_for(place: Place, later: bool = False) -> Any:
             raise ImportError(
                 "the compiled kernels dpslice._core are missing: build them with 'pip install .'"
             ) from error
+    module = sys.modules.get("dpslice._cuda")
+    if module is None:
+        try:
+            module = importlib.import_module("dpslice._cuda")
+        except ModuleNotFoundError as error:
+            raise NotImplementedError(
+                "this build of dpslice has no CUDA kernels, and the arrays are on "
+                f"{place.device}; move them to the CPU (torch: x.cpu(), CuPy: cupy.asnumpy(x)), "
+                "or build dpslice with pip install -C cmake.define.DPSLICE_CUDA=ON"
+            ) from error
+    return _cuda_kernels(module, place, later)
+
+
+_PLACES = 256  # devices and streams to remember at a time: many more than a program uses
+
+
+@functools.lru_cache(_PLACES)
+def _cuda_kernels(module: ModuleType, place: Place, later: bool) -> Any:
     from dpslice._cuda_kernels import CudaKernels  # which imports this module
 
-    try:
-        module = importlib.import_module("dpslice._cuda")
-    except ModuleNotFoundError as error:
-        raise NotImplementedError(
-            f"this build of dpslice has no CUDA kernels, and the arrays are on {place.device}; "
-            "move them to the CPU (torch: x.cpu(), CuPy: cupy.asnumpy(x)), or build dpslice with "
-            "pip install -C cmake.define.DPSLICE_CUDA=ON"
-        ) from error
     return CudaKernels(module, place, later)
 
 
@@ -413,11 +428,16 @@ def place_of(name: str, value: Any) -> Place:
             return _TORCH_ON_CPU
         if device.type != "cuda":
             raise ValueError(f"{name} must be on the CPU or a CUDA device; got device {device}")
-        torch = sys.modules["torch"]
-        return Place("torch", f"cuda:{device.index}", _torch_stream(torch, device))
+        return _device_place("torch", device.index, _torch_stream(sys.modules["torch"], device))
     cupy = sys.modules["cupy"]
     with value.device:
-        return Place("cupy", f"cuda:{value.device.id}", int(cupy.cuda.get_current_stream().ptr))
+        stream = int(cupy.cuda.get_current_stream().ptr)
+    return _device_place("cupy", value.device.id, stream)
+
+
+@functools.lru_cache(_PLACES)
+def _device_place(library: str, device: int, stream: int) -> Place:
+    return Place(library, f"cuda:{device}", stream)
 
 
 def _torch_stream(torch: Any, device: Any) -> int:
@@ -430,22 +450,26 @@ def _torch_stream(torch: Any, device: Any) -> int:
 
 def _kernel_dtype(name: str, value: Any) -> np.dtype[np.floating[Any]]:
     """Return float32 or float64, in native byte order, or raise."""
-    dtype = value.dtype
-    native = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
-    found = _KERNEL_DTYPES.get(str(native))
+    found = _native(value.dtype)
     if found is None:
-        raise TypeError(f"{name} must have dtype float32 or float64; got {dtype}")
+        raise TypeError(f"{name} must have dtype float32 or float64; got {value.dtype}")
     return found
+
+
+@functools.lru_cache(256)  # there are not that many dtypes, but for structured ones
+def _native(dtype: Any) -> np.dtype[np.floating[Any]] | None:
+    native = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+    return _KERNEL_DTYPES.get(str(native))
 
 
 def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) -> None:
     """Check rank and sizes. An axis is a size, or a letter that stands for any size >= 1."""
-    fits = len(shape) == len(axes) and all(
-        size >= 1 if isinstance(axis, str) else size == axis
-        for size, axis in zip(shape, axes, strict=True)
-    )
-    if fits:
-        return
+    if len(shape) == len(axes):
+        for size, axis in zip(shape, axes, strict=True):
+            if not (size >= 1 if isinstance(axis, str) else size == axis):
+                break
+        else:
+            return
     inside = ", ".join(map(str, axes)) + ("," if len(axes) == 1 else "")
     empty = len(shape) == len(axes) and 0 in shape
     rule = f"shape ({inside})" + (" without an empty axis" if empty else "")
@@ -481,24 +505,32 @@ def on_device(place: Place) -> bool:
     return place.device != "cpu"
 
 
-def _device_array(name: str, value: Any, place: Place) -> Any:
+def device_array(name: str, value: Any, place: Place) -> Any:
     """Make an array on a CUDA device contiguous, by a copy there if need be."""
     if place.library == "torch":
         torch = sys.modules["torch"]
         if value.layout != torch.strided:
             raise TypeError(f"{name} must be a dense tensor; got layout {value.layout}")
-        return value.detach().resolve_neg().contiguous()
+        if value.requires_grad:
+            value = value.detach()
+        if value.is_contiguous() and not value.is_neg():
+            return value
+        return value.resolve_neg().contiguous()
     with value.device:
         return sys.modules["cupy"].ascontiguousarray(value)
 
 
-def device_empty(shape: Sequence[int], dtype: str, like: Any, place: Place) -> Any:
-    """Allocate an array of the library and on the device of `like`."""
+def device_empty(shape: Sequence[int], dtype: str | None, like: Any, place: Place) -> Any:
+    """Allocate an array of the library and on the device of `like`; in its dtype, if None is given.
+
+    New memory belongs to the stream that is current.
+    """
     if place.library == "torch":
-        torch = sys.modules["torch"]
-        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=like.device)
+        if dtype is None:
+            return like.new_empty(shape)
+        return like.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))
     with like.device:
-        return sys.modules["cupy"].empty(tuple(shape), dtype=dtype)
+        return sys.modules["cupy"].empty(tuple(shape), dtype=dtype or str(like.dtype))
 
 
 def device_vector(value: Any, size: int, dtype: str, like: Any, place: Place) -> Any:
@@ -507,13 +539,33 @@ def device_vector(value: Any, size: int, dtype: str, like: Any, place: Place) ->
         torch = sys.modules["torch"]
         kind = getattr(torch, dtype)
         if isinstance(value, float):
+            if size <= _MOST_KEPT and not capturing(place):
+                return _torch_constant(value, size, kind, like.device, place.stream)
             return torch.full((size,), value, dtype=kind, device=like.device)
+        if value.dtype == kind and value.shape == (size,):
+            return value.contiguous()
         return value.to(kind).expand(size).contiguous()
     cupy = sys.modules["cupy"]
     with like.device:
         if isinstance(value, float):
             return cupy.full((size,), value, dtype=dtype)
         return cupy.ascontiguousarray(cupy.broadcast_to(value.astype(dtype), (size,)))
+
+
+_MOST_KEPT = 4096  # numbers of a vector from which on a call takes longer than to fill it
+
+
+@functools.lru_cache(16)
+def _torch_constant(value: float, size: int, dtype: Any, device: Any, stream: int | None) -> Any:
+    """Make a vector of one number, once: to fill it takes as long as all else before a kernel.
+
+    Nobody may write to it. It is kept for one stream, where it is filled before it is read. It must
+    not get into a graph, which would outlive it; and what is made in inference mode, autograd does
+    not save.
+    """
+    torch = sys.modules["torch"]
+    with torch.inference_mode(False):
+        return torch.full((size,), value, dtype=dtype, device=device)
 
 
 def widened(array: Any, place: Place) -> Any:
@@ -530,24 +582,47 @@ def address(array: Any, place: Place) -> int:
     return int(array.__cuda_array_interface__["data"][0])
 
 
-def device_addresses(arguments: Sequence[Any], place: Place) -> list[Any]:
+def device_addresses(
+    arguments: Sequence[Any], place: Place, *, new: Sequence[Any] = ()
+) -> list[Any]:
     """Return the addresses of arrays in device memory; 0 stands for None, numbers for themselves.
 
     Torch tensors are told that the stream uses them: their memory may have come from another one,
     and must not be given away before the kernel is done.
+
+    Parameters
+    ----------
+    arguments : sequence
+        What a kernel is given.
+    place : Place
+        Device and stream.
+    new : sequence
+        More arguments, appended: arrays that were allocated on this stream for this call, which
+        need not be told.
     """
-    given = [0 if argument is None else argument for argument in arguments]
-    arrays = [value for value in given if not isinstance(value, (int, float, bytes))]
-    if place.library == "torch" and arrays:
-        torch = sys.modules["torch"]
-        if not torch.cuda.is_current_stream_capturing():
-            stream = torch.cuda.current_stream(arrays[0].device)
-            for array in arrays:
-                array.record_stream(stream)
-    return [
-        value if isinstance(value, (int, float, bytes)) else address(value, place)
-        for value in given
-    ]
+    stream = None
+    if place.library == "torch" and not capturing(place):
+        stream = _stream_object(place)
+    found: list[Any] = []
+    for value in arguments:
+        if value is None:
+            found.append(0)
+        elif isinstance(value, (int, float, bytes)):
+            found.append(value)
+        else:
+            if stream is not None:
+                value.record_stream(stream)
+            found.append(address(value, place))
+    for value in new:
+        plain = value is None or isinstance(value, int)
+        found.append((value or 0) if plain else address(value, place))
+    return found
+
+
+@functools.lru_cache(_PLACES)
+def _stream_object(place: Place) -> Any:
+    """Return torch's object for the stream of a place, which is the current one."""
+    return sys.modules["torch"].cuda.current_stream(place.device)
 
 
 def product_halves(place: Place) -> int:
@@ -575,28 +650,13 @@ def capturing(place: Place) -> bool:
     return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
 
 
-def fetch_later(array: Any) -> Callable[[], int | None]:
-    """Start to copy the first number of a CUDA tensor to the host, in the order of the stream.
-
-    Returns
-    -------
-    callable
-        Gives the number, or None while it is on its way.
-    """
-    torch = sys.modules["torch"]
-    host = torch.empty(array.shape, dtype=array.dtype, device="cpu", pin_memory=True)
-    host.copy_(array, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(array.device))
-    return lambda: int(host[0]) if arrived.query() else None
-
-
 def operand(
     name: str,
     value: Any,
     axes: Sequence[str | int],
     *,
     like: Operand | None = None,
+    same_dtype: bool = True,
     finite: bool = True,
 ) -> Operand:
     """Check one array argument and make it readable for a kernel.
@@ -612,6 +672,8 @@ def operand(
         The expected shape: an int is that size, a letter any size of at least 1.
     like : Operand, optional
         An earlier argument whose library, dtype and device this one must share.
+    same_dtype : bool
+        Whether the dtype must be that of `like`.
     finite : bool
         Refuse NaN and infinity, where the array is on the CPU.
 
@@ -634,7 +696,7 @@ def operand(
         raise TypeError(
             f"{name} must be a {like.place.library} array like the others; got {library}"
         )
-    if isinstance(value, np.ma.MaskedArray):
+    if library == "numpy" and isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: the kernels know no mask")
     if library == "torch" and value.requires_grad:
         raise ValueError(
@@ -643,16 +705,22 @@ def operand(
         )
     _check_axes(name, tuple(value.shape), axes)
     dtype = _kernel_dtype(name, value)
-    if like is not None and dtype != like.dtype:
-        raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
-    place = place_of(name, value)
-    if like is not None and place.device != like.place.device:
-        raise ValueError(
-            f"{name} must be on {like.place.device} like the others; got {place.device}"
-        )
-    backend_for(place)
+    if like is None:
+        place = place_of(name, value)
+        backend_for(place)
+    else:
+        if same_dtype and dtype != like.dtype:
+            raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
+        place = like.place
+        # Devices are compared first: their names, and streams, take longer.
+        if not on_device(place) or value.device != like.array.device:
+            place = place_of(name, value)
+        if place.device != like.place.device:
+            raise ValueError(
+                f"{name} must be on {like.place.device} like the others; got {place.device}"
+            )
     if on_device(place):
-        return Operand(_device_array(name, value, place), place, dtype)
+        return Operand(device_array(name, value, place), place, dtype)
     array = _host_array(name, value, place, dtype)
     if finite:
         finite_values(name, array)
@@ -715,11 +783,8 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
                 f"{name} must be a number or a {like.place.library} array like the others; "
                 f"got {type(value).__name__}"
             )
-        given = operand(name, value, () if value.ndim == 0 else (slices,), finite=False)
-        if given.place.device != like.place.device:
-            raise ValueError(
-                f"{name} must be on {like.place.device} like the others; got {given.place.device}"
-            )
+        axes = () if value.ndim == 0 else (slices,)
+        given = operand(name, value, axes, like=like, same_dtype=False, finite=False)
         if device:
             return device_vector(given.array, slices, like.dtype.name, like.array, like.place)
         array = given.array if value.ndim == 1 else np.broadcast_to(given.array, (slices,))

@@ -1,6 +1,6 @@
 """The functions of ``dpslice._core`` for arrays on a CUDA device.
 
-`_arrays.backend_for` makes one `CudaKernels` for the place of the arguments. Results are allocated
+`_arrays.backend_for` has one `CudaKernels` for each place of arguments. Results are allocated
 by the arguments' own library, on their device; the compiled module ``dpslice._cuda`` gets addresses
 and launches on the stream that was current. Arguments were checked in `_arrays`; here, as in the
 CPU's bindings, are only guards against reading out of bounds.
@@ -8,9 +8,11 @@ CPU's bindings, are only guards against reading out of bounds.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from dpslice import _arrays
@@ -43,22 +45,43 @@ def _require(
     dtype : str, optional
         Its dtype, where that is another than that of `like`.
     """
-    if tuple(array.shape) != shape:
+    if array.shape != shape:
         raise ValueError(
             f"{name} does not have the shape {shape} that the other arguments imply; "
             f"got {tuple(array.shape)}"
         )
-    wanted = dtype or _dtype(like)
-    if _dtype(array) != wanted:
-        raise ValueError(f"{name} must have dtype {wanted}; got {_dtype(array)}")
+    good = array.dtype == like.dtype if dtype is None else _dtype(array) == dtype
+    if not good:
+        raise ValueError(f"{name} must have dtype {dtype or _dtype(like)}; got {_dtype(array)}")
     if array.device != like.device:
         raise ValueError(f"{name} must be on {like.device} like the others; got {array.device}")
 
 
-# Slices that may have failed, of calls that did not wait: what fetches the number of the first one
-# (-1: none), and the ridge.
-_watched: list[tuple[Callable[[], int | None], float]] = []
-_watched_lock = threading.Lock()
+class _Report(ctypes.Structure):
+    """What a device says of slices that failed in calls that did not wait. It lies in host memory.
+
+    The device writes it while kernels run: the ridge first, then the slice, the least so far. Of
+    several calls that failed since it was last read, these may be of two.
+    """
+
+    _fields_ = (("slice", ctypes.c_int64), ("ridge", ctypes.c_double))
+
+
+# One for each compiled module and device, for as long as the process lives: recorded graphs have
+# its address.
+_reports: dict[tuple[Any, int], _Report] = {}
+_reports_lock = threading.Lock()
+
+
+def _report_of(module: Any, device: int) -> _Report:
+    """Return the report of a device; RuntimeError if it gets no memory within its reach."""
+    with _reports_lock:
+        report = _reports.get((module, device))
+        if report is None:
+            report = _Report.from_address(module.host_numbers(device, len(_Report._fields_)))
+            report.slice = -1
+            _reports[module, device] = report
+        return report
 
 
 def _failure(failed: int, ridge: float, when: str = "") -> ValueError:
@@ -68,17 +91,13 @@ def _failure(failed: int, ridge: float, when: str = "") -> ValueError:
     )
 
 
-def _raise_earlier() -> None:
-    """Raise for the first of the calls before that is known to have failed by now."""
-    with _watched_lock:
-        while _watched:
-            fetch, ridge = _watched.pop(0)
-            failed = fetch()
-            if failed is None:  # under way, as are those behind it
-                _watched.insert(0, (fetch, ridge))
-                return
-            if failed >= 0:
-                raise _failure(failed, ridge, when="in an earlier call, whose result holds NaN, ")
+def _raise_earlier(report: _Report) -> None:
+    """Raise for what is reported, once."""
+    with _reports_lock:
+        failed, ridge = report.slice, report.ridge
+        report.slice = -1
+    if failed >= 0:  # no other thread was quicker
+        raise _failure(failed, ridge, when="in an earlier call, whose result holds NaN, ")
 
 
 class CudaKernels:
@@ -102,20 +121,23 @@ class CudaKernels:
 
     # ------------------------------------------------------------------------------- helpers
 
-    def _call(self, name: str, like: Array, *arguments: Any) -> None:
-        """Launch; arrays and None among the arguments become addresses."""
+    def _call(self, name: str, like: Array, given: Sequence[Any], results: Sequence[Any]) -> None:
+        """Launch; arrays and None among the arguments become addresses.
+
+        `results`, the last arguments, were made for this call, by `_empty`.
+        """
         workspaces = []
 
         def allocate(size: int) -> int:
             workspaces.append(self._empty(like, size, dtype="uint8"))
             return _arrays.address(workspaces[-1], self._place)
 
-        numbers = _arrays.device_addresses(arguments, self._place)
+        numbers = _arrays.device_addresses(given, self._place, new=results)
         function = getattr(self._module, name)
         function(_dtype(like), self._device, self._place.stream or 0, allocate, *numbers)
 
     def _empty(self, like: Array, *shape: int, dtype: str | None = None) -> Array:
-        return _arrays.device_empty(shape, dtype or _dtype(like), like, self._place)
+        return _arrays.device_empty(shape, dtype, like, self._place)
 
     def _pair_sizes(
         self, x_name: str, x: Array, y_name: str, y: Array
@@ -129,24 +151,37 @@ class CudaKernels:
             raise ValueError(f"{x_name} and {y_name} must have no empty axis")
         return m, b, c, k
 
-    def _raise_failure(self, failed_slice: Array, ridge: float) -> None:
-        """Raise if a slice failed: after waiting for it, or in a later call.
+    def _look_back(self) -> None:
+        """Raise if a call before is known to have failed by now.
+
+        Not while the stream is recorded: what is recorded has nothing to do with it.
+        """
+        if self._later:
+            for report in tuple(_reports.values()):
+                if report.slice >= 0 and not _arrays.capturing(self._place):
+                    _raise_earlier(report)
+
+    @functools.cached_property
+    def _report_addresses(self) -> tuple[int, int]:
+        start = ctypes.addressof(_report_of(self._module, self._device))
+        return start + _Report.slice.offset, start + _Report.ridge.offset
+
+    def _launch_slices(
+        self, name: str, like: Array, given: Sequence[Any], results: Sequence[Any], ridge: float
+    ) -> None:
+        """Launch what may fail on a slice, and raise for that: after waiting, or in a later call.
 
         While the stream is recorded, nobody can wait: then such a slice is NaN, and no more.
         """
-        if _arrays.capturing(self._place):
-            return
         if self._later:
-            with _watched_lock:
-                _watched.append((_arrays.fetch_later(failed_slice), ridge))
+            self._call(name, like, given, (*results, *self._report_addresses))
             return
-        failed = int(failed_slice[0])
-        if failed >= 0:
-            raise _failure(failed, ridge)
-
-    def _look_back(self) -> None:
-        if self._later and not _arrays.capturing(self._place):
-            _raise_earlier()
+        failed_slice = self._empty(like, 1, dtype="int64")
+        self._call(name, like, given, (*results, failed_slice, None))
+        if not _arrays.capturing(self._place):
+            failed = int(failed_slice[0])
+            if failed >= 0:
+                raise _failure(failed, ridge)
 
     # --------------------------------------------------------------------------- kernel sums
 
@@ -179,7 +214,7 @@ class CudaKernels:
             _require(weights_name, weights, (m, c), x)
         out = self._empty(x, m, b)
         halves = _arrays.product_halves(self._place)
-        self._call(name, x, m, b, c, k, halves, x, y, bandwidth, weights, out)
+        self._call(name, x, (m, b, c, k, halves, x, y, bandwidth, weights), (out,))
         return out
 
     def gaussian_kernel_sum_vjp(
@@ -247,7 +282,8 @@ class CudaKernels:
         grad_y = self._empty(x, m, c, k) if need[1] else None
         grad_weights = self._empty(x, m, c) if need[2] else None
         grads = (grad_x, grad_y, grad_weights)
-        self._call(name, x, m, b, c, k, *halves, x, y, bandwidth, weights, *rows.values(), *grads)
+        given = (m, b, c, k, *halves, x, y, bandwidth, weights, *rows.values())
+        self._call(name, x, given, grads)
         return grads
 
     def gaussian_kernel_sum_total(
@@ -298,12 +334,8 @@ class CudaKernels:
         _require("bandwidth", bandwidth, (m,), q)
         self._look_back()
         ratio = self._empty(q, m, b)
-        failed_slice = self._empty(q, 1, dtype="int64")
-        self._call(
-            *("density_ratio", q, m, b, c, k, q, p, bandwidth, ridge, sigma),
-            *(ratio, failed_slice),
-        )
-        self._raise_failure(failed_slice, ridge)
+        given = (m, b, c, k, q, p, bandwidth, ridge, sigma)
+        self._launch_slices("density_ratio", q, given, (ratio,), ridge)
         return ratio
 
     def density_ratio_vjp(
@@ -326,13 +358,11 @@ class CudaKernels:
         grad_q = self._empty(q, m, b, k) if need_q else None
         grad_p = self._empty(q, m, c, k) if need_p else None
         if need_q or need_p:
-            failed_slice = self._empty(q, 1, dtype="int64")
-            self._call(
-                *("density_ratio_vjp", q, m, b, c, k, q, p, bandwidth, ridge, sigma),
-                *(ratio, grad, grad_q, grad_p, failed_slice),
-            )
-            if not self._later:  # the call that made `ratio` reports the same failure
-                self._raise_failure(failed_slice, ridge)
+            given = (m, b, c, k, q, p, bandwidth, ridge, sigma, ratio, grad)
+            if self._later:  # the call that made `ratio` reports the same failure
+                self._call("density_ratio_vjp", q, given, (grad_q, grad_p, None, None))
+            else:
+                self._launch_slices("density_ratio_vjp", q, given, (grad_q, grad_p), ridge)
         return grad_q, grad_p
 
     def density_ratio_divergence(
@@ -354,12 +384,11 @@ class CudaKernels:
         self._look_back()
         value = self._empty(q, m)
         grad_p = self._empty(q, m, c, k) if need_p else None
-        failed_slice = self._empty(q, 1, dtype="int64")
-        self._call(
-            *("density_ratio_divergence", q, m, b, c, k, bandwidths, q, p, bandwidth),
-            *(ridge, sigma, divergence, alpha, r_min, value, grad_p, failed_slice),
+        given = (
+            *(m, b, c, k, bandwidths, q, p, bandwidth),
+            *(ridge, sigma, divergence, alpha, r_min),
         )
-        self._raise_failure(failed_slice, ridge)
+        self._launch_slices("density_ratio_divergence", q, given, (value, grad_p), ridge)
         return value, grad_p
 
     def divergence(self, divergence: int, alpha: float, t: Array) -> tuple[Array, Array]:
@@ -367,7 +396,7 @@ class CudaKernels:
         value, derivative = self._empty(t, *t.shape), self._empty(t, *t.shape)
         size = math.prod(int(axis) for axis in t.shape)
         if size > 0:
-            self._call("divergence", t, size, divergence, alpha, t, value, derivative)
+            self._call("divergence", t, (size, divergence, alpha, t), (value, derivative))
         return value, derivative
 
     # ------------------------------------------------------------------ Wasserstein, medians
@@ -394,14 +423,14 @@ class CudaKernels:
         value = self._empty(x, m)
         grad_x = self._empty(x, m, b) if need_x else None
         grad_y = self._empty(x, m, c) if need_y else None
-        self._call("sliced_wasserstein", x, m, b, c, x, y, order, value, grad_x, grad_y)
+        self._call("sliced_wasserstein", x, (m, b, c, x, y, order), (value, grad_x, grad_y))
         return value, grad_x, grad_y
 
     def median_distance(self, x: Array) -> Array:
         """Return the median pairwise distance of each slice, (m,)."""
         m, b, k = (int(size) for size in x.shape)
         value = self._empty(x, m)
-        self._call("median_distance", x, m, b, k, x, value)
+        self._call("median_distance", x, (m, b, k, x), (value,))
         return value
 
     def median_distance_vjp(self, x: Array, grad: Array) -> Array:
@@ -409,7 +438,7 @@ class CudaKernels:
         m, b, k = (int(size) for size in x.shape)
         _require("grad", grad, (m,), x)
         grad_x = self._empty(x, m, b, k)
-        self._call("median_distance_vjp", x, m, b, k, x, grad, grad_x)
+        self._call("median_distance_vjp", x, (m, b, k, x, grad), (grad_x,))
         return grad_x
 
     # ------------------------------------------------------------------------------- project
@@ -441,7 +470,7 @@ class CudaKernels:
             raise ValueError(f"dtype must be {_dtype(x)}, that of x; got {dtype}")
         n, d, p = self._product_sizes(x, frame, "float64")
         out = self._empty(x, n, p, dtype=dtype)
-        self._call("project_secure", x, n, d, p, x, frame, sigma, key, first_row, out)
+        self._call("project_secure", x, (n, d, p, x, frame, sigma, key, first_row), (out,))
         return out
 
     def project_fast(
@@ -450,5 +479,5 @@ class CudaKernels:
         """Return XU plus Philox noise."""
         n, d, p = self._product_sizes(x, frame)
         out = self._empty(x, n, p)
-        self._call("project_fast", x, n, d, p, x, frame, sigma, *key, first_row, out)
+        self._call("project_fast", x, (n, d, p, x, frame, sigma, *key, first_row), (out,))
         return out

@@ -441,6 +441,9 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   return votes;
 }
 
+// Nobody reads what a kernel writes before it is over.
+inline void __threadfence_system() {}
+
 template <class T>
 T atomicAdd(T* to, T value) {
   T seen = __atomic_load_n(to, __ATOMIC_RELAXED);
@@ -489,6 +492,7 @@ using cudaStream_t = struct CUstream_st*;
 
 enum cudaError_t : int {
   cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
@@ -503,6 +507,7 @@ enum cudaDeviceAttr {
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle: return "invalid resource handle";
@@ -526,6 +531,17 @@ inline cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= count) return cudaErrorInvalidDevice;
   cuda_emulator::current_device = device;
   return cudaSuccess;
+}
+// Host memory is within the kernels' reach anyway.
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
+constexpr unsigned cudaHostAllocPortable = 1;
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) {
+  return cudaSuccess;
+}
+inline cudaError_t cudaHostAlloc(void** start, size_t bytes, unsigned) {
+  const bool room = cuda_emulator::number_from_environment("DPSLICE_EMULATOR_PINNED", 1) != 0;
+  *start = room ? std::malloc(bytes) : nullptr;
+  return room ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 // All devices are alike, and small, so that few numbers reach past what they have.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {

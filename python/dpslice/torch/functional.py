@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -70,11 +70,14 @@ def _register(
     backward: Callable[..., Any] | None = None,
     slice_axes: Mapping[int, int] | None = None,
     vmap: Callable[..., Any] | None = None,
+    check: Callable[..., None] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> None:
     """Define an operator: its kernel, its shapes, its derivative, its rule for `torch.vmap`.
 
-    The kernel serves CPU and CUDA tensors alike: the arguments' place decides.
+    The kernel serves CPU and CUDA tensors alike: the arguments' place decides. `check` is
+    called with the arguments of a derivative where anybody may have called it: not on the direct
+    way from `backward`. There the call before has checked what was saved, autograd the gradient.
 
     Without `backward`, the operator is itself a derivative, and a dead end: differentiating it
     raises. A batch is folded into the slices, unless there is a rule `vmap`; `slice_axes` says, for
@@ -85,8 +88,14 @@ def _register(
     """
     name = schema.split("(", 1)[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
-    _LIBRARY.impl(name, kernel, "CPU")
-    _LIBRARY.impl(name, kernel, "CUDA")
+
+    def checked(*args: Any) -> Any:
+        if check is not None:
+            check(*args)
+        return kernel(*args)
+
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, checked, device)
     torch.library.register_fake(f"dpslice::{name}", fake, lib=_LIBRARY)
     if backward is None or setup_context is None:
         setup_context, backward = _save_nothing, _dead_end(name.removesuffix("_vjp"))
@@ -133,18 +142,27 @@ def _call(name: str, *args: Any) -> Any:
         or torch.autograd.forward_ad._current_level >= 0  # a Function refuses tangents
     ):
         return operator.transformed.apply(*args)
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    if (
+    if _listening():
+        return operator.dispatched(*args)
+    graded = False
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if not _plain(arg):
+                return operator.dispatched(*args)
+            graded = graded or arg.requires_grad
+    if graded and torch.is_grad_enabled():
+        return operator.graded.apply(*args)
+    return operator.kernel(*args)
+
+
+def _listening() -> bool:
+    """Tell whether a mode, a trace or a profiler wants to see each operator."""
+    return bool(
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
         or torch._C._autograd._profiler_enabled()
-        or not all(map(_plain, tensors))
-    ):
-        return operator.dispatched(*args)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return operator.graded.apply(*args)
-    return operator.kernel(*args)
+    )
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -203,16 +221,20 @@ _NO_BANDWIDTH = (
 )
 
 
-def _kernels_at(tensor: Tensor) -> Any:
-    """Return the compiled kernels for the device of a tensor, where nothing waits for them."""
-    return _arrays.backend_for(_arrays.place_of("tensor", tensor), later=True)
+def _kernels_and_arrays(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Return the compiled kernels for the device of the first tensor, and what they take.
 
-
-def _array(tensor: Tensor) -> Any:
-    """Return what the kernels take: on the CPU a NumPy view; copied only if it is strided."""
-    if _arrays.on_device(_arrays.place_of("tensor", tensor)):
-        return tensor.detach().resolve_neg().contiguous()
-    return tensor.contiguous().numpy(force=True)
+    That is a NumPy view on the CPU, and a tensor on a CUDA device; copied only if it is strided.
+    That all are on one device, the kernels check.
+    """
+    place = _arrays.place_of("tensor", tensors[0])
+    if _arrays.on_device(place):
+        arrays = [None if t is None else _arrays.device_array("tensor", t, place) for t in tensors]
+    else:
+        arrays = [
+            None if t is None else t.detach().resolve_neg().contiguous().numpy() for t in tensors
+        ]
+    return _arrays.backend_for(place, later=True), *arrays
 
 
 def _tensor(array: Any) -> Tensor:
@@ -220,8 +242,12 @@ def _tensor(array: Any) -> Tensor:
     return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def _detached(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach()
+_Optional = TypeVar("_Optional", Tensor, Tensor | None)
+
+
+def _detached(tensor: _Optional) -> _Optional:
+    """Return a tensor that requires no gradient: itself, if it is one."""
+    return tensor.detach() if tensor is not None and tensor.requires_grad else tensor
 
 
 def _tensor_or_empty(array: Any, like: Tensor) -> Tensor:
@@ -259,6 +285,11 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
         bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
         return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
     value = _arrays.positive_real("bandwidth", bandwidth)
+    if like.is_cuda and not torch.compiler.is_compiling() and not _listening() and _plain(like):
+        dtype = str(like.dtype).removeprefix("torch.")
+        place = _arrays.place_of("tensor", like)
+        filled: Tensor = _arrays.device_vector(value, slices, dtype, like, place)
+        return filled
     return torch.full((slices,), value, dtype=like.dtype, device=like.device)
 
 
@@ -279,7 +310,7 @@ def _project_fake(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[
 
 def _project_kernel(x: Tensor, frame: Tensor, sigma: float, noise: str, key: list[int]) -> Tensor:
     pair = (key[0] % 2**64, key[1] % 2**64) if key else None
-    result: Tensor = kernels.project(x.detach(), frame.detach(), sigma, noise, pair)
+    result: Tensor = kernels.project(_detached(x), _detached(frame), sigma, noise, pair)
     return result
 
 
@@ -384,32 +415,27 @@ def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) ->
 
     def forward(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
         kernel: Callable[..., Tensor] = getattr(kernels, name)
-        return kernel(x.detach(), y.detach(), bandwidth.detach(), _detached(weights))
+        return kernel(_detached(x), _detached(y), _detached(bandwidth), _detached(weights))
 
-    def fake(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
+    def check(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None, *rest: Any) -> None:
         _check_pair("x", x, "y", y)
         _arrays.layout("bandwidth", bandwidth, (x.shape[0],), like=x)
         if weights is not None:
             _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
+        for tensor in rest[:-3]:
+            _arrays.layout("grad", tensor, tuple(x.shape[:2]), like=x)
+
+    def fake(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None) -> Tensor:
+        check(x, y, bandwidth, weights)
         return x.new_empty(x.shape[:2])
 
     def vjp(
         x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None, *rest: Any
     ) -> tuple[Tensor, ...]:
         *tensors, need_x, need_y, need_weights = rest
-        fake(x, y, bandwidth, weights)
-        for tensor in tensors:
-            _arrays.layout("grad", tensor, tuple(x.shape[:2]), like=x)
-        grads = getattr(_kernels_at(x), f"{name}_vjp")(
-            _array(x),
-            _array(y),
-            _array(bandwidth),
-            None if weights is None else _array(weights),
-            *map(_array, tensors),
-            need_x,
-            need_y,
-            need_weights and weights is not None,
-        )
+        core, *arrays = _kernels_and_arrays(x, y, bandwidth, weights, *tensors)
+        needs = (need_x, need_y, need_weights and weights is not None)
+        grads = getattr(core, f"{name}_vjp")(*arrays, *needs)
         return tuple(_tensor_or_empty(grad, x) for grad in grads)
 
     def vjp_fake(
@@ -451,6 +477,7 @@ def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) ->
         "Tensor grad, bool need_x, bool need_y, bool need_weights) -> (Tensor, Tensor, Tensor)",
         vjp,
         vjp_fake,
+        check=check,
     )
 
 
@@ -503,19 +530,21 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
         need_weights: bool,
     ) -> tuple[Tensor, ...]:
         points, others, g, checked = kernels.pair_operands(
-            x.detach(), y.detach(), bandwidth.detach(), weights_name, _detached(weights)
+            _detached(x), _detached(y), _detached(bandwidth), weights_name, _detached(weights)
         )
-        rows, grad_y, grad_weights = getattr(_kernels_at(x), f"{name}_total")(
+        by_row = _detached(row_weights)
+        core = _arrays.backend_for(points.place, later=True)
+        rows, grad_y, grad_weights = getattr(core, f"{name}_total")(
             points.array,
             others.array,
             g,
             checked,
-            _arrays.operand("row_weights", row_weights.detach(), x.shape[:2], like=points).array,
+            _arrays.operand("row_weights", by_row, x.shape[:2], like=points).array,
             need_y,
             need_weights and weights is not None,
         )
         sums = _tensor(rows)
-        total = _weighted_total(row_weights.detach(), sums)
+        total = _weighted_total(by_row, sums)
         return total, sums, _tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x)
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -736,15 +765,28 @@ def gaussian_kernel_logsumexp(
 
 def _ratio_kernel(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
     first, second, *numbers = kernels.ratio_operands(
-        q.detach(), p.detach(), bandwidth.detach(), ridge, sigma
+        _detached(q), _detached(p), _detached(bandwidth), ridge, sigma
     )
-    return _tensor(_kernels_at(q).density_ratio(first.array, second.array, *numbers))
+    core = _arrays.backend_for(first.place, later=True)
+    return _tensor(core.density_ratio(first.array, second.array, *numbers))
 
 
 def _ratio_fake(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
+    _check_ratio(q, p, bandwidth)
+    return q.new_empty(q.shape[:2])
+
+
+def _check_ratio(q: Tensor, p: Tensor, bandwidth: Tensor) -> None:
     _check_pair("q", q, "p", p)
     _arrays.layout("bandwidth", bandwidth, (q.shape[0],), like=q)
-    return q.new_empty(q.shape[:2])
+
+
+def _check_ratio_vjp(
+    q: Tensor, p: Tensor, bandwidth: Tensor, ratio: Tensor, grad: Tensor, *_: Any
+) -> None:
+    _check_ratio(q, p, bandwidth)
+    _arrays.layout("ratio", ratio, tuple(q.shape[:2]), like=q)
+    _arrays.layout("grad", grad, tuple(q.shape[:2]), like=q)
 
 
 def _ratio_vjp_kernel(
@@ -758,19 +800,10 @@ def _ratio_vjp_kernel(
     need_q: bool,
     need_p: bool,
 ) -> tuple[Tensor, Tensor]:
-    _ratio_fake(q, p, bandwidth, ridge, sigma)
-    _arrays.layout("ratio", ratio, tuple(q.shape[:2]), like=q)
-    _arrays.layout("grad", grad, tuple(q.shape[:2]), like=q)
-    grad_q, grad_p = _kernels_at(q).density_ratio_vjp(
-        _array(q),
-        _array(p),
-        _array(bandwidth),
-        ridge,
-        sigma,
-        _array(ratio),
-        _array(grad),
-        need_q,
-        need_p,
+    core, q_array, p_array, *arrays = _kernels_and_arrays(q, p, bandwidth, ratio, grad)
+    g, ratio_array, grad_array = arrays
+    grad_q, grad_p = core.density_ratio_vjp(
+        q_array, p_array, g, ridge, sigma, ratio_array, grad_array, need_q, need_p
     )
     return _tensor_or_empty(grad_q, q), _tensor_or_empty(grad_p, q)
 
@@ -822,6 +855,7 @@ _register(
     "float ridge, float sigma, bool need_q, bool need_p) -> (Tensor, Tensor)",
     _ratio_vjp_kernel,
     _ratio_vjp_fake,
+    check=_check_ratio_vjp,
 )
 
 
@@ -891,8 +925,9 @@ def _divergence_kernel(
     r_min: float,
     need_p: bool,
 ) -> tuple[Tensor, Tensor]:
-    private, synthetic = _arrays.point_pair("q", q.detach(), "p", p.detach())
-    rows = bandwidth.detach().unbind(0) if bandwidth.ndim == 2 else [bandwidth.detach()]
+    private, synthetic = _arrays.point_pair("q", _detached(q), "p", _detached(p))
+    given = _detached(bandwidth)
+    rows = given.unbind(0) if given.ndim == 2 else [given]
     each = [_arrays.bandwidths("bandwidth", row, private) for row in rows]
     if len(each) == 1:
         bandwidths = each[0][None]  # [G, m]
@@ -901,7 +936,8 @@ def _divergence_kernel(
     for points, name in ((private, "q"), (synthetic, "p")):
         for bandwidth_of_slice in each:
             _arrays.check_reach(name, points, bandwidth_of_slice)
-    value, grad_p = _kernels_at(q).density_ratio_divergence(
+    core = _arrays.backend_for(private.place, later=True)
+    value, grad_p = core.density_ratio_divergence(
         private.array,
         synthetic.array,
         bandwidths,
@@ -1099,8 +1135,9 @@ def density_ratio_divergence(
 def _wasserstein_kernel(
     x: Tensor, y: Tensor, order: float, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    first, second = kernels.value_operands(x.detach(), y.detach())
-    value, grad_x, grad_y = _kernels_at(x).sliced_wasserstein_gradient(
+    first, second = kernels.value_operands(_detached(x), _detached(y))
+    core = _arrays.backend_for(first.place, later=True)
+    value, grad_x, grad_y = core.sliced_wasserstein_gradient(
         first.array, second.array, _arrays.real_at_least_one("order", order), need_x, need_y
     )
     return _tensor(value), _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
@@ -1224,7 +1261,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
 
 
 def _median_kernel(x: Tensor) -> Tensor:
-    result: Tensor = kernels.median_distance(x.detach())
+    result: Tensor = kernels.median_distance(_detached(x))
     return result
 
 
@@ -1233,10 +1270,14 @@ def _median_fake(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
-def _median_vjp_kernel(x: Tensor, grad: Tensor) -> Tensor:
+def _check_median_vjp(x: Tensor, grad: Tensor) -> None:
     _arrays.layout("x", x, ("m", "b", "k"))
     _arrays.layout("grad", grad, (x.shape[0],), like=x)
-    return _tensor(_kernels_at(x).median_distance_vjp(_array(x), _array(grad)))
+
+
+def _median_vjp_kernel(x: Tensor, grad: Tensor) -> Tensor:
+    core, *arrays = _kernels_and_arrays(x, grad)
+    return _tensor(core.median_distance_vjp(*arrays))
 
 
 def _median_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -1259,6 +1300,7 @@ _register(
     "median_distance_vjp(Tensor x, Tensor grad) -> Tensor",
     _median_vjp_kernel,
     lambda x, grad: torch.empty_like(x, memory_format=torch.contiguous_format),
+    check=_check_median_vjp,
 )
 
 
