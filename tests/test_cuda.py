@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpslice import kernels
+from dpslice import _arrays, _cuda_kernels, kernels
 from dpslice.torch import functional
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -257,6 +257,94 @@ def test_a_failed_slice_of_an_operator_is_reported_later() -> None:
         functional.density_ratio(q, q, 1.0, 0.0)
     assert host(found.isnan().all(dim=1)).tolist() == [False, True]
     functional.density_ratio(q, q, 1.0, 0.0)
+
+
+LATER = "in an earlier call, whose result holds NaN, the kernel matrix of "
+
+
+def test_the_least_of_many_failed_slices_is_reported_with_its_ridge() -> None:
+    q = torch.arange(15.0, device="cuda", dtype=torch.float64).reshape(1, 15, 1) * 100
+    bad = q.repeat(5000, 1, 1)
+    bad[7:] = 0
+    for ridge in (1e-20, 1e-30):
+        functional.density_ratio_divergence(bad, bad, 1.0, ridge)
+        torch.cuda.synchronize()
+        with pytest.raises(ValueError, match=f"{LATER}slice 7 plus ridge = {ridge}"):
+            functional.density_ratio_divergence(q, q, 1.0, 0.0)
+        functional.density_ratio_divergence(q, q, 1.0, 0.0)
+
+
+def test_backward_reports_no_failure_of_its_own() -> None:
+    q = torch.zeros(2, 15, 1, device="cuda", dtype=torch.float64, requires_grad=True)
+    found = functional.density_ratio(q, q, 1.0, 0.0)
+    torch.cuda.synchronize()
+    with pytest.raises(ValueError, match=LATER):
+        functional.density_ratio(q, q, 1.0, 0.1)
+    (grad,) = torch.autograd.grad(found.sum(), q)
+    torch.cuda.synchronize()
+    functional.density_ratio(q, q, 1.0, 0.1)
+    assert bool(grad.isnan().all())
+
+
+def test_a_replay_reports_what_fails() -> None:
+    q = torch.arange(30.0, device="cuda", dtype=torch.float64).reshape(2, 15, 1) * 100
+    x, g = q.clone(), torch.ones(2, device="cuda", dtype=torch.float64)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        functional.density_ratio(x, q, g, 0.0)
+    torch.cuda.current_stream().wait_stream(side)
+    _cuda_kernels._reports.clear()  # so that its memory is made while the graph is recorded
+    _arrays._cuda_kernels.cache_clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = functional.density_ratio(x, q, g, 0.0)
+    for _ in range(2):
+        graph.replay()
+        torch.cuda.synchronize()
+        functional.density_ratio(q, q, g, 0.0)
+        x[1] = 0
+        graph.replay()
+        torch.cuda.synchronize()
+        with pytest.raises(ValueError, match=LATER + "slice 1 plus ridge = 0.0"):
+            functional.density_ratio(q, q, g, 0.0)
+        assert host(found.isnan().all(dim=1)).tolist() == [False, True]
+        x.copy_(q)
+
+
+def test_a_number_as_bandwidth_on_several_streams_and_in_a_graph() -> None:
+    x = torch.randn(3, 50, 2, device="cuda", dtype=torch.float64)
+    truth = kernels.gaussian_kernel_sum(x.cpu(), x.cpu(), 0.8125).numpy()
+    for _ in range(3):
+        for stream in [torch.cuda.Stream() for _ in range(3)]:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                found = functional.gaussian_kernel_sum(x, x, 0.8125)
+            torch.cuda.current_stream().wait_stream(stream)
+            assert_close(host(found), truth, "float64")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = functional.gaussian_kernel_sum(x, x, 0.8125)
+    for number in range(1, 40):  # others take the place of what is kept
+        functional.gaussian_kernel_sum(x, x, float(number))
+    graph.replay()
+    assert_close(host(found), truth, "float64")
+
+
+def test_a_tensor_of_another_stream_is_not_given_away_too_soon() -> None:
+    """What a call reads, and its results, when all is freed at once."""
+    stream = torch.cuda.Stream()
+    x = torch.randn(1, 20_000, 2, device="cuda")
+    truth = host(functional.gaussian_kernel_sum(x + 1, x, 1.0)).astype(np.float64)
+    for _ in range(5):
+        moved = x + 1
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            found = functional.gaussian_kernel_sum(moved, x, 1.0)
+        del moved
+        torch.zeros_like(x)  # would get its memory
+        torch.cuda.current_stream().wait_stream(stream)
+        assert_close(host(found), truth, "float32")
 
 
 def test_products_as_exact_as_torch_is_told() -> None:

@@ -45,6 +45,7 @@ __all__ = [
     "finite_real",
     "finite_values",
     "integer",
+    "kept_vector",
     "layout",
     "library_of",
     "log_weight_values",
@@ -313,8 +314,8 @@ _KERNEL_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {
 }
 
 
-# Places, operands and what is kept for each are made in every call, which on a device may take less
-# time than they do: they are tuples, and dtypes and places are looked up, not made again.
+# Every call makes places and operands, which on a device may take longer than its kernel. So these
+# are tuples, and what an earlier call found out is looked up.
 
 
 class Place(NamedTuple):
@@ -533,18 +534,18 @@ def device_empty(shape: Sequence[int], dtype: str | None, like: Any, place: Plac
         return sys.modules["cupy"].empty(tuple(shape), dtype=dtype or str(like.dtype))
 
 
-def device_vector(value: Any, size: int, dtype: str, like: Any, place: Place) -> Any:
-    """Make a contiguous vector (size,) of a number, an array () or an array (size,)."""
+def device_vector(value: Any, size: int, like: Any, place: Place) -> Any:
+    """Make a contiguous vector (size,) of a number, an array () or an array (size,).
+
+    Its library, dtype and device are those of `like`. It may be `value` itself.
+    """
+    dtype = like.dtype
     if place.library == "torch":
-        torch = sys.modules["torch"]
-        kind = getattr(torch, dtype)
         if isinstance(value, float):
-            if size <= _MOST_KEPT and not capturing(place):
-                return _torch_constant(value, size, kind, like.device, place.stream)
-            return torch.full((size,), value, dtype=kind, device=like.device)
-        if value.dtype == kind and value.shape == (size,):
+            return sys.modules["torch"].full((size,), value, dtype=dtype, device=like.device)
+        if value.dtype == dtype and value.shape == (size,):
             return value.contiguous()
-        return value.to(kind).expand(size).contiguous()
+        return value.to(dtype).expand(size).contiguous()
     cupy = sys.modules["cupy"]
     with like.device:
         if isinstance(value, float):
@@ -555,16 +556,23 @@ def device_vector(value: Any, size: int, dtype: str, like: Any, place: Place) ->
 _MOST_KEPT = 4096  # numbers of a vector from which on a call takes longer than to fill it
 
 
-@functools.lru_cache(16)
-def _torch_constant(value: float, size: int, dtype: Any, device: Any, stream: int | None) -> Any:
-    """Make a vector of one number, once: to fill it takes as long as all else before a kernel.
+def kept_vector(value: float, size: int, like: Any, place: Place) -> Any:
+    """Make a vector of one number as `device_vector` does, of torch; or give an earlier call's.
 
-    Nobody may write to it. It is kept for one stream, where it is filled before it is read. It must
-    not get into a graph, which would outlive it; and what is made in inference mode, autograd does
-    not save.
+    To fill it takes as long as all else before a kernel. Nobody may write to it, and torch must not
+    be tracing or transforming anything: what it made for that would be of no use later. Nor is a
+    vector kept for a recorded graph, which would outlive it.
     """
+    if size > _MOST_KEPT or capturing(place):
+        return device_vector(value, size, like, place)
+    return _kept_vector(value, size, like.dtype, like.device, place.stream)
+
+
+@functools.lru_cache(16)
+def _kept_vector(value: float, size: int, dtype: Any, device: Any, stream: int | None) -> Any:
+    """Fill a vector, for one stream: there it is filled before it is read."""
     torch = sys.modules["torch"]
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # else autograd could not save it
         return torch.full((size,), value, dtype=dtype, device=device)
 
 
@@ -604,18 +612,15 @@ def device_addresses(
     if place.library == "torch" and not capturing(place):
         stream = _stream_object(place)
     found: list[Any] = []
-    for value in arguments:
-        if value is None:
-            found.append(0)
-        elif isinstance(value, (int, float, bytes)):
+    for value in (*arguments, *new):
+        if isinstance(value, (int, float, bytes)):
             found.append(value)
+        elif value is None:
+            found.append(0)
         else:
-            if stream is not None:
-                value.record_stream(stream)
             found.append(address(value, place))
-    for value in new:
-        plain = value is None or isinstance(value, int)
-        found.append((value or 0) if plain else address(value, place))
+            if stream is not None and len(found) <= len(arguments):
+                value.record_stream(stream)
     return found
 
 
@@ -786,7 +791,7 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
         axes = () if value.ndim == 0 else (slices,)
         given = operand(name, value, axes, like=like, same_dtype=False, finite=False)
         if device:
-            return device_vector(given.array, slices, like.dtype.name, like.array, like.place)
+            return device_vector(given.array, slices, like.array, like.place)
         array = given.array if value.ndim == 1 else np.broadcast_to(given.array, (slices,))
     if array.dtype != like.dtype or not array.flags.c_contiguous:
         with np.errstate(over="ignore", under="ignore"):  # caught by the check that follows
@@ -799,7 +804,7 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
             f"{name} must be finite and > 0 (in {like.dtype}); got {array[first]} for slice {first}"
         )
     if device:
-        return device_vector(float(array[0]), slices, like.dtype.name, like.array, like.place)
+        return device_vector(float(array[0]), slices, like.array, like.place)
     return array
 
 

@@ -61,7 +61,9 @@ class _Report(ctypes.Structure):
     """What a device says of slices that failed in calls that did not wait. It lies in host memory.
 
     The device writes it while kernels run: the ridge first, then the slice, the least so far. Of
-    several calls that failed since it was last read, these may be of two.
+    several calls that failed since it was last read, these may be of two. What fails in the very
+    moment in which the slice is reset may be missed, or reported twice: the host's and the device's
+    accesses are not atomic to each other.
     """
 
     _fields_ = (("slice", ctypes.c_int64), ("ridge", ctypes.c_double))
@@ -144,8 +146,8 @@ class CudaKernels:
     ) -> tuple[int, int, int, int]:
         if len(x.shape) != 3 or len(y.shape) != 3:
             raise ValueError(f"{x_name} and {y_name} must have 3 axes")
-        m, b, k = (int(size) for size in x.shape)
-        c = int(y.shape[1])
+        m, b, k = x.shape
+        c = y.shape[1]
         _require(y_name, y, (m, c, k), x)
         if min(m, b, c, k) < 1:
             raise ValueError(f"{x_name} and {y_name} must have no empty axis")
@@ -379,7 +381,7 @@ class CudaKernels:
     ) -> tuple[Array, Array | None]:
         """Return the f-divergence of each slice and its gradient in p, None if not needed."""
         m, b, c, k = self._pair_sizes("q", q, "p", p)
-        bandwidths = int(bandwidth.shape[0])
+        bandwidths = bandwidth.shape[0]
         _require("bandwidth", bandwidth, (max(bandwidths, 1), m), q)
         self._look_back()
         value = self._empty(q, m)
@@ -394,7 +396,7 @@ class CudaKernels:
     def divergence(self, divergence: int, alpha: float, t: Array) -> tuple[Array, Array]:
         """Return f and its derivative at each t >= 0."""
         value, derivative = self._empty(t, *t.shape), self._empty(t, *t.shape)
-        size = math.prod(int(axis) for axis in t.shape)
+        size = math.prod(t.shape)
         if size > 0:
             self._call("divergence", t, (size, divergence, alpha, t), (value, derivative))
         return value, derivative
@@ -404,8 +406,8 @@ class CudaKernels:
     def _line_sizes(self, x: Array, y: Array) -> tuple[int, int, int]:
         if len(x.shape) != 2 or len(y.shape) != 2:
             raise ValueError("x and y must have 2 axes")
-        m, b = (int(size) for size in x.shape)
-        c = int(y.shape[1])
+        m, b = x.shape
+        c = y.shape[1]
         _require("y", y, (m, c), x)
         if min(m, b, c) < 1:
             raise ValueError("x and y must have no empty axis")
@@ -428,14 +430,14 @@ class CudaKernels:
 
     def median_distance(self, x: Array) -> Array:
         """Return the median pairwise distance of each slice, (m,)."""
-        m, b, k = (int(size) for size in x.shape)
+        m, b, k = x.shape
         value = self._empty(x, m)
         self._call("median_distance", x, (m, b, k, x), (value,))
         return value
 
     def median_distance_vjp(self, x: Array, grad: Array) -> Array:
         """Return the gradient of the medians in x, (m, b, k)."""
-        m, b, k = (int(size) for size in x.shape)
+        m, b, k = x.shape
         _require("grad", grad, (m,), x)
         grad_x = self._empty(x, m, b, k)
         self._call("median_distance_vjp", x, (m, b, k, x, grad), (grad_x,))
@@ -448,8 +450,8 @@ class CudaKernels:
     ) -> tuple[int, int, int]:
         if len(x.shape) != 2 or len(frame.shape) != 2:
             raise ValueError("x and frame must have 2 axes")
-        n, d = (int(size) for size in x.shape)
-        p = int(frame.shape[1])
+        n, d = x.shape
+        p = frame.shape[1]
         _require("frame", frame, (d, p), x, frame_dtype)
         return n, d, p
 

@@ -60,6 +60,8 @@ class _Operator:
 
 _OPERATORS: dict[str, _Operator] = {}
 
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+
 
 def _register(
     schema: str,
@@ -94,8 +96,8 @@ def _register(
             check(*args)
         return kernel(*args)
 
-    for device in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, checked, device)
+    _LIBRARY.impl(name, checked, "CPU")
+    _LIBRARY.impl(name, checked, "CUDA")
     torch.library.register_fake(f"dpslice::{name}", fake, lib=_LIBRARY)
     if backward is None or setup_context is None:
         setup_context, backward = _save_nothing, _dead_end(name.removesuffix("_vjp"))
@@ -165,12 +167,22 @@ def _listening() -> bool:
     )
 
 
+def _is_direct() -> bool:
+    """Tell whether operators are neither compiled nor transformed nor listened to."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or _listening()
+    )
+
+
 def _plain(tensor: Tensor) -> bool:
     """Tell whether a tensor is its values and no more: no subclass, no batch, no meta tensor."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and (tensor.is_cpu or tensor.is_cuda)
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and not _is_legacy_batched(tensor)
     )
 
 
@@ -285,10 +297,9 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
         bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
         return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
     value = _arrays.positive_real("bandwidth", bandwidth)
-    if like.is_cuda and not torch.compiler.is_compiling() and not _listening() and _plain(like):
-        dtype = str(like.dtype).removeprefix("torch.")
+    if like.is_cuda and _is_direct() and _plain(like):
         place = _arrays.place_of("tensor", like)
-        filled: Tensor = _arrays.device_vector(value, slices, dtype, like, place)
+        filled: Tensor = _arrays.kept_vector(value, slices, like, place)
         return filled
     return torch.full((slices,), value, dtype=like.dtype, device=like.device)
 
@@ -895,8 +906,8 @@ def density_ratio(
         If shapes disagree, a number is out of range, `bandwidth` requires a gradient, or the Gram
         matrix plus ridge is not positive definite (the slice is named). On a CUDA device nothing
         waits for that: the slice is NaN, and the next call of this function or of
-        `density_ratio_divergence`, once the device has come so far, raises for it. While a graph
-        is recorded, and after the last call, nothing does.
+        `density_ratio_divergence`, once the device has come so far, raises for it; for a slice
+        of a recorded graph, the next call after its replay. After the last call, nothing does.
 
     Examples
     --------
