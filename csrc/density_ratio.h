@@ -15,9 +15,8 @@ struct DensityRatioArgs {
   const T* p;          // [m, c, k] synthetic rows
   const T* bandwidth;  // [m]
   double ridge, sigma;
-  T* ratio;                        // [m, b] out
-  int64_t* failed_slice;           // out: first slice whose matrix is not positive definite, or -1
-  double* failed_ridge = nullptr;  // on a CUDA device, out: see cuda/kernels.h
+  T* ratio;               // [m, b] out
+  int64_t* failed_slice;  // out: first slice whose matrix is not positive definite, or -1
 };
 
 template <class T>
@@ -32,7 +31,6 @@ struct DensityRatioVjpArgs {
   T* grad_q;       // [m, b, k] out, or null
   T* grad_p;       // [m, c, k] out, or null
   int64_t* failed_slice;
-  double* failed_ridge = nullptr;
 };
 
 // value_s = mean_i f(max(r_si, r_min)), r averaged over the bandwidths.
@@ -48,7 +46,6 @@ struct DensityRatioDivergenceArgs {
   T* value;   // [m] out
   T* grad_p;  // [m, c, k] out: gradient of value_s in its own slice; or null
   int64_t* failed_slice;
-  double* failed_ridge = nullptr;
 };
 
 template <class T>

@@ -118,13 +118,12 @@ void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream,
 void density_ratio_call(const std::string& dtype, int device, uintptr_t stream,
                         const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                         uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge, double sigma,
-                        uintptr_t ratio, uintptr_t failed_slice, uintptr_t failed_ridge) {
+                        uintptr_t ratio, uintptr_t failed_slice) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    density_ratio(
-        DensityRatioArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge, sigma,
-                            at<T>(ratio), at<int64_t>(failed_slice), at<double>(failed_ridge)},
-        execution);
+    density_ratio(DensityRatioArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge,
+                                      sigma, at<T>(ratio), at<int64_t>(failed_slice)},
+                  execution);
   });
 }
 
@@ -132,14 +131,13 @@ void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stre
                             const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                             uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge,
                             double sigma, uintptr_t ratio, uintptr_t grad, uintptr_t grad_q,
-                            uintptr_t grad_p, uintptr_t failed_slice, uintptr_t failed_ridge) {
+                            uintptr_t grad_p, uintptr_t failed_slice) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
-    density_ratio_vjp(
-        DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge, sigma,
-                               at<T>(ratio), at<T>(grad), at<T>(grad_q), at<T>(grad_p),
-                               at<int64_t>(failed_slice), at<double>(failed_ridge)},
-        execution);
+    density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth),
+                                             ridge, sigma, at<T>(ratio), at<T>(grad), at<T>(grad_q),
+                                             at<T>(grad_p), at<int64_t>(failed_slice)},
+                      execution);
   });
 }
 
@@ -148,7 +146,7 @@ void density_ratio_divergence_call(const std::string& dtype, int device, uintptr
                                    int64_t k, int64_t bandwidths, uintptr_t q, uintptr_t p,
                                    uintptr_t bandwidth, double ridge, double sigma, int divergence,
                                    double alpha, double r_min, uintptr_t value, uintptr_t grad_p,
-                                   uintptr_t failed_slice, uintptr_t failed_ridge) {
+                                   uintptr_t failed_slice) {
   if (divergence < 0 || divergence >= kDivergenceCodes)
     throw std::invalid_argument("unknown divergence code");
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
@@ -156,8 +154,7 @@ void density_ratio_divergence_call(const std::string& dtype, int device, uintptr
     density_ratio_divergence(
         DensityRatioDivergenceArgs<T>{m, b, c, k, bandwidths, at<T>(q), at<T>(p), at<T>(bandwidth),
                                       ridge, sigma, divergence, alpha, r_min, at<T>(value),
-                                      at<T>(grad_p), at<int64_t>(failed_slice),
-                                      at<double>(failed_ridge)},
+                                      at<T>(grad_p), at<int64_t>(failed_slice)},
         execution);
   });
 }
@@ -291,17 +288,16 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
         arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("failed_slice"),
-        arg("failed_ridge"), "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
+        "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
   m.def("density_ratio_vjp", &density_ratio_vjp_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
         arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("grad"), arg("grad_q"),
-        arg("grad_p"), arg("failed_slice"), arg("failed_ridge"),
+        arg("grad_p"), arg("failed_slice"),
         "Gradients in q and p, skipped where the address is 0.");
   m.def("density_ratio_divergence", &density_ratio_divergence_call, arg("dtype"), arg("device"),
         arg("stream"), arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("bandwidths"),
         arg("q"), arg("p"), arg("bandwidth"), arg("ridge"), arg("sigma"), arg("divergence"),
         arg("alpha"), arg("r_min"), arg("value"), arg("grad_p"), arg("failed_slice"),
-        arg("failed_ridge"),
         "f-divergence of each slice, and its gradient in p unless the address is 0.");
   m.def("divergence", &divergence_call, arg("dtype"), arg("device"), arg("stream"), arg("allocate"),
         arg("size"), arg("divergence"), arg("alpha"), arg("t"), arg("value"), arg("derivative"),

@@ -11,8 +11,8 @@
 // reason that csrc/density_ratio.cpp gives.
 //
 // A slice whose matrix is not positive definite gets NaN for its results, and the least such slice
-// is left in failed_slice: device memory, which takes a synchronisation to read, or host memory,
-// which says what is known so far.
+// is left in failed_slice: reading it is the caller's choice, as it takes a synchronisation, or in
+// host memory tells what is known so far.
 #include <cfloat>
 #include <cmath>
 #include <type_traits>
@@ -801,15 +801,12 @@ __device__ inline void write_pulls(Points targets, int64_t size, double scale, T
 // ------------------------------------------------------------------------------------ the blocks
 
 // failed_slice starts as -1, which as an unsigned number is the largest. Whoever reads it in host
-// memory finds the ridge there already.
-template <class Args>
-__device__ inline void report_failure(const Args& args, int64_t slice) {
-  if (threadIdx.x != 0 || args.failed_slice == nullptr) return;
-  if (args.failed_ridge != nullptr) {
-    *args.failed_ridge = args.ridge;
-    __threadfence_system();
-  }
-  atomicMin(reinterpret_cast<unsigned long long*>(args.failed_slice),
+// memory finds the ridge, next to it, there already.
+__device__ inline void report_failure(int64_t* failed_slice, double ridge, int64_t slice) {
+  if (threadIdx.x != 0 || failed_slice == nullptr) return;
+  *reinterpret_cast<double*>(failed_slice + 1) = ridge;
+  __threadfence_system();
+  atomicMin(reinterpret_cast<unsigned long long*>(failed_slice),
             static_cast<unsigned long long>(slice));
 }
 
@@ -893,7 +890,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
       for (int64_t i = threadIdx.x; i < args.b; i += blockDim.x)
         args.ratio[s * args.b + i] = static_cast<T>(sums[i]);
     } else {
-      report_failure(args, s);
+      report_failure(args.failed_slice, args.ridge, s);
       fill_nan(args.ratio + s * args.b, args.b);
     }
     __syncthreads();
@@ -952,7 +949,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
     T* const grad_q = args.grad_q == nullptr ? nullptr : args.grad_q + s * b * k;
     T* const grad_p = args.grad_p == nullptr ? nullptr : args.grad_p + s * c * k;
     if (!good) {
-      report_failure(args, s);
+      report_failure(args.failed_slice, args.ridge, s);
       fill_nan(grad_q, b * k);
       fill_nan(grad_p, c * k);
       __syncthreads();
@@ -997,7 +994,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
       good = slice.factor_and_solve(layout, g, b, args.ridge, power, sums + g * rows);
     }
     if (!good) {
-      report_failure(args, s);
+      report_failure(args.failed_slice, args.ridge, s);
       fill_nan(args.value + s, 1);
       fill_nan(grad_p, c * k);
       __syncthreads();
@@ -1043,8 +1040,6 @@ __global__ void __launch_bounds__(kMostThreads) divergence_kernel(DivergenceArgs
   args.derivative[i] = static_cast<T>(f.derivative);
 }
 
-__global__ void clear_failure_kernel(int64_t* failed_slice) { *failed_slice = -1; }
-
 // ------------------------------------------------------------------------------------- launching
 
 // Shared memory that the kernels have besides what they are given, and that each block costs.
@@ -1088,8 +1083,6 @@ class Planner {
 template <class T, template <class> class Args>
 void launch_slices(void (*kernel)(Args<T>, Layout, double*), const Args<T>& args,
                    int64_t bandwidths, int64_t vectors, const Execution& execution) {
-  if (args.failed_slice != nullptr && args.failed_ridge == nullptr)
-    launch(clear_failure_kernel, 1, 1, 0, execution, args.failed_slice);
   const Shape shape = shape_of(args.b);
   const int64_t limit = static_cast<int64_t>(execution.shared_limit);
   const int64_t bytes = (limit + kBlockCost) / shape.blocks - kBlockCost - kStaticShared;

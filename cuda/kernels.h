@@ -21,10 +21,10 @@ void logsumexp(const LogsumexpArgs<T>& args, const Execution& execution);
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
 
-// failed_slice may be null: then failures are NaN, and no more. With failed_ridge, both are host
-// memory that the device reaches, and stay as they are where no slice fails: the caller sets
-// failed_slice to -1, once for many calls, and may read it at any time. A slice that fails writes
-// its call's ridge first. Without failed_ridge, each call clears failed_slice by itself.
+// failed_slice is memory of the device, or of the host within its reach: two numbers, of which the
+// caller sets the first to -1, for one call or for many. A slice that fails writes its ridge, as a
+// double, to the second, and then its number to the first if that is less, as unsigned. It may be
+// null: then failures are NaN, and no more.
 template <class T>
 void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution);
 template <class T>

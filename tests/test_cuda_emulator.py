@@ -969,6 +969,17 @@ def test_nothing_is_told_or_kept_while_a_graph_is_recorded(
     assert not torch.recorded_for_test
 
 
+def test_no_bandwidth_of_a_transformation_is_kept(torch_on_device: Any) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    x = torch.randn(1, 5, 3)
+    grad = torch.func.grad(lambda y: functional.gaussian_kernel_sum(x, y, 0.875).sum())(x)
+    leaf = x.clone().requires_grad_()
+    functional.gaussian_kernel_sum(x, leaf, 0.875).sum().backward()
+    torch.testing.assert_close(leaf.grad, grad)
+
+
 def test_a_bandwidth_from_inference_mode_can_be_saved(torch_on_device: Any) -> None:
     torch = torch_on_device
     from dpslice.torch import functional

@@ -41,6 +41,7 @@ __all__ = [
     "device_addresses",
     "device_array",
     "device_empty",
+    "device_full",
     "device_vector",
     "finite_real",
     "finite_values",
@@ -532,6 +533,14 @@ def device_empty(shape: Sequence[int], dtype: str | None, like: Any, place: Plac
         return like.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))
     with like.device:
         return sys.modules["cupy"].empty(tuple(shape), dtype=dtype or str(like.dtype))
+
+
+def device_full(size: int, value: int, dtype: str, like: Any, place: Place) -> Any:
+    """Allocate a vector of the library and on the device of `like`, of one number."""
+    if place.library == "torch":
+        return like.new_full((size,), value, dtype=getattr(sys.modules["torch"], dtype))
+    with like.device:
+        return sys.modules["cupy"].full((size,), value, dtype=dtype)
 
 
 def device_vector(value: Any, size: int, like: Any, place: Place) -> Any:

@@ -164,9 +164,8 @@ class CudaKernels:
                     _raise_earlier(report)
 
     @functools.cached_property
-    def _report_addresses(self) -> tuple[int, int]:
-        start = ctypes.addressof(_report_of(self._module, self._device))
-        return start + _Report.slice.offset, start + _Report.ridge.offset
+    def _report_address(self) -> int:
+        return ctypes.addressof(_report_of(self._module, self._device))
 
     def _launch_slices(
         self, name: str, like: Array, given: Sequence[Any], results: Sequence[Any], ridge: float
@@ -176,10 +175,10 @@ class CudaKernels:
         While the stream is recorded, nobody can wait: then such a slice is NaN, and no more.
         """
         if self._later:
-            self._call(name, like, given, (*results, *self._report_addresses))
+            self._call(name, like, given, (*results, self._report_address))
             return
-        failed_slice = self._empty(like, 1, dtype="int64")
-        self._call(name, like, given, (*results, failed_slice, None))
+        failed_slice = _arrays.device_full(2, -1, "int64", like, self._place)
+        self._call(name, like, given, (*results, failed_slice))
         if not _arrays.capturing(self._place):
             failed = int(failed_slice[0])
             if failed >= 0:
@@ -362,7 +361,7 @@ class CudaKernels:
         if need_q or need_p:
             given = (m, b, c, k, q, p, bandwidth, ridge, sigma, ratio, grad)
             if self._later:  # the call that made `ratio` reports the same failure
-                self._call("density_ratio_vjp", q, given, (grad_q, grad_p, None, None))
+                self._call("density_ratio_vjp", q, given, (grad_q, grad_p, None))
             else:
                 self._launch_slices("density_ratio_vjp", q, given, (grad_q, grad_p), ridge)
         return grad_q, grad_p

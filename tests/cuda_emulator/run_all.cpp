@@ -84,20 +84,20 @@ void run_ratio(const Execution& execution, int64_t m, int64_t b, int64_t c, int6
   const std::vector<T> bandwidth(static_cast<size_t>(2 * m), T(1));
   auto ratio = unset<T>(m * b), grad_q = unset<T>(m * b * k), grad_p = unset<T>(m * c * k),
        value = unset<T>(m);
-  int64_t failed_slice = 0;
+  int64_t failed_slice[2] = {-1, 0};
   density_ratio(DensityRatioArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1, 0.5,
-                                    ratio.data(), &failed_slice},
+                                    ratio.data(), failed_slice},
                 execution);
   require_finite("density_ratio", ratio);
-  density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1,
-                                           0.5, ratio.data(), grad.data(), grad_q.data(),
-                                           grad_p.data(), &failed_slice},
-                    execution);
+  density_ratio_vjp(
+      DensityRatioVjpArgs<T>{m, b, c, k, q.data(), p.data(), bandwidth.data(), 0.1, 0.5,
+                             ratio.data(), grad.data(), grad_q.data(), grad_p.data(), failed_slice},
+      execution);
   require_finite("density_ratio_vjp", grad_q);
   require_finite("density_ratio_vjp", grad_p);
   density_ratio_divergence(
       DensityRatioDivergenceArgs<T>{m, b, c, k, 2, q.data(), p.data(), bandwidth.data(), 0.1, 0.5,
-                                    kKl, 0, 1e-6, value.data(), grad_p.data(), &failed_slice},
+                                    kKl, 0, 1e-6, value.data(), grad_p.data(), failed_slice},
       execution);
   require_finite("density_ratio_divergence", value);
   require_finite("density_ratio_divergence", grad_p);
