@@ -11,6 +11,7 @@ fails (out of memory, not installed) is reported with its reason.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import json
 import math
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 import dpslice
 from dpslice import _arrays, kernels
+from dpslice.divergences import get_divergence
 from dpslice.torch import functional
 
 OURS = "dpslice"
@@ -209,6 +211,8 @@ def kernel_sum(device: torch.device, b: int, k: int, *, keops: bool = False) -> 
         return torch.cat(sums)
 
     def by_keops() -> Tensor:
+        # What KeOps compiles may bring a libstdc++ of its own, with which it crashes.
+        ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
         from pykeops.torch import LazyTensor
 
         square = ((LazyTensor(x[0][:, None, :]) - LazyTensor(leaf[0][None, :, :])) ** 2).sum(-1)
@@ -245,8 +249,8 @@ def density_ratio(device: torch.device, m: int, b: int, k: int) -> Case:
     def alone() -> None:
         """Run the kernels without autograd, and without waiting for what they report."""
         core = _arrays.backend_for(_arrays.place_of("q", q), later=True)
-        given = (q, p, bandwidth, ridge, 0.0)
-        core.density_ratio_vjp(*given, core.density_ratio(*given), ones, False, True)
+        given, kept = (q, p, bandwidth, ridge, 0.0), core.room_for_factors(q)
+        core.density_ratio_vjp(*given, core.density_ratio(*given, kept), ones, False, True, kept)
 
     truth = plain(q[:2].double(), p[:2].double())
     contenders: dict[str, Call] = {OURS: ours}
@@ -254,6 +258,30 @@ def density_ratio(device: torch.device, m: int, b: int, k: int) -> Case:
         contenders[f"{OURS}, kernels alone"] = alone
     contenders["torch, cholesky_ex"] = lambda: gradient(plain(q, leaf), leaf)
     return Case(f"density_ratio, m = {m}, b = c = {b}, k = {k}", contenders, truth)
+
+
+def divergence(device: torch.device, m: int, b: int, k: int) -> Case:
+    """Make the case of the fused loss, Kullback-Leibler, forward and backward in p, c = b."""
+    q, p = torch.randn(m, b, k, device=device), torch.randn(m, b, k, device=device)
+    leaf = p.clone().requires_grad_()
+    ridge, r_min = 0.05, get_divergence("kl").r_min
+
+    def plain(q: Tensor, p: Tensor) -> Tensor:
+        gram = (-0.5 * torch.cdist(q, q).square()).exp()
+        gram = gram + ridge * torch.eye(b, device=device, dtype=q.dtype)
+        sums = (-0.5 * torch.cdist(q, p).square()).exp().sum(-1, keepdim=True)
+        factor, _ = torch.linalg.cholesky_ex(gram)
+        ratio = torch.cholesky_solve(sums, factor)[..., 0].clamp(min=r_min)
+        return (ratio * ratio.log() - ratio + 1).mean(-1)
+
+    def ours() -> Tensor:
+        return gradient(functional.density_ratio_divergence(q, leaf, 1.0, ridge, "kl"), leaf)
+
+    return Case(
+        f"density_ratio_divergence, m = {m}, b = c = {b}, k = {k}",
+        {OURS: ours, "torch, cholesky_ex": lambda: gradient(plain(q, leaf), leaf)},
+        plain(q[:2].double(), p[:2].double()),
+    )
 
 
 def logsumexp(device: torch.device, b: int, k: int) -> Case:
@@ -356,6 +384,7 @@ def cases(device: torch.device, quick: bool, keops: bool) -> list[Callable[[], C
         return [
             lambda: kernel_sum(device, 200, 2, keops=keops),
             lambda: density_ratio(device, 5, 20, 2),
+            lambda: divergence(device, 5, 20, 2),
             lambda: logsumexp(device, 100, 12),
             lambda: project(device, 200, 16, 16),
             lambda: training_step(device, 64, 12, 16),
@@ -364,6 +393,7 @@ def cases(device: torch.device, quick: bool, keops: bool) -> list[Callable[[], C
     return [
         lambda: kernel_sum(device, 100_000, 2, keops=keops),
         *(lambda m=m, b=b: density_ratio(device, m, b, 2) for m, b in sizes),  # type: ignore[misc]
+        lambda: divergence(device, 1000, 128, 2),
         lambda: logsumexp(device, 16_384, 94),
         lambda: logsumexp(device, 16_384, 784),
         lambda: project(device, 10_000_000, 128, 128),
@@ -402,10 +432,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the report; default: print it")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--keops", action="store_true", help="KeOps, too, which compiles for long")
+    parser.add_argument(
+        "--warm-keops", action="store_true", help="let KeOps compile what it needs, and no more"
+    )
     parser.add_argument("--quick", action="store_true", help="toy sizes")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.manual_seed(0)
+    if arguments.warm_keops:
+        kernel_sum(device, 200, 2, keops=True).contenders["KeOps"]()
+        return 0
     rows = []
     for make in cases(device, arguments.quick, arguments.keops):
         rows += measure(make(), Clock(device))

@@ -6,7 +6,8 @@
 #
 # It needs nvcc (12.8 or newer), g++, and a Python (PYTHON, default python3) with torch, CMake, ninja, pytest and
 # pybind11; CuPy and KeOps take part where they are installed. Without a network, put the wheel of
-# pybind11 into a folder and name it in DPSLICE_WHEELS.
+# pybind11 into a folder and name it in DPSLICE_WHEELS. A package that was built elsewhere, with its
+# extension modules, is taken as it is where DPSLICE_PACKAGE names the folder that holds it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -18,26 +19,35 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
 [ "$capability" != 90 ] || capability=90a  # with the instructions that only Hopper has
 
-if ! "$python" -c "import pybind11" 2>/dev/null; then
-  "$python" -m pip install --quiet ${DPSLICE_WHEELS:+--no-index --find-links "$DPSLICE_WHEELS"} pybind11
-fi
-
-say "building for sm_$capability"
 mkdir -p "$build/package"
-cmake -S . -B "$build" -G Ninja \
-  -DPython_EXECUTABLE="$(command -v "$python")" \
-  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
-  -DSKBUILD_PROJECT_VERSION=0 \
-  -DDPSLICE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$capability" >"$build/configure.log"
-cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exit 1; }
-cp -r python/dpslice "$build/package/"
-find "$build/package" -name '*.so' -delete
-cp "$build"/_core*.so "$build"/_cuda*.so "$build/package/dpslice/"
-export PYTHONPATH="$PWD/$build/package"
+if [ -n "${DPSLICE_PACKAGE:-}" ]; then
+  cp -r "$DPSLICE_PACKAGE/dpslice" "$build/package/"
+else
+  if ! "$python" -c "import pybind11" 2>/dev/null; then
+    "$python" -m pip install --quiet ${DPSLICE_WHEELS:+--no-index --find-links "$DPSLICE_WHEELS"} pybind11
+  fi
+
+  say "building for sm_$capability"
+  cmake -S . -B "$build" -G Ninja \
+    -DPython_EXECUTABLE="$(command -v "$python")" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
+    -DSKBUILD_PROJECT_VERSION=0 \
+    -DDPSLICE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$capability" >"$build/configure.log"
+  cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exit 1; }
+  cp -r python/dpslice "$build/package/"
+  find "$build/package" -name '*.so' -delete
+  cp "$build"/_core*.so "$build"/_cuda*.so "$build/package/dpslice/"
+fi
+export PYTHONPATH="$PWD/$build/package${PYTHONPATH:+:$PYTHONPATH}"
 
 # Without tests/conftest.py, which wants what a machine with a GPU may lack.
 tests=("$python" -m pytest -q -rs -p no:cacheprovider -p no:benchmark --noconftest -W default
   tests/test_cuda.py)
+
+# KeOps compiles for half a minute, or crashes: let it do so apart, and meanwhile.
+timeout 200 "$python" bench/gpu.py --warm-keops >"$build/keops.log" 2>&1 &
+keops=$!
+
 say "tests"
 timeout 150 "${tests[@]}"
 if command -v compute-sanitizer >/dev/null; then
@@ -50,6 +60,12 @@ else
   echo "compute-sanitizer is not installed: skipped"
 fi
 
+if wait "$keops"; then
+  with_keops=--keops
+else
+  with_keops=
+  echo "KeOps takes no part: $(tail -1 "$build/keops.log")"
+fi
 say "benchmarks"
-timeout 240 "$python" bench/gpu.py --out bench/results
+timeout 240 "$python" bench/gpu.py --out bench/results $with_keops
 say "done"

@@ -118,26 +118,26 @@ void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream,
 void density_ratio_call(const std::string& dtype, int device, uintptr_t stream,
                         const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                         uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge, double sigma,
-                        uintptr_t ratio, uintptr_t failed_slice) {
+                        uintptr_t ratio, uintptr_t kept, uintptr_t failed_slice) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
     density_ratio(DensityRatioArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth), ridge,
                                       sigma, at<T>(ratio), at<int64_t>(failed_slice)},
-                  execution);
+                  execution, at<double>(kept));
   });
 }
 
 void density_ratio_vjp_call(const std::string& dtype, int device, uintptr_t stream,
                             const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                             uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge,
-                            double sigma, uintptr_t ratio, uintptr_t grad, uintptr_t grad_q,
-                            uintptr_t grad_p, uintptr_t failed_slice) {
+                            double sigma, uintptr_t ratio, uintptr_t grad, uintptr_t kept,
+                            uintptr_t grad_q, uintptr_t grad_p, uintptr_t failed_slice) {
   run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
     using T = decltype(zero);
     density_ratio_vjp(DensityRatioVjpArgs<T>{m, b, c, k, at<T>(q), at<T>(p), at<T>(bandwidth),
                                              ridge, sigma, at<T>(ratio), at<T>(grad), at<T>(grad_q),
                                              at<T>(grad_p), at<int64_t>(failed_slice)},
-                      execution);
+                      execution, at<double>(kept));
   });
 }
 
@@ -287,13 +287,17 @@ PYBIND11_MODULE(_cuda, m) {
         "Gradients in x, y and log_weights, skipped where the address is 0.");
   m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
-        arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("failed_slice"),
-        "Regularised density ratio at q, [m, b]; NaN in slices that failed.");
+        arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("kept"),
+        arg("failed_slice"),
+        "Regularised density ratio at q, [m, b]; NaN in slices that failed. Unless its address is "
+        "0, kept [m, kept_numbers(b)] in float64 is filled for the gradients.");
   m.def("density_ratio_vjp", &density_ratio_vjp_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
-        arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("grad"), arg("grad_q"),
-        arg("grad_p"), arg("failed_slice"),
-        "Gradients in q and p, skipped where the address is 0.");
+        arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("grad"), arg("kept"),
+        arg("grad_q"), arg("grad_p"), arg("failed_slice"),
+        "Gradients in q and p, skipped where the address is 0. kept: of density_ratio, or 0.");
+  m.def("kept_numbers", &kept_numbers, arg("b"),
+        "Numbers of a slice of b rows that density_ratio can keep for its gradients.");
   m.def("density_ratio_divergence", &density_ratio_divergence_call, arg("dtype"), arg("device"),
         arg("stream"), arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("bandwidths"),
         arg("q"), arg("p"), arg("bandwidth"), arg("ridge"), arg("sigma"), arg("divergence"),

@@ -127,6 +127,10 @@ __device__ inline Kernel make_kernel(double g, double sigma, int64_t b, int64_t 
 
 // --------------------------------------------------------------------------------------- storage
 
+struct alignas(16) Pair {
+  double x, y;
+};
+
 // Where the numbers of one block lie, in shared memory or in its part of global memory.
 struct Region {
   int64_t at;
@@ -145,6 +149,7 @@ struct Layout {
   int64_t shared_squares, squares_at;  // the first squares of the factors
   int64_t global_squares_at;           // the others
   int64_t global_numbers;              // of one block
+  double* kept;                        // [m, squares of a factor] or null: for the gradients
 };
 
 constexpr int64_t kKernelNumbers = sizeof(Kernel) / sizeof(double);
@@ -154,14 +159,17 @@ __host__ __device__ constexpr int64_t squares_of(int64_t side) { return side * (
 struct Storage {
   double* shared;
   double* global;  // the block's own
+  double* kept;    // the slice's own, or null
   __device__ double* region(const Region& region) const {
     return (region.shared ? shared : global) + region.at;
   }
 };
 
-__device__ inline Storage block_storage(const Layout& layout, double* global) {
+__device__ inline Storage block_storage(const Layout& layout, double* global, int64_t slice) {
+  const int64_t kept_numbers = squares_of(layout.side) * kSquareNumbers;
   return {dynamic_shared<double>(),
-          global + static_cast<int64_t>(blockIdx.x) * layout.global_numbers};
+          global + static_cast<int64_t>(blockIdx.x) * layout.global_numbers,
+          layout.kept == nullptr ? nullptr : layout.kept + slice * kept_numbers};
 }
 
 // The lower triangle of squares, column after column. The tiles above the diagonal of the squares
@@ -175,6 +183,9 @@ struct Factor {
   __device__ int64_t index(int row, int column) const {
     return first + static_cast<int64_t>(column) * (2 * side - 1 - column) / 2 + row;
   }
+  __device__ bool is_shared(int row, int column) const {
+    return index(row, column) < shared_squares;
+  }
   __device__ double* square(int row, int column) const {
     const int64_t at = index(row, column);
     return at < shared_squares ? shared + at * kSquareNumbers
@@ -183,8 +194,29 @@ struct Factor {
 };
 
 __device__ inline Factor make_factor(const Storage& storage, const Layout& layout, int64_t which) {
-  return {storage.shared + layout.squares_at, storage.global + layout.global_squares_at,
-          which * squares_of(layout.side), layout.shared_squares, layout.side};
+  double* const global = storage.kept == nullptr
+                             ? storage.global + layout.global_squares_at
+                             : storage.kept + layout.shared_squares * kSquareNumbers;
+  return {storage.shared + layout.squares_at, global, which * squares_of(layout.side),
+          layout.shared_squares, layout.side};
+}
+
+// Kept factors have all squares together. Those that were in shared memory go there; or come from
+// there, without waiting for them. The first number, of a tile that is not used any more, is NaN
+// where the matrix had no factor.
+__device__ inline void keep_shared_squares(const Storage& storage, const Layout& layout) {
+  const double* const from = storage.shared + layout.squares_at;
+  for (int64_t i = 2 * threadIdx.x; i < layout.shared_squares * kSquareNumbers; i += 2 * blockDim.x)
+    *reinterpret_cast<Pair*>(storage.kept + i) = *reinterpret_cast<const Pair*>(from + i);
+}
+__device__ inline bool is_kept(const Storage& storage) {
+  return storage.kept[0] == storage.kept[0];
+}
+__device__ inline void fetch_shared_squares(const Storage& storage, const Layout& layout) {
+  double* const to = storage.shared + layout.squares_at;
+  for (int64_t i = 2 * threadIdx.x; i < layout.shared_squares * kSquareNumbers; i += 2 * blockDim.x)
+    copy_async(to + i, storage.kept + i);
+  end_copy_group();
 }
 
 // Points by coordinate, in float64. Those past the end are far from all others and each other.
@@ -194,8 +226,8 @@ struct Points {
 };
 
 template <class T>
-__device__ inline Points stage_points(const T* rows, int64_t size, int64_t k, int64_t stride,
-                                      double scale, double* to) {
+__device__ inline Points stage_points(const T* __restrict__ rows, int64_t size, int64_t k,
+                                      int64_t stride, double scale, double* __restrict__ to) {
   constexpr double kFar = 1e150;
   for (int64_t i = threadIdx.x; i < stride; i += blockDim.x)
     for (int64_t t = 0; t < k; ++t)
@@ -209,10 +241,6 @@ __device__ inline Points stage_points(const T* rows, int64_t size, int64_t k, in
 
 // Of a tile each lane has the numbers of row lane / 4 in columns 2 (lane % 4) and the next. As
 // multiplicands two such columns go to two instructions, which sum over columns in any order.
-struct alignas(16) Pair {
-  double x, y;
-};
-
 __device__ inline Pair load_tile(const double* tile) {
   return *reinterpret_cast<const Pair*>(tile + 2 * lane_index());
 }
@@ -298,36 +326,49 @@ struct Cholesky {
   double roots[kSide];                          // 1 / the diagonal of the square on the diagonal
   alignas(16) double rows[kSide * kRowStride];  // that square, by rows
 
-  // d += factor factor^T, of its first `depth` columns of squares, for a stripe of a square.
-  // `right` gives the squares of row `column`.
-  template <class Right>
-  __device__ void add_products(int row, int stripe, int depth, Right&& right_of,
-                               double (&d)[kStripe][kTiles][2]) const {
+  // What a stripe multiplies of its own row: the tiles of one square. Each makes room for the same
+  // tile of the next square, which then has the time of four steps to arrive from far away.
+  struct Left {
+    Pair tile[kTiles][kStripe];
+  };
+  __device__ void load_left(const double* stripe, int step, Left& left) const {
+#pragma unroll
+    for (int r = 0; r < kStripe; ++r) left.tile[step][r] = load_tile(stripe + tile_at(r, step));
+  }
+  __device__ const double* stripe_of(int row, int stripe, int column) const {
+    return factor.square(row, column) + tile_at(stripe * kStripe, 0);
+  }
+  __device__ void load_first_left(int row, int stripe, int depth, Left& left) const {
     if (depth == 0) return;
-    Pair a[kStripe];
-    const auto load_left = [&](int step) {
-      const double* const from =
-          factor.square(row, step / kTiles) + tile_at(stripe * kStripe, step % kTiles);
+    const double* const first = stripe_of(row, stripe, 0);
 #pragma unroll
-      for (int r = 0; r < kStripe; ++r) a[r] = load_tile(from + tile_at(r, 0));
-    };
-    load_left(0);
-    const int steps = depth * kTiles;
-#pragma unroll 2
-    for (int step = 0; step < steps; ++step) {
-      const double* const right = right_of(step / kTiles) + tile_at(0, step % kTiles);
-      Pair u[kStripe], v[kTiles];
+    for (int step = 0; step < kTiles; ++step) load_left(first, step, left);
+  }
+
+  // d += factor factor^T, of its first `depth` columns of squares, for a stripe of a square.
+  // `left` has the first of them; right_of(i) gives those that it is multiplied with.
+  template <class Right>
+  __device__ void add_products(int row, int stripe, int depth, Right&& right_of, Left& left,
+                               double (&d)[kStripe][kTiles][2]) const {
+#pragma unroll 1
+    for (int square = 0; square < depth; ++square) {
+      const double* const right = right_of(square);
+      const bool more = square + 1 < depth;
+      const double* const next = stripe_of(row, stripe, more ? square + 1 : square);
 #pragma unroll
-      for (int r = 0; r < kStripe; ++r) u[r] = a[r];
+      for (int step = 0; step < kTiles; ++step) {
+        Pair v[kTiles];
 #pragma unroll
-      for (int c = 0; c < kTiles; ++c) v[c] = load_tile(right + tile_at(c, 0));
-      if (step + 1 < steps) load_left(step + 1);  // from far away, while these are multiplied
+        for (int c = 0; c < kTiles; ++c) v[c] = load_tile(right + tile_at(c, step));
 #pragma unroll
-      for (int c = 0; c < kTiles; ++c) multiply_add(d[0][c], d[1][c], u[0], u[1], v[c]);
+        for (int c = 0; c < kTiles; ++c)
+          multiply_add(d[0][c], d[1][c], left.tile[step][0], left.tile[step][1], v[c]);
+        if (more) load_left(next, step, left);
+      }
     }
   }
 
-  // The stripe of the factor from what start_stripe gave and the factored square above it.
+  // The stripe of the factor from its products and the factored square above it.
   __device__ void finish_stripe(int row, int stripe, int column,
                                 double (&d)[kStripe][kTiles][2]) const {
     const double* const above = factor.square(column, column);
@@ -387,15 +428,23 @@ struct Cholesky {
       }
     if (at > 0) {
       const double* const left = factor.square(at, at - 1);
-#pragma unroll 1
+      Pair part[2][kTiles];  // of this step, of the next
+      const auto load = [&](int t) {
+#pragma unroll
+        for (int r = 0; r < kTiles; ++r) part[t % 2][r] = load_tile(left + tile_at(r, t));
+      };
+      load(0);
+#pragma unroll
       for (int t = 0; t < kTiles; ++t) {
-        Pair part[kTiles];
+        if (t + 1 < kTiles) load(t + 1);
+        const Pair(&own)[kTiles] = part[t % 2];
 #pragma unroll
-        for (int r = 0; r < kTiles; ++r) part[r] = load_tile(left + tile_at(r, t));
+        for (int r = 0; r < kTiles; r += 2) {
 #pragma unroll
-        for (int r = 0; r < kTiles; ++r)
-#pragma unroll
-          for (int c = 0; c <= r; ++c) multiply_add(d[r][c], part[r], part[c]);
+          for (int c = 0; c <= r; ++c)
+            multiply_add(d[r][c], d[r + 1][c], own[r], own[r + 1], own[c]);
+          multiply_add(d[r + 1][r + 1], own[r + 1], own[r + 1]);
+        }
       }
     }
 #pragma unroll
@@ -509,7 +558,7 @@ struct Cholesky {
 
   // Whether square (row, column) is among those copied to where all warps read them often.
   __device__ bool is_cached(int row, int column) const {
-    return column < cached && factor.index(row, column) >= factor.shared_squares;
+    return column < cached && !factor.is_shared(row, column);
   }
 
   // Starts the copies of row `at`.
@@ -539,10 +588,12 @@ struct Cholesky {
       // stripes of this column. While one warp factors the diagonal, each other starts a piece.
       const int pieces = kStripes * (at + 1 < side ? side - at : 0);
       int piece = warp_index() == 0 ? pieces : warp_index() - 1;
+      Left left;
       const auto is_next = [&] { return piece < kStripes; };
       const auto row = [&] { return at + (is_next() ? 1 : piece / kStripes); };
       const auto column = [&] { return at + (is_next() ? 1 : 0); };
       const auto start = [&] {
+        load_first_left(row(), piece % kStripes, at, left);
         gram_stripe(q, gram, power, ridge, row(), piece % kStripes, column(), d);
       };
       const auto multiply = [&] {
@@ -553,7 +604,7 @@ struct Cholesky {
                          ? row_cache + static_cast<int64_t>(square) * kSquareNumbers
                          : factor.square(column(), square);
             },
-            d);
+            left, d);
       };
       const auto finish = [&] {
         if (is_next())
@@ -828,7 +879,7 @@ struct Slice {
   template <class T, template <class> class Args>
   __device__ DPSLICE_APART void load(const Args<T>& args, const Layout& layout, double* global,
                                      int64_t s, int64_t bandwidths) {
-    const Storage own = block_storage(layout, global);
+    const Storage own = block_storage(layout, global, s);
     const double unit = unit_scale(args.bandwidth[s]);
     Kernel* const own_kernels = reinterpret_cast<Kernel*>(own.region(layout.kernels));
     for (int64_t g = threadIdx.x; g < bandwidths; g += blockDim.x)
@@ -870,6 +921,18 @@ struct Slice {
     solve<true>(cholesky.factor, values);
     return true;
   }
+
+  // The same with a factor that was kept.
+  __device__ bool solve_with_kept(const Layout& layout, double* values) {
+    fetch_shared_squares(storage, layout);
+    wait_for_copies<0>();
+    __syncthreads();
+    if (!is_kept(storage)) return false;
+    const Factor factor = make_factor(storage, layout, 0);
+    solve<false>(factor, values);
+    solve<true>(factor, values);
+    return true;
+  }
 };
 
 // The lane's 2^(lane / kPowers).
@@ -889,9 +952,11 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
     if (slice.factor_and_solve(layout, 0, args.b, args.ridge, power, sums)) {
       for (int64_t i = threadIdx.x; i < args.b; i += blockDim.x)
         args.ratio[s * args.b + i] = static_cast<T>(sums[i]);
+      if (layout.kept != nullptr) keep_shared_squares(slice.storage, layout);
     } else {
       report_failure(args.failed_slice, args.ridge, s);
       fill_nan(args.ratio + s * args.b, args.b);
+      if (layout.kept != nullptr) fill_nan(slice.storage.kept, 1);
     }
     __syncthreads();
   }
@@ -945,7 +1010,9 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks)
       slice.vectors[i] = i < b ? static_cast<double>(args.grad[s * b + i]) : 0.0;
       slice.vectors[layout.rows + i] = i < b ? static_cast<double>(args.ratio[s * b + i]) : 0.0;
     }
-    const bool good = slice.factor_and_solve(layout, 0, b, args.ridge, power, slice.vectors);
+    const bool good = layout.kept != nullptr
+                          ? slice.solve_with_kept(layout, slice.vectors)
+                          : slice.factor_and_solve(layout, 0, b, args.ridge, power, slice.vectors);
     T* const grad_q = args.grad_q == nullptr ? nullptr : args.grad_q + s * b * k;
     T* const grad_p = args.grad_p == nullptr ? nullptr : args.grad_p + s * c * k;
     if (!good) {
@@ -1052,8 +1119,12 @@ struct Shape {
   int64_t blocks;  // on a multiprocessor
 };
 
-inline Shape shape_of(int64_t b) {
-  if (b <= 128) return {128, 3};
+// Of many slices with few squares each, which wait for their diagonals most of the time, four small
+// blocks are under way on a multiprocessor.
+inline Shape shape_of(int64_t m, int64_t b, int64_t multiprocessors) {
+  constexpr int64_t kFew = 128, kSome = 256;
+  if (b <= kFew || (b <= kSome && m > kLeastBlocks * multiprocessors))
+    return {kMostThreads / 2, 2 * kLeastBlocks};
   return {kMostThreads, kLeastBlocks};
 }
 
@@ -1082,8 +1153,9 @@ class Planner {
 
 template <class T, template <class> class Args>
 void launch_slices(void (*kernel)(Args<T>, Layout, double*), const Args<T>& args,
-                   int64_t bandwidths, int64_t vectors, const Execution& execution) {
-  const Shape shape = shape_of(args.b);
+                   int64_t bandwidths, int64_t vectors, const Execution& execution,
+                   double* kept = nullptr) {
+  const Shape shape = shape_of(args.m, args.b, execution.multiprocessors);
   const int64_t limit = static_cast<int64_t>(execution.shared_limit);
   const int64_t bytes = (limit + kBlockCost) / shape.blocks - kBlockCost - kStaticShared;
   Planner planner(bytes / static_cast<int64_t>(sizeof(double)));
@@ -1109,7 +1181,9 @@ void launch_slices(void (*kernel)(Args<T>, Layout, double*), const Args<T>& args
   layout.shared_squares = room < squares ? room : squares;
   layout.squares_at = planner.take(layout.shared_squares * kSquareNumbers);
   layout.global_squares_at = planner.global();
-  layout.global_numbers = planner.global() + (squares - layout.shared_squares) * kSquareNumbers;
+  layout.global_numbers = planner.global();
+  if (kept == nullptr) layout.global_numbers += (squares - layout.shared_squares) * kSquareNumbers;
+  layout.kept = kept;
   const size_t shared = static_cast<size_t>(planner.shared()) * sizeof(double);
   if (layout.global_numbers == 0) {
     launch(kernel, args.m, shape.threads, shared, execution, args, layout,
@@ -1124,14 +1198,17 @@ void launch_slices(void (*kernel)(Args<T>, Layout, double*), const Args<T>& args
 
 }  // namespace
 
+int64_t kept_numbers(int64_t b) { return squares_of(padded(b) / kSide) * kSquareNumbers; }
+
 template <class T>
-void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution) {
-  launch_slices(ratio_kernel<T>, args, 1, 1, execution);
+void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution, double* kept) {
+  launch_slices(ratio_kernel<T>, args, 1, 1, execution, kept);
 }
 
 template <class T>
-void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& execution) {
-  launch_slices(ratio_vjp_kernel<T>, args, 1, 2, execution);
+void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& execution,
+                       const double* kept) {
+  launch_slices(ratio_vjp_kernel<T>, args, 1, 2, execution, const_cast<double*>(kept));
 }
 
 template <class T>
@@ -1145,8 +1222,12 @@ void divergence(const DivergenceArgs<T>& args, const Execution& execution) {
   launch(divergence_kernel<T>, ceil_div(args.size, kMostThreads), kMostThreads, 0, execution, args);
 }
 
-DPSLICE_CUDA_INSTANTIATE(density_ratio, DensityRatioArgs)
-DPSLICE_CUDA_INSTANTIATE(density_ratio_vjp, DensityRatioVjpArgs)
+template void density_ratio<float>(const DensityRatioArgs<float>&, const Execution&, double*);
+template void density_ratio<double>(const DensityRatioArgs<double>&, const Execution&, double*);
+template void density_ratio_vjp<float>(const DensityRatioVjpArgs<float>&, const Execution&,
+                                       const double*);
+template void density_ratio_vjp<double>(const DensityRatioVjpArgs<double>&, const Execution&,
+                                        const double*);
 DPSLICE_CUDA_INSTANTIATE(density_ratio_divergence, DensityRatioDivergenceArgs)
 DPSLICE_CUDA_INSTANTIATE(divergence, DivergenceArgs)
 

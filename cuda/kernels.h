@@ -25,10 +25,16 @@ void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
 // caller sets the first to -1, for one call or for many. A slice that fails writes its ridge, as a
 // double, to the second, and then its number to the first if that is less, as unsigned. It may be
 // null: then failures are NaN, and no more.
+//
+// density_ratio can keep what density_ratio_vjp would have to compute again from the same points:
+// kept_numbers(b) numbers for each slice.
+int64_t kept_numbers(int64_t b);
 template <class T>
-void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution);
+void density_ratio(const DensityRatioArgs<T>& args, const Execution& execution,
+                   double* kept = nullptr);
 template <class T>
-void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& execution);
+void density_ratio_vjp(const DensityRatioVjpArgs<T>& args, const Execution& execution,
+                       const double* kept = nullptr);
 template <class T>
 void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args,
                               const Execution& execution);

@@ -11,7 +11,8 @@ namespace dpslice::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
-constexpr size_t kStaticSharedLimit = 48 * 1024;  // more has to be asked for, kernel by kernel
+// More than 48 KiB has to be asked for, kernel by kernel; kernels have up to 16 KiB besides.
+constexpr size_t kUnaskedShared = 32 * 1024;
 
 template <class T>
 __device__ inline T* dynamic_shared() {
@@ -46,7 +47,7 @@ void launch(void (*kernel)(Params...), int64_t blocks, int threads, size_t share
   ::cuda_emulator::run(static_cast<unsigned>(blocks), threads, shared_bytes,
                        [=] { kernel(args...); });
 #else
-  if (shared_bytes > kStaticSharedLimit)
+  if (shared_bytes > kUnaskedShared)
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes)),

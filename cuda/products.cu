@@ -310,6 +310,7 @@ __global__ void __launch_bounds__(kMeasureThreads)
     if (i >= side.size) break;
     const float factor = factor_of(side, row);
     double squares = 0;
+#pragma unroll 4
     for (int64_t t = lane; t < k; t += kWarp) {
       const double u =
           (static_cast<double>(side.points[row * k + t]) - centre[slice * k + t]) * scale;

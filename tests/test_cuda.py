@@ -107,16 +107,24 @@ def test_kernel_sums(name: str, shape: tuple[int, int, int, int], dtype: str) ->
 
 
 @DTYPES
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(
-    "b", [1, 33, 128, 256, 700]
-)  # from 256 on, part of the factor is in global memory
-def test_density_ratio(b: int, dtype: str) -> None:
+    ("m", "b", "k"),
+    # Part of the factor is in global memory from 128 rows on. With 64 and 16, shared memory is just
+    # below what a kernel gets unasked. Many slices of some rows share a multiprocessor.
+    [*((3, b, 2) for b in (1, 33, 128, 256, 700)), (3, 64, 16), (600, 130, 2)],
+)
+def test_density_ratio(
+    m: int, b: int, k: int, kept: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kept:  # as where the factors would take too much memory
+        monkeypatch.setattr(_cuda_kernels, "_MOST_KEPT_BYTES", 0)
     rng = np.random.default_rng(b)
-    q, p = rng.normal(size=(3, b, 2)).astype(dtype), rng.normal(size=(3, 50, 2)).astype(dtype)
+    q, p = rng.normal(size=(m, b, k)).astype(dtype), rng.normal(size=(m, 50, k)).astype(dtype)
     wide = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in (q, p)]
     own = [on_gpu(a).requires_grad_() for a in (q, p)]
-    truth = functional.density_ratio(*wide, 1.0, 0.05, 0.3)
-    found = functional.density_ratio(*own, 1.0, 0.05, 0.3)
+    truth = functional.density_ratio(*wide, k / 2, 0.05, 0.3)
+    found = functional.density_ratio(*own, k / 2, 0.05, 0.3)
     times = 2.0 if dtype == "float32" else 200.0
     assert_close(host(found), host(truth), dtype, times=times)
     truths = torch.autograd.grad(truth.square().sum(), wide)

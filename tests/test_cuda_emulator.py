@@ -409,6 +409,42 @@ def test_density_ratio(cuda: Emulation, shape: tuple[int, int, int, int], dtype:
         assert_close(one, truth, dtype, times=times)
 
 
+@DTYPES
+@pytest.mark.parametrize("shape", RATIO_SHAPES)
+def test_kept_factors(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
+    """Gradients from the factors that the ratio left, wherever those lay."""
+    q, p, g = (cuda.to_device(part) for part in ratio_arguments(*shape, dtype))
+    kept = cuda.kernels.room_for_factors(q)
+    assert kept is not None
+    rest = (q, p, g, 0.05, 0.3)
+    ratio = cuda.kernels.density_ratio(*rest, kept)
+    np.testing.assert_array_equal(ratio.get(), cuda.kernels.density_ratio(*rest).get())
+    grad = cuda.to_device(np.random.default_rng(1).normal(size=ratio.shape).astype(dtype))
+    found = cuda.kernels.density_ratio_vjp(*rest, ratio, grad, True, True, kept)
+    truths = cuda.kernels.density_ratio_vjp(*rest, ratio, grad, True, True)
+    for one, truth in zip(found, truths, strict=True):
+        assert_close(one.get(), truth.get().astype(np.float64), dtype)
+
+
+def test_kept_factors_of_failed_slices(cuda: Emulation) -> None:
+    cuda.stream.capturing = True  # nobody waits, and nothing raises
+    q = np.arange(200.0).reshape(2, 100, 1) * 100
+    q[1, 99] = q[1, 40]
+    q = cuda.to_device(q)
+    kept = cuda.kernels.room_for_factors(q)
+    rest = (q, q, cuda.to_device(np.ones(2)), 0.0, 0.0)
+    ratio = cuda.kernels.density_ratio(*rest, kept)
+    grads = cuda.kernels.density_ratio_vjp(*rest, ratio, ratio, True, True, kept)
+    for grad in grads:
+        assert np.isfinite(grad.get()[0]).all()
+        assert np.isnan(grad.get()[1]).all()
+
+
+def test_too_large_factors_are_not_kept(cuda: Emulation) -> None:
+    assert cuda.kernels.room_for_factors(cuda.to_device(np.zeros((6000, 128, 1)))) is not None
+    assert cuda.kernels.room_for_factors(cuda.to_device(np.zeros((7000, 128, 1)))) is None
+
+
 def test_storage_changes_nothing(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in global memory, some squares of the factor or of its rows in shared, or all of them."""
     q, p, g = ratio_arguments(1, 137, 21, 2, "float64")
@@ -455,13 +491,14 @@ def test_late_failure_leaves_other_slices_alone(cuda: Emulation, place: int) -> 
     assert np.isnan(found[1]).all()
 
 
+@pytest.mark.parametrize("shape", [(11, 17, 9, 2), (5, 137, 9, 2)])
 def test_few_blocks_walk_along_many_slices(
-    cuda: Emulation, monkeypatch: pytest.MonkeyPatch
+    cuda: Emulation, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without room in shared memory there are four blocks to a multiprocessor, not one a slice."""
     monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", "0")
     monkeypatch.setenv("DPSLICE_EMULATOR_SMS", "1")
-    q, p, g = ratio_arguments(11, 17, 9, 2, "float64")
+    q, p, g = ratio_arguments(*shape, "float64")
     found = cuda("density_ratio", q, p, g, 0.05, 0.3)
     truth = reference.density_ratio(q, p, g, 0.05, 0.3)
     assert_close(found, truth, "float64", times=20)

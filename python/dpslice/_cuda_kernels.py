@@ -22,6 +22,8 @@ __all__ = ["CudaKernels"]
 
 Array = Any
 
+_MOST_KEPT_BYTES = 512 * 2**20  # of factors, from density_ratio to its gradients
+
 
 def _dtype(array: Array) -> str:
     return str(array.dtype).removeprefix("torch.")
@@ -328,16 +330,33 @@ class CudaKernels:
     # ------------------------------------------------------------------------- density ratio
 
     def density_ratio(
-        self, q: Array, p: Array, bandwidth: Array, ridge: float, sigma: float
+        self,
+        q: Array,
+        p: Array,
+        bandwidth: Array,
+        ridge: float,
+        sigma: float,
+        kept: Array | None = None,
     ) -> Array:
-        """Return the regularised density ratio at q, (m, b)."""
+        """Return the regularised density ratio at q, (m, b); `kept` is of `room_for_factors`."""
         m, b, c, k = self._pair_sizes("q", q, "p", p)
         _require("bandwidth", bandwidth, (m,), q)
         self._look_back()
         ratio = self._empty(q, m, b)
         given = (m, b, c, k, q, p, bandwidth, ridge, sigma)
-        self._launch_slices("density_ratio", q, given, (ratio,), ridge)
+        self._launch_slices("density_ratio", q, given, (ratio, kept), ridge)
         return ratio
+
+    def room_for_factors(self, q: Array) -> Array | None:
+        """Return room for what `density_ratio` may keep for its gradients; None if it is too much.
+
+        These are the Cholesky factors of all slices.
+        """
+        m, b = int(q.shape[0]), int(q.shape[1])
+        numbers = m * self._module.kept_numbers(b)
+        if numbers * 8 > _MOST_KEPT_BYTES:
+            return None
+        return self._empty(q, numbers, dtype="float64")
 
     def density_ratio_vjp(
         self,
@@ -350,8 +369,15 @@ class CudaKernels:
         grad: Array,
         need_q: bool,
         need_p: bool,
+        kept: Array | None = None,
     ) -> tuple[Array | None, Array | None]:
-        """Return the gradients in q and p, None where not needed."""
+        """Return the gradients in q and p, None where not needed.
+
+        Parameters
+        ----------
+        kept : array, optional
+            What `density_ratio` left there for the same points.
+        """
         m, b, c, k = self._pair_sizes("q", q, "p", p)
         _require("bandwidth", bandwidth, (m,), q)
         _require("ratio", ratio, (m, b), q)
@@ -359,7 +385,7 @@ class CudaKernels:
         grad_q = self._empty(q, m, b, k) if need_q else None
         grad_p = self._empty(q, m, c, k) if need_p else None
         if need_q or need_p:
-            given = (m, b, c, k, q, p, bandwidth, ridge, sigma, ratio, grad)
+            given = (m, b, c, k, q, p, bandwidth, ridge, sigma, ratio, grad, kept)
             if self._later:  # the call that made `ratio` reports the same failure
                 self._call("density_ratio_vjp", q, given, (grad_q, grad_p, None))
             else:

@@ -73,6 +73,7 @@ def _register(
     slice_axes: Mapping[int, int] | None = None,
     vmap: Callable[..., Any] | None = None,
     check: Callable[..., None] | None = None,
+    graded: Callable[..., Any] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> None:
     """Define an operator: its kernel, its shapes, its derivative, its rule for `torch.vmap`.
@@ -80,6 +81,8 @@ def _register(
     The kernel serves CPU and CUDA tensors alike: the arguments' place decides. `check` is
     called with the arguments of a derivative where anybody may have called it: not on the direct
     way from `backward`. There the call before has checked what was saved, autograd the gradient.
+    `graded` replaces the kernel and `setup_context` where a gradient will be wanted and nobody
+    listens.
 
     Without `backward`, the operator is itself a derivative, and a dead end: differentiating it
     raises. A batch is folded into the slices, unless there is a rule `vmap`; `slice_axes` says, for
@@ -108,7 +111,7 @@ def _register(
     rule = vmap or _fold_into_slices(name, dict(slice_axes or {}))
     torch.library.register_vmap(f"dpslice::{name}", rule, lib=_LIBRARY)
 
-    def graded(ctx: Any, *args: Any) -> Any:
+    def plainly_graded(ctx: Any, *args: Any) -> Any:
         output = kernel(*args)
         setup_context(ctx, args, output)
         return output
@@ -119,7 +122,7 @@ def _register(
 
     _OPERATORS[name] = _Operator(
         kernel,
-        function(forward=graded, backward=backward),
+        function(forward=graded or plainly_graded, backward=backward),
         function(
             forward=lambda *args: dispatched(*args),
             setup_context=setup_context,
@@ -775,11 +778,21 @@ def gaussian_kernel_logsumexp(
 
 
 def _ratio_kernel(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
+    return _ratio_and_factors(q, p, bandwidth, ridge, sigma, keep=False)[0]
+
+
+def _ratio_and_factors(
+    q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float, *, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the ratio, and on a CUDA device keep what its gradients can use, if asked to."""
     first, second, *numbers = kernels.ratio_operands(
         _detached(q), _detached(p), _detached(bandwidth), ridge, sigma
     )
     core = _arrays.backend_for(first.place, later=True)
-    return _tensor(core.density_ratio(first.array, second.array, *numbers))
+    if not (keep and _arrays.on_device(first.place)):
+        return _tensor(core.density_ratio(first.array, second.array, *numbers)), None
+    kept = core.room_for_factors(first.array)
+    return core.density_ratio(first.array, second.array, *numbers, kept), kept
 
 
 def _ratio_fake(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
@@ -810,12 +823,12 @@ def _ratio_vjp_kernel(
     sigma: float,
     need_q: bool,
     need_p: bool,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     core, q_array, p_array, *arrays = _kernels_and_arrays(q, p, bandwidth, ratio, grad)
     g, ratio_array, grad_array = arrays
-    grad_q, grad_p = core.density_ratio_vjp(
-        q_array, p_array, g, ridge, sigma, ratio_array, grad_array, need_q, need_p
-    )
+    given = (q_array, p_array, g, ridge, sigma, ratio_array, grad_array, need_q, need_p)
+    grad_q, grad_p = core.density_ratio_vjp(*given, *(() if kept is None else (kept,)))
     return _tensor_or_empty(grad_q, q), _tensor_or_empty(grad_p, q)
 
 
@@ -838,13 +851,24 @@ def _ratio_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
     ctx.save_for_backward(q, p, bandwidth, output)
 
 
+def _ratio_graded(ctx: Any, *args: Any) -> Tensor:
+    q, p, bandwidth, ctx.ridge, ctx.sigma = args
+    output, kept = _ratio_and_factors(*args, keep=True)
+    ctx.save_for_backward(q, p, bandwidth, output, kept)
+    return output
+
+
 def _ratio_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     need_q, need_p, need_bandwidth = ctx.needs_input_grad[:3]
     if need_bandwidth:
         raise ValueError(_NO_BANDWIDTH)
-    grad_q, grad_p = _call(
-        "density_ratio_vjp", *ctx.saved_tensors, grad, ctx.ridge, ctx.sigma, need_q, need_p
-    )
+    q, p, bandwidth, ratio, *others = ctx.saved_tensors
+    kept = others[0] if others else None
+    arguments = (q, p, bandwidth, ratio, grad, ctx.ridge, ctx.sigma, need_q, need_p)
+    if kept is None or torch.is_grad_enabled():  # the operator knows to refuse second derivatives
+        grad_q, grad_p = _call("density_ratio_vjp", *arguments)
+    else:
+        grad_q, grad_p = _ratio_vjp_kernel(*arguments, kept)
     return (
         _asked(grad_q, need_q),
         _asked(grad_p, need_p),
@@ -860,6 +884,7 @@ _register(
     _ratio_fake,
     setup_context=_ratio_setup_context,
     backward=_ratio_backward,
+    graded=_ratio_graded,
 )
 _register(
     "density_ratio_vjp(Tensor q, Tensor p, Tensor bandwidth, Tensor ratio, Tensor grad, "
@@ -908,6 +933,11 @@ def density_ratio(
         waits for that: the slice is NaN, and the next call of this function or of
         `density_ratio_divergence`, once the device has come so far, raises for it; for a slice
         of a recorded graph, the next call after its replay. After the last call, nothing does.
+
+    Notes
+    -----
+    On a CUDA device, where a gradient will be wanted, the Cholesky factors are kept for it: 4 b^2
+    bytes a slice in float64, unless that is more than 512 MiB for all; then they are made again.
 
     Examples
     --------
