@@ -4,18 +4,18 @@ CUDA kernels: addresses in, launched on the given device and stream.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'device_count', 'divergence', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_vjp', 'host_numbers', 'median_distance', 'median_distance_vjp', 'project_fast', 'project_secure', 'sliced_wasserstein']
-def density_ratio(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, allocate: collections.abc.Callable[[int], typing.SupportsInt | typing.SupportsIndex], m: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, c: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, q: typing.SupportsInt | typing.SupportsIndex, p: typing.SupportsInt | typing.SupportsIndex, bandwidth: typing.SupportsInt | typing.SupportsIndex, ridge: typing.SupportsFloat | typing.SupportsIndex, sigma: typing.SupportsFloat | typing.SupportsIndex, ratio: typing.SupportsInt | typing.SupportsIndex, failed_slice: typing.SupportsInt | typing.SupportsIndex) -> None:
+__all__: list[str] = ['density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'device_count', 'divergence', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_vjp', 'host_numbers', 'kept_numbers', 'median_distance', 'median_distance_vjp', 'project_fast', 'project_secure', 'sliced_wasserstein']
+def density_ratio(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, allocate: collections.abc.Callable[[int], typing.SupportsInt | typing.SupportsIndex], m: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, c: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, q: typing.SupportsInt | typing.SupportsIndex, p: typing.SupportsInt | typing.SupportsIndex, bandwidth: typing.SupportsInt | typing.SupportsIndex, ridge: typing.SupportsFloat | typing.SupportsIndex, sigma: typing.SupportsFloat | typing.SupportsIndex, ratio: typing.SupportsInt | typing.SupportsIndex, kept: typing.SupportsInt | typing.SupportsIndex, failed_slice: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Regularised density ratio at q, [m, b]; NaN in slices that failed.
+    Regularised density ratio at q, [m, b]; NaN in slices that failed. Unless its address is 0, kept [m, kept_numbers(b)] in float64 is filled for the gradients.
     """
 def density_ratio_divergence(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, allocate: collections.abc.Callable[[int], typing.SupportsInt | typing.SupportsIndex], m: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, c: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, bandwidths: typing.SupportsInt | typing.SupportsIndex, q: typing.SupportsInt | typing.SupportsIndex, p: typing.SupportsInt | typing.SupportsIndex, bandwidth: typing.SupportsInt | typing.SupportsIndex, ridge: typing.SupportsFloat | typing.SupportsIndex, sigma: typing.SupportsFloat | typing.SupportsIndex, divergence: typing.SupportsInt | typing.SupportsIndex, alpha: typing.SupportsFloat | typing.SupportsIndex, r_min: typing.SupportsFloat | typing.SupportsIndex, value: typing.SupportsInt | typing.SupportsIndex, grad_p: typing.SupportsInt | typing.SupportsIndex, failed_slice: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     f-divergence of each slice, and its gradient in p unless the address is 0.
     """
-def density_ratio_vjp(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, allocate: collections.abc.Callable[[int], typing.SupportsInt | typing.SupportsIndex], m: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, c: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, q: typing.SupportsInt | typing.SupportsIndex, p: typing.SupportsInt | typing.SupportsIndex, bandwidth: typing.SupportsInt | typing.SupportsIndex, ridge: typing.SupportsFloat | typing.SupportsIndex, sigma: typing.SupportsFloat | typing.SupportsIndex, ratio: typing.SupportsInt | typing.SupportsIndex, grad: typing.SupportsInt | typing.SupportsIndex, grad_q: typing.SupportsInt | typing.SupportsIndex, grad_p: typing.SupportsInt | typing.SupportsIndex, failed_slice: typing.SupportsInt | typing.SupportsIndex) -> None:
+def density_ratio_vjp(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, allocate: collections.abc.Callable[[int], typing.SupportsInt | typing.SupportsIndex], m: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, c: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, q: typing.SupportsInt | typing.SupportsIndex, p: typing.SupportsInt | typing.SupportsIndex, bandwidth: typing.SupportsInt | typing.SupportsIndex, ridge: typing.SupportsFloat | typing.SupportsIndex, sigma: typing.SupportsFloat | typing.SupportsIndex, ratio: typing.SupportsInt | typing.SupportsIndex, grad: typing.SupportsInt | typing.SupportsIndex, kept: typing.SupportsInt | typing.SupportsIndex, grad_q: typing.SupportsInt | typing.SupportsIndex, grad_p: typing.SupportsInt | typing.SupportsIndex, failed_slice: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Gradients in q and p, skipped where the address is 0.
+    Gradients in q and p, skipped where the address is 0. kept: of density_ratio, or 0.
     """
 def device_count() -> int:
     """
@@ -44,6 +44,10 @@ def gaussian_kernel_sum_vjp(dtype: str, device: typing.SupportsInt | typing.Supp
 def host_numbers(device: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     Address of so many 8-byte numbers on the host, within reach of a device; never freed.
+    """
+def kept_numbers(b: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Numbers of a slice of b rows that density_ratio can keep for its gradients.
     """
 def median_distance(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, allocate: collections.abc.Callable[[int], typing.SupportsInt | typing.SupportsIndex], m: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, x: typing.SupportsInt | typing.SupportsIndex, value: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
