@@ -91,14 +91,14 @@ def ours(
     seed: int,
     method: str,
     rounds: int = 0,
-    stop_at: float | None = None,
+    **options: Any,
 ) -> Any:
     synthesizer = Synthesizer(
         schema,
         epsilon=epsilon,
         delta=delta,
         method=method,
-        training=None if stop_at is None else MixtureOptions(stop_at=stop_at),
+        training=MixtureOptions(**options) if options else None,
         rounds=rounds,
         seed=seed,
     )
@@ -141,6 +141,7 @@ METHODS = {
     "sums": lambda *given: ours(*given, method="sums"),
     "sums, 3 rounds": lambda *given: ours(*given, method="sums", rounds=3),
     "sums, stop at 0.91": lambda *given: ours(*given, method="sums", stop_at=0.91),
+    "sums, 4 models": lambda *given: ours(*given, method="sums", models=4),
     "rows": lambda *given: ours(*given, method="rows"),
     "paper k=1": lambda *given: paper(*given, k=1),
     "paper k=2": lambda *given: paper(*given, k=2),

@@ -646,6 +646,8 @@ class TestRefusals:
             (["--epsilon", 5, "--steps", 0], "steps must be"),
             (["--epsilon", 5, "--method", "rows", "--batch-size", 0], "batch_size must be"),
             (["--epsilon", 5, "--batch-size", 64], "--batch-size is for --method rows"),
+            (["--epsilon", 5, "--method", "rows", "--models", 2], "--models is for --method sums"),
+            (["--epsilon", 5, "--models", 0], "models must be"),
             (
                 ["--epsilon", 5, "--method", "rows", "--adjacency", "add_remove"],
                 "adjacency must be one of zero_out, replace_one",

@@ -23,7 +23,9 @@ from dpslice.tabular import (  # noqa: E402
     Schema,
     Synthesizer,
 )
+from dpslice.tabular.sums import _EachByItself  # noqa: E402
 from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions  # noqa: E402
+from dpslice.torch.sum_losses import MarginalMatching  # noqa: E402
 
 SCHEMA = Schema(
     [
@@ -122,6 +124,7 @@ WRONG = {
         "lr": math.nan,
         "spread": math.nan,
         "stop_at": 0.0,
+        "models": 0,
     },
     TrainingOptions: {
         "steps": 2.5,
@@ -157,6 +160,34 @@ def test_training_may_stop_at_the_floor_of_the_noise() -> None:
     assert not synthesizer.result.interrupted
     assert synthesizer.result.steps == len(seen) < 400
     assert seen[-1] <= 1.0 < min(seen[:-1])
+
+
+def test_several_models_are_fitted_each_by_itself_and_joined(tmp_path: Path) -> None:
+    """The union of three is as good as the three on average, and their mean is nearer the truth."""
+    options = dataclasses.replace(QUICK["sums"], steps=60, models=3)
+    synthesizer = _synthesizer("sums", training=options)
+    release = synthesizer.publish(_table(3000))
+    synthesizer.train(release, progress=False)
+    joined = synthesizer.model
+    assert joined.components == 3 * options.components
+    joined.zero_grad()
+    # Each third is what it would have become alone: the gradient of one is not another's.
+    loss = MarginalMatching(
+        release, columns=range(len(joined.sizes)), halves=False, columns_weight=1.0
+    )
+    rows = joined(torch.zeros(joined.components, 1))
+    thirds = torch.stack([loss(part) for part in rows.chunk(3)])
+    assert loss(rows) < thirds.mean()
+    _EachByItself(loss, 3)(rows).backward()
+    together = joined.logits.grad.clone()
+    joined.zero_grad()
+    loss(joined(torch.zeros(joined.components, 1)).chunk(3)[1]).backward()
+    torch.testing.assert_close(
+        3 * together.chunk(3)[1], joined.logits.grad.chunk(3)[1], rtol=1e-4, atol=1e-7
+    )
+    synthesizer.save(tmp_path / "model")
+    again = Synthesizer.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(again.sample(50, seed=3), synthesizer.sample(50, seed=3))
 
 
 def test_checkpoint_is_checked_before_anything_is_spent(tmp_path: Path) -> None:

@@ -249,6 +249,13 @@ BatchSizeOption = Annotated[
     int | None,
     typer.Option("--batch-size", help="Rows per training step, of method rows. Default: as above."),
 ]
+ModelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--models",
+        help="Of method sums: models fitted from different starts, whose union is the result.",
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
 ]
@@ -268,7 +275,7 @@ def _load_schema(path: Path, *, target: str | None = None) -> Schema:
 
 
 def _training(
-    method: str, steps: int | None, batch_size: int | None
+    method: str, steps: int | None, batch_size: int | None, models: int | None
 ) -> MixtureOptions | TrainingOptions:
     from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions
 
@@ -279,6 +286,10 @@ def _training(
         if method != "rows":
             raise ValueError("--batch-size is for --method rows: sums are fitted as a whole")
         given["batch_size"] = _arrays.positive_integer("batch_size", batch_size)
+    if models is not None:
+        if method != "sums":
+            raise ValueError("--models is for --method sums")
+        given["models"] = _arrays.positive_integer("models", models)
     return TrainingOptions(**given) if method == "rows" else MixtureOptions(**given)
 
 
@@ -482,6 +493,7 @@ def synthesize(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     batch_size: BatchSizeOption = None,
+    models: ModelsOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -510,7 +522,7 @@ def synthesize(
         method=method.value,
         adjacency=adjacency.value,
         rounds=rounds,
-        training=_training(method.value, steps, batch_size),
+        training=_training(method.value, steps, batch_size, models),
         seed=seed,
     )
     seconds: dict[str, float] = {}
@@ -650,6 +662,7 @@ def train(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     batch_size: BatchSizeOption = None,
+    models: ModelsOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -666,7 +679,7 @@ def train(
 
     state = checkpoint if checkpoint is not None else out.with_name(out.name + ".checkpoint")
     release = Release.load(release_path)
-    options = _training(release.kind, steps, batch_size)
+    options = _training(release.kind, steps, batch_size, models)
     synthesizer = Synthesizer.from_release(release, training=options, seed=seed)
     if restart:
         state.unlink(missing_ok=True)
@@ -1365,6 +1378,7 @@ def demo(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     batch_size: BatchSizeOption = None,
+    models: ModelsOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -1412,7 +1426,7 @@ def demo(
         delta=delta,
         method=method.value,
         adjacency=adjacency.value,
-        training=_training(method.value, steps, batch_size),
+        training=_training(method.value, steps, batch_size, models),
         seed=seed,
     )
     seconds: dict[str, float] = {}
