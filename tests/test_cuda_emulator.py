@@ -987,6 +987,35 @@ def test_the_stream_is_told_of_what_it_reads(torch_on_device: Any) -> None:
     assert told == read
 
 
+def test_factors_without_memory_for_them_are_made_again(
+    torch_on_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = torch_on_device
+    from dpslice._cuda_kernels import CudaKernels
+    from dpslice.torch import functional
+
+    x, y = torch.randn(2, 40, 3), torch.randn(2, 20, 3).requires_grad_()
+    wanted = torch.autograd.grad(functional.density_ratio(x, y, 1.0, 0.1).square().sum(), y)
+
+    def none_left(kernels: Any, q: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(CudaKernels, "room_for_factors", none_left)
+    found = torch.autograd.grad(functional.density_ratio(x, y, 1.0, 0.1).square().sum(), y)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_kept_factors_are_differentiated_once_only(torch_on_device: Any) -> None:
+    torch = torch_on_device
+    from dpslice.torch import functional
+
+    x, y = torch.randn(1, 6, 2), torch.randn(1, 5, 2).requires_grad_()
+    value = functional.density_ratio(x, y, 1.0, 0.1).square().sum()
+    (grad,) = torch.autograd.grad(value, y, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiated once only"):
+        torch.autograd.grad(grad.sum(), y)
+
+
 def test_nothing_is_told_or_kept_while_a_graph_is_recorded(
     torch_on_device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -791,7 +791,10 @@ def _ratio_and_factors(
     core = _arrays.backend_for(first.place, later=True)
     if not (keep and _arrays.on_device(first.place)):
         return _tensor(core.density_ratio(first.array, second.array, *numbers)), None
-    kept = core.room_for_factors(first.array)
+    try:
+        kept = core.room_for_factors(first.array)
+    except torch.cuda.OutOfMemoryError:  # they can be made again
+        kept = None
     return core.density_ratio(first.array, second.array, *numbers, kept), kept
 
 
@@ -937,7 +940,8 @@ def density_ratio(
     Notes
     -----
     On a CUDA device, where a gradient will be wanted, the Cholesky factors are kept for it: 4 b^2
-    bytes a slice in float64, unless that is more than 512 MiB for all; then they are made again.
+    bytes a slice in float64, unless that is more than 512 MiB for all, or than there is; then they
+    are made again.
 
     Examples
     --------
