@@ -874,6 +874,42 @@ def test_methods_and_adjacencies(table: Path, schema: Path, tmp_path: Path) -> N
             assert "n is protected too" in succeed("verify", kept).stdout
 
 
+def test_tables_with_other_separators_and_words_for_missing(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    """Every command that reads a real table reads this one; what is written has commas."""
+    rows = [[*row[:3], row[3] or "n/a"] for row in _rows(ROWS)]
+    other = tmp_path / "other.csv"
+    other.write_text("".join("\t".join(row) + "\n" for row in [HEADER, *rows]), encoding="utf-8")
+    how = ("--separator", "tab", "--missing", "n/a", "--missing", "-")
+    refuse(
+        "as if separated by tabs, not by commas: give that separator",
+        *("schema", "check", schema, other),
+    )
+    refuse(
+        "column 'income', about line .*: must be a number",
+        *("schema", "check", schema, other, "--separator", "tab"),
+    )
+    assert f"{ROWS} rows" in succeed("schema", "check", schema, other, *how).stdout
+    assert "[columns.town]" in succeed("schema", "template", other, *how[:2]).stdout
+    inferred = tmp_path / "inferred.toml"
+    types = tmp_path / "types.toml"
+    types.write_text(SCHEMA.replace("min = 18\nmax = 99\n", ""), encoding="utf-8")
+    succeed(
+        "schema", "infer", other, "--types", types, "--epsilon", 1, "--out", inferred, *how, "-q"
+    )
+    kept = tmp_path / "p.dpslice"
+    succeed("release", other, "--schema", schema, "--epsilon", 5, "--out", kept, *how, "-q")
+    out, page = tmp_path / "synthetic.csv", tmp_path / "report.html"
+    options = ("--schema", schema, "--epsilon", 5, "--out", out, *TINY, "-q")
+    succeed("synthesize", other, *options, *how)
+    assert len(read_csv(out, Schema.load(schema))) == ROWS
+    succeed("report", out, "--real", other, "--schema", schema, "--out", page, *how, "-q")
+    refuse(
+        "separator must be one character", "schema", "check", schema, other, "--separator", "::"
+    )
+
+
 def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dpslice.tabular import synthesizer
 

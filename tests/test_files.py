@@ -22,7 +22,7 @@ from dpslice.tabular import (
     read_csv,
     write_csv,
 )
-from dpslice.tabular.files import replacing
+from dpslice.tabular.files import read_header, replacing
 from table_strategies import schemas, tables
 
 SCHEMA = Schema(
@@ -84,6 +84,21 @@ def test_words_for_missing_are_the_caller_s(tmp_path):
     assert got[["age", "height", "smoker", "seen"]].isna().to_numpy().all()
 
 
+def test_the_separator_is_the_caller_s(tmp_path):
+    comma = write(tmp_path / "comma.csv", HEADER + '3,1.5,"?",1,true,2020-05-06\n')
+    for separator in (";", "\t", "|", " "):
+        path = write(tmp_path / "t.csv", comma.read_text().replace(",", separator))
+        pd.testing.assert_frame_equal(
+            read_csv(path, SCHEMA, separator=separator), read_csv(comma, SCHEMA)
+        )
+        assert read_header(path, separator=separator) == read_header(comma)
+    with pytest.raises(ValueError, match="as if separated by commas, not by semicolons"):
+        read_csv(comma, SCHEMA, separator=";")
+    for wrong in ("", ";;", '"', "\n", None):
+        with pytest.raises(ValueError, match="separator must be one character"):
+            read_csv(comma, SCHEMA, separator=wrong)
+
+
 def test_an_empty_text_may_be_a_category(tmp_path):
     schema = Schema([Categorical("a", ["", "x"]), Boolean("b")])
     path = write(tmp_path / "t.csv", "a,b\n,1\nx,0\n")
@@ -96,7 +111,7 @@ def test_an_empty_text_may_be_a_category(tmp_path):
         ("", "the file is empty"),
         (HEADER, "the table has no rows, only a header"),
         ("age,height\n1,2\n", "missing from the file: 'job', 'code', 'smoker', 'seen'$"),
-        ("age;height;job;code;smoker;seen\n", "as if separated by semicolons; commas are needed"),
+        ("age;height;job;code;smoker;seen\n", "as if separated by semicolons, not by commas"),
         ("age\theight\tjob\tcode\tsmoker\tseen\n", "as if separated by tabs"),
         ("age, height, job, code, smoker, seen\n", "has them with spaces around the name"),
         (HEADER.strip() + ",name\n", "not in the schema: 'name'"),

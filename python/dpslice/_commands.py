@@ -256,6 +256,22 @@ ModelsOption = Annotated[
         help="Of method sums: models fitted from different starts, whose union is the result.",
     ),
 ]
+SeparatorOption = Annotated[
+    str,
+    typer.Option(
+        "--separator",
+        help="Character between the cells of the real tables, or the word tab. What is written "
+        "has commas.",
+    ),
+]
+MissingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--missing",
+        help="Cell of the real tables that means a missing value, beside the empty one; may be "
+        "given several times.",
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
 ]
@@ -272,6 +288,14 @@ def _load_schema(path: Path, *, target: str | None = None) -> Schema:
 
     schema = Schema.load(path)
     return schema if target is None else dataclasses.replace(schema, target=target)
+
+
+def _reading(separator: str, missing: Sequence[str] | None) -> dict[str, Any]:
+    """Return how real tables are to be read: arguments of `read_csv`."""
+    return {
+        "separator": "\t" if separator == "tab" else separator,
+        "missing": ("", *(missing or ())),
+    }
 
 
 def _training(
@@ -494,6 +518,8 @@ def synthesize(
     steps: StepsOption = None,
     batch_size: BatchSizeOption = None,
     models: ModelsOption = None,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -528,8 +554,9 @@ def synthesize(
     seconds: dict[str, float] = {}
     with _timed(seconds, "release"):
         # The report needs the whole table; the release alone is made block by block.
-        frame = read_csv(table, description) if report is not None else None
-        source = frame if frame is not None else iter_csv(table, description)
+        how = _reading(separator, missing)
+        frame = read_csv(table, description, **how) if report is not None else None
+        source = frame if frame is not None else iter_csv(table, description, **how)
         release = _publish(synthesizer, source, release_path, overwrite=overwrite, quiet=quiet)
     if release_path is None:
         kept = "Nothing was written (with --release, training could go on at no cost)."
@@ -598,6 +625,8 @@ def release(
         ),
     ] = None,
     seed: SeedOption = 0,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -625,9 +654,8 @@ def release(
     )
     seconds: dict[str, float] = {}
     with _timed(seconds, "release"):
-        made = _publish(
-            synthesizer, iter_csv(table, description), out, overwrite=overwrite, quiet=quiet
-        )
+        blocks = iter_csv(table, description, **_reading(separator, missing))
+        made = _publish(synthesizer, blocks, out, overwrite=overwrite, quiet=quiet)
     summary = _summary(
         "release",
         synthesizer.guarantee,
@@ -1072,6 +1100,8 @@ def report(
         str | None, typer.Option("--target", help="Column to predict. Default: the schema's.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of random splits.")] = 0,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -1090,6 +1120,7 @@ def report(
     from dpslice.tabular.report import write_report
 
     description = _load_schema(schema)
+    how = _reading(separator, missing)
     guarantee = None
     if release_path is not None:
         guarantee = total_guarantee(Release.load(release_path))
@@ -1099,12 +1130,12 @@ def report(
         guarantee = Synthesizer.load(model).guarantee
     results = write_report(
         out,
-        real=read_csv(real, description),
+        real=read_csv(real, description, **how),
         synthetic=read_csv(synthetic, description),
         schema=description,
         guarantee=guarantee,
         target=target,
-        holdout=None if holdout is None else read_csv(holdout, description),
+        holdout=None if holdout is None else read_csv(holdout, description, **how),
         seed=seed,
     )
     if json:
@@ -1125,6 +1156,7 @@ def schema_template(
     out: Annotated[
         str, typer.Option("--out", help="Schema file to write; - is standard output.")
     ] = "-",
+    separator: SeparatorOption = ",",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a schema file to fill in, with the column names of a table's header.
@@ -1135,7 +1167,7 @@ def schema_template(
     _check_outputs({"--out": path}, [table], overwrite=overwrite)
     from dpslice.tabular.files import read_header, replacing
 
-    text = _template(read_header(table))
+    text = _template(read_header(table, separator=_reading(separator, None)["separator"]))
     if path is None:
         print(text, end="")
         return
@@ -1191,6 +1223,8 @@ def schema_infer(
     target: Annotated[
         str | None, typer.Option("--target", help="Target column to note in the schema.")
     ] = None,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -1210,7 +1244,8 @@ def schema_infer(
     from dpslice.tabular.schema import Schema
 
     kinds, nullable, prior, noted = _read_types(types)
-    frame = read_csv(table, {name: _csv_type(kind) for name, kind in kinds.items()})
+    csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
+    frame = read_csv(table, csv_types, **_reading(separator, missing))
     inferred = Schema.infer(
         frame,
         epsilon=epsilon,
@@ -1294,6 +1329,8 @@ def schema_check(
             metavar="[TABLE]", help="A CSV to hold against it. Messages may quote its cells."
         ),
     ] = None,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a schema file, and a table against it; spends nothing and writes nothing."""
@@ -1307,7 +1344,7 @@ def schema_check(
     clipped: Counter[str] = Counter()
     if table is not None:
         n = 0
-        for piece in iter_csv(table, description):
+        for piece in iter_csv(table, description, **_reading(separator, missing)):
             # Encoding checks every cell as a release would; the rows are thrown away.
             n += len(encoding.encode(piece))
             for column in description:

@@ -136,18 +136,20 @@ def read_csv(
     schema: Schema | Mapping[str, str],
     *,
     missing: Collection[str] = ("",),
+    separator: str = ",",
 ) -> pd.DataFrame:
     """Read a CSV file into columns of the schema's types.
 
     Parameters
     ----------
     path : str or path-like
-        A UTF-8 file with a header line and comma-separated cells; compressed if its name ends
-        in ``.gz``.
+        A UTF-8 file with a header line; compressed if its name ends in ``.gz``.
     schema : Schema, or mapping of str to str
         Types of the columns. A mapping gives types alone, as `Schema.infer` takes them.
     missing : collection of str
         Cells that mean a missing value. A text that is a category of its column stays one.
+    separator : str
+        The character between cells.
 
     Returns
     -------
@@ -161,10 +163,10 @@ def read_csv(
         If there is no such file.
     ValueError
         If the file is not UTF-8, not the gzip file its name says, empty, or a header alone; if
-        its columns are not the schema's; if a row is ragged; or if a cell is not of its
-        column's type.
+        its columns are not the schema's; if a row is ragged; if a cell is not of its column's
+        type; or if `separator` is not one character that can separate.
     """
-    blocks = list(iter_csv(path, schema, missing=missing))
+    blocks = list(iter_csv(path, schema, missing=missing, separator=separator))
     if len(blocks) == 1:
         return blocks[0]
     return pd.concat(blocks, ignore_index=True)
@@ -176,12 +178,13 @@ def iter_csv(
     *,
     block_rows: int = 65_536,
     missing: Collection[str] = ("",),
+    separator: str = ",",
 ) -> Iterator[pd.DataFrame]:
     """Read a CSV file block by block, in memory for one block.
 
     Parameters
     ----------
-    path, schema, missing
+    path, schema, missing, separator
         As in `read_csv`.
     block_rows : int
         Rows per block; the last may be shorter.
@@ -198,9 +201,9 @@ def iter_csv(
     """
     _arrays.positive_integer("block_rows", block_rows)
     readers = _cell_readers(schema, frozenset(missing))
-    with _csv_lines(path) as lines:
+    with _csv_lines(path, separator) as lines:
         header = _header(path, lines)
-        order = _column_order(path, header, list(readers))
+        order = _column_order(path, header, list(readers), separator)
         any_rows = False
         for first_line, rows in _row_blocks(path, lines, len(header), block_rows):
             any_rows = True
@@ -245,13 +248,13 @@ def cell_value(column: Column, cell: str) -> object:
     return None if pd.isna(value) else value
 
 
-def read_header(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def read_header(path: str | os.PathLike[str], *, separator: str = ",") -> tuple[str, ...]:
     """Read the column names of a CSV file, and no row of it.
 
     Parameters
     ----------
-    path : str or path-like
-        A UTF-8 file with a header line; compressed if its name ends in ``.gz``.
+    path, separator
+        As in `read_csv`.
 
     Returns
     -------
@@ -263,18 +266,23 @@ def read_header(path: str | os.PathLike[str]) -> tuple[str, ...]:
     FileNotFoundError, ValueError
         As in `read_csv`; also if a name occurs twice.
     """
-    with _csv_lines(path) as lines:
+    with _csv_lines(path, separator) as lines:
         return tuple(_header(path, lines))
 
 
 @contextmanager
-def _csv_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
+def _csv_lines(path: str | os.PathLike[str], separator: str) -> Iterator[Any]:
     """Open a CSV file as rows of cells; what is wrong with the file becomes a ValueError."""
+    if not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n':
+        raise ValueError(
+            "separator must be one character that is no quote and ends no line; "
+            f"got {_arrays.describe(separator)}"
+        )
     opened: IO[bytes] = (
         gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[assignment]  # noqa: SIM115
     )
     with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
-        lines = csv.reader(text, strict=True)
+        lines = csv.reader(text, strict=True, delimiter=separator)
         try:
             yield lines
         except UnicodeDecodeError as error:
@@ -298,13 +306,15 @@ def _header(path: object, lines: Any) -> list[str]:
     return header
 
 
-def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> list[int]:
+def _column_order(
+    path: object, header: Sequence[str], names: Sequence[str], separator: str
+) -> list[int]:
     """Position in the file of each column of the schema."""
     absent = [name for name in names if name not in header]
     if absent:
         raise ValueError(
             f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}"
-            + _header_hint(header, absent)
+            + _header_hint(header, absent, separator)
         )
     extra = [name for name in header if name not in names]
     if extra:
@@ -315,11 +325,17 @@ def _column_order(path: object, header: Sequence[str], names: Sequence[str]) -> 
     return [list(header).index(name) for name in names]
 
 
-def _header_hint(header: Sequence[str], absent: Sequence[str]) -> str:
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def _header_hint(header: Sequence[str], absent: Sequence[str], separator: str) -> str:
     """Say what may be wrong with a header that lacks columns, at the end of a message."""
-    for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(header) == 1 and separator in header[0]:
-            return f" (the header looks as if separated by {called}; commas are needed)"
+    for other, called in _SEPARATORS.items():
+        if len(header) == 1 and other != separator and other in header[0]:
+            return (
+                f" (the header looks as if separated by {called}, not by "
+                f"{_SEPARATORS.get(separator, repr(separator))}: give that separator)"
+            )
     if {name.strip() for name in header} >= set(absent):
         return " (the header has them with spaces around the name)"
     return ""
