@@ -905,9 +905,7 @@ def test_tables_with_other_separators_and_words_for_missing(
     succeed("synthesize", other, *options, *how)
     assert len(read_csv(out, Schema.load(schema))) == ROWS
     succeed("report", out, "--real", other, "--schema", schema, "--out", page, *how, "-q")
-    refuse(
-        "separator must be one character", "schema", "check", schema, other, "--separator", "::"
-    )
+    refuse("separator must be one character", "schema", "check", schema, other, "--separator", "::")
 
 
 def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
