@@ -8,7 +8,8 @@
 // many as fit there, the others in global memory: then a fixed number of blocks walk along the
 // slices, so that memory does not grow with m. The cross kernel with the c synthetic rows is
 // streamed, never stored. Everything is float64 inside, whatever the dtype of the arrays, for the
-// reason that csrc/density_ratio.cpp gives.
+// reason that csrc/density_ratio.cpp gives. Factors can be kept for the gradients: the kernel of
+// the ratio then leaves them in the caller's memory.
 //
 // A slice whose matrix is not positive definite gets NaN for its results, and the least such slice
 // is left in failed_slice: reading it is the caller's choice, as it takes a synchronisation, or in
