@@ -215,6 +215,31 @@ def iter_csv(
             raise ValueError(f"{path}: the table has no rows, only a header")
 
 
+def count_csv_rows(path: str | os.PathLike[str]) -> int:
+    """Count the rows of a CSV file, without reading their cells.
+
+    Parameters
+    ----------
+    path : path
+        As in `read_csv`, but a file that can be read again afterwards: no pipe.
+
+    Returns
+    -------
+    int
+        Rows, the header not counted: as many as `iter_csv` yields.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in `read_csv`; and if `path` is no regular file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: must be a regular file, as it is read twice to count its rows")
+    with _csv_lines(path) as lines:
+        header = _header(path, lines)
+        return sum(len(rows) for _, rows in _row_blocks(path, lines, len(header), 4096))
+
+
 def cell_value(column: Column, cell: str) -> object:
     """Read one cell of a column as `read_csv` would.
 
