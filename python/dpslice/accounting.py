@@ -1824,8 +1824,8 @@ class Guarantee:
             lines.append(f"  size          d = {self.d}, p = {self.p}")
         if self.amplified_by_order:
             lines.append(
-                "  order         claimed: the guarantee counts on the secret, uniformly random order "
-                f"of all n = {self.n} rows; n is public"
+                "  order         claimed: the guarantee counts on the secret, uniformly random"
+                f" order of all n = {self.n} rows; n is public"
             )
         if self.epsilon_numerical > 0 or self.delta_numerical > 0:
             lines.append(

@@ -29,7 +29,15 @@ from dpslice import _arrays, _storage
 if TYPE_CHECKING:
     from dpslice.tabular.schema import Column, Schema
 
-__all__ = ["cell_value", "iter_csv", "read_csv", "read_header", "replacing", "write_csv"]
+__all__ = [
+    "cell_value",
+    "count_csv_rows",
+    "iter_csv",
+    "read_csv",
+    "read_header",
+    "replacing",
+    "write_csv",
+]
 
 
 # -------------------------------------------------------------------------------------- writing
