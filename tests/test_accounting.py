@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -980,6 +981,243 @@ def test_compose_covers_releases_that_share_a_random_frame(frame: str, p: int) -
     apart = accounting.composed_epsilon(2e-6, [accounting.Slicing(**setting)] * 2)
     assert apart < shared <= total.epsilon
     assert total.composition == "basic"
+
+
+# ------------------------------------------------------------------- the order of rows, claimed
+
+IN_ORDER: dict = {"d": 20, "p": 20, "n": 10_000, "adjacency": "replace_one"}
+
+
+def ordered(sigma: float = 3.2, **changes: object) -> Guarantee:
+    return accounting.slicing_guarantee(
+        sigma=sigma, delta=1e-6, amplify_by_order=True, **{**IN_ORDER, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reach"),
+    [
+        ({}, 2.0),
+        ({"diameter": 1.3}, 1.3),
+        ({"adjacency": "zero_out"}, 2.0),  # any two rows are compared, not a row and zero alone
+        ({"adjacency": "zero_out", "diameter": 1.3}, 1.3),
+        ({"adjacency": "zero_out", "diameter": 0.2}, 1.0),  # zero is farther away than that
+        ({"p": 10}, 2.0),
+        ({"p": 50}, 2.0 * math.sqrt(3.0)),
+        ({"p": 40}, 2.0 * math.sqrt(2.0)),
+        ({"frame": "gaussian", "frame_norm": 1.7, "column_norm": 2.5}, 3.4),
+    ],
+)
+def test_order_is_claimed_for_any_two_rows_and_any_frame(change: dict, reach: float) -> None:
+    sigma = 1.6 * reach
+    guarantee = ordered(sigma, **change)
+    exact = accounting.shuffled_epsilon(1e-6, mu=reach / sigma, n=10_000)
+    stated = guarantee.epsilon
+    alone = accounting.slicing_guarantee(sigma=sigma, delta=1e-6, **{**IN_ORDER, **change})
+    if exact < alone.epsilon:
+        assert guarantee.amplified_by_order
+        assert exact * (1 - 1e-6) <= stated == pytest.approx(exact, rel=1e-5)
+        assert accounting.shuffled_delta(stated, mu=reach / sigma, n=10_000) <= 1e-6
+    else:
+        assert stated == alone.epsilon
+    if guarantee.epsilon_replace_one is not None:
+        wide = (change.get("diameter") or 2.0) / sigma
+        other = accounting.shuffled_epsilon(1e-6, mu=wide, n=10_000)
+        assert guarantee.epsilon_replace_one == pytest.approx(
+            min(other, alone.epsilon_replace_one), rel=1e-5
+        )
+
+
+def test_order_charges_rounding_of_all_rows() -> None:
+    guarantee = ordered()
+    assert guarantee.delta_numerical == 10_000 * 20 * 2.0**-65
+    assert guarantee.epsilon_numerical == accounting.numerical_loss(p=20, sigma=3.2, max_norm=1)[0]
+    # The bound holds at what is left of epsilon and delta after rounding.
+    left = guarantee.epsilon - guarantee.epsilon_numerical
+    value = accounting.shuffled_delta(left, mu=2.0 / 3.2, n=10_000)
+    assert value <= (1e-6 - guarantee.delta_numerical) * (1 - guarantee.epsilon_numerical)
+
+
+@pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0, 12.0])
+def test_order_never_states_more_than_noise_alone(adjacency: str, sigma: float) -> None:
+    for n in (1, 300, 100_000):
+        claimed = ordered(sigma, adjacency=adjacency, n=n)
+        alone = accounting.slicing_guarantee(
+            sigma=sigma, delta=1e-6, **{**IN_ORDER, "adjacency": adjacency, "n": n}
+        )
+        assert claimed.epsilon <= alone.epsilon
+        assert (claimed.epsilon_replace_one or 0) <= (alone.epsilon_replace_one or 0)
+        if n == 1:
+            assert claimed == alone
+
+
+@pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
+@pytest.mark.parametrize("epsilon", [0.3, 1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("n", [1_000, 10_000, 1_000_000])
+def test_order_calibrates_to_the_least_noise(adjacency: str, epsilon: float, n: int) -> None:
+    setting = {**IN_ORDER, "adjacency": adjacency}
+    del setting["n"]
+    alone = accounting.calibrate_slicing(epsilon, 1e-6, **setting)
+    sigma = accounting.calibrate_slicing(epsilon, 1e-6, n=n, amplify_by_order=True, **setting)
+    mu = accounting.calibrate_shuffled_mu(epsilon, 1e-6, n=n)
+    least = min(alone, 2.0 / mu)
+    # Smaller epsilons are tried too, so it may be less than at this epsilon alone.
+    assert (0.9 if epsilon > 1 else 1 - 1e-6) * least <= sigma <= least * (1 + 1e-5)
+    guarantee = accounting.slicing_guarantee(
+        sigma=sigma, delta=1e-6, n=n, amplify_by_order=True, epsilon=epsilon, **setting
+    )
+    assert guarantee.epsilon <= epsilon * (1 + 1e-12)
+    shares = [1.0, 0.9, 0.8, 0.65, 0.5]
+    exact = min(accounting.shuffled_delta(epsilon * x, mu=2.0 / sigma, n=n) for x in shares)
+    assert exact <= 1e-6 or sigma == alone
+    if sigma < alone and epsilon <= 2.0:  # above, within a hundredth
+        assert guarantee.amplified_by_order
+        less = accounting.slicing_guarantee(
+            sigma=sigma * 0.999, delta=1e-6, n=n, amplify_by_order=True, epsilon=epsilon, **setting
+        )
+        assert less.epsilon > epsilon
+    if epsilon == 8.0:
+        assert sigma == alone
+    if epsilon <= 1.0 and n >= 10_000 and adjacency == "replace_one":
+        assert sigma < alone / 2
+
+
+def test_order_cannot_be_claimed_everywhere() -> None:
+    for n in (None, 0):
+        with pytest.raises(ValueError, match=r"^n(,| must)"):
+            ordered(n=n)
+        with pytest.raises(ValueError, match=r"^n(,| must)"):
+            accounting.calibrate_slicing(1.0, 1e-6, d=5, p=5, n=n, amplify_by_order=True)
+    with pytest.raises(ValueError, match="sure bound on the frame"):
+        ordered(frame="gaussian")
+    with pytest.raises(ValueError, match="sure bound on the frame"):
+        accounting.calibrate_slicing(
+            1.0, 1e-6, d=5, p=5, n=10, frame="gaussian", amplify_by_order=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mechanism": "sums"}, "for one slicing release alone"),
+        ({"sampling_rate": 0.5}, "for one slicing release alone"),
+        ({"adjacency": "add_remove", "n": None}, "adjacency must be one of zero_out, replace_one"),
+        ({"n": None}, "amplified_by_order needs n"),
+        ({"sigma": None, "diameter": None}, "amplified_by_order needs sigma, diameter"),
+        ({"frame": "gaussian"}, "amplified_by_order needs frame_norm"),
+    ],
+)
+def test_a_claim_needs_what_it_follows_from(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(ordered(), **change)
+
+
+def test_certificate_of_a_claim() -> None:
+    guarantee = ordered()
+    text = str(guarantee)
+    assert "order         claimed: " in text
+    assert "all n = 10000 rows; n is public" in text
+    alone = accounting.slicing_guarantee(sigma=3.2, delta=1e-6, **IN_ORDER)
+    assert f"without the order, at the same delta: epsilon {alone.epsilon:.3f}"[:-1] in text
+    assert "claimed" not in str(alone)
+    assert "amplified_by_order" not in alone.to_dict()
+    for claim in (guarantee, ordered(adjacency="zero_out"), Guarantee.compose(guarantee, alone)):
+        text = json.dumps(claim.to_dict(), allow_nan=False)
+        assert Guarantee.from_dict(json.loads(text)) == claim
+
+
+@pytest.mark.parametrize(
+    ("factors", "named"),
+    [
+        ({"epsilon": 1 - 1e-4}, "epsilon is too small"),
+        ({"epsilon": 0.0}, "epsilon is too small"),
+        ({"epsilon_replace_one": 1 - 1e-4}, "epsilon_replace_one is too small"),
+        ({"delta": 0.999}, "epsilon is too small"),
+        ({"delta": 0.0}, "what rounding costs is too small"),
+        ({"sigma": 0.999}, "what rounding costs is too small"),
+        ({"sigma": 0.999, "epsilon_numerical": 1.01}, "epsilon is too small"),
+        ({"n": 0.5}, "epsilon is too small"),
+        ({"p": 2}, "what rounding costs is too small"),
+        ({"diameter": 1.001}, "epsilon is too small"),
+        ({"delta_numerical": 0.5}, "what rounding costs is too small"),
+        ({"epsilon_numerical": 0.5}, "what rounding costs is too small"),
+    ],
+)
+def test_tampered_claims_are_refused(factors: dict, named: str) -> None:
+    record = ordered(adjacency="zero_out", diameter=1.5).to_dict()
+    assert Guarantee.from_dict(record).amplified_by_order
+    for name, factor in factors.items():
+        record[name] = int(record[name] * factor) if name in "np" else record[name] * factor
+    with pytest.raises(ValueError, match=f"claims more than its numbers give: {named}"):
+        Guarantee.from_dict(record)
+    one = ordered(adjacency="zero_out")
+    with pytest.raises(ValueError, match="claims more than its numbers give"):
+        Guarantee.from_dict({**Guarantee.compose(one, one).to_dict(), "parts": [record]})
+
+
+def test_more_may_be_stated_than_a_claim_gives() -> None:
+    record = ordered().to_dict()
+    for epsilon in (record["epsilon"] * 1.2, 4.0, 50.0):
+        assert Guarantee.from_dict({**record, "epsilon": epsilon}).epsilon == epsilon
+    with pytest.raises(TypeError, match="amplified_by_order must be True or False"):
+        Guarantee.from_dict({**record, "amplified_by_order": 1})
+
+
+def test_compose_counts_claims_as_noise_or_as_what_they_state() -> None:
+    def noise(*sigmas: float) -> list[accounting.Slicing]:
+        return [accounting.Slicing(sigma=s, d=20, p=20, sensitivity=2.0) for s in sigmas]
+
+    # One claim beside much noise: its epsilon and delta; the sum may be better still.
+    claim = ordered(3.2)
+    other = accounting.slicing_guarantee(sigma=8.0, delta=1e-6, **IN_ORDER)
+    total = Guarantee.compose(claim, other)
+    stated = accounting.composed_epsilon(2e-6, noise(8.0), others=[(claim.epsilon, 1e-6)])
+    as_noise = accounting.composed_epsilon(2e-6, noise(3.2, 8.0))
+    basic = claim.epsilon + other.epsilon
+    assert total.delta == 2e-6
+    assert stated < as_noise
+    assert total.epsilon == pytest.approx(min(stated, as_noise, basic), rel=1e-6)
+    assert total.epsilon >= min(stated, as_noise, basic) * (1 - 1e-9)
+    # Many of them: their noise, whose squared ratios add up.
+    many = [ordered(10.0, n=1000)] * 40
+    assert all(g.amplified_by_order for g in many)
+    total = Guarantee.compose(*many)
+    exact = accounting.composed_epsilon(4e-5, noise(*[10.0] * 40))
+    assert total.composition == "joint"
+    assert exact < math.fsum(g.epsilon for g in many)
+    assert exact <= total.epsilon == pytest.approx(exact, rel=1e-6)
+    # Two alone: each draws an order of its own, so the claims add up.
+    total = Guarantee.compose(claim, claim)
+    assert total.composition == "basic"
+    assert total.epsilon == 2 * claim.epsilon
+    assert not total.amplified_by_order
+
+
+def test_compose_of_claims_under_the_other_adjacency() -> None:
+    claim, other = ordered(3.2, adjacency="zero_out"), a_guarantee(d=20, p=20, n=10_000, sigma=9.0)
+    total = Guarantee.compose(claim, other)
+    parts = [accounting.Slicing(sigma=9.0, d=20, p=20, sensitivity=2.0)]
+    pairs = [(claim.epsilon_replace_one, 1e-6)]
+    together = accounting.composed_epsilon(2e-6, parts, others=pairs)
+    least = min(together, claim.epsilon_replace_one + other.epsilon_replace_one)
+    assert total.epsilon_replace_one == pytest.approx(least, rel=1e-6)
+
+
+def test_clone_bound_does_not_lose_digits() -> None:
+    with mp.workdps(60):
+        for c, epsilon in ((1000, 0.01), (100_000, 0.1), (1_000_000, 2.0)):
+            odds = mp.exp(mp.mpf(epsilon))
+            a = int(mp.floor(odds * (c + 1) / (1 + odds))) + 1
+            first = mp.binomial(c, a - 1) / mp.mpf(2) ** c
+            term, tail, k = first * (c - a + 1) / a, mp.mpf(0), a
+            while k <= c and term > first * mp.mpf(10) ** -45:
+                tail += term
+                term *= mp.mpf(c - k) / (k + 1)
+                k += 1
+            exact = mp.log(first + tail - odds * tail)
+            (value,) = accounting._log_clones(np.array([float(c)]), epsilon)
+            assert abs(float(value - exact)) <= 5e-10 + c * 2.0**-50
 
 
 def test_compose_errors() -> None:

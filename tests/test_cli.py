@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 import dpslice
 from dpslice import _commands, accounting
 from dpslice.cli import main
-from dpslice.tabular import Schema, read_csv
+from dpslice.tabular import Schema, Synthesizer, read_csv
 
 ROWS = 120
 SCHEMA = """\
@@ -359,6 +359,76 @@ def test_account_of_a_schema_tells_what_its_release_will_state(
     assert document["frames"]["orthonormal"]["epsilon_replace_one"] == pytest.approx(
         stated.epsilon_replace_one, rel=1e-8
     )
+
+
+def test_account_tells_what_the_order_of_rows_gives() -> None:
+    shape = ["--epsilon", 1, "--delta", 1e-6, "--dim", 94, "--adjacency", "replace_one"]
+    document = json.loads(succeed("account", *shape, "--rows", 32_561, "--json").stdout)
+    claimed = document["amplified_by_order"]
+    mechanism = dpslice.SlicingMechanism(
+        epsilon=1.0, delta=1e-6, adjacency="replace_one", amplify_by_order=True
+    )
+    assert claimed["sigma"] == mechanism.account(94, n=32_561).sigma
+    assert claimed["amplified_by_order"] is True
+    words = succeed("account", *shape, "--rows", 32_561).stdout
+    assert f"orthonormal, order of 32561 rows   {claimed['sigma']:.3f}"[:-1] in words
+    alone = document["frames"]["orthonormal"]["sigma"]
+    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
+    assert f"σ falls from {alone:.2f} to {claimed['sigma']:.2f} (`dpslice account" in readme
+    assert "amplified_by_order" not in json.loads(succeed("account", *shape, "--json").stdout)
+    given = ["--sigma", claimed["sigma"], *shape[2:], "--rows", 32_561, "--json"]
+    back = json.loads(succeed("account", *given).stdout)["amplified_by_order"]
+    assert back["epsilon"] == pytest.approx(1.0, rel=1e-6)
+    refuse("n must be an integer >= 1", "account", *shape, "--rows", 0)
+
+
+def test_release_may_count_on_its_order(schema: Path, tmp_path: Path) -> None:
+    table = _write(tmp_path / "many.csv", _rows(3000))
+    options = ["--schema", schema, "--epsilon", 1, "--adjacency", "replace_one", "--method", "rows"]
+    noise = {}
+    for number, order in enumerate(([], ["--amplify-by-order"])):
+        out = tmp_path / f"{number}.dpslice"
+        arguments = [table, *options, *order, "--out", out, "--json", "--quiet"]
+        document = json.loads(succeed("release", *arguments).stdout)
+        assert document["guarantee"].get("amplified_by_order", False) is bool(order)
+        assert document["guarantee"]["n"] == document["n"] == 3000
+        noise[number] = document["sigma"]
+    assert noise[1] < noise[0] / 1.5
+    assert "all n = 3000 rows" in succeed("verify", tmp_path / "1.dpslice").stdout
+    # With a report, the table is read as a whole; and sums have no order.
+    arguments = [table, *options, "--amplify-by-order", "--out", tmp_path / "made.csv", *TINY]
+    document = json.loads(succeed("synthesize", *arguments, "--json", "--quiet").stdout)
+    assert document["sigma"] == noise[1]
+    refuse(
+        "amplify_by_order is for method='rows'",
+        *("release", table, "--schema", schema, "--epsilon", 1, "--out", tmp_path / "x.dpslice"),
+        "--amplify-by-order",
+    )
+    os.mkfifo(tmp_path / "pipe.csv")
+    refuse(
+        "must be a regular file, as it is read twice",
+        *("release", tmp_path / "pipe.csv", *options, "--amplify-by-order"),
+        *("--out", tmp_path / "x.dpslice"),
+    )
+
+
+def test_synthesizer_counts_the_rows_of_a_whole_table(schema: Path, tmp_path: Path) -> None:
+    table = _write(tmp_path / "many.csv", _rows(3000))
+    described = Schema.load(schema)
+    frame = read_csv(table, described)
+    settings: dict[str, Any] = {
+        "epsilon": 1.0, "delta": 1e-6, "method": "rows", "adjacency": "replace_one",
+        "amplify_by_order": True,
+    }  # fmt: skip
+    whole = Synthesizer(described, **settings).publish(frame)
+    pieces = Synthesizer(described, **settings).publish(iter([frame]), n=3000)
+    assert whole.guarantee == pieces.guarantee
+    assert whole.guarantee.amplified_by_order
+    assert Synthesizer.from_release(whole).amplify_by_order
+    with pytest.raises(ValueError, match="must be known before noise is made"):
+        Synthesizer(described, **settings).publish(iter([frame]))
+    with pytest.raises(ValueError, match="n is for method='rows'"):
+        Synthesizer(described, epsilon=1.0, delta=1e-6).publish(frame, n=3000)
 
 
 def test_account_in_words_names_the_adjacency() -> None:

@@ -114,6 +114,128 @@ def test_nobody_can_set_a_key_or_choose_weaker_noise() -> None:
     assert not {name for name in accepted if "key" in name or "noise" in name}
 
 
+# ------------------------------------------------------------------ the order of rows, counted on
+
+CLAIM: dict[str, Any] = {
+    "epsilon": 1.0, "delta": 1e-6, "adjacency": "replace_one", "amplify_by_order": True,
+}  # fmt: skip
+
+
+def test_order_is_counted_on_if_asked_for() -> None:
+    silent = SlicingMechanism(**{**CLAIM, "amplify_by_order": False})
+    alone = silent.account(6, n=10_000)
+    assert not alone.amplified_by_order
+    assert alone.notes[0].endswith("no amplification by it is claimed")
+    guarantee = SlicingMechanism(**CLAIM).account(6, n=10_000)
+    assert guarantee.amplified_by_order
+    assert guarantee.epsilon == 1.0
+    assert guarantee.sigma is not None
+    assert alone.sigma is not None
+    assert 1.7 * guarantee.sigma < alone.sigma < 6.6 * guarantee.sigma
+    assert accounting.shuffled_delta(1.0, mu=2.0 / guarantee.sigma, n=10_000) <= 1e-6
+    assert "no amplification" not in str(guarantee)
+    assert Guarantee.from_dict(guarantee.to_dict()) == guarantee
+    # The same sigma, given: the same epsilon, or less by the last digits.
+    there = SlicingMechanism(
+        sigma=guarantee.sigma, delta=1e-6, adjacency="replace_one", amplify_by_order=True
+    ).account(6, n=10_000)
+    assert 1 - 1e-6 <= there.epsilon <= 1.0
+
+
+@pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
+def test_order_is_not_claimed_where_it_gains_nothing(adjacency: str) -> None:
+    asked = {**CLAIM, "epsilon": 8.0, "adjacency": adjacency}
+    guarantee = SlicingMechanism(**asked).account(6, n=10_000)
+    alone = SlicingMechanism(**{**asked, "amplify_by_order": False}).account(6, n=10_000)
+    assert guarantee.sigma == alone.sigma
+    assert not guarantee.amplified_by_order
+    assert "would gain nothing and is not claimed" in guarantee.notes[0]
+    assert dataclasses.replace(guarantee, notes=()) == dataclasses.replace(alone, notes=())
+
+
+def test_a_claim_names_the_diameter_it_assumes() -> None:
+    asked = {**CLAIM, "adjacency": "zero_out", "diameter": 1.2}
+    guarantee = SlicingMechanism(**asked).account(6, n=10_000)
+    assert guarantee.notes[0].startswith("replace_one and the claim of the order assume records")
+
+
+def test_order_needs_n_and_a_bound_on_the_frame() -> None:
+    with pytest.raises(ValueError, match="n, the public number of rows, must be given"):
+        SlicingMechanism(**CLAIM).account(6)
+    with pytest.raises(ValueError, match="n must be an integer >= 1; got 0"):
+        SlicingMechanism(**CLAIM).account(6, n=0)
+    with pytest.raises(ValueError, match=r"sure bound on the frame.*orthonormal.*seed"):
+        SlicingMechanism(**CLAIM, frame="gaussian")
+    with pytest.raises(TypeError, match="amplify_by_order must be True or False"):
+        SlicingMechanism(**{**CLAIM, "amplify_by_order": 1})
+    # Seeded frames have one: that of the frame itself.
+    for frame, p in (("gaussian", 9), ("orthonormal", 9), ("orthonormal", 4)):
+        seeded = SlicingMechanism(**CLAIM, frame=frame, n_slices=p, seed=3).account(6, n=10_000)
+        assert seeded.amplified_by_order
+        assert seeded.sigma is not None
+        norm = np.linalg.norm(frames.make_frame(frame, 6, p, 3), 2)
+        mu = 2.0 * float(norm) / seeded.sigma
+        assert accounting.shuffled_delta(1.0, mu=mu, n=10_000) <= 1e-6
+        assert Guarantee.from_dict(seeded.to_dict()) == seeded
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_release_that_counts_on_its_order(tmp_path: Path, to_disk: bool) -> None:
+    x = rows(3000)
+    path = tmp_path / "x.dpslice" if to_disk else None
+    mechanism = SlicingMechanism(**CLAIM)
+    expected = mechanism.account(6, n=3000)
+    assert expected.amplified_by_order
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for private, options in (
+        (x, {}),
+        (mapped, {"block_rows": 700}),
+        (x, {"n": 3000}),
+        (blocks_of(x, 700), {"n": 3000}),
+    ):
+        release = mechanism.release(private, path=path, overwrite=True, **options)
+        assert release.guarantee == expected
+        assert release.n == 3000
+    if path is not None:
+        loaded = Release.load(path)
+        assert loaded.guarantee == expected
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_order_of_blocks_needs_their_rows_beforehand(tmp_path: Path, to_disk: bool) -> None:
+    path = tmp_path / "x.dpslice" if to_disk else None
+    mechanism = SlicingMechanism(**CLAIM)
+
+    def unread() -> Iterator[Array]:
+        raise AssertionError("a block was read")
+        yield rows()
+
+    with pytest.raises(ValueError, match=r"must be known before noise is made.*pass X as one"):
+        mechanism.release(unread(), path=path)
+    with pytest.raises(ValueError, match=r"n must be the number of rows of X \(200\); got 199"):
+        mechanism.release(rows(200), n=199, path=path)
+    for n, message in ((199, "n = 199 rows, as was said; it has more"), (201, "got 200")):
+        for honest in (mechanism, SlicingMechanism(sigma=1.0)):
+            with pytest.raises(ValueError, match=message):
+                honest.release(blocks_of(rows(200), 64), n=n, path=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_order_is_one_of_all_rows(tmp_path: Path, to_disk: bool) -> None:
+    # A row of the first block lands beyond that block's end with the probability of 31/32.
+    x = np.zeros((320, 1))
+    x[:10] = 1.0
+    path = tmp_path / "x.dpslice" if to_disk else None
+    beyond = 0
+    for _ in range(40):
+        release = SlicingMechanism(sigma=1e-6).release(x, block_rows=10, path=path, overwrite=True)
+        marked = np.abs(np.asarray(release.projections)[:, 0]) > 0.5
+        beyond += int(marked[10:].sum())
+    assert abs(beyond - 400 * 31 / 32) < Z_LIMIT * math.sqrt(400 * 31 / 32 / 32) + 1
+
+
 # ----------------------------------------------------------------------------------- rows: refused
 
 

@@ -334,6 +334,31 @@ def test_inconsistent_certificate(
         Release.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["guarantee"].update(epsilon=0.5), "claims more than its numbers give"),
+        (lambda c: c["guarantee"].update(n=10**6), "what rounding costs is too small"),
+        (lambda c: c["guarantee"].update(n=2999), "claims more than its numbers give"),
+        (lambda c: c["guarantee"].update(sigma=100.0), "the guarantee is about another release"),
+        (lambda c: c["guarantee"].update(amplified_by_order=0), "must be True or False"),
+    ],
+)
+def test_claim_of_the_order_is_computed_again(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    path = tmp_path / "x.dpslice"
+    mechanism = SlicingMechanism(
+        epsilon=1.0, delta=1e-6, adjacency="replace_one", amplify_by_order=True
+    )
+    made = mechanism.release(np.zeros((3000, 4)), path=path)
+    assert made.guarantee.amplified_by_order
+    assert Release.load(path).guarantee == made.guarantee
+    edit_certificate(path, change, sign=True)
+    with pytest.raises(ReleaseError, match=message):
+        Release.load(path)
+
+
 def test_infinity_is_no_number_of_json(saved: Path) -> None:
     file = saved / "certificate.json"
     file.write_text(file.read_text().replace('"sigma": 1.5', '"sigma": Infinity'))

@@ -1361,8 +1361,9 @@ def lemma1_not_a_guarantee(epsilon: float, delta: float, *, rate: float) -> tupl
 def shuffled_delta(epsilon: float, *, mu: float, n: int) -> float:
     r"""Upper bound of delta when the released rows are in a secret random order.
 
-    For full orthonormal blocks and either adjacency, with mu = Delta' sqrt(p/d)/sigma and Delta'
-    the *diameter* of the domain: every other row may pass for the one that changed. For any
+    For either adjacency, with mu = Delta' s/sigma, Delta' the *diameter* of the domain (which
+    zero belongs to under ``zero_out``) and s the spectral norm of the frame, sqrt(p/d) for full
+    orthonormal blocks: every other row may pass for the one that changed. For any
     :math:`\epsilon_0 > \mu^2/2` with :math:`\eta = (n-1)\Phi(\mu/2 - \epsilon_0/\mu) < 1` and
     :math:`\theta = (1-\eta)e^{-\epsilon_0}`,
 
@@ -1378,7 +1379,8 @@ def shuffled_delta(epsilon: float, *, mu: float, n: int) -> float:
     epsilon : float
         Privacy parameter, >= 0.
     mu : float
-        ``diameter * sqrt(p/d) / sigma`` of a release with full orthonormal blocks (d divides p).
+        Bound on the ratio for any two rows: ``diameter * sqrt(p/d) / sigma`` of a release with
+        full orthonormal blocks (d divides p).
     n : int
         Number of rows, public.
 
@@ -1408,8 +1410,12 @@ def shuffled_delta(epsilon: float, *, mu: float, n: int) -> float:
     return math.exp(min(_shuffled(eps * share, ratio, rows) for share in smaller))
 
 
-def _shuffled(eps: float, mu: float, n: int) -> float:
-    """Log of the bound at one epsilon, not above the unshuffled value."""
+def _shuffled(eps: float, mu: float, n: int, lost: float = 0.0) -> float:
+    """Log of the bound at one epsilon, not above the unshuffled value.
+
+    With `lost`, the other rows' probabilities may fall short of the ideal ones by a factor of
+    ``exp(-lost)``: so much rarer are they taken for the row that changed.
+    """
     plain = _scalar(eps, _Ratio(mu))
     if n < 2 or not math.isfinite(plain):
         return plain
@@ -1421,10 +1427,18 @@ def _shuffled(eps: float, mu: float, n: int) -> float:
         log_rest = (math.log(eta) + rest) if eta > 0.0 else -math.inf
         if not eta < 1.0 or log_rest >= plain:
             return math.inf
-        counts, log_weights, log_omitted = _binomial(n - 1, (1.0 - eta) * math.exp(-eps0))
+        theta = (1.0 - eta) * math.exp(-eps0 - lost)
+        counts, log_weights, log_omitted = _binomial(n - 1, theta)
+        # More clones hide better, so some counts together may be taken for the least of them. It
+        # costs some 5e-4 of delta, and is for small epsilons, whose sums are long.
+        some = int(5e-4 / (0.125 * eps * eps + 1.0 / max(1.0, float(counts[0]))))
+        if some > 1:
+            starts = np.arange(0, counts.size, some)
+            counts, log_weights = counts[starts], np.logaddexp.reduceat(log_weights, starts)
         terms = log_weights + _log_clones(counts, eps)
         total = np.logaddexp.reduce(np.concatenate([terms, [log_omitted, log_rest]]))
-        return float(total) + 1e-9
+        # Ln Pr(A = a) loses digits as c grows: 6e-17 c was seen against 60-digit arithmetic.
+        return float(total) + 1e-9 + 2.0**-50 * float(counts[-1])
 
     # eps0 from where eta alone uses up delta to where it no longer matters.
     tail = math.sqrt(2.0 * (math.log(n) + math.log1p(math.exp(min(eps, 700.0)))))
@@ -1484,13 +1498,19 @@ def shuffled_epsilon(delta: float, *, mu: float, n: int) -> float:
     target = math.log(_arrays.open_unit("delta", delta))
     ratio = _arrays.positive_real("mu", mu)
     rows = _arrays.positive_integer("n", n)
-    low, high = 0.0, _gaussian_epsilon(target, ratio)
-    if high == 0.0 or _shuffled(0.0, ratio, rows) <= target:
+    high = _gaussian_epsilon(target, ratio)
+    return _least_holding(lambda eps: _shuffled(eps, ratio, rows) <= target, high)
+
+
+def _least_holding(holds: Callable[[float], bool], high: float) -> float:
+    """Find an epsilon up to `high`, where a bound holds, at which it does: nearly the least."""
+    if high == 0.0 or holds(0.0):
         return 0.0
+    low = 0.0
     # The bound is not monotone: bisection keeps an upper end at which it holds.
     while high - low > 1e-7 * high:
         middle = 0.5 * (low + high)
-        if _shuffled(middle, ratio, rows) <= target:
+        if holds(middle):
             high = middle
         else:
             low = middle
@@ -1613,7 +1633,8 @@ def wording(mechanism: str) -> Wording:
 
 
 _UPWARDS: Final = Context(prec=6, rounding=ROUND_CEILING)
-_ONLY_WHERE_SAID: Final = ("sampling_rate", "frame_norm")  # entries of a written guarantee
+# Entries of a written guarantee that are left out where they have their defaults.
+_ONLY_WHERE_SAID: Final = {"sampling_rate": None, "frame_norm": None, "amplified_by_order": False}
 _DEEPEST: Final = 100  # nested parts of one that is read
 
 
@@ -1668,6 +1689,9 @@ class Guarantee:
         Bound on the spectral norm of a frame that may have been known before the records were
         fixed (it was drawn from a seed): the guarantee is for the pair of rows that it tells apart
         best. Absent where the frame was drawn afresh, or is as good in all directions.
+    amplified_by_order : bool
+        Of slicing: whether ``epsilon`` or ``epsilon_replace_one`` counts on the secret, uniformly
+        random order of all n rows (`shuffled_delta`). Then it is no longer that of the noise alone.
     """
 
     epsilon: float
@@ -1691,6 +1715,7 @@ class Guarantee:
     notes: tuple[str, ...] = ()
     sampling_rate: float | None = None
     frame_norm: float | None = None
+    amplified_by_order: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -1736,6 +1761,21 @@ class Guarantee:
             put("sampling_rate", _arrays.open_unit("sampling_rate", self.sampling_rate))
         if self.frame_norm is not None:
             put("frame_norm", _arrays.positive_real("frame_norm", self.frame_norm))
+        _arrays.boolean("amplified_by_order", self.amplified_by_order)
+        if self.amplified_by_order:
+            self._check_order_claim()
+
+    def _check_order_claim(self) -> None:
+        """Raise unless everything is stated that the claim follows from."""
+        if self.mechanism != "slicing" or self.parts or self.sampling_rate is not None:
+            raise ValueError("amplified_by_order is for one slicing release alone")
+        _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
+        needed = ("sigma", "frame", "d", "p", "n", "max_norm", "diameter")
+        missing = [name for name in needed if not getattr(self, name)]  # 0 is none of them, either
+        if self.frame == "gaussian" and self.frame_norm is None:
+            missing.append("frame_norm")
+        if missing:
+            raise ValueError(f"amplified_by_order needs {', '.join(missing)}, above 0")
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -1788,6 +1828,11 @@ class Guarantee:
                 )
         elif self.d is not None and self.p is not None:
             lines.append(f"  size          d = {self.d}, p = {self.p}")
+        if self.amplified_by_order:
+            lines.append(
+                "  order         claimed: the guarantee counts on the secret, uniformly random"
+                f" order of all n = {self.n} rows; n is public"
+            )
         if self.epsilon_numerical > 0 or self.delta_numerical > 0:
             lines.append(
                 f"  rounding      epsilon {_rounded_up(self.epsilon_numerical)}, delta"
@@ -1815,13 +1860,13 @@ class Guarantee:
         Returns
         -------
         dict
-            One entry per attribute, `parts` as a list of such dictionaries; `sampling_rate` and
-            `frame_norm` only where they say something.
+            One entry per attribute, `parts` as a list of such dictionaries; `sampling_rate`,
+            `frame_norm` and `amplified_by_order` only where they say something.
         """
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _ONLY_WHERE_SAID and value is None:
+            if field.name in _ONLY_WHERE_SAID and value is _ONLY_WHERE_SAID[field.name]:
                 continue
             if field.name == "parts":
                 value = [part.to_dict() for part in value]
@@ -1851,8 +1896,9 @@ class Guarantee:
         TypeError
             If the record or an entry is of the wrong kind.
         ValueError
-            If a key is missing or unknown, an entry is out of range, or parts are nested deeper
-            than compositions ever are.
+            If a key is missing or unknown, an entry is out of range, parts are nested deeper than
+            compositions ever are, or an epsilon that counts on the order of rows is less than the
+            other entries give.
         """
         return cls._from_dict(record, depth=0)
 
@@ -1878,7 +1924,10 @@ class Guarantee:
                 raise TypeError(f"{name} must be a list; got {type(values[name]).__name__}")
         values["parts"] = tuple(cls._from_dict(part, depth=depth + 1) for part in values["parts"])
         values["notes"] = tuple(values["notes"])
-        return cls(**values)
+        guarantee = cls(**values)
+        if guarantee.amplified_by_order:
+            _refuse_overclaim(guarantee)
+        return guarantee
 
     @staticmethod
     def compose(*guarantees: Guarantee) -> Guarantee:
@@ -1888,7 +1937,8 @@ class Guarantee:
         of them are sums or slicing releases of full orthonormal blocks or of seeded frames, whose
         parameters then must not depend on the data or on other outputs, `composed_epsilon` at the
         sum of the deltas is taken where it is smaller. (Other frames would have to be independent
-        of one another.)
+        of one another.) Releases that claim the order of their rows are counted there by their
+        noise alone, or as any mechanism of their epsilon and delta, whichever gives less.
 
         Parameters
         ----------
@@ -1991,21 +2041,63 @@ def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
 def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
     """Epsilon of several releases by `composed_epsilon`; infinite where that does not apply."""
     leaves = _leaves(guarantees)
+    total = _counted_together(leaves, [], adjacency)
+    # What the order of rows adds is no Gaussian profile. Such a release is still the Gaussian
+    # mechanism of its sigma, as above; and it is some mechanism of its epsilon and delta. Amplified
+    # claims must not be added where they share the randomness that amplifies. Here none do: every
+    # release draws an order and a noise of its own, so they compose as any mechanisms.
+    ordered = [leaf for leaf in leaves if leaf.amplified_by_order]
+    if ordered:
+        rest = [leaf for leaf in leaves if not leaf.amplified_by_order]
+        total = min(total, _counted_together(rest, ordered, adjacency))
+    return total
+
+
+def _counted_together(
+    gaussian: Sequence[Guarantee], others: Sequence[Guarantee], adjacency: str
+) -> float:
+    """`composed_epsilon` of some leaves as Gaussian mechanisms, of others as what they state."""
     parts = []
     describe = {"slicing": _slicing_of, "sums": _sums_of}
-    for leaf in leaves:
+    for leaf in gaussian:
         part = describe[leaf.mechanism](leaf, adjacency) if leaf.mechanism in describe else None
         if part is None:
             return math.inf
         parts.append(part)
-    rest = math.fsum(leaf.delta - leaf.delta_numerical for leaf in leaves)
-    if not 0.0 < rest < 1.0:
+    if not parts:
         return math.inf
-    rounding = math.fsum(leaf.epsilon_numerical for leaf in leaves)
-    return composed_epsilon(rest, parts) + rounding
+    pairs = []
+    for leaf in others:
+        stated = leaf.epsilon if adjacency == leaf.adjacency else leaf.epsilon_replace_one
+        if stated is None or not math.isfinite(stated):
+            return math.inf
+        pairs.append((stated, leaf.delta))  # what rounding costs is in both
+    rest = math.fsum(leaf.delta - leaf.delta_numerical for leaf in gaussian)
+    whole = rest + math.fsum(dlt for _, dlt in pairs)
+    if not (rest > 0.0 and 0.0 < whole < 1.0):
+        return math.inf
+    rounding = math.fsum(leaf.epsilon_numerical for leaf in gaussian)
+    return composed_epsilon(whole, parts, others=pairs) + rounding
 
 
 # ---------------------------------------------------------------------- what one release promises
+
+_CLAIM_TOLERANCE: Final = 1e-6  # of ln delta, where a claim that is read is computed again
+_LARGEST_ORDER_EPSILON: Final = 6.0  # that the order is claimed for: little is gained near it
+
+
+def _order_rounding(n: int, p: int) -> float:
+    """Delta for rounding where the order of rows is claimed, up to `_LARGEST_ORDER_EPSILON`.
+
+    The computed law of one row lies between ``k`` and ``1/k`` times the ideal one, but for a mass
+    of t = p 2^-74 (see `numerical_loss`); ln k is at most half the epsilon stated there. Of the row
+    that changed, that costs what it costs without the claim: 2 ln k of epsilon, and (1 + e^eps) t
+    of delta. The other n - 1 rows, whose laws hide it, are laws, but for t each, that hold 1/k
+    times the share of it that the ideal ones do: k comes off theta once, whatever n, and t is paid
+    n - 1 times, on both sides. In all ``(1 + e^eps) n t``, up to a factor of k^2, which is below
+    n p 2^-65 for eps <= 6; and delta itself grows by a factor of k.
+    """
+    return n * p * 2.0**-65
 
 
 def _rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
@@ -2043,6 +2135,66 @@ class _Setting:
         if adjacency == "zero_out":
             return self.max_norm
         return min(self.diameter, 2.0 * self.max_norm)  # rows are clipped to max_norm
+
+    def order_ratio(self, sigma: float, adjacency: str) -> float:
+        """Bound mu for `shuffled_delta`: the noise against the distance of *any* two rows.
+
+        Every other row is compared with both values of the one that changed: with a row of the
+        domain, up to the diameter away; and under ``zero_out`` with zero, up to max_norm away,
+        which may be more than a diameter that a caller knows.
+
+        The frame parts two rows by its spectral norm at most, for sure: sqrt(ceil(p/d)) for
+        orthonormal blocks, the last partial or not (q I plus a projection), drawn afresh or known.
+        The law of a random frame does not help with partial blocks: n - 1 differences have to be
+        bounded together, for one and the same frame.
+        """
+        if self.frame == "orthonormal":
+            norm = math.sqrt(-(-self.p // self.d)) * (1.0 + 1e-9)  # what frames may be off by
+        else:
+            assert self.frame_norm is not None
+            norm = self.frame_norm
+        distance = self.distance("replace_one")
+        if adjacency == "zero_out":
+            distance = max(distance, self.max_norm)
+        longest = self.max_norm * max(1.0, norm)  # no column is longer than the spectral norm
+        return _rounded_sensitivity(distance * norm, self.d, self.p, longest) / sigma
+
+    def log_delta_in_order(
+        self, eps: float, sigma: float, adjacency: str, n: int, rounding: float
+    ) -> float:
+        """Ln delta with the order of n rows claimed, less `_order_rounding`.
+
+        `eps` and what `rounding` costs of epsilon are stated together.
+        """
+        if not 0.0 <= eps <= _LARGEST_ORDER_EPSILON:
+            return math.inf
+        mu = self.order_ratio(sigma, adjacency)
+        # The bound need not fall in epsilon, but delta does. It was seen to rise above 1 only.
+        smaller = (1.0, 0.9, 0.8, 0.65, 0.5) if eps > 1.0 else (1.0,)
+        return min(_shuffled(eps * share, mu, n, rounding) for share in smaller) + rounding
+
+    def order_target(self, delta: float, n: int) -> float:
+        """Ln of what rounding leaves of delta where the order is claimed; -inf for nothing."""
+        left = delta - _order_rounding(n, self.p)
+        return math.log(left) if left > 0.0 else -math.inf
+
+    def epsilon_in_order(
+        self, delta: float, sigma: float, adjacency: str, n: int, near: float | None
+    ) -> float:
+        """Epsilon that the order of n rows gives, rounding included; infinite where none is found.
+
+        One that was calibrated for, `near`, is tried first.
+        """
+        rounding = self.numerical(sigma)[0]
+        target = self.order_target(delta, n)
+
+        def holds(eps: float) -> bool:
+            return self.log_delta_in_order(eps, sigma, adjacency, n, rounding) <= target
+
+        tried = [] if near is None else [near - rounding]
+        tried += [_LARGEST_ORDER_EPSILON * 0.8**i for i in range(20)]
+        high = next((eps for eps in tried if holds(eps)), None)
+        return math.inf if high is None else _least_holding(holds, high) + rounding
 
     def notes(self) -> tuple[str, ...]:
         distance = self.distance(self.adjacency)
@@ -2094,6 +2246,65 @@ def _setting(
     )
 
 
+def _checked_order(setting: _Setting, n: object) -> int:
+    """Return n, or raise where the order of rows may not be claimed."""
+    if n is None:
+        raise ValueError(
+            "n, the public number of rows, must be given with amplify_by_order; got None"
+        )
+    if setting.frame == "gaussian" and setting.frame_norm is None:
+        raise ValueError(
+            "amplify_by_order needs a sure bound on the frame, which a gaussian frame that is "
+            "drawn afresh has not: take frame='orthonormal', or a seed"
+        )
+    return _arrays.positive_integer("n", n)
+
+
+def _refuse_overclaim(guarantee: Guarantee) -> None:
+    """Raise if an epsilon that counts on the order is less than the guarantee's numbers give."""
+    assert guarantee.n is not None
+    assert guarantee.p is not None
+    assert guarantee.sigma is not None
+    assert guarantee.max_norm is not None
+    setting = _setting(
+        d=guarantee.d,
+        p=guarantee.p,
+        frame=guarantee.frame,
+        adjacency=guarantee.adjacency,
+        max_norm=guarantee.max_norm,
+        diameter=guarantee.diameter,
+        column_norm=1.0,  # seeded frames may have longer columns: that counts below the tolerance
+        frame_norm=guarantee.frame_norm,
+    )
+    n, sigma, rounding = guarantee.n, guarantee.sigma, guarantee.epsilon_numerical
+    wrong = None
+    if (
+        rounding < setting.numerical(sigma)[0] * (1.0 - 1e-12)
+        or guarantee.delta_numerical < _order_rounding(n, guarantee.p) * (1.0 - 1e-12)
+        or not guarantee.delta > guarantee.delta_numerical
+    ):
+        wrong = "what rounding costs"
+    for name, kind, stated in (
+        ("epsilon", guarantee.adjacency, guarantee.epsilon),
+        ("epsilon_replace_one", "replace_one", guarantee.epsilon_replace_one),
+    ):
+        if stated is None or wrong is not None:
+            continue
+        eps = stated - rounding
+        target = setting.order_target(guarantee.delta, n) + _CLAIM_TOLERANCE
+        if setting.log_delta_in_order(eps, sigma, kind, n, rounding) <= target:
+            continue
+        # With the order claimed for one adjacency, noise alone may serve the other.
+        alone = setting.target(guarantee.delta)[1] + _CLAIM_TOLERANCE
+        if not (eps >= 0.0 and _scalar(eps, setting.ratio(sigma, kind)) <= alone):
+            wrong = name
+    if wrong is not None:
+        raise ValueError(
+            f"the guarantee claims more than its numbers give: {wrong} is too small for its "
+            f"sigma and n = {n} rows in random order"
+        )
+
+
 def slicing_guarantee(
     *,
     sigma: float,
@@ -2109,6 +2320,8 @@ def slicing_guarantee(
     frame_norm: float | None = None,
     private: bool = True,
     notes: Sequence[str] = (),
+    amplify_by_order: bool = False,
+    epsilon: float | None = None,
 ) -> Guarantee:
     """Guarantee of one computed release, with everything that rounding costs.
 
@@ -2139,6 +2352,13 @@ def slicing_guarantee(
         False for noise that is not fit for privacy.
     notes : sequence of str
         Further conditions, for the certificate.
+    amplify_by_order : bool, default False
+        Whether all n rows are published in a secret, uniformly random order, which may be counted
+        on (`shuffled_delta`): each epsilon is then the smaller of that with and without. Not for
+        ``gaussian`` frames without a `frame_norm`.
+    epsilon : float, optional
+        What `calibrate_slicing` was given with `amplify_by_order`. Its bound need not fall in
+        epsilon, so the search for the least one may start well there alone.
 
     Returns
     -------
@@ -2150,7 +2370,8 @@ def slicing_guarantee(
     TypeError
         If an argument is not of the stated kind.
     ValueError
-        If an argument is out of range, or delta does not exceed what rounding needs.
+        If an argument is out of range, delta does not exceed what rounding needs, or the order
+        may not be counted on.
     """
     noise = _arrays.positive_real("sigma", sigma)
     setting = _setting(
@@ -2166,11 +2387,26 @@ def slicing_guarantee(
     total, target = setting.target(delta)
     epsilon_numerical, delta_numerical = setting.numerical(noise)
 
-    def stated(kind: str) -> float:
-        return _epsilon(target, setting.ratio(noise, kind)) + epsilon_numerical
-
+    kinds = [setting.adjacency]
+    if setting.adjacency == "zero_out":
+        kinds.append("replace_one")
+    alone = [_epsilon(target, setting.ratio(noise, kind)) + epsilon_numerical for kind in kinds]
+    stated = alone
+    if amplify_by_order:
+        rows = _checked_order(setting, n)
+        if epsilon is not None:
+            epsilon = _arrays.positive_real("epsilon", epsilon)
+        stated = [
+            min(least, setting.epsilon_in_order(total, noise, kind, rows, epsilon))
+            for kind, least in zip(kinds, alone, strict=True)
+        ]
+        if stated != alone:
+            delta_numerical = _order_rounding(rows, setting.p)
+            without = [f"epsilon {_rounded_up(alone[0])}"]
+            without += [f"replace_one epsilon {_rounded_up(eps)}" for eps in alone[1:]]
+            notes = (*notes, f"without the order, at the same delta: {', '.join(without)}")
     return Guarantee(
-        epsilon=stated(setting.adjacency),
+        epsilon=stated[0],
         delta=total,
         adjacency=setting.adjacency,
         mechanism="slicing",
@@ -2185,9 +2421,10 @@ def slicing_guarantee(
         diameter=setting.diameter,
         epsilon_numerical=epsilon_numerical,
         delta_numerical=delta_numerical,
-        epsilon_replace_one=stated("replace_one") if setting.adjacency == "zero_out" else None,
+        epsilon_replace_one=stated[1] if setting.adjacency == "zero_out" else None,
         private=private,
         notes=(*notes, *setting.notes()),
+        amplified_by_order=stated != alone,
     )
 
 
@@ -2203,6 +2440,8 @@ def calibrate_slicing(
     diameter: float | None = None,
     column_norm: float = 1.0,
     frame_norm: float | None = None,
+    n: int | None = None,
+    amplify_by_order: bool = False,
 ) -> float:
     """Noise of one computed release, so that its total stays within a given epsilon and delta.
 
@@ -2212,7 +2451,7 @@ def calibrate_slicing(
         Total epsilon allowed, > 0.
     delta : float
         Total delta allowed, 0 < delta < 1.
-    d, p, frame, adjacency, max_norm, diameter, column_norm, frame_norm
+    d, p, frame, adjacency, max_norm, diameter, column_norm, frame_norm, n, amplify_by_order
         As in `slicing_guarantee`.
 
     Returns
@@ -2239,7 +2478,7 @@ def calibrate_slicing(
         column_norm=column_norm,
         frame_norm=frame_norm,
     )
-    _, target = setting.target(delta)
+    total, target = setting.target(delta)
 
     def least(budget: float) -> float:
         guess = setting.ratio(1.0, setting.adjacency).typical() / _gaussian_mu(budget, target)
@@ -2258,7 +2497,35 @@ def calibrate_slicing(
     sigma = least(eps - rounding)
     while _epsilon(target, setting.ratio(sigma, setting.adjacency)) + rounding > eps:
         sigma *= _SAFE_SIGMA
+    if amplify_by_order:
+        sigma = _least_sigma_in_order(setting, eps, total, sigma, _checked_order(setting, n))
     return sigma
+
+
+def _least_sigma_in_order(
+    setting: _Setting, eps: float, delta: float, high: float, n: int
+) -> float:
+    """Least noise, up to `high`, at which the order of n rows gives epsilon; or `high`."""
+    target = setting.order_target(delta, n)
+
+    def holds(sigma: float) -> bool:
+        rounding = setting.numerical(sigma)[0]
+        at = eps - rounding
+        return setting.log_delta_in_order(at, sigma, setting.adjacency, n, rounding) <= target
+
+    if not holds(high):
+        return high
+    low = high / 1.5
+    while holds(low):
+        low, high = low / 1.5, low
+    # As in `shuffled_epsilon`: the upper end is one at which the bound holds.
+    while high - low > 1e-7 * high:
+        middle = 0.5 * (low + high)
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 # ------------------------------------------------------------------------------ sum releases

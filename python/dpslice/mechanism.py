@@ -77,6 +77,11 @@ _MOST_RECORDS: Final = 1 << 32
 _LARGEST_SUM_RATIO: Final = 2.0**9
 _NOISE_CHUNK: Final = 1 << 16  # pairs of normals made at a time
 
+_ORDER_UNCLAIMED: Final = "rows are published in random order; no amplification by it is claimed"
+_ORDER_UNUSED: Final = (
+    "rows are published in random order; amplification by it would gain nothing and is not claimed"
+)
+
 _BLOCK_NUMBERS: Final = 1 << 21  # a block of rows, and its output, hold about this many numbers
 _SMALLEST_BLOCK: Final = 64
 
@@ -117,14 +122,21 @@ class SlicingMechanism:
         the two rows that U tells apart best. With all orthonormal directions, the default, that is
         the same; with some of them, or a ``gaussian`` frame, it takes more noise (up to
         :math:`\sqrt{d/p}` times as much for p < d): leave the seed out there.
+    amplify_by_order : bool
+        Whether the guarantee counts on the secret order of the rows, which is drawn uniformly in
+        any case: each of the n rows may be any record's. For epsilon up to 2 and ten thousand rows
+        or more that saves much noise; near epsilon = 5, none. It is claimed where it helps. The
+        guarantee is then for those who learn of no row whose it is, and counts on `diameter` under
+        ``zero_out``, too. Not for ``gaussian`` frames without a seed, whose spectral norm has no
+        bound.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If an argument is out of range, both or neither of `epsilon` and `sigma` are given, or
-        `epsilon` comes without `delta`.
+        If an argument is out of range, both or neither of `epsilon` and `sigma` are given,
+        `epsilon` comes without `delta`, or the order cannot be claimed for the frame.
 
     Notes
     -----
@@ -154,6 +166,7 @@ class SlicingMechanism:
     max_norm: float = 1.0
     diameter: float | None = None
     seed: int | None = None
+    amplify_by_order: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -171,6 +184,12 @@ class SlicingMechanism:
             put("diameter", _arrays.positive_real("diameter", self.diameter))
         if self.seed is not None:
             put("seed", _arrays.integer("seed", self.seed, minimum=0))
+        _arrays.boolean("amplify_by_order", self.amplify_by_order)
+        if self.amplify_by_order and self.frame == "gaussian" and self.seed is None:
+            raise ValueError(
+                "amplify_by_order needs a sure bound on the frame, which a gaussian frame that is "
+                "drawn afresh has not: take frame='orthonormal', or a seed"
+            )
 
     # ------------------------------------------------------------------------------ accounting
 
@@ -182,7 +201,7 @@ class SlicingMechanism:
         d : int
             Number of features.
         n : int, optional
-            Number of rows, to be named in the guarantee.
+            Number of rows, to be named in the guarantee. Needed with `amplify_by_order`.
 
         Returns
         -------
@@ -194,9 +213,16 @@ class SlicingMechanism:
         TypeError
             If a size is no integer.
         ValueError
-            If a size is less than 1, ``slice_dim > d``, or epsilon or delta is so small, or sigma
-            so small against max_norm, that floating-point numbers cannot deliver it.
+            If a size is less than 1, ``slice_dim > d``, n is missing with `amplify_by_order`, or
+            epsilon or delta is so small, or sigma so small against max_norm, that floating-point
+            numbers cannot deliver it.
         """
+        if self.amplify_by_order:
+            if n is None:
+                raise ValueError(
+                    "n, the public number of rows, must be given with amplify_by_order; got None"
+                )
+            n = _arrays.positive_integer("n", n)
         d = _arrays.positive_integer("d", d)
         p = self._columns(d)
         assert self.delta is not None
@@ -220,17 +246,32 @@ class SlicingMechanism:
             assert self.sigma is not None
             sigma = self.sigma
         else:
-            sigma = accounting.calibrate_slicing(epsilon=self.epsilon, **setting)
+            sigma = accounting.calibrate_slicing(
+                epsilon=self.epsilon, n=n, amplify_by_order=self.amplify_by_order, **setting
+            )
         _check_sigma(sigma, longest)
-        notes = ["rows are published in random order; no amplification by it is claimed"]
+        guarantee = accounting.slicing_guarantee(
+            sigma=sigma,
+            n=n,
+            amplify_by_order=self.amplify_by_order,
+            epsilon=self.epsilon,
+            **setting,
+        )
+        claimed = guarantee.amplified_by_order
+        notes = [] if claimed else [_ORDER_UNUSED if self.amplify_by_order else _ORDER_UNCLAIMED]
         if self._diameter < 2.0 * self.max_norm:
+            assuming = (
+                "replace_one and the claim of the order assume"
+                if claimed
+                else ("replace_one assumes")
+            )
             notes.append(
-                f"replace_one assumes records at most {self._diameter:.9g} apart: a property of "
+                f"{assuming} records at most {self._diameter:.9g} apart: a property of "
                 "their public domain"
             )
-        guarantee = accounting.slicing_guarantee(sigma=sigma, n=n, notes=notes, **setting)
-        if self.epsilon is None:
-            return guarantee
+        guarantee = dataclasses.replace(guarantee, notes=(*notes, *guarantee.notes))
+        if self.epsilon is None or guarantee.epsilon > self.epsilon * (1.0 + 1e-9):
+            return guarantee  # never less than what was computed
         # What was asked for bounds what was reached, which is less by the last digits.
         return dataclasses.replace(guarantee, epsilon=self.epsilon)
 
@@ -259,6 +300,7 @@ class SlicingMechanism:
         block_rows: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         progress: Callable[[int], None] | None = None,
+        n: int | None = None,
     ) -> Release:
         """Release private rows: read once, block by block.
 
@@ -278,6 +320,9 @@ class SlicingMechanism:
             Public facts to keep with the release: anything that JSON can hold.
         progress : callable, optional
             Called with the number of rows done after each block.
+        n : int, optional
+            Number of rows in X, which is public. Needed with `amplify_by_order` where X is an
+            iterable of blocks, as the noise depends on it. Other numbers of rows are refused.
 
         Returns
         -------
@@ -292,7 +337,8 @@ class SlicingMechanism:
             convert them, so that their unit is a choice and not an accident).
         ValueError
             If X has no row or no column, is not two-dimensional, changes its number of columns,
-            or holds NaN or infinity (the row is named); or as in `account`.
+            or holds NaN or infinity (the row is named); if it has not n rows, or n is missing; or
+            as in `account`.
         FileExistsError
             If `path` exists and is not to be (or cannot be) overwritten.
         OSError
@@ -303,15 +349,28 @@ class SlicingMechanism:
         -----
         A process that is killed outright cannot tidy up: beside `path` a directory
         ``.NAME.….partial`` may be left. The noisy rows in it are released as much as any, so to
-        release again spends the guarantee again, unless it is deleted unseen.
+        release again spends the guarantee again, unless it is deleted unseen. They may still be in
+        the order of X: who sees them has the guarantee of the noise alone, as if `amplify_by_order`
+        were not set.
         """
         if block_rows is not None:
             block_rows = _arrays.positive_integer("block_rows", block_rows)
+        if n is not None:
+            n = _arrays.positive_integer("n", n)
         facts = _release.plain_metadata(metadata)
-        pieces, n = _blocks(X, block_rows)
+        pieces, length = _blocks(X, block_rows)
+        if n is None:
+            n = length
+        elif length is not None and n != length:
+            raise ValueError(f"n must be the number of rows of X ({length}); got {n}")
+        if self.amplify_by_order and n is None:
+            raise ValueError(
+                "the number of rows must be known before noise is made with amplify_by_order: pass "
+                "X as one array (a memory map will do), or n, the number of rows in all blocks"
+            )
         if path is None:
             return self._release_in_memory(pieces, n, facts, progress)
-        return self._release_to_disk(pieces, Path(path), overwrite, facts, progress)
+        return self._release_to_disk(pieces, n, Path(path), overwrite, facts, progress)
 
     def _release_in_memory(
         self,
@@ -320,7 +379,7 @@ class SlicingMechanism:
         metadata: dict[str, Any],
         progress: Callable[[int], None] | None,
     ) -> Release:
-        plan, pieces = self._plan(pieces)
+        plan, pieces = self._plan(pieces, n)
         rows = _Rows(n, plan.p, plan.dtype)
         plan.project(pieces, rows, progress)
         projections = rows.finish()
@@ -337,6 +396,7 @@ class SlicingMechanism:
     def _release_to_disk(
         self,
         pieces: Iterator[FloatArray],
+        expected: int | None,
         path: Path,
         overwrite: bool,
         metadata: dict[str, Any],
@@ -344,7 +404,7 @@ class SlicingMechanism:
     ) -> Release:
         _release.refuse_foreign(path)
         with _storage.publishing(path, overwrite=overwrite) as directory:
-            plan, pieces = self._plan(pieces)
+            plan, pieces = self._plan(pieces, expected)
             file = directory / _release.PROJECTIONS
             writer = _storage.NpyWriter(file, plan.p, plan.dtype)
             try:
@@ -370,13 +430,15 @@ class SlicingMechanism:
             _release.write_certificate(directory, certificate)
         return Release.load(path, verify=False)
 
-    def _plan(self, pieces: Iterator[FloatArray]) -> tuple[_Plan, Iterator[FloatArray]]:
+    def _plan(
+        self, pieces: Iterator[FloatArray], n: int | None
+    ) -> tuple[_Plan, Iterator[FloatArray]]:
         """Look at the first block for the number of features; draw the frame, find sigma."""
         first = next(pieces, None)
         if first is None:
             raise ValueError("X must have at least one row; got none")
         d = first.shape[1]
-        guarantee = self.account(d)
+        guarantee = self.account(d, n=n)
         assert guarantee.p is not None
         assert guarantee.sigma is not None
         plan = _Plan(
@@ -893,7 +955,7 @@ class _Rows:
 class _Plan:
     """Everything about a release but its rows."""
 
-    guarantee: Guarantee  # n is not known yet
+    guarantee: Guarantee  # its n is that of the rows to come, or None where that is not known
     frame: Array  # [d, p]
     sigma: float
     max_norm: float
@@ -914,9 +976,11 @@ class _Plan:
         progress: Callable[[int], None] | None,
     ) -> None:
         """Clip, project and noise block after block, all under one fresh key."""
-        done = 0
+        done, n = 0, self.guarantee.n
         with _fresh_key() as key:
             for piece in pieces:
+                if n is not None and done + piece.shape[0] > n:
+                    raise ValueError(f"X must have n = {n} rows, as was said; it has more")
                 sink.append(
                     _core.project_secure(
                         piece, self.frame, self.sigma, key, done, self.max_norm, self.dtype.name
@@ -925,9 +989,16 @@ class _Plan:
                 done += piece.shape[0]
                 if progress is not None:
                     progress(done)
+        if n is not None and done != n:
+            raise ValueError(f"X must have n = {n} rows, as was said; got {done}")
 
 
 def _shuffle(rows: FloatArray) -> None:
+    """Put all rows of a release into one secret, uniformly random order, in place.
+
+    The claim of `amplify_by_order` rests on this: every row is in the one array that is shuffled,
+    whatever blocks it came in, under a key of its own that nobody keeps.
+    """
     with _fresh_key() as key:
         _core.shuffle_rows(rows, key)
 

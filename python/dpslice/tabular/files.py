@@ -29,7 +29,15 @@ from dpslice import _arrays, _storage
 if TYPE_CHECKING:
     from dpslice.tabular.schema import Column, Schema
 
-__all__ = ["cell_value", "iter_csv", "read_csv", "read_header", "replacing", "write_csv"]
+__all__ = [
+    "cell_value",
+    "count_csv_rows",
+    "iter_csv",
+    "read_csv",
+    "read_header",
+    "replacing",
+    "write_csv",
+]
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -216,6 +224,33 @@ def iter_csv(
             )
         if not any_rows:
             raise ValueError(f"{path}: the table has no rows, only a header")
+
+
+def count_csv_rows(path: str | os.PathLike[str], *, separator: str = ",") -> int:
+    """Count the rows of a CSV file, without reading their cells.
+
+    Parameters
+    ----------
+    path : path
+        As in `read_csv`, but a file that can be read again afterwards: no pipe.
+    separator : str
+        As in `read_csv`.
+
+    Returns
+    -------
+    int
+        Rows, the header not counted: as many as `iter_csv` yields.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in `read_csv`; and if `path` is no regular file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: must be a regular file, as it is read twice to count its rows")
+    with _csv_lines(path, separator) as lines:
+        header = _header(path, lines)
+        return sum(len(rows) for _, rows in _row_blocks(path, lines, len(header), 4096))
 
 
 def cell_value(column: Column, cell: str) -> object:

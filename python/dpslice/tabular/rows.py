@@ -112,6 +112,8 @@ class RowMethod:
         delta: float,
         adjacency: str,
         seed: int,
+        amplify_by_order: bool = False,
+        n: int | None = None,
         **where: Any,
     ) -> Release:
         """Release a private table; `where` is passed on to `SlicingMechanism.release`."""
@@ -127,8 +129,11 @@ class RowMethod:
             max_norm=self.encoding.max_norm,
             diameter=self.encoding.diameter,
             seed=seed,
+            amplify_by_order=amplify_by_order,
         )
-        return mechanism.release(self.encoding.encode_blocks(df), **where)
+        if isinstance(df, pd.DataFrame) and n is None:
+            n = len(df) or None  # of no rows, encoding speaks
+        return mechanism.release(self.encoding.encode_blocks(df), n=n, **where)
 
     def check(self, release: Release) -> None:
         """Raise ValueError unless the release's rows are of this encoding."""

@@ -77,6 +77,9 @@ class Synthesizer:
     seed : int
         Seed of the public randomness: frame, initial weights, batches, samples. Never of the
         release's noise.
+    amplify_by_order : bool
+        Of rows: whether the guarantee counts on their secret order, which takes less noise at an
+        epsilon of up to some 3 (`dpslice.SlicingMechanism`).
 
     Raises
     ------
@@ -95,6 +98,7 @@ class Synthesizer:
         training: MixtureOptions | TrainingOptions | None = None,
         rounds: int = 0,
         seed: int = 0,
+        amplify_by_order: bool = False,
     ) -> None:
         if not isinstance(schema, Schema):
             raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
@@ -120,6 +124,11 @@ class Synthesizer:
         self.rounds = _arrays.integer("rounds", rounds, minimum=0)
         if self.rounds and self.method != "sums":
             raise ValueError(f"rounds are for method='sums'; got {rounds} with {method!r}")
+        self.amplify_by_order = _arrays.boolean("amplify_by_order", amplify_by_order)
+        if self.amplify_by_order and self.method != "rows":
+            raise ValueError(
+                "amplify_by_order is for method='rows': sums have no order to count on"
+            )
         self._use({})
         self.release: Release | None = None
         self.model: nn.Module | None = None
@@ -141,6 +150,7 @@ class Synthesizer:
         overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
         on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
+        n: int | None = None,
     ) -> Release:
         """Release the table: the one step that reads private rows.
 
@@ -163,6 +173,9 @@ class Synthesizer:
             Called after each of the `rounds` with its number, from 0, and the columns of each table
             that it has counted. From then on the guarantee is spent, also if an error or Ctrl-C
             ends the release.
+        n : int, optional
+            Of rows: their number, which is public. Needed with `amplify_by_order` where the table
+            comes in pieces; another number of rows is refused.
 
         Returns
         -------
@@ -174,11 +187,15 @@ class Synthesizer:
         ------
         TypeError, ValueError
             If the table does not follow the schema, the schema allows one row only, or has too
-            few tables of three columns for the rounds.
+            few tables of three columns for the rounds; or if n is needed and missing, or wrong.
         FileExistsError
             If `path` exists and is not to be overwritten.
         """
-        where = {"path": path, "overwrite": overwrite, "progress": progress}
+        where: dict[str, Any] = {"path": path, "overwrite": overwrite, "progress": progress}
+        if n is not None:
+            if self.method != "rows":
+                raise ValueError(f"n is for method='rows'; got {n} with {self.method!r}")
+            where["n"] = n
         return self._publish(df, on_round=on_round, **where)
 
     def _publish(
@@ -210,6 +227,7 @@ class Synthesizer:
             metadata=metadata,
             **where,
             **({"rounds": self.rounds, "on_round": on_round} if self.rounds else {}),
+            **({"amplify_by_order": True} if self.amplify_by_order else {}),
         )
         assert self.release is not None
         self._guarantee = self._total(self.release)
@@ -292,6 +310,7 @@ class Synthesizer:
             training=training,
             rounds=metadata.get("rounds", 0),
             seed=seed,
+            amplify_by_order=release.guarantee.amplified_by_order,
         )
         synthesizer._use(metadata[kind.settings_key])
         synthesizer._method.check(release)
@@ -511,6 +530,7 @@ class Synthesizer:
             "adjacency": self.adjacency,
             "seed": self.seed,
             "rounds": self.rounds,
+            "amplify_by_order": self.amplify_by_order,
             "guarantee": self.guarantee.to_dict(),
         }
         with replacing(path) as temporary:
@@ -560,7 +580,9 @@ class Synthesizer:
             synthesizer = cls(
                 Schema.from_dict(header["schema"]),
                 training=options(**header["training"]),
-                rounds=header.get("rounds", 0),  # models of versions that did not say
+                # Models of versions that did not say:
+                rounds=header.get("rounds", 0),
+                amplify_by_order=header.get("amplify_by_order", False),
                 **{k: header[k] for k in ("epsilon", "delta", "method", "adjacency", "seed")},
             )
             synthesizer._use(header["settings"])
