@@ -91,6 +91,7 @@ def ours(
     seed: int,
     method: str,
     rounds: int = 0,
+    amplify_by_order: bool = False,
     **options: Any,
 ) -> Any:
     synthesizer = Synthesizer(
@@ -100,6 +101,7 @@ def ours(
         method=method,
         training=MixtureOptions(**options) if options else None,
         rounds=rounds,
+        amplify_by_order=amplify_by_order,
         seed=seed,
     )
     synthesizer.fit(private, progress=False)
@@ -143,6 +145,7 @@ METHODS = {
     "sums, stop at 0.91": lambda *given: ours(*given, method="sums", stop_at=0.91),
     "sums, 4 models": lambda *given: ours(*given, method="sums", models=4),
     "rows": lambda *given: ours(*given, method="rows"),
+    "rows, in order": lambda *given: ours(*given, method="rows", amplify_by_order=True),
     "paper k=1": lambda *given: paper(*given, k=1),
     "paper k=2": lambda *given: paper(*given, k=2),
     "paper k=3": lambda *given: paper(*given, k=3),
