@@ -228,6 +228,15 @@ def kernel_sum(device: torch.device, b: int, k: int, *, keops: bool = False) -> 
     )
 
 
+def plain_ratio(q: Tensor, p: Tensor, ridge: float) -> Tensor:
+    """Density ratios in torch, of bandwidth 1 and b = c."""
+    gram = (-0.5 * torch.cdist(q, q).square()).exp()
+    gram = gram + ridge * torch.eye(q.shape[1], device=q.device, dtype=q.dtype)
+    sums = (-0.5 * torch.cdist(q, p).square()).exp().sum(-1, keepdim=True)
+    factor, _ = torch.linalg.cholesky_ex(gram)
+    return torch.cholesky_solve(sums, factor)[..., 0]
+
+
 def density_ratio(device: torch.device, m: int, b: int, k: int) -> Case:
     """Make the case of ratios, forward and backward in p, c = b."""
     q, p = torch.randn(m, b, k, device=device), torch.randn(m, b, k, device=device)
@@ -237,13 +246,6 @@ def density_ratio(device: torch.device, m: int, b: int, k: int) -> Case:
     def ours() -> Tensor:
         return gradient(functional.density_ratio(q, leaf, 1.0, ridge), leaf)
 
-    def plain(q: Tensor, p: Tensor) -> Tensor:
-        gram = (-0.5 * torch.cdist(q, q).square()).exp()
-        gram = gram + ridge * torch.eye(b, device=device, dtype=q.dtype)
-        sums = (-0.5 * torch.cdist(q, p).square()).exp().sum(-1, keepdim=True)
-        factor, _ = torch.linalg.cholesky_ex(gram)
-        return torch.cholesky_solve(sums, factor)[..., 0]
-
     bandwidth, ones = torch.ones(m, device=device), torch.ones(m, b, device=device)
 
     def alone() -> None:
@@ -252,11 +254,11 @@ def density_ratio(device: torch.device, m: int, b: int, k: int) -> Case:
         given, kept = (q, p, bandwidth, ridge, 0.0), core.room_for_factors(q)
         core.density_ratio_vjp(*given, core.density_ratio(*given, kept), ones, False, True, kept)
 
-    truth = plain(q[:2].double(), p[:2].double())
+    truth = plain_ratio(q[:2].double(), p[:2].double(), ridge)
     contenders: dict[str, Call] = {OURS: ours}
     if device.type == "cuda":
         contenders[f"{OURS}, kernels alone"] = alone
-    contenders["torch, cholesky_ex"] = lambda: gradient(plain(q, leaf), leaf)
+    contenders["torch, cholesky_ex"] = lambda: gradient(plain_ratio(q, leaf, ridge), leaf)
     return Case(f"density_ratio, m = {m}, b = c = {b}, k = {k}", contenders, truth)
 
 
@@ -267,11 +269,7 @@ def divergence(device: torch.device, m: int, b: int, k: int) -> Case:
     ridge, r_min = 0.05, get_divergence("kl").r_min
 
     def plain(q: Tensor, p: Tensor) -> Tensor:
-        gram = (-0.5 * torch.cdist(q, q).square()).exp()
-        gram = gram + ridge * torch.eye(b, device=device, dtype=q.dtype)
-        sums = (-0.5 * torch.cdist(q, p).square()).exp().sum(-1, keepdim=True)
-        factor, _ = torch.linalg.cholesky_ex(gram)
-        ratio = torch.cholesky_solve(sums, factor)[..., 0].clamp(min=r_min)
+        ratio = plain_ratio(q, p, ridge).clamp(min=r_min)
         return (ratio * ratio.log() - ratio + 1).mean(-1)
 
     def ours() -> Tensor:

@@ -14,6 +14,10 @@ Methods
     The same with tables of three columns chosen by the data.
 ``sums, stop at 0.91``
     ``sums``, trained until the loss is about what the noise explains.
+``sums, 4 models``
+    ``sums``, the union of four mixtures that are fitted each by itself.
+``rows, in order``
+    ``rows``, whose guarantee counts on the secret order that they are published in.
 ``paper k=1|2|3``
     The configuration of the source paper, unembellished: gaussian frame, sigma by its Theorem 1,
     fixed slices of k columns, density ratio with sampled noise, batches of 128, its own start. Same

@@ -1506,15 +1506,21 @@ def _least_holding(holds: Callable[[float], bool], high: float) -> float:
     """Find an epsilon up to `high`, where a bound holds, at which it does: nearly the least."""
     if high == 0.0 or holds(0.0):
         return 0.0
-    low = 0.0
-    # The bound is not monotone: bisection keeps an upper end at which it holds.
-    while high - low > 1e-7 * high:
-        middle = 0.5 * (low + high)
+    return _end_that_holds(holds, high, 0.0)
+
+
+def _end_that_holds(holds: Callable[[float], bool], good: float, bad: float) -> float:
+    """Narrow down where a bound ceases to hold; return the end at which it does.
+
+    The bound need not be monotone: what is returned was tried, or is `good` itself.
+    """
+    while abs(good - bad) > 1e-7 * max(good, bad):
+        middle = 0.5 * (good + bad)
         if holds(middle):
-            high = middle
+            good = middle
         else:
-            low = middle
-    return high
+            bad = middle
+    return good
 
 
 def calibrate_shuffled_mu(epsilon: float, delta: float, *, n: int) -> float:
@@ -1540,17 +1546,15 @@ def calibrate_shuffled_mu(epsilon: float, delta: float, *, n: int) -> float:
     eps = _arrays.positive_real("epsilon", epsilon)
     target = math.log(_arrays.open_unit("delta", delta))
     rows = _arrays.positive_integer("n", n)
+
+    def holds(mu: float) -> bool:
+        return _shuffled(eps, mu, rows) <= target
+
     low = _gaussian_mu(eps, target)
     high = 1.5 * low
-    while _shuffled(eps, high, rows) <= target:
+    while holds(high):
         low, high = high, 1.5 * high
-    while high - low > 1e-7 * high:
-        middle = 0.5 * (low + high)
-        if _shuffled(eps, middle, rows) <= target:
-            low = middle
-        else:
-            high = middle
-    return low
+    return _end_that_holds(holds, low, high)
 
 
 # --------------------------------------------------------------------- noise in finite precision
@@ -2246,17 +2250,22 @@ def _setting(
     )
 
 
+def check_order_frame(frame: str, *, known: bool) -> None:
+    """Raise where the order of rows may not be claimed for a frame, known or drawn afresh."""
+    if frame == "gaussian" and not known:
+        raise ValueError(
+            "amplify_by_order needs a sure bound on the frame, which a gaussian frame that is "
+            "drawn afresh has not: take frame='orthonormal', or a seed"
+        )
+
+
 def _checked_order(setting: _Setting, n: object) -> int:
     """Return n, or raise where the order of rows may not be claimed."""
     if n is None:
         raise ValueError(
             "n, the public number of rows, must be given with amplify_by_order; got None"
         )
-    if setting.frame == "gaussian" and setting.frame_norm is None:
-        raise ValueError(
-            "amplify_by_order needs a sure bound on the frame, which a gaussian frame that is "
-            "drawn afresh has not: take frame='orthonormal', or a seed"
-        )
+    check_order_frame(setting.frame, known=setting.frame_norm is not None)
     return _arrays.positive_integer("n", n)
 
 
@@ -2518,14 +2527,7 @@ def _least_sigma_in_order(
     low = high / 1.5
     while holds(low):
         low, high = low / 1.5, low
-    # As in `shuffled_epsilon`: the upper end is one at which the bound holds.
-    while high - low > 1e-7 * high:
-        middle = 0.5 * (low + high)
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high
+    return _end_that_holds(holds, high, low)
 
 
 # ------------------------------------------------------------------------------ sum releases

@@ -185,11 +185,8 @@ class SlicingMechanism:
         if self.seed is not None:
             put("seed", _arrays.integer("seed", self.seed, minimum=0))
         _arrays.boolean("amplify_by_order", self.amplify_by_order)
-        if self.amplify_by_order and self.frame == "gaussian" and self.seed is None:
-            raise ValueError(
-                "amplify_by_order needs a sure bound on the frame, which a gaussian frame that is "
-                "drawn afresh has not: take frame='orthonormal', or a seed"
-            )
+        if self.amplify_by_order:
+            accounting.check_order_frame(self.frame, known=self.seed is not None)
 
     # ------------------------------------------------------------------------------ accounting
 
@@ -217,12 +214,6 @@ class SlicingMechanism:
             epsilon or delta is so small, or sigma so small against max_norm, that floating-point
             numbers cannot deliver it.
         """
-        if self.amplify_by_order:
-            if n is None:
-                raise ValueError(
-                    "n, the public number of rows, must be given with amplify_by_order; got None"
-                )
-            n = _arrays.positive_integer("n", n)
         d = _arrays.positive_integer("d", d)
         p = self._columns(d)
         assert self.delta is not None
@@ -260,11 +251,9 @@ class SlicingMechanism:
         claimed = guarantee.amplified_by_order
         notes = [] if claimed else [_ORDER_UNUSED if self.amplify_by_order else _ORDER_UNCLAIMED]
         if self._diameter < 2.0 * self.max_norm:
-            assuming = (
-                "replace_one and the claim of the order assume"
-                if claimed
-                else ("replace_one assumes")
-            )
+            assuming = "replace_one assumes"
+            if claimed:
+                assuming = "replace_one and the claim of the order assume"
             notes.append(
                 f"{assuming} records at most {self._diameter:.9g} apart: a property of "
                 "their public domain"
