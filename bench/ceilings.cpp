@@ -7,6 +7,7 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 constexpr int kBytes = 64;
 #elif defined(__AVX__)
 constexpr int kBytes = 32;
@@ -28,11 +29,36 @@ float sum(Floats v) {
   return total;
 }
 
-// 2^t of a non-positive number: 2^n p(f), degree 6, about one ulp; the work that no float32
-// exponential of that accuracy can do without. (The factor log2(e) is part of the exponents.)
+// 2^t of a non-positive number, to about one ulp; the work that no float32 exponential of that
+// accuracy can do without. (The factor log2(e) is part of the exponents.)
 Floats exponential(Floats t) {
-  const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+#if defined(__AVX512F__)
+  const Floats bounded = _mm512_max_ps(t, all(-127.0f));  // GCC compares and blends by itself
+#else
   const Floats bounded = t > all(-127.0f) ? t : all(-127.0f);
+#endif
+  Floats result;
+  Ints bits;
+#if defined(__AVX512F__)
+  // 2^n p(f), n the nearest sixteenth: a table lookup in one instruction, and degree 3.
+  const Floats magic = all(786432.0f);  // 1.5 * 2^19: adding it rounds to a sixteenth
+  const Floats shifted = bounded + magic;
+  const Floats f = bounded - (shifted - magic);
+  // Bits of 2^(j / 16), less j << 19.
+  const Ints table = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
+                      0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                      0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+  Ints at;
+  std::memcpy(&at, &shifted, sizeof at);
+  bits = __builtin_shuffle(table, at) + (at << 19);
+  Floats power;
+  std::memcpy(&power, &bits, sizeof power);
+  Floats q = all(5.550508e-2f) * f + all(2.402336e-1f);
+  q = q * f + all(6.931472e-1f);
+  result = power * (q * f) + power;
+#else
+  // 2^n p(f), n the nearest integer, degree 6.
+  const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Floats shifted = bounded + magic;
   const Floats f = bounded - (shifted - magic);
   Floats p = all(1.54353e-4f);
@@ -44,11 +70,10 @@ Floats exponential(Floats t) {
   p = p * f + all(1.0f);
   Ints exponent;
   std::memcpy(&exponent, &shifted, sizeof exponent);
-  Ints bits;
   std::memcpy(&bits, &p, sizeof bits);
   bits += exponent << 23;
-  Floats result;
   std::memcpy(&result, &bits, sizeof result);
+#endif
   return result;
 }
 
@@ -82,22 +107,20 @@ float multiply_adds(int64_t rounds) {
   return sum(total);
 }
 
-// Eight exponentials at a time, in registers: 8 * lanes a round.
+// From and to the first-level cache, one vector after the other: 8 * lanes a round.
 float exponentials(int64_t rounds) {
-  constexpr int kChains = 8;
-  Floats total[kChains] = {};
-  Floats x[kChains];
-  for (int i = 0; i < kChains; ++i) x[i] = all(-0.1f * (i + 1));
-  for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kChains; ++i) {
-      total[i] += exponential(x[i]);
-      x[i] -= all(1e-7f);
-    }
+  constexpr int kVectors = 64;
+  Floats from[kVectors], to[kVectors];
+  for (int i = 0; i < kVectors; ++i) from[i] = all(-0.1f * (i + 1));
+  Floats total{};
+  for (int64_t round = 0; round < rounds; round += kVectors / 8) {
+    for (int i = 0; i < kVectors; ++i) to[i] = exponential(from[i]);
+    // Every round is needed: the next one depends on it.
+    total += to[0];
+    from[0] = all(-1e-7f) * total;
+    asm volatile("" : : "r"(to) : "memory");
   }
-  Floats all_of_them{};
-  for (int i = 0; i < kChains; ++i) all_of_them += total[i];
-  return sum(all_of_them);
+  return sum(total);
 }
 
 // ChaCha20 key stream, one block per lane, discarded: 64 * lanes bytes a round.

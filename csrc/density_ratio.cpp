@@ -86,21 +86,22 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
   static_assert(kTileRows % 4 == 0, "the matrix holds whole groups of four rows");
   const CholeskyShape shape(q.size());
   for (int64_t g = 0; g < bandwidths; ++g) solvers[g].start(q.size());
-  // A tile of rows meets one vector of columns after the other.
+  // A tile of rows meets one vector of columns after the other. Distances and kernels are loops of
+  // their own, here and below: shorter ones let a processor look ahead to the next round.
+  Vec<double> squares[kSourceTile / 4][4];
   for (int64_t i0 = 0; i0 < q.size(); i0 += kSourceTile) {
     const int64_t rows = i0 + kSourceTile < q.size() ? kSourceTile : q.size() - i0;
     for (int64_t j = first_column<double>(i0); j < q.size(); j += L) {
       const int64_t above = j + L - i0;  // rows that have a part in these columns
       const int64_t count = above < rows ? above : rows;
-      for (int64_t s = 0; s < count; s += 4) {
-        Vec<double> squared[4], kernel[4];
-        squared_distances(q, j, q, i0 + s, squared);
-        for (int64_t g = 0; g < bandwidths; ++g) {
-          kernels_of(kernels[g].gram, squared, kernel);
+      for (int64_t s = 0; s < count; s += 4) squared_distances(q, j, q, i0 + s, squares[s / 4]);
+      for (int64_t g = 0; g < bandwidths; ++g)
+        for (int64_t s = 0; s < count; s += 4) {
+          Vec<double> kernel[4];
+          kernels_of(kernels[g].gram, squares[s / 4], kernel);
           double* const at = solvers[g].matrix() + (i0 + s) * shape.stride + j;
           for (int r = 0; r < 4; ++r) store(at + r * shape.stride, kernel[r]);
         }
-      }
     }
   }
   for (int64_t g = 0; g < bandwidths; ++g)
@@ -118,6 +119,7 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
   const int64_t row = p.stride();
   // Of a stretch of p alone: the error grows with the stretch and their number, not with c.
   constexpr int64_t kStretch = 64 * L;
+  constexpr int64_t kStaged = 8;  // vectors whose distances wait for their kernels
   for (int64_t g = 0; g < bandwidths; ++g) {
     double* const sum = sums + g * stride;
     for (int64_t i = 0; i < stride; ++i) sum[i] = 0;
@@ -126,16 +128,22 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
       for (int64_t j0 = 0; j0 < p.size(); j0 += kStretch) {
         const int64_t j1 = j0 + kStretch < p.size() ? j0 + kStretch : p.size();
         Vec<double> total[4] = {};
-        for (int64_t j = j0; j < j1; j += L) {
-          Vec<double> squared[4], power[4];
-          squared_distances(p, j, q, i, squared);
-          if (j + L > p.size()) [[unlikely]]  // what lies past the end is infinitely far
+        for (int64_t first = j0; first < j1; first += kStaged * L) {
+          const int64_t rest = (j1 - first + L - 1) / L, count = rest < kStaged ? rest : kStaged;
+          Vec<double> squares[kStaged][4];
+          for (int64_t v = 0; v < count; ++v) squared_distances(p, first + v * L, q, i, squares[v]);
+          const int64_t last = first + (count - 1) * L;
+          if (last + L > p.size()) [[unlikely]]  // what lies past the end is infinitely far
             for (int s = 0; s < 4; ++s)
-              for (int64_t lane = p.size() - j; lane < L; ++lane) squared[s][lane] = kFar;
-          kernels_of(kernels[g].cross, squared, power);
-          for (int s = 0; s < 4; ++s) {
-            total[s] += power[s];
-            if (to != nullptr) store(to + s * row + j, power[s]);
+              for (int64_t lane = p.size() - last; lane < L; ++lane)
+                squares[count - 1][s][lane] = kFar;
+          for (int64_t v = 0; v < count; ++v) {
+            Vec<double> power[4];
+            kernels_of(kernels[g].cross, squares[v], power);
+            for (int s = 0; s < 4; ++s) {
+              total[s] += power[s];
+              if (to != nullptr) store(to + s * row + first + v * L, power[s]);
+            }
           }
         }
         for (int s = 0; s < 4 && i + s < q.size(); ++s) sum[i + s] += sum_lanes<double>(total[s]);
@@ -185,18 +193,15 @@ void add_pull_of_weights(const Points& targets, const Points& sources, double* p
 template <class Weigh>
 void add_pull(const Points& targets, const Points& sources, double* pull, Weigh&& weigh) {
   constexpr int L = kLanes<double>;
-  Vec<double> tile[kSourceTile];
+  Vec<double> tile[kSourceTile / 4][4];
   for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
     const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
     for (int64_t i = 0; i < targets.size(); i += L) {
-      for (int64_t s = 0; s < count; s += 4) {
-        Vec<double> four[4];
-        squared_distances(targets, i, sources, j0 + s, four);
-        weigh(j0 + s, i, four);
-        for (int r = 0; r < 4; ++r) tile[s + r] = four[r];
-      }
-      for (int64_t s = count; s < kSourceTile; ++s) tile[s] = Vec<double>{};
-      add_tile_pull(targets, i, sources, j0, count, tile, pull);
+      for (int64_t s = 0; s < count; s += 4)
+        squared_distances(targets, i, sources, j0 + s, tile[s / 4]);
+      for (int64_t s = 0; s < count; s += 4) weigh(j0 + s, i, tile[s / 4]);
+      for (int64_t s = count; s < kSourceTile; ++s) tile[s / 4][s % 4] = Vec<double>{};
+      add_tile_pull(targets, i, sources, j0, count, tile[0], pull);
     }
   }
 }

@@ -20,13 +20,13 @@ constexpr int64_t kRowsPerTask = 256;
 // x >= 0 below 2^51, rounded down.
 template <class T>
 inline Vec<T> whole(Vec<T> x) {
-  const Vec<T> nearest = (x + Exp2Constants<T>::kRound) - Exp2Constants<T>::kRound;
+  const Vec<T> nearest = (x + rounding_term<T>(0)) - rounding_term<T>(0);
   return nearest > x ? nearest - T(1) : nearest;
 }
 
 // A whole number below 2^51 as an integer.
 inline VecInt<double> integer_of(Vec<double> x) {
-  const Vec<double> round = splat(Exp2Constants<double>::kRound);
+  const Vec<double> round = splat(rounding_term<double>(0));
   return (VecInt<double>)(x + round) - (VecInt<double>)round;
 }
 

@@ -48,6 +48,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   for (int64_t i = 0; i < rows.size * (k + 1); ++i) totals[i] = 0;
   if (K == 0) scratch.vectors.resize((k + 1) * lanes);
   T* const flight = scratch.vectors.data();
+  Stage<T, at_once> stage;
 
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
     const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
@@ -61,56 +62,58 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
       if (K == 0)
         for (int64_t i = 0; i < (k + 1) * lanes; ++i) flight[i] = 0;
 
-      for (int64_t j = j0; j < j1; j += lanes) {
-        const T* const column = coordinates + j;
-        const Vec<T> column_factor = load(column_factors + j);
-        Vec<T> down[K + 1];
-#pragma GCC unroll 9
-        for (int t = 0; t <= K; ++t) down[t] = Vec<T>{};
-        Vec<T> e[at_once];
-#pragma GCC unroll 9
-        for (int q = 0; q < at_once; ++q) {
-          e[q] = log_kernel_of_square(group.squares(q, column, stride, k), factor);
+      for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
+        stage.fill(first, last, [&](int q, int64_t j) {
+          const Vec<T> log_kernel =
+              log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
           if constexpr (kOffsets)
-            e[q] = joint_exponent<kRowsAreX>(e[q], load(column_high + j), load(column_low + j),
-                                             group.high[q], group.low[q]);
-        }
-        vexp2_each<T>(e);
+            return joint_exponent<kRowsAreX>(log_kernel, load(column_high + j),
+                                             load(column_low + j), group.high[q], group.low[q]);
+          else
+            return log_kernel;
+        });
+        stage.exponentiate(last - first);
+        for (int64_t j = first; j < last; j += lanes) {
+          const T* const column = coordinates + j;
+          const Vec<T> column_factor = load(column_factors + j);
+          Vec<T> down[K + 1] = {};
+#pragma GCC unroll 4
+          for (int q = 0; q < at_once; ++q) {
+            const Vec<T> e = stage.at(q, j - first);
+            const Vec<T> across = e * column_factor, along = e * group.factor[q];
+            if constexpr (K > 0) {
 #pragma GCC unroll 9
-        for (int q = 0; q < at_once; ++q) {
-          const Vec<T> across = e[q] * column_factor, along = e[q] * group.factor[q];
-          if constexpr (K > 0) {
-#pragma GCC unroll 9
-            for (int t = 0; t < K; ++t) {
-              const Vec<T> d = group.difference(q, t, column, stride);
-              sum[q][t] += across * d;
-              if (kColumnSums) down[t] += along * d;
-            }
-            sum[q][K] += across;
-            if (kColumnSums) down[K] += along;
-          } else {
-            T* const to = column_sums + j;
-            for (int64_t t = 0; t < k; ++t) {
-              const Vec<T> d = group.difference(q, t, column, stride);
-              store(flight + t * lanes, load(flight + t * lanes) + across * d);
+              for (int t = 0; t < K; ++t) {
+                const Vec<T> d = group.difference(q, t, column, stride);
+                sum[q][t] += across * d;
+                if (kColumnSums) down[t] += along * d;
+              }
+              sum[q][K] += across;
+              if (kColumnSums) down[K] += along;
+            } else {
+              T* const to = column_sums + j;
+              for (int64_t t = 0; t < k; ++t) {
+                const Vec<T> d = group.difference(q, t, column, stride);
+                store(flight + t * lanes, load(flight + t * lanes) + across * d);
+                if (kColumnSums) {
+                  T* const place = to + t * stride;
+                  store(place, load(place) + along * d);
+                }
+              }
+              store(flight + k * lanes, load(flight + k * lanes) + across);
               if (kColumnSums) {
-                T* const place = to + t * stride;
-                store(place, load(place) + along * d);
+                T* const place = to + k * stride;
+                store(place, load(place) + along);
               }
             }
-            store(flight + k * lanes, load(flight + k * lanes) + across);
-            if (kColumnSums) {
-              T* const place = to + k * stride;
-              store(place, load(place) + along);
-            }
+          }
+          if constexpr (K > 0 && kColumnSums) {
+            T* const to = column_sums + j;
+#pragma GCC unroll 9
+            for (int t = 0; t <= K; ++t) store(to + t * stride, load(to + t * stride) + down[t]);
           }
         }
-        if constexpr (K > 0 && kColumnSums) {
-          T* const to = column_sums + j;
-#pragma GCC unroll 9
-          for (int t = 0; t <= K; ++t) store(to + t * stride, load(to + t * stride) + down[t]);
-        }
-      }
+      });
       for (int q = 0; q < at_once && r0 + q < rows.size; ++q)
         for (int64_t t = 0; t <= k; ++t)
           totals[(r0 + q) * (k + 1) + t] +=
@@ -225,28 +228,31 @@ inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
   const T* const coordinates = columns.coordinates.data();
   const T* const factors = columns.factor.data();
   T* const column_sums = scratch.column_sums;
+  Stage<T, at_once> stage;
   for (int64_t r = 0; r < scratch.rows.size; ++r) values[r] = 0;
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
     const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
     for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
       const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.k_padded);
       Vec<T> sum[at_once] = {};
-      for (int64_t j = j0; j < j1; j += lanes) {
-        const Vec<T> weight = load(factors + j);
-        Vec<T> down[K + 1] = {};
-        Vec<T> e[at_once];
+      for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
+        stage.fill(first, last, [&](int q, int64_t j) {
+          return log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
+        });
+        stage.exponentiate(last - first);
+        for (int64_t j = first; j < last; j += lanes) {
+          const Vec<T> weight = load(factors + j);
+          Vec<T> down[K + 1] = {};
 #pragma GCC unroll 4
-        for (int q = 0; q < at_once; ++q)
-          e[q] = log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
-        vexp2_each<T>(e);
-#pragma GCC unroll 4
-        for (int q = 0; q < at_once; ++q) {
-          sum[q] += weight * e[q];
-          add_down(group, q, coordinates + j, stride, k, e[q] * group.factor[q], down,
-                   column_sums + j);
+          for (int q = 0; q < at_once; ++q) {
+            const Vec<T> e = stage.at(q, j - first);
+            sum[q] += weight * e;
+            add_down(group, q, coordinates + j, stride, k, e * group.factor[q], down,
+                     column_sums + j);
+          }
+          store_down<T, K>(down, stride, column_sums + j);
         }
-        store_down<T, K>(down, stride, column_sums + j);
-      }
+      });
       for (int q = 0; q < at_once && r0 + q < scratch.rows.size; ++q)
         values[r0 + q] += lane_total<T>(sum[q]);
     }

@@ -4,6 +4,7 @@
 // few operations that they lack are spelled out here.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -199,47 +200,96 @@ inline void interleave(Vec<T> a, Vec<T> b, Vec<T>* first, Vec<T>* second) {
 // Kernels count in powers of two: the factor log2(e) belongs into what multiplies a squared
 // distance anyway, and is then for free.
 //
-// 2^t = 2^n 2^f, n the integer nearest t, |f| <= 1/2, both exact. 2^f = 1 + f q(f), with q from
-// tests/tools/exp2_coefficients.py: relative error 5e-9 and 8e-18. In all the error is below 1.2
-// units in the last place (tests/test_isa.py). Adding 1.5 * 2^(mantissa bits) rounds to an integer
-// and leaves n in the low bits, which are then shifted into the exponent; AVX-512 has an
-// instruction for that. Up to kLowest the result is 0, which takes no instruction of its own: there
-// f = 0 and the exponent comes out as that of zero. (Just above, where 2^t is subnormal, only its
-// size is right.) Arguments are expected to be at most kHighest. NaN gives NaN.
+// 2^t = 2^n 2^f with n the multiple of 1 / steps nearest t and |f| <= 1 / (2 steps), both exact,
+// for steps = 2^kStepBits. 2^f = 1 + f q(f), with q from tests/tools/exp2_coefficients.py. In all
+// the error is below 1.2 units in the last place (tests/test_isa.py). Adding 1.5 * 2^kMantissa /
+// steps rounds to such a multiple and leaves steps * n in the low bits. With one step these,
+// shifted into the exponent, make 2^n. AVX-512 looks up sixteen numbers in one instruction: there
+// the low four bits choose a power of two between 1 and 2, and a polynomial of half the degree
+// does.
+//
+// Up to kLowest the result is 0, which takes no instruction of its own: there f = 0 and the
+// exponent comes out as that of zero. (Just above, where 2^t is subnormal, only its size is right.)
+// Arguments are expected to be at most kHighest. NaN gives NaN.
 
 template <class T>
 struct Exp2Constants;
 template <>
 struct Exp2Constants<float> {
+  static constexpr float kLowest = -127, kHighest = 127;
+  static constexpr int kMantissa = 23;
 #if defined(__AVX512F__)
-  static constexpr float kLowest = -160;
+  static constexpr int kStepBits = 4, kTerms = 3;
+  // Relative error 2.3e-9; highest degree first.
+  static constexpr float kQ[kTerms] = {0.0555050852519696268f, 0.240233551569887209f,
+                                       0.693147180559945309f};
 #else
-  static constexpr float kLowest = -127;
-#endif
-  static constexpr float kHighest = 127;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
-  static constexpr int kMantissa = 23, kTerms = 6;
-  static constexpr float kQ[kTerms] = {// highest degree first
-                                       0.000154531629451206902f, 0.00133908633646712344f,
+  static constexpr int kStepBits = 0, kTerms = 6;
+  // Relative error 5e-9; highest degree first.
+  static constexpr float kQ[kTerms] = {0.000154531629451206902f, 0.00133908633646712344f,
                                        0.00961808255727785149f,  0.0555035711421907782f,
                                        0.240226507605681269f,    0.693147188026228781f};
+#endif
 };
 template <>
 struct Exp2Constants<double> {
+  static constexpr double kLowest = -1023, kHighest = 1023;
+  static constexpr int kMantissa = 52;
 #if defined(__AVX512F__)
-  static constexpr double kLowest = -1100;
+  static constexpr int kStepBits = 4, kTerms = 6;
+  // Relative error 1.4e-17; highest degree first.
+  static constexpr double kQ[kTerms] = {0.000154037239807492564, 0.00133337815767842687,
+                                        0.00961812910691953787,  0.0555041086566392989,
+                                        0.240226506959100751,    0.693147180559945753};
 #else
-  static constexpr double kLowest = -1023;
-#endif
-  static constexpr double kHighest = 1023;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr int kMantissa = 52, kTerms = 11;
+  static constexpr int kStepBits = 0, kTerms = 11;
+  // Relative error 8e-18; highest degree first.
   static constexpr double kQ[kTerms] = {
       4.45496059818651839e-10, 7.0725859492692237e-9,    1.01780624458457735e-7,
       1.32154425879216897e-6,  0.0000152527338298361184, 0.000154035304417360502,
       0.00133335581464169353,  0.00961812910760688853,   0.0555041086648215943,
       0.240226506959100982,    0.693147180559945309};
+#endif
 };
+
+// Added to a number much smaller and taken off again, it rounds to a multiple of 2^-bits.
+template <class T>
+constexpr T rounding_term(int bits) {
+  return static_cast<T>(3ll << (Exp2Constants<T>::kMantissa - 1 - bits));
+}
+
+#if defined(__AVX512F__)
+// The bits of 2^(j / 16) less those that n's low four bits leave in place when shifted: the sum
+// with the shifted bits is that of 2^n.
+struct Exp2Table {
+  int32_t narrow[16];
+  int64_t wide[16];
+
+  constexpr Exp2Table() : narrow{}, wide{} {
+    constexpr double kPowers[16] = {1.0,
+                                    1.0442737824274138403,
+                                    1.0905077326652576592,
+                                    1.1387886347566916537,
+                                    1.1892071150027210667,
+                                    1.2418578120734840486,
+                                    1.2968395546510096659,
+                                    1.3542555469368927283,
+                                    1.4142135623730950488,
+                                    1.4768261459394993114,
+                                    1.5422108254079408236,
+                                    1.6104903319492543082,
+                                    1.6817928305074290861,
+                                    1.7562521603732994831,
+                                    1.8340080864093424635,
+                                    1.9152065613971472939};
+    for (int j = 0; j < 16; ++j) {
+      narrow[j] = std::bit_cast<int32_t>(static_cast<float>(kPowers[j])) - (j << (23 - 4));
+      wide[j] = std::bit_cast<int64_t>(kPowers[j]) - (int64_t{j} << (52 - 4));
+    }
+  }
+};
+alignas(64) constexpr Exp2Table kExp2Table;
+#endif
 
 // The argument in two parts: f, and n as `shifted`.
 template <class T>
@@ -248,18 +298,27 @@ struct Exp2Argument {
   Vec<T> shifted, f;
 
   inline __attribute__((always_inline)) explicit Exp2Argument(Vec<T> t) {
+    constexpr T kRound = rounding_term<T>(C::kStepBits);
     const Vec<T> bounded = vmax<T>(splat(C::kLowest), t);  // in this order NaN passes
-    shifted = bounded + C::kRound;
-    f = bounded - (shifted - C::kRound);
+    shifted = bounded + kRound;
+    f = bounded - (shifted - kRound);
   }
-  // 2^n p
-  inline __attribute__((always_inline)) Vec<T> scale(Vec<T> p) const {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(p, shifted - C::kRound);
-    if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(p, shifted - C::kRound);
-#else
+  // 2^n (1 + f q)
+  inline __attribute__((always_inline)) Vec<T> power(Vec<T> q) const {
     // Casts of vectors keep the bits.
-    return (Vec<T>)((VecInt<T>)p + ((VecInt<T>)shifted << C::kMantissa));
+    const VecInt<T> exponent = (VecInt<T>)shifted << (C::kMantissa - C::kStepBits);
+#if defined(__AVX512F__)
+    const __m512i at = (__m512i)shifted;
+    __m512i step;
+    if constexpr (sizeof(T) == 4)
+      step = _mm512_permutexvar_epi32(at, _mm512_load_si512(kExp2Table.narrow));
+    else
+      step = _mm512_permutex2var_epi64(_mm512_load_si512(kExp2Table.wide), at,
+                                       _mm512_load_si512(kExp2Table.wide + 8));
+    const Vec<T> whole = (Vec<T>)((VecInt<T>)step + exponent);
+    return whole * (f * q) + whole;
+#else
+    return (Vec<T>)((VecInt<T>)(q * f + T(1)) + exponent);
 #endif
   }
 };
@@ -270,7 +329,7 @@ inline __attribute__((always_inline)) Vec<T> vexp2(Vec<T> t) {
   const Exp2Argument<T> x(t);
   Vec<T> q = splat(C::kQ[0]);
   for (int i = 1; i < C::kTerms; ++i) q = q * x.f + C::kQ[i];
-  return x.scale(q * x.f + T(1));
+  return x.power(q);
 }
 
 // Says that the four are needed here, all of them, before anything that comes later. Left to itself
@@ -295,18 +354,17 @@ inline __attribute__((always_inline)) void vexp2_each(Vec<T> (&t)[n]) {
     using C = Exp2Constants<T>;
     const Exp2Argument<T> a(t[0]), b(t[1]), c(t[2]), d(t[3]);
     Vec<T> p = splat(C::kQ[0]), q = p, r = p, s = p;
-    for (int i = 1; i <= C::kTerms; ++i) {
-      const T next = i < C::kTerms ? C::kQ[i] : T(1);
-      p = p * a.f + next;
-      q = q * b.f + next;
-      r = r * c.f + next;
-      s = s * d.f + next;
+    for (int i = 1; i < C::kTerms; ++i) {
+      p = p * a.f + C::kQ[i];
+      q = q * b.f + C::kQ[i];
+      r = r * c.f + C::kQ[i];
+      s = s * d.f + C::kQ[i];
       side_by_side(p, q, r, s);
     }
-    t[0] = a.scale(p);
-    t[1] = b.scale(q);
-    t[2] = c.scale(r);
-    t[3] = d.scale(s);
+    t[0] = a.power(p);
+    t[1] = b.power(q);
+    t[2] = c.power(r);
+    t[3] = d.power(s);
   } else {
 #pragma GCC unroll 8
     for (int v = 0; v < n; ++v) t[v] = vexp2<T>(t[v]);

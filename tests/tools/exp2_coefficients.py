@@ -1,7 +1,8 @@
-"""Coefficients of the polynomials in csrc/simd.h: 2^f = 1 + f q(f), |f| <= 1/2.
+"""Coefficients of the polynomials in csrc/simd.h: 2^f = 1 + f q(f), |f| <= 1 / (2 steps).
 
 q interpolates (2^f - 1) / f at Chebyshev nodes, which is within a factor of about 2 of the best
-polynomial of its degree. The constant 1 is exact, so that 2^0 is.
+polynomial of its degree. The constant 1 is exact, so that 2^0 is. With several steps, the powers of
+two between 1 and 2 come from a table, which is printed too.
 
     python tests/tools/exp2_coefficients.py
 """
@@ -10,13 +11,13 @@ from __future__ import annotations
 
 import mpmath
 
-DEGREES = {"float": 6, "double": 11}
+# Number type, steps between powers of two, degree.
+WANTED = [("float", 1, 6), ("double", 1, 11), ("float", 16, 3), ("double", 16, 6)]
 
 
-def coefficients(degree: int) -> tuple[list[mpmath.mpf], mpmath.mpf]:
-    """Return those of q, lowest first, and the largest relative error of the whole."""
+def coefficients(degree: int, end: mpmath.mpf) -> tuple[list[mpmath.mpf], mpmath.mpf]:
+    """Return those of q, lowest first, and the largest relative error of the whole, |f| <= end."""
     count = degree
-    end = mpmath.mpf(1) / 2
     nodes = [end * mpmath.cos(mpmath.pi * (2 * i + 1) / (2 * count)) for i in range(count)]
     matrix = mpmath.matrix(count, count)
     values = mpmath.matrix(count, 1)
@@ -35,13 +36,17 @@ def coefficients(degree: int) -> tuple[list[mpmath.mpf], mpmath.mpf]:
 
 def main() -> None:
     with mpmath.workdps(60):
-        for dtype, degree in DEGREES.items():
-            found, error = coefficients(degree)
+        for dtype, steps, degree in WANTED:
+            found, error = coefficients(degree, mpmath.mpf(1) / (2 * steps))
             print(
-                f"{dtype}: degree {degree}, relative error {mpmath.nstr(error, 3)}, highest first"
+                f"{dtype}, {steps} steps: degree {degree}, "
+                f"relative error {mpmath.nstr(error, 3)}, highest first"
             )
             for c in reversed(found):
                 print(f"  {mpmath.nstr(c, 18)},")
+        print("2^(j / 16)")
+        for j in range(16):
+            print(f"  {mpmath.nstr(mpmath.power(2, mpmath.mpf(j) / 16), 20)},")
 
 
 if __name__ == "__main__":
