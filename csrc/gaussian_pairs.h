@@ -40,6 +40,11 @@ constexpr int64_t kDirectDims = 8;
 // of one slice of some hundred rows still spread over threads.
 constexpr int64_t kRowBlock = 64;
 
+// Rows of one task where sums over rows are long, by products: each block of rows adds to all of
+// them, and more than this many bytes of them come from beyond the second-level cache every time.
+constexpr int64_t kLongRowBlock = 256;
+constexpr int64_t kManySumBytes = int64_t{1} << 20;
+
 // Columns of one block, by products: their share of the gradient's right operand fits one pass.
 template <class T>
 constexpr int64_t kColumnBlock = 3 * kPanel<T>;
@@ -279,15 +284,17 @@ struct Rows : Companions<T> {  // [padded size]
   Buffer<T> points;  // [padded size, k_padded]
   Buffer<T> values;  // by products: panels of [size, k + 1], f_i (x_i, 1), for sums over rows
 
-  void pack(const Cloud<T>& cloud, int64_t row0, const Measure<T>& measure, bool with_values) {
+  // Up to `most` rows from row0 on.
+  void pack(const Cloud<T>& cloud, int64_t row0, int64_t most, const Measure<T>& measure,
+            bool with_values) {
     first = row0;
-    size = cloud.size - row0 < kRowBlock ? cloud.size - row0 : kRowBlock;
+    size = cloud.size - row0 < most ? cloud.size - row0 : most;
     const int64_t rows = padded_rows(size), ld = measure.k_padded;
-    points.resize(padded_rows(kRowBlock) * ld);
-    this->resize_companions(padded_rows(kRowBlock));
+    points.resize(rows * ld);
+    this->resize_companions(rows);
     with_values = with_values && measure.by_product;
     const PanelLayout<T> gradients{size, measure.k + 1};
-    if (with_values) values.resize(PanelLayout<T>{kRowBlock, measure.k + 1}.size());
+    if (with_values) values.resize(gradients.size());
     for (int64_t r = 0; r < size; ++r) {
       T* const to = points.data() + r * ld;
       measure.scaled(cloud.points + (row0 + r) * measure.k, to);
@@ -372,9 +379,9 @@ struct PairScratch {
   Columns<T> columns;
   Rows<T> rows;
   Buffer<T> point;            // one scaled point
-  Buffer<T> exponents;        // [padded_rows(kRowBlock), kColumnBlock]
-  Buffer<T> row_sums;         // by products [padded_rows(kRowBlock), padded k + 1]
-  Buffer<double> row_totals;  // by differences [kRowBlock, k + 1]
+  Buffer<T> exponents;        // [padded rows, kColumnBlock]
+  Buffer<T> row_sums;         // by products [padded rows, padded k + 1]
+  Buffer<double> row_totals;  // by differences [rows, k + 1]
   Buffer<T> vectors;          // by differences, any k: row sums in flight [k + 1, lanes]
   // Sums over rows: by products [padded c, padded k + 1], by differences [k + 1, stride].
   T* column_sums = nullptr;
@@ -558,7 +565,7 @@ inline void reduce_by_products(PairScratch<T>& scratch, double* values) {
     running[r].start();
     values[r] = 0;
   }
-  scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
+  scratch.exponents.resize(padded_rows(rows.size) * kColumnBlock<T>);
   T* const scores = scratch.exponents.data();
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
     const int64_t count =
@@ -627,7 +634,7 @@ inline void launch_sums(const PairSums<T>& args) {
       scratch.columns.pack(y, measure, false, scratch.point);
       scratch.slice = s;
     }
-    scratch.rows.pack(x, row0, measure, false);
+    scratch.rows.pack(x, row0, kRowBlock, measure, false);
     double values[kRowBlock];
     if (measure.by_product)
       reduce_by_products<T, kReduction>(scratch, values);

@@ -43,7 +43,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   const T* const column_low = columns.low.data();
   const T* const column_factors = columns.factor.data();
   T* const column_sums = scratch.column_sums;
-  scratch.row_totals.resize(kRowBlock * (k + 1));
+  scratch.row_totals.resize(rows.size * (k + 1));
   double* const totals = scratch.row_totals.data();
   for (int64_t i = 0; i < rows.size * (k + 1); ++i) totals[i] = 0;
   if (K == 0) scratch.vectors.resize((k + 1) * lanes);
@@ -132,8 +132,8 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
   const Rows<T>& rows = scratch.rows;
   const PanelLayout<T> gradients{columns.size, measure.k + 1}, down{rows.size, measure.k + 1};
   const int64_t width = padded_columns<T>(measure.k + 1), rows_padded = padded_rows(rows.size);
-  scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
-  scratch.row_sums.resize(padded_rows(kRowBlock) * width);
+  scratch.exponents.resize(rows_padded * kColumnBlock<T>);
+  scratch.row_sums.resize(rows_padded * width);
   T* const e = scratch.exponents.data();
   T* const sums = scratch.row_sums.data();
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
@@ -332,7 +332,7 @@ inline void sum_total_by_products(PairScratch<T>& scratch, double* values) {
   constexpr int lanes = kLanes<T>;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
-  scratch.exponents.resize(padded_rows(kRowBlock) * kColumnBlock<T>);
+  scratch.exponents.resize(padded_rows(rows.size) * kColumnBlock<T>);
   T* const e = scratch.exponents.data();
   for (int64_t r = 0; r < rows.size; ++r) values[r] = 0;
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kColumnBlock<T>) {
@@ -364,7 +364,7 @@ inline void logsum_total_by_products(PairScratch<T>& scratch, double* values) {
   const Columns<T>& columns = scratch.columns;
   Rows<T>& rows = scratch.rows;
   const int64_t e_row = column_stride<T>(columns.padded);
-  scratch.exponents.resize(padded_rows(kRowBlock) * e_row);
+  scratch.exponents.resize(padded_rows(rows.size) * e_row);
   T* const e = scratch.exponents.data();
   score_block(rows, columns, scratch.measure, 0, columns.padded, e, e_row);
   const PanelLayout<T> down{rows.size, scratch.measure.k + 1};
@@ -475,7 +475,7 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
       scratch.columns.pack(kRowsAreX ? y : x, scratch.measure, true, scratch.point);
       scratch.slice = s;
     }
-    scratch.rows.pack(kRowsAreX ? x : y, row0, scratch.measure, false);
+    scratch.rows.pack(kRowsAreX ? x : y, row0, kRowBlock, scratch.measure, false);
     const double scale = scratch.measure.gradient_scale;
     const bool offsets = x.has_offsets() || y.has_offsets();
     sweep_rows<T, kRowsAreX, false>(scratch, offsets, [&](int64_t i, auto&& raw) {
@@ -489,16 +489,19 @@ inline void launch_one_gradient(const PairGradients<T>& args) {
 
 // The gradient in y, by sweeps over rows of x: `sweep(s, scratch)` is called for each block of
 // rows, packed, and adds to scratch.column_sums. Sums over x are made in parts, each of some row
-// blocks, which are then added in their order: their number depends on the sizes only.
-template <class T, class Sweep>
+// blocks, which are then added in their order: their number depends on the sizes only. kRowSums:
+// whether the sweep adds up over y, too.
+template <bool kRowSums, class T, class Sweep>
 inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
-  const int64_t blocks = (args.b + kRowBlock - 1) / kRowBlock;
-  int64_t parts = (kMaxParts + args.m - 1) / args.m;
-  parts = parts < blocks ? parts : blocks;
   const int64_t record = args.k + 1, stride = column_stride<T>(args.c),
                 width = padded_columns<T>(record);
   const int64_t by_product = padded_columns<T>(args.c) * width, by_difference = stride * record;
   const int64_t sums = by_product > by_difference ? by_product : by_difference;
+  const bool many = args.k > kDirectDims && by_product * int64_t{sizeof(T)} > kManySumBytes;
+  const int64_t row_block = many ? kLongRowBlock : kRowBlock;
+  const int64_t blocks = (args.b + row_block - 1) / row_block;
+  int64_t parts = (kMaxParts + args.m - 1) / args.m;
+  parts = parts < blocks ? parts : blocks;
   Buffer<T> partial(parts > 1 ? args.m * parts * sums : 0);
 
   // grad_y of points [first, last) from all parts. By differences, those that were added up are
@@ -556,7 +559,7 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
     if (scratch.slice != s) {
       measure_slice(x.points, x.size, y.points, y.size, args.k, args.bandwidth[s], scratch.measure,
                     scratch.point);
-      scratch.columns.pack(y, measure, true, scratch.point);
+      scratch.columns.pack(y, measure, kRowSums, scratch.point);
       scratch.slice = s;
     }
     if (parts > 1) {
@@ -568,7 +571,7 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
     const int64_t used = measure.by_product ? by_product : by_difference;
     for (int64_t i = 0; i < used; ++i) scratch.column_sums[i] = 0;
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
-      scratch.rows.pack(x, block * kRowBlock, measure, true);
+      scratch.rows.pack(x, block * row_block, row_block, measure, true);
       sweep(s, scratch);
     }
     if (parts == 1)
@@ -602,7 +605,7 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
 template <class T>
 inline void launch_both_gradients(const PairGradients<T>& args) {
   const bool offsets = args.shift != nullptr || args.log_weights != nullptr;
-  launch_by_rows(args, [&](int64_t s, PairScratch<T>& scratch) {
+  launch_by_rows<true>(args, [&](int64_t s, PairScratch<T>& scratch) {
     sweep_rows<T, true, true>(scratch, offsets, [&](int64_t i, auto&& raw) {
       write_x(args, s, i, scratch.measure.gradient_scale, raw);
     });
@@ -611,8 +614,8 @@ inline void launch_both_gradients(const PairGradients<T>& args) {
 
 template <class T>
 void launch_totals(const PairGradients<T>& args, bool logarithm, T* out) {
-  launch_by_rows(args, [&](int64_t s, PairScratch<T>& scratch) {
-    double values[kRowBlock];
+  launch_by_rows<false>(args, [&](int64_t s, PairScratch<T>& scratch) {
+    double values[kLongRowBlock];
     if (scratch.measure.by_product) {
       if (logarithm)
         logsum_total_by_products(scratch, values);

@@ -12,6 +12,7 @@
 // GCC 12 takes its own undefined operands for mistakes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #endif
@@ -144,14 +145,25 @@ inline T sum_lanes(Vec<T> v) {
   return lane[0];
 #endif
 }
-// Sum over lanes, in float64.
+// Sum over lanes, in float64, by halving too.
 template <class T>
 inline double lane_total(Vec<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return sum_lanes<double>(_mm512_cvtps_pd(_mm512_castps512_ps256(v)) +
+                             _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return sum_lanes<double>(_mm256_cvtps_pd(_mm256_castps256_ps128(v)) +
+                             _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+#endif
   T lane[kLanes<T>];
   store(lane, v);
-  double total = 0;
-  for (int i = 0; i < kLanes<T>; ++i) total += lane[i];
-  return total;
+  double total[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) total[i] = lane[i];
+  for (int width = kLanes<T> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) total[i] += total[i + width];
+  return total[0];
 }
 
 template <class T>
