@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -988,6 +989,7 @@ def test_compose_covers_releases_that_share_a_random_frame(frame: str, p: int) -
 IN_ORDER: dict = {"d": 20, "p": 20, "n": 10_000, "adjacency": "replace_one"}
 
 
+@functools.cache
 def ordered(sigma: float = 3.2, **changes: object) -> Guarantee:
     return accounting.slicing_guarantee(
         sigma=sigma, delta=1e-6, amplify_by_order=True, **{**IN_ORDER, **changes}
@@ -1039,7 +1041,7 @@ def test_order_charges_rounding_of_all_rows() -> None:
 
 
 @pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
-@pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0, 12.0])
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0])
 def test_order_never_states_more_than_noise_alone(adjacency: str, sigma: float) -> None:
     for n in (1, 300, 100_000):
         claimed = ordered(sigma, adjacency=adjacency, n=n)
@@ -1052,9 +1054,15 @@ def test_order_never_states_more_than_noise_alone(adjacency: str, sigma: float) 
             assert claimed == alone
 
 
-@pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
-@pytest.mark.parametrize("epsilon", [0.3, 1.0, 2.0, 4.0, 8.0])
-@pytest.mark.parametrize("n", [1_000, 10_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("adjacency", "epsilon", "n"),
+    [
+        *(("replace_one", epsilon, 10_000) for epsilon in (0.3, 1.0, 2.0, 4.0, 8.0)),
+        *(("zero_out", epsilon, 1_000) for epsilon in (0.3, 2.0, 8.0)),
+        *(("replace_one", epsilon, 1_000_000) for epsilon in (1.0, 4.0)),
+        ("zero_out", 0.3, 1_000_000),
+    ],
+)
 def test_order_calibrates_to_the_least_noise(adjacency: str, epsilon: float, n: int) -> None:
     setting = {**IN_ORDER, "adjacency": adjacency}
     del setting["n"]
