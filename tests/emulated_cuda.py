@@ -56,6 +56,11 @@ def compile_kernels(
         )
 
 
+def module_in(folder: Path) -> Path:
+    """The file of the module that `build` puts there."""
+    return folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
 def build(
     folder: Path,
     flags: tuple[str, ...] = (),
@@ -85,7 +90,7 @@ def build(
     objects.append(
         compile_object(ROOT / "cuda" / "bindings.cpp", folder / "bindings.o", bindings_flags)
     )
-    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    module = module_in(folder)
     subprocess.run(
         ["g++", "-shared", "-pthread", *map(str, objects), "-o", str(module)], check=True
     )

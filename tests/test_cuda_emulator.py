@@ -52,8 +52,8 @@ SHAPES = (
 
 
 @pytest.fixture(scope="session")
-def emulated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return emulated_cuda.build(tmp_path_factory.mktemp("cuda_emulator"))
+def emulated_file(once: Any) -> Path:
+    return emulated_cuda.module_in(once("cuda_emulator", emulated_cuda.build))
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +62,14 @@ def emulated_module(emulated_file: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def warp_products(emulated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def warp_products(emulated_file: Path, once: Any) -> Any:
     """The module of a device whose matrix instructions are those of one warp."""
-    folder = tmp_path_factory.mktemp("warp_products")
-    return emulated_cuda.load(
-        emulated_cuda.build(
-            folder, ("-DDPSLICE_EMULATOR_WARP_PRODUCTS",), ("products.cu",), emulated_file.parent
-        )
-    )
+
+    def build(folder: Path) -> Path:
+        flags = ("-DDPSLICE_EMULATOR_WARP_PRODUCTS",)
+        return emulated_cuda.build(folder, flags, ("products.cu",), emulated_file.parent)
+
+    return emulated_cuda.load(emulated_cuda.module_in(once("warp_products", build)))
 
 
 @pytest.fixture
@@ -1144,9 +1144,11 @@ THREAD_SANITIZER = ("-O1", "-g1", "-DDPSLICE_EMULATOR_THREADS", "-fsanitize=thre
 
 
 @pytest.fixture(scope="session")
-def watched_objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("cuda_threads")
-    return emulated_cuda.compile_kernels(folder, THREAD_SANITIZER)
+def watched_objects(once: Any) -> list[Path]:
+    folder = once(
+        "cuda_threads", lambda folder: emulated_cuda.compile_kernels(folder, THREAD_SANITIZER)
+    )
+    return [folder / f"{name}.o" for name in emulated_cuda.KERNELS]
 
 
 @pytest.mark.slow
