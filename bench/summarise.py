@@ -315,7 +315,9 @@ def main() -> int:
         print("nothing was measured")
         return 1
     args.out.mkdir(parents=True, exist_ok=True)
-    machine = re.sub(r"[^a-z0-9]+", "-", f"{report['processor']} {report['cores']} cores".lower())
+    # Virtual machines name processors of several generations alike: the instruction set tells more.
+    machine = f"{report['processor']} {report['dpslice']['isa']} {report['cores']} cores".lower()
+    machine = re.sub(r"[^a-z0-9]+", "-", machine)
     stem = args.out / f"{machine}-{report['date']}"
     # A line per row, so that two reports can be compared line by line.
     head = json.dumps({**report, "rows": []}, indent=1).removesuffix("[]\n}")

@@ -123,13 +123,18 @@ struct Counters {
       total += here;
       most = here > most ? here : most;
     }
+    // Column by column in memory: taking vectors apart number by number is slow.
+    Count totals[kColumns], peaks[kColumns];
+    std::memcpy(totals, &total, sizeof total);
+    std::memcpy(peaks, &most, sizeof most);
     Count sum = 0, largest = 0;
     for (int column = 0; column < kColumns; ++column) {
-      const Count here = total[column];
-      total[column] = sum;
+      const Count here = totals[column];
+      totals[column] = sum;
       sum = static_cast<Count>(sum + here);
-      if (most[column] > largest) largest = most[column];
+      if (peaks[column] > largest) largest = peaks[column];
     }
+    std::memcpy(&total, totals, sizeof total);
     for (int64_t r = 0; r < rows(); ++r) {
       const Row here = row(r);
       std::memcpy(count + r * kColumns, &total, sizeof total);

@@ -171,10 +171,10 @@ def test_report(tmp_path, monkeypatch):
     source.write_text(json.dumps(raw))
     monkeypatch.setattr("sys.argv", ["summarise.py", str(source), "--out", str(tmp_path / "out")])
     assert summarise.main() == 0
-    text = (tmp_path / "out" / "a-b-c-2-cores-2026-01-02.md").read_text()
+    text = (tmp_path / "out" / "a-b-c-avx2-2-cores-2026-01-02.md").read_text()
     assert "| project fast | 1 | 3.00 (3.00) | 3.00 | 8.00 |  | 2.00 |" in text
     assert "| dpslice | 4 ms | 1.00 | 1e-07 | 0.002 Gflop | 50% |" in text
-    kept = json.loads((tmp_path / "out" / "a-b-c-2-cores-2026-01-02.json").read_text())
+    kept = json.loads((tmp_path / "out" / "a-b-c-avx2-2-cores-2026-01-02.json").read_text())
     assert len(kept["rows"]) == 4
     assert "data" not in kept["rows"][0]
 

@@ -54,6 +54,17 @@ def test_derivative_against_the_twin(case: Case) -> None:
 @given(case=cases(wide=True))
 def test_total_against_the_twin(case: Case) -> None:
     """Sums, and gradients of their total, from one sweep."""
+    assert_total(case)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_more_sums_than_fit_a_cache(dtype: str) -> None:
+    """Above a mebibyte of sums over rows of x, blocks of these rows are longer."""
+    assert_total(make_case(1, 300, 530, 520, dtype, weighted=True, wide=True))
+
+
+def assert_total(case: Case) -> None:
     parts = (case.x, case.y, case.bandwidth, case.weights)
     rows, grad_y, grad_weights = _core.gaussian_kernel_sum_total(*parts, case.grad, True, True)
     _, *truth = reference.gaussian_kernel_sum_vjp(*parts, case.grad)

@@ -94,6 +94,16 @@ def test_training_sizes(b: int, c: int, k: int, dtype: str) -> None:
     assert_derivative(case)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("b", [250, 300])  # one block, and two
+def test_more_sums_than_fit_a_cache(b: int, dtype: str) -> None:
+    """Above a mebibyte of sums over rows of x, blocks of these rows are longer."""
+    case = make_case(1, b, 530, 520, dtype, weighted=True)
+    assert_total(case)
+    assert_derivative(case)
+
+
 def test_twin_derivative_against_differences() -> None:
     case = make_case(2, 3, 4, 2, weighted=True)
     parts = [case.x, case.y, case.weights]
@@ -266,7 +276,9 @@ def test_shares_add_up_to_one(k: int, dtype: str) -> None:
 
 
 @pytest.mark.usefixtures("isa", "keep_threads")
-@pytest.mark.parametrize("shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2)])
+@pytest.mark.parametrize(
+    "shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2), (1, 600, 530, 520)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_threads_change_nothing(shape: tuple[int, int, int, int], dtype: str) -> None:
     case = make_case(*shape, dtype, weighted=True)
