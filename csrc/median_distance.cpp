@@ -32,7 +32,8 @@ constexpr int64_t kBetweenPerPoint = 64;
 constexpr int64_t kLeastSample = 512;
 constexpr int kRows = 4;           // points whose distances are computed together ...
 constexpr int64_t kManyDims = 16;  // ... where there are so many coordinates
-constexpr int64_t kChunk = 16;     // distances that are passed over at once if none lies between
+constexpr int kManyVectors = kVectorRegisters >= 32 ? 4 : 2;  // of other points, beside these
+constexpr int64_t kChunk = 16;  // distances that are passed over at once if none lies between
 // Where threads share a slice: strips of rows for each, and the least work that is worth waking
 // them, in pairs times coordinates.
 constexpr int64_t kStripsPerThread = 4;
@@ -47,15 +48,16 @@ struct Strip {
 
 struct Workspace {
   Points points;
-  Buffer<double> rows;  // [kRows, points.stride]
+  Buffer<double> rows;  // [kRows, points.stride], and a chunk
   Buffer<int64_t> counters;
   Buffer<WideKey> candidates, scratch;
   Buffer<Strip> strips;
 };
 
-// rows[r][j] = |x_(first + r) - x_j|^2 for j > first, rows [Rows, stride]; 4 x 2 vectors at a time
-// share the loads of many coordinates, 1 x 4 are quicker for few. Every pass must see the same
-// bits, so this is compiled once, not inlined where the compiler might contract it differently.
+// rows[r][j] = |x_(first + r) - x_j|^2 for j > first, rows [Rows, stride]; several rows at a time
+// share the loads of many coordinates, 1 x 4 vectors are quicker for few. Every pass must see the
+// same bits, so this is compiled once, not inlined where the compiler might contract it
+// differently.
 template <int Rows, int Vectors>
 __attribute__((noinline)) void squared_distances_after(const Points& points, int64_t first,
                                                        double* rows) {
@@ -86,13 +88,13 @@ __attribute__((noinline)) void squared_distances_after(const Points& points, int
 template <class Visit>
 void for_each_row(const Points& points, int64_t begin, int64_t end, Buffer<double>& rows,
                   Visit&& visit) {
-  rows.resize(kRows * points.stride());
+  rows.resize(kRows * points.stride() + kChunk);  // reading may go beyond the last row
   const int64_t together = points.dims() < kManyDims ? 1 : kRows;
   for (int64_t first = begin; first < end; first += together) {
     if (together == 1) {
       squared_distances_after<1, 4>(points, first, rows.data());
     } else {
-      squared_distances_after<kRows, 2>(points, first, rows.data());
+      squared_distances_after<kRows, kManyVectors>(points, first, rows.data());
     }
     for (int64_t r = 0; r < together && first + r < end; ++r)
       if (!visit(first + r, rows.data() + r * points.stride())) return;
@@ -172,23 +174,27 @@ void scan_strip(const Points& points, Bracket bracket, Buffer<double>& rows, Str
   int64_t below = 0, found = 0;
   bool fits = true;
   for_each_row(points, strip.first, strip.last, rows, [&](int64_t i, const double* row) {
-    const double low = bracket.low, high = bracket.high;
+    constexpr int L = kLanes<double>;
+    const Vec<double> low = splat(bracket.low), high = splat(bracket.high);
     int64_t next = found;  // in a register: writing candidates could change `found` itself
     for (int64_t start = i + 1; start < b && fits; start += kChunk) {
-      const int64_t stop = start + kChunk < b ? start + kChunk : b;
-      int64_t lower = 0, not_above = 0;
-      for (int64_t j = start; j < stop; ++j) {
-        lower += row[j] < low;
-        not_above += row[j] <= high;
+      // Bit j: whether distance start + j is below the bracket, or above it.
+      uint32_t lower = 0, above = 0;
+      for (int j = 0; j < kChunk; j += L) {
+        const Vec<double> squared = load(row + start + j);
+        lower |= greater_bits<double>(low, squared) << j;
+        above |= greater_bits<double>(squared, high) << j;
       }
-      below += lower;
-      if (not_above == lower) continue;
+      const uint32_t all = b - start < kChunk ? (1u << (b - start)) - 1 : (1u << kChunk) - 1;
+      below += __builtin_popcount(lower & all);
+      uint32_t between = all & ~(lower | above);
+      if (between == 0) continue;
       fits = next + kChunk <= room;
       if (!fits) break;
-      for (int64_t j = start; j < stop; ++j) {
-        candidates[next] =
+      for (; between != 0; between &= between - 1) {
+        const int64_t j = start + __builtin_ctz(between);
+        candidates[next++] =
             WideKey::make(bits_as<uint64_t>(row[j]), static_cast<uint64_t>(i * b + j));
-        next += row[j] >= low && row[j] <= high;
       }
     }
     found = next;

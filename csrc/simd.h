@@ -24,11 +24,13 @@
 namespace dpslice::DPSLICE_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
+constexpr int kVectorBytes = 64, kVectorRegisters = 32;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
+constexpr int kVectorBytes = 32, kVectorRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16, kVectorRegisters = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kVectorBytes = 16, kVectorRegisters = 16;
 #endif
 
 template <class T>
@@ -385,15 +387,30 @@ inline __attribute__((always_inline)) void vexp2_each(Vec<T> (&t)[n]) {
 
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
+// Bit l says whether a > b in lane l.
+template <class T>
+inline uint32_t greater_bits(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+  if constexpr (sizeof(T) == 8) return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return static_cast<uint32_t>(_mm256_movemask_ps((Vec<T>)(a > b)));
+  if constexpr (sizeof(T) == 8) return static_cast<uint32_t>(_mm256_movemask_pd((Vec<T>)(a > b)));
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) return static_cast<uint32_t>(_mm_movemask_ps((Vec<T>)(a > b)));
+  if constexpr (sizeof(T) == 8) return static_cast<uint32_t>(_mm_movemask_pd((Vec<T>)(a > b)));
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) bits |= uint32_t{a[lane] > b[lane]} << lane;
+  return bits;
+#endif
+}
+
 // Whether a > b in any lane.
 template <class T>
 inline bool any_greater(Vec<T> a, Vec<T> b) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
-  if constexpr (sizeof(T) == 8) return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) != 0;
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) return _mm256_movemask_ps((Vec<float>)(a > b)) != 0;
-  if constexpr (sizeof(T) == 8) return _mm256_movemask_pd((Vec<double>)(a > b)) != 0;
+#if defined(__x86_64__)
+  return greater_bits<T>(a, b) != 0;
 #else
   const auto greater = a > b;
   uint64_t words[kVectorBytes / 8], any = 0;

@@ -15,20 +15,16 @@ namespace dpslice::DPSLICE_ISA {
 
 // --------------------------------------------------------------------------------------- constants
 
-// A tile and its operands must fit the vector registers: 32 of AVX-512 and NEON, 16 elsewhere.
+// A tile and its operands must fit the vector registers.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8, kTileVectors = 3;
-constexpr int kVectorRegisters = 32;
 #elif defined(__aarch64__)
 constexpr int kTileRows = 4, kTileVectors = 4;
-constexpr int kVectorRegisters = 32;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 4, kTileVectors = 3;
-constexpr int kVectorRegisters = 16;
 #else
 constexpr int kTileRows = 4,
               kTileVectors = 2;  // no fused multiply-add: the product needs a register
-constexpr int kVectorRegisters = 16;
 #endif
 static_assert(kTileRows * kTileVectors + kTileVectors + 1 <= kVectorRegisters);
 
