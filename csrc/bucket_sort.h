@@ -96,7 +96,7 @@ Bounds<T> bulk_bounds(const T* values, int64_t size, Bounds<T> all) {
   return bulk.usable() ? bulk : all;
 }
 
-// Counters of buckets are kept in kCounterLanes columns of neighbouring buckets, so that their sums
+// Counters of buckets are kept in kColumns columns of neighbouring buckets, so that their sums
 // are sums of vectors.
 template <class Count>
 struct Counters {

@@ -7,9 +7,16 @@ namespace dpslice::DPSLICE_ISA {
 
 template <class T>
 void exp2(const Exp2Args<T>& args) {
-  for (int64_t i = 0; i < args.size; i += kLanes<T>) {
-    const int64_t rest = args.size - i;
-    const int count = rest < kLanes<T> ? static_cast<int>(rest) : kLanes<T>;
+  constexpr int L = kLanes<T>;
+  int64_t i = 0;
+  for (; i + 4 * L <= args.size; i += 4 * L) {
+    Vec<T> four[4];
+    for (int v = 0; v < 4; ++v) four[v] = load(args.x + i + v * L);
+    vexp2_each<T>(four);
+    for (int v = 0; v < 4; ++v) store(args.out + i + v * L, four[v]);
+  }
+  for (; i < args.size; i += L) {
+    const int count = args.size - i < L ? static_cast<int>(args.size - i) : L;
     store_first(args.out + i, vexp2<T>(load_first(args.x + i, count)), count);
   }
 }

@@ -40,10 +40,13 @@ constexpr int64_t kDirectDims = 8;
 // of one slice of some hundred rows still spread over threads.
 constexpr int64_t kRowBlock = 64;
 
-// Rows of one task where sums over rows are long, by products: each block of rows adds to all of
-// them, and more than this many bytes of them come from beyond the second-level cache every time.
+// Rows of one block where, by products, the sums over rows take more than kManySumBytes: each block
+// adds to all of them, and so many do not stay in the second-level cache between blocks. Not where
+// a task would be left without a block, nor where the exponents of one take more than
+// kMostLongBytes.
 constexpr int64_t kLongRowBlock = 256;
-constexpr int64_t kManySumBytes = int64_t{1} << 20;
+constexpr int64_t kManySumBytes = int64_t{1} << 20, kMostLongBytes = int64_t{1} << 23;
+static_assert(kLongRowBlock >= kRowBlock);
 
 // Columns of one block, by products: their share of the gradient's right operand fits one pass.
 template <class T>
@@ -379,7 +382,7 @@ struct PairScratch {
   Columns<T> columns;
   Rows<T> rows;
   Buffer<T> point;            // one scaled point
-  Buffer<T> exponents;        // [padded rows, kColumnBlock]
+  Buffer<T> exponents;        // of some rows and columns, or of whole rows
   Buffer<T> row_sums;         // by products [padded rows, padded k + 1]
   Buffer<double> row_totals;  // by differences [rows, k + 1]
   Buffer<T> vectors;          // by differences, any k: row sums in flight [k + 1, lanes]
@@ -397,7 +400,7 @@ inline __attribute__((always_inline)) void for_groups(int64_t first, int64_t las
 }
 
 // Rows that meet a vector of columns at once, by differences: each coordinate is loaded once for
-// all of them, and four exponentials are made side by side.
+// all of them.
 template <int K>
 constexpr int kRowsAtOnce = K == 0 ? 1 : 4;
 static_assert(kRowBlock % 4 == 0);

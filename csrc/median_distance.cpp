@@ -175,6 +175,8 @@ void scan_strip(const Points& points, Bracket bracket, Buffer<double>& rows, Str
   bool fits = true;
   for_each_row(points, strip.first, strip.last, rows, [&](int64_t i, const double* row) {
     constexpr int L = kLanes<double>;
+    static_assert(kChunk % L == 0 && kChunk < 32,
+                  "a chunk is whole vectors, and has a bit for each");
     const Vec<double> low = splat(bracket.low), high = splat(bracket.high);
     int64_t next = found;  // in a register: writing candidates could change `found` itself
     for (int64_t start = i + 1; start < b && fits; start += kChunk) {

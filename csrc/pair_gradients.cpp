@@ -497,11 +497,13 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
                 width = padded_columns<T>(record);
   const int64_t by_product = padded_columns<T>(args.c) * width, by_difference = stride * record;
   const int64_t sums = by_product > by_difference ? by_product : by_difference;
-  const bool many = args.k > kDirectDims && by_product * int64_t{sizeof(T)} > kManySumBytes;
+  const int64_t wanted = (kMaxParts + args.m - 1) / args.m;
+  const bool many = args.k > kDirectDims && by_product * int64_t{sizeof(T)} > kManySumBytes &&
+                    kLongRowBlock * args.c * int64_t{sizeof(T)} <= kMostLongBytes &&
+                    (args.b + kLongRowBlock - 1) / kLongRowBlock >= wanted;
   const int64_t row_block = many ? kLongRowBlock : kRowBlock;
   const int64_t blocks = (args.b + row_block - 1) / row_block;
-  int64_t parts = (kMaxParts + args.m - 1) / args.m;
-  parts = parts < blocks ? parts : blocks;
+  const int64_t parts = wanted < blocks ? wanted : blocks;
   Buffer<T> partial(parts > 1 ? args.m * parts * sums : 0);
 
   // grad_y of points [first, last) from all parts. By differences, those that were added up are

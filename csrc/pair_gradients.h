@@ -31,8 +31,8 @@ void launch_gradients(const PairGradients<T>& args);
 
 // In one sweep: the sums, or their logarithms, of each row of x into `out` [m, b], and of their
 // total weighted by `grad` the gradients in y and in the factor or log weights. `shift` and
-// `grad_x` are null. Logarithms keep 64 c numbers for each thread (256 c where k c is large), and
-// where float32 is too coarse for shares (see logsumexp_vjp) gradients are rough.
+// `grad_x` are null. Logarithms keep 64 c numbers for each thread (256 c where k c is large and c
+// is not), and where float32 is too coarse for shares (see logsumexp_vjp) gradients are rough.
 template <class T>
 void launch_totals(const PairGradients<T>& args, bool logarithm, T* out);
 

@@ -220,11 +220,12 @@ inline void interleave(Vec<T> a, Vec<T> b, Vec<T>* first, Vec<T>* second) {
 // steps rounds to such a multiple and leaves steps * n in the low bits. With one step these,
 // shifted into the exponent, make 2^n. AVX-512 looks up sixteen numbers in one instruction: there
 // the low four bits choose a power of two between 1 and 2, and a polynomial of half the degree
-// does.
+// is enough.
 //
 // Up to kLowest the result is 0, which takes no instruction of its own: there f = 0 and the
-// exponent comes out as that of zero. (Just above, where 2^t is subnormal, only its size is right.)
-// Arguments are expected to be at most kHighest. NaN gives NaN.
+// exponent comes out as that of zero. (Between kLowest and kLowest + 1, where 2^t is subnormal, the
+// result is only somewhere between zero and the least normal number.) Arguments are expected to be
+// at most kHighest. NaN gives NaN.
 
 template <class T>
 struct Exp2Constants;
@@ -273,8 +274,9 @@ constexpr T rounding_term(int bits) {
 }
 
 #if defined(__AVX512F__)
-// The bits of 2^(j / 16) less those that n's low four bits leave in place when shifted: the sum
-// with the shifted bits is that of 2^n.
+// Bits of 2^(j / 16), less j << (kMantissa - 4). The number `shifted` ends in 16 n, whose low four
+// bits are j; moved up, its whole part lands in the exponent, and j at the top of the mantissa,
+// where the table takes it off again.
 struct Exp2Table {
   int32_t narrow[16];
   int64_t wide[16];

@@ -50,17 +50,17 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def once(
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, Callable[[Path], object]], Path]:
     """Make a folder that all processes of a test run share: `once(name, make)`.
 
-    The first process that asks calls `make(folder)`; others wait for it, and call it again only if
-    it failed. Not for Windows.
+    The first process that asks calls `make(folder)`; the others wait, and call `make` only if that
+    failed. Not for Windows.
     """
     import fcntl
 
     base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder of its own in that of the run
+    if hasattr(request.config, "workerinput"):  # of xdist: its folder lies in that of the run
         base = base.parent
 
     def folder_of(name: str, make: Callable[[Path], object]) -> Path:

@@ -187,6 +187,14 @@ def test_exp2_in_float64(isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp2_side_by_side_or_alone(isa: str, dtype: type) -> None:
+    """Four vectors at a time give what one vector, or a part of one, gives."""
+    t = np.random.default_rng(0).uniform(-30, 3, 300).astype(dtype)
+    alone = np.concatenate([_core.exp2(t[i : i + 1]) for i in range(len(t))])
+    np.testing.assert_array_equal(_core.exp2(t), alone)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exp2_at_the_ends(isa: str, dtype: type) -> None:
     info = np.finfo(dtype)
     lowest = info.minexp - 1
