@@ -156,17 +156,16 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
 // pull[t, i] += sum_j weight(j, i) (source_j - target_i)[t], for the targets of the vector at i and
 // `count` sources from j0 on. tile: their weights, zeros up to a multiple of 4.
 inline void add_tile_pull(const Points& targets, int64_t i, const Points& sources, int64_t j0,
-                          int64_t count, const Vec<double> (*tile)[4], double* pull) {
+                          int64_t count, const Vec<double>* tile, double* pull) {
   for (int64_t t = 0; t < targets.dims(); ++t) {
     const Vec<double> target = load(targets.coordinate(t) + i);
     const double* source = sources.coordinate(t) + j0;
     Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
     for (int64_t s = 0; s < count; s += 4) {
-      const Vec<double>(&weight)[4] = tile[s / 4];
-      sum0 += weight[0] * (source[s] - target);
-      sum1 += weight[1] * (source[s + 1] - target);
-      sum2 += weight[2] * (source[s + 2] - target);
-      sum3 += weight[3] * (source[s + 3] - target);
+      sum0 += tile[s] * (source[s] - target);
+      sum1 += tile[s + 1] * (source[s + 1] - target);
+      sum2 += tile[s + 2] * (source[s + 2] - target);
+      sum3 += tile[s + 3] * (source[s + 3] - target);
     }
     double* at = pull + t * targets.stride() + i;
     store(at, load(at) + ((sum0 + sum1) + (sum2 + sum3)));
@@ -178,12 +177,12 @@ template <class Weight>
 void add_pull_of_weights(const Points& targets, const Points& sources, double* pull,
                          Weight&& weight) {
   constexpr int L = kLanes<double>;
-  Vec<double> tile[kSourceTile / 4][4];
+  Vec<double> tile[kSourceTile];
   for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
     const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
     for (int64_t i = 0; i < targets.size(); i += L) {
-      for (int64_t s = 0; s < count; ++s) tile[s / 4][s % 4] = weight(j0 + s, i);
-      for (int64_t s = count; s < kSourceTile; ++s) tile[s / 4][s % 4] = Vec<double>{};
+      for (int64_t s = 0; s < count; ++s) tile[s] = weight(j0 + s, i);
+      for (int64_t s = count; s < kSourceTile; ++s) tile[s] = Vec<double>{};
       add_tile_pull(targets, i, sources, j0, count, tile, pull);
     }
   }
@@ -194,14 +193,18 @@ void add_pull_of_weights(const Points& targets, const Points& sources, double* p
 template <class Weigh>
 void add_pull(const Points& targets, const Points& sources, double* pull, Weigh&& weigh) {
   constexpr int L = kLanes<double>;
-  Vec<double> tile[kSourceTile / 4][4];
+  Vec<double> tile[kSourceTile];
   for (int64_t j0 = 0; j0 < sources.size(); j0 += kSourceTile) {
     const int64_t count = j0 + kSourceTile < sources.size() ? kSourceTile : sources.size() - j0;
     for (int64_t i = 0; i < targets.size(); i += L) {
       for (int64_t s = 0; s < count; s += 4)
-        squared_distances(targets, i, sources, j0 + s, tile[s / 4]);
-      for (int64_t s = 0; s < count; s += 4) weigh(j0 + s, i, tile[s / 4]);
-      for (int64_t s = count; s < kSourceTile; ++s) tile[s / 4][s % 4] = Vec<double>{};
+        squared_distances(targets, i, sources, j0 + s, tile + s);
+      for (int64_t s = 0; s < count; s += 4) {
+        Vec<double> four[4] = {tile[s], tile[s + 1], tile[s + 2], tile[s + 3]};
+        weigh(j0 + s, i, four);
+        for (int r = 0; r < 4; ++r) tile[s + r] = four[r];
+      }
+      for (int64_t s = count; s < kSourceTile; ++s) tile[s] = Vec<double>{};
       add_tile_pull(targets, i, sources, j0, count, tile, pull);
     }
   }

@@ -45,10 +45,11 @@ class Points {
 
 static_assert(kSourceTile % kLanes<double> == 0 && kSourceTile % 4 == 0);
 
-// squared[s] = |source(source0 + s) - target|^2 for the targets of the vector at target0.
+// squared[s] = |source(source0 + s) - target|^2 of four sources, for the targets of the vector at
+// target0.
 inline __attribute__((always_inline)) void squared_distances(const Points& targets, int64_t target0,
                                                              const Points& sources, int64_t source0,
-                                                             Vec<double> (&squared)[4]) {
+                                                             Vec<double>* squared) {
   const int64_t dims = targets.dims();
   Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
   for (int64_t t = 0; t < dims; ++t) {
