@@ -33,24 +33,25 @@ float sum(Floats v) {
 // accuracy can do without. (The factor log2(e) is part of the exponents.)
 Floats exponential(Floats t) {
 #if defined(__AVX512F__)
-  const Floats bounded =
-      _mm512_max_ps(t, all(-127.0f));  // left to itself, GCC makes a compare and a blend
-#else
-  const Floats bounded = t > all(-127.0f) ? t : all(-127.0f);
-#endif
-  Floats result;
-  Ints bits;
-#if defined(__AVX512F__)
-  // 2^n p(f), n the nearest sixteenth: a table lookup in one instruction, and degree 3.
+  // 2^n p(f), n the nearest sixteenth: a table lookup in one instruction, and degree 3. (Left to
+  // itself, GCC makes a compare and a blend of the maximum.)
+  const Floats bounded = _mm512_max_ps(t, all(-127.0f));
   const Floats magic = all(786432.0f);  // 1.5 * 2^19: adding it rounds to a sixteenth
+#else
+  // 2^n p(f), n the nearest integer, degree 6.
+  const Floats bounded = t > all(-127.0f) ? t : all(-127.0f);
+  const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+#endif
   const Floats shifted = bounded + magic;
   const Floats f = bounded - (shifted - magic);
+  Ints at, bits;
+  std::memcpy(&at, &shifted, sizeof at);
+  Floats result;
+#if defined(__AVX512F__)
   // Bits of 2^(j / 16), less j << 19.
   const Ints table = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
                       0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
                       0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
-  Ints at;
-  std::memcpy(&at, &shifted, sizeof at);
   bits = (Ints)_mm512_permutexvar_epi32((__m512i)at, (__m512i)table) + (at << 19);
   Floats power;
   std::memcpy(&power, &bits, sizeof power);
@@ -58,10 +59,6 @@ Floats exponential(Floats t) {
   q = q * f + all(6.931472e-1f);
   result = power * (q * f) + power;
 #else
-  // 2^n p(f), n the nearest integer, degree 6.
-  const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats shifted = bounded + magic;
-  const Floats f = bounded - (shifted - magic);
   Floats p = all(1.54353e-4f);
   p = p * f + all(1.339887e-3f);
   p = p * f + all(9.618437e-3f);
@@ -69,10 +66,8 @@ Floats exponential(Floats t) {
   p = p * f + all(2.402265e-1f);
   p = p * f + all(6.931472e-1f);
   p = p * f + all(1.0f);
-  Ints exponent;
-  std::memcpy(&exponent, &shifted, sizeof exponent);
   std::memcpy(&bits, &p, sizeof bits);
-  bits += exponent << 23;
+  bits += at << 23;
   std::memcpy(&result, &bits, sizeof result);
 #endif
   return result;

@@ -446,6 +446,11 @@ struct RowGroup {
     }
     return sum;
   }
+  // log2 K of row q and those columns.
+  inline __attribute__((always_inline)) Vec<T> log_kernel(int q, const T* column, int64_t stride,
+                                                          int64_t k, T scale) const {
+    return log_kernel_of_square(squares(q, column, stride, k), scale);
+  }
 };
 
 // A few vectors of columns, on their way from one loop to the next: exponents, powers of 2 and sums
@@ -515,8 +520,7 @@ inline void reduce_by_differences(const PairScratch<T>& scratch, double* values)
       Vec<T> sum[at_once] = {};
       for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
         stage.fill(first, last, [&](int q, int64_t j) {
-          const Vec<T> log_kernel =
-              log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
+          const Vec<T> log_kernel = group.log_kernel(q, coordinates + j, stride, k, factor);
           return kReduction == Reduction::sum ? log_kernel : log_kernel + load(high + j);
         });
         if constexpr (kReduction == Reduction::sum) {

@@ -25,6 +25,16 @@ inline V joint_exponent(V log_kernel, V column_high, V column_low, R row_high, R
     return log_kernel + row_high + column_high + column_low;
 }
 
+// Adds what some rows gave to the sums of the columns at `column_sums`, where K is their k.
+template <class T, int K>
+inline void store_down(const Vec<T>* down, int64_t stride, T* column_sums) {
+  if constexpr (K > 0) {
+#pragma GCC unroll 9
+    for (int t = 0; t <= K; ++t)
+      store(column_sums + t * stride, load(column_sums + t * stride) + down[t]);
+  }
+}
+
 // Row totals, by differences: totals[r] = sum_j f_j E_rj (y_j - x_r, 1). With kColumnSums also
 // column_sums[t][j] += sum_r f_r E_rj (y_j - x_r, 1): note the sign. kOffsets: whether either cloud
 // has any.
@@ -64,8 +74,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
 
       for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
         stage.fill(first, last, [&](int q, int64_t j) {
-          const Vec<T> log_kernel =
-              log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
+          const Vec<T> log_kernel = group.log_kernel(q, coordinates + j, stride, k, factor);
           if constexpr (kOffsets)
             return joint_exponent<kRowsAreX>(log_kernel, load(column_high + j),
                                              load(column_low + j), group.high[q], group.low[q]);
@@ -107,11 +116,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
               }
             }
           }
-          if constexpr (K > 0 && kColumnSums) {
-            T* const to = column_sums + j;
-#pragma GCC unroll 9
-            for (int t = 0; t <= K; ++t) store(to + t * stride, load(to + t * stride) + down[t]);
-          }
+          if (kColumnSums) store_down<T, K>(down, stride, column_sums + j);
         }
       });
       for (int q = 0; q < at_once && r0 + q < rows.size; ++q)
@@ -211,15 +216,6 @@ inline __attribute__((always_inline)) void add_down(const RowGroup<T, K, kRows>&
 }
 
 template <class T, int K>
-inline void store_down(const Vec<T>* down, int64_t stride, T* column_sums) {
-  if constexpr (K > 0) {
-#pragma GCC unroll 9
-    for (int t = 0; t <= K; ++t)
-      store(column_sums + t * stride, load(column_sums + t * stride) + down[t]);
-  }
-}
-
-template <class T, int K>
 inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
   constexpr int lanes = kLanes<T>, at_once = kRowsAtOnce<K>;
   const Columns<T>& columns = scratch.columns;
@@ -237,7 +233,7 @@ inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
       Vec<T> sum[at_once] = {};
       for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
         stage.fill(first, last, [&](int q, int64_t j) {
-          return log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor);
+          return group.log_kernel(q, coordinates + j, stride, k, factor);
         });
         stage.exponentiate(last - first);
         for (int64_t j = first; j < last; j += lanes) {
@@ -278,8 +274,7 @@ inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values)
       const Vec<T> offset = load(high + j);
 #pragma GCC unroll 4
       for (int q = 0; q < at_once; ++q) {
-        const Vec<T> exponent =
-            log_kernel_of_square(group.squares(q, coordinates + j, stride, k), factor) + offset;
+        const Vec<T> exponent = group.log_kernel(q, coordinates + j, stride, k, factor) + offset;
         highest[q] = vmax<T>(highest[q], exponent);
         store(exponents + q * stride + j, exponent);
       }

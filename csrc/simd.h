@@ -150,6 +150,7 @@ inline T sum_lanes(Vec<T> v) {
 // Sum over lanes, in float64, by halving too.
 template <class T>
 inline double lane_total(Vec<T> v) {
+  if constexpr (sizeof(T) == 8) return sum_lanes<T>(v);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
     return sum_lanes<double>(_mm512_cvtps_pd(_mm512_castps512_ps256(v)) +

@@ -1041,7 +1041,7 @@ def test_order_charges_rounding_of_all_rows() -> None:
 
 
 @pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
-@pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0])
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0, 12.0])
 def test_order_never_states_more_than_noise_alone(adjacency: str, sigma: float) -> None:
     for n in (1, 300, 100_000):
         claimed = ordered(sigma, adjacency=adjacency, n=n)

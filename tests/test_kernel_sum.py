@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 import reference
 from dpslice import _core
 from dpslice.kernels import gaussian_kernel_sum
-from pair_kernels import Array, Case, assert_close, cases
+from pair_kernels import Array, Case, assert_close, cases, log_kernels_by_products, pull_on_y
 from pair_kernels import make_case as make_any_case
 
 ALL = (True, True, True)
@@ -49,6 +49,18 @@ def test_derivative_against_the_twin(case: Case) -> None:
         assert_close(found, expected, case.x.dtype.name)
 
 
+def assert_total(case: Case) -> None:
+    parts = (case.x, case.y, case.bandwidth, case.weights)
+    rows, grad_y, grad_weights = _core.gaussian_kernel_sum_total(*parts, case.grad, True, True)
+    _, *truth = reference.gaussian_kernel_sum_vjp(*parts, case.grad)
+    assert_close(rows, reference.gaussian_kernel_sum(*parts), case.x.dtype.name)
+    for found, expected in zip((grad_y, grad_weights), truth, strict=True):
+        assert_close(found, expected, case.x.dtype.name)
+    alone = _core.gaussian_kernel_sum_total(*parts, case.grad, False, False)
+    np.testing.assert_array_equal(alone[0], rows)
+    assert alone[1:] == (None, None)
+
+
 @pytest.mark.usefixtures("isa")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases(wide=True))
@@ -64,26 +76,9 @@ def test_more_sums_than_fit_a_cache() -> None:
     rows, grad_y, _ = _core.gaussian_kernel_sum_total(
         case.x, case.y, case.bandwidth, None, case.grad, True, False
     )
-    x, y = case.x.astype(np.float64), case.y.astype(np.float64)
-    h = case.bandwidth.astype(np.float64)[:, None, None]
-    squares = (x * x).sum(-1)[:, :, None] + (y * y).sum(-1)[:, None] - 2 * x @ y.swapaxes(1, 2)
-    kernel = np.exp(-squares / (2 * h * h))
+    kernel = np.exp(log_kernels_by_products(case))
     assert_close(rows, kernel.sum(-1), "float32")
-    pull = kernel * case.grad[..., None]
-    expected = (pull.swapaxes(1, 2) @ x - pull.sum(1)[..., None] * y) / (h * h)
-    assert_close(grad_y, expected, "float32")
-
-
-def assert_total(case: Case) -> None:
-    parts = (case.x, case.y, case.bandwidth, case.weights)
-    rows, grad_y, grad_weights = _core.gaussian_kernel_sum_total(*parts, case.grad, True, True)
-    _, *truth = reference.gaussian_kernel_sum_vjp(*parts, case.grad)
-    assert_close(rows, reference.gaussian_kernel_sum(*parts), case.x.dtype.name)
-    for found, expected in zip((grad_y, grad_weights), truth, strict=True):
-        assert_close(found, expected, case.x.dtype.name)
-    alone = _core.gaussian_kernel_sum_total(*parts, case.grad, False, False)
-    np.testing.assert_array_equal(alone[0], rows)
-    assert alone[1:] == (None, None)
+    assert_close(grad_y, pull_on_y(case, kernel * case.grad[..., None]), "float32")
 
 
 def test_twin_derivative_against_differences() -> None:
