@@ -75,11 +75,12 @@ void kernel_sum_call(const std::string& dtype, int device, uintptr_t stream,
 
 void kernel_sum_vjp_call(const std::string& dtype, int device, uintptr_t stream,
                          const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
-                         uintptr_t x, uintptr_t y, uintptr_t bandwidth, uintptr_t weights,
-                         uintptr_t grad, uintptr_t grad_x, uintptr_t grad_y,
+                         int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
+                         uintptr_t weights, uintptr_t grad, uintptr_t grad_x, uintptr_t grad_y,
                          uintptr_t grad_weights) {
-  run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
+  run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
     using T = decltype(zero);
+    set_halves(execution, halves);
     kernel_sum_vjp(
         KernelSumVjpArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth), at<T>(weights),
                             at<T>(grad), at<T>(grad_x), at<T>(grad_y), at<T>(grad_weights)},
@@ -273,7 +274,7 @@ PYBIND11_MODULE(_cuda, m) {
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"), arg("x"), arg("y"),
         arg("bandwidth"), arg("weights"), arg("out"), "sum_j w_j K(x_i, y_j), [m, b].");
   m.def("gaussian_kernel_sum_vjp", &kernel_sum_vjp_call, arg("dtype"), arg("device"), arg("stream"),
-        arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("x"), arg("y"),
+        arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"), arg("x"), arg("y"),
         arg("bandwidth"), arg("weights"), arg("grad"), arg("grad_x"), arg("grad_y"),
         arg("grad_weights"), "Gradients in x, y and weights, skipped where the address is 0.");
   m.def("gaussian_kernel_logsumexp", &logsumexp_call, arg("dtype"), arg("device"), arg("stream"),

@@ -15,20 +15,34 @@ void kernel_sum(const KernelSumArgs<T>& args, const Execution& execution) {
   launch_sums<T, Reduction::sum>(problem.pairs(), args.out, execution);
 }
 
-// By differences: kernels are not normalised as shares are, and those of a whole slice may be
-// smaller than products of halves can hold.
+namespace {
+
+// By products, the kernels of each target are divided by their sum, and its gradient multiplied by
+// it: those of a whole slice may be smaller than products of halves can hold.
+template <class T>
+void launch_gradients(Pairs<T> pairs, T* grad_points, T* grad_factor, const Execution& execution) {
+  if (grad_points == nullptr && grad_factor == nullptr) return;
+  if constexpr (sizeof(T) == sizeof(float))
+    if (pairs.measured != nullptr) {
+      Workspace<double> reference(pairs.m * pairs.target.size, execution);
+      launch_reference(pairs, reference.data(), execution);
+      pairs.reference = pairs.target.logsumexp = reference.data();
+      launch_pulls(pairs, grad_points, grad_factor, execution);
+      return;
+    }
+  launch_pulls(pairs, grad_points, grad_factor, execution);
+}
+
+}  // namespace
+
 template <class T>
 void kernel_sum_vjp(const KernelSumVjpArgs<T>& args, const Execution& execution) {
-  const Side<T> x = make_side(args.x, args.b, args.grad);
-  const Side<T> y = make_side(args.y, args.c, args.weights);
-  Pairs<T> pairs{};
-  pairs.m = args.m;
-  pairs.k = args.k;
-  pairs.bandwidth = args.bandwidth;
-  pairs.target = x, pairs.source = y;
-  launch_pulls(pairs, args.grad_x, static_cast<T*>(nullptr), execution);
-  pairs.target = y, pairs.source = x;
-  launch_pulls(pairs, args.grad_y, args.grad_weights, execution);
+  const bool need_y = args.grad_y != nullptr || args.grad_weights != nullptr;
+  const Problem<T> problem(args.m, args.k, make_side(args.x, args.b, args.grad),
+                           make_side(args.y, args.c, args.weights), args.bandwidth, need_y,
+                           args.grad_x != nullptr, execution);
+  launch_gradients(problem.pairs(), args.grad_x, static_cast<T*>(nullptr), execution);
+  launch_gradients(problem.reversed(), args.grad_y, args.grad_weights, execution);
 }
 
 DPSLICE_CUDA_INSTANTIATE(kernel_sum, KernelSumArgs)

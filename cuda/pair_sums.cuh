@@ -22,21 +22,43 @@ __global__ void combine_sums_kernel(int64_t size, int64_t parts, const double* t
   out[at] = static_cast<T>(sum);
 }
 
+// The logsumexp of target number `at` from its parts.
+template <class T>
+__device__ inline double joined_logsum(const Pairs<T>& pairs, int64_t at, const double* total,
+                                       const double* maximum) {
+  const int64_t size = pairs.m * pairs.target.size;
+  LogTotal<double> whole{maximum[at], total[at]};
+  for (int64_t part = 1; part < pairs.parts; ++part)
+    whole = join(whole, LogTotal<double>{maximum[part * size + at], total[part * size + at]});
+  if (by_products(pairs, at / pairs.target.size)) whole.maximum -= pairs.target.norm[at];
+  return whole.total == 0 ? -INFINITY : (whole.maximum + log2(whole.total)) * kLn2;
+}
+
 // With `precision`, only the slices that were computed again.
 template <class T, class Out>
 __global__ void combine_logsums_kernel(Pairs<T> pairs, const double* total, const double* maximum,
                                        Out* out) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
-  const int64_t size = pairs.m * pairs.target.size;
-  if (at >= size) return;
-  const int64_t slice = at / pairs.target.size;
-  if (pairs.precision != nullptr && pairs.precision[slice] == kNarrow) return;
-  LogTotal<double> whole{maximum[at], total[at]};
-  for (int64_t part = 1; part < pairs.parts; ++part)
-    whole = join(whole, LogTotal<double>{maximum[part * size + at], total[part * size + at]});
-  if (by_products(pairs, slice)) whole.maximum -= pairs.target.norm[at];
-  out[at] = whole.total == 0 ? static_cast<Out>(-INFINITY)
-                             : static_cast<Out>((whole.maximum + log2(whole.total)) * kLn2);
+  if (at >= pairs.m * pairs.target.size) return;
+  if (pairs.precision != nullptr && pairs.precision[at / pairs.target.size] == kNarrow) return;
+  out[at] = static_cast<Out>(joined_logsum(pairs, at, total, maximum));
+}
+
+// reference [m, targets]: the log sum of the kernels of each target of the slices by products, and
+// 0 for the others. Where it is below kLeastReference, no gradient is left in float32, and it is
+// -inf: what is added to exponents must not be so large that float32 rounds it noticeably.
+constexpr double kLeastReference = -250;
+template <class T>
+__global__ void reference_kernel(Pairs<T> pairs, const double* total, const double* maximum,
+                                 double* reference) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
+  if (at >= pairs.m * pairs.target.size) return;
+  double own = 0;
+  if (by_products(pairs, at / pairs.target.size)) {
+    own = joined_logsum(pairs, at, total, maximum);
+    if (own < kLeastReference) own = -INFINITY;
+  }
+  reference[at] = own;
 }
 
 // grad_points [m, size, k] or null; grad_factor [m, size] or null. A warp for each target.
@@ -47,35 +69,49 @@ __global__ void __launch_bounds__(kCombineThreads)
   const int64_t row =
       static_cast<int64_t>(blockIdx.x) * (kCombineThreads / kWarp) + threadIdx.x / kWarp;
   if (row >= targets) return;
-  const auto sum_of = [&](int64_t t) {
-    double sum = 0;
-    for (int64_t part = 0; part < pairs.parts; ++part)
-      sum += static_cast<double>(pull[(part * targets + row) * width + t]);
-    return sum;
-  };
+  const T* const own = pull + row * width;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const double strength = sum_of(pairs.k);
-  if (grad_factor != nullptr && lane == 0) grad_factor[row] = static_cast<T>(strength);
+  double strength = 0;
+  for (int64_t part = 0; part < pairs.parts; ++part)
+    strength += static_cast<double>(own[part * targets * width + pairs.k]);
+  const double divisor = pairs.reference == nullptr ? 1.0 : exp(pairs.reference[row]);
+  if (grad_factor != nullptr && lane == 0) grad_factor[row] = static_cast<T>(strength * divisor);
   if (grad_points == nullptr) return;
+  // visit(t, sum over the parts) for the lane's coordinates: several are loaded together.
+  const auto for_sums = [&](auto&& visit) {
+    constexpr int together = 4;
+    for (int64_t first = lane; first < pairs.k; first += together * kWarp) {
+      double sum[together] = {};
+      for (int64_t part = 0; part < pairs.parts; ++part)
+#pragma unroll
+        for (int n = 0; n < together; ++n)
+          if (first + n * kWarp < pairs.k)
+            sum[n] += static_cast<double>(own[part * targets * width + first + n * kWarp]);
+#pragma unroll
+      for (int n = 0; n < together; ++n)
+        if (first + n * kWarp < pairs.k) visit(first + n * kWarp, sum[n]);
+    }
+  };
   const int64_t slice = row / pairs.target.size;
-  const double factor = static_cast<double>(factor_of(pairs.target, row));
+  const double factor = static_cast<double>(factor_of(pairs.target, row)) * divisor;
   if (by_products(pairs, slice)) {
     // sum_j W_ij f_j (v_j - u_i), where points were multiplied by `unit`.
     const double g = static_cast<double>(pairs.bandwidth[slice]), unit = product_scale(g);
     const double outside = factor / (unit * g) / g;
-    for (int64_t t = lane; t < pairs.k; t += kWarp) {
+    for_sums([&](int64_t t, double sum) {
       const double u = (static_cast<double>(pairs.target.points[row * pairs.k + t]) -
                         pairs.centre[slice * pairs.k + t]) *
                        unit;
-      grad_points[row * pairs.k + t] = static_cast<T>((sum_of(t) - u * strength) * outside);
-    }
+      grad_points[row * pairs.k + t] = static_cast<T>((sum - u * strength) * outside);
+    });
     return;
   }
   // Coordinates were multiplied by `length`; the gradient is in 1 / g^2 of what they were.
   const SliceScale scale = slice_scale(pairs.bandwidth[slice]);
-  const double outside = factor * (2 / kLog2E * scale.exponent);
-  for (int64_t t = lane; t < pairs.k; t += kWarp)
-    grad_points[row * pairs.k + t] = static_cast<T>(sum_of(t) * outside * scale.length);
+  const double outside = factor * (2 / kLog2E * scale.exponent) * scale.length;
+  for_sums([&](int64_t t, double sum) {
+    grad_points[row * pairs.k + t] = static_cast<T>(sum * outside);
+  });
 }
 
 // --------------------------------------------------------------------------------------- launchers
@@ -153,7 +189,8 @@ class Problem {
     return y_;
   }
   Pairs<T> make(const Side<T>& target, const Side<T>& source, const int* precision) const {
-    Pairs<T> pairs{m_, k_, target, source, bandwidth_, precision, nullptr, nullptr, reach_, 1};
+    Pairs<T> pairs{m_,      k_,      target, source, bandwidth_, precision,
+                   nullptr, nullptr, reach_, 1,      nullptr};
     if (packed_) pairs.measured = packed_->measured(), pairs.centre = packed_->centre();
     return pairs;
   }
@@ -207,6 +244,19 @@ void launch_sums(Pairs<T> pairs, Out* out, const Execution& execution) {
                  total, maximum);
         });
   });
+}
+
+// reference [m, targets] of pairs that may be computed by products.
+template <class T>
+void launch_reference(Pairs<T> pairs, double* reference, const Execution& execution) {
+  static_assert(sizeof(T) == sizeof(float));
+  const int64_t size = pairs.m * pairs.target.size;
+  pairs.parts = parts_of_product_sums(pairs, execution);
+  Workspace<double> total(pairs.parts * size, execution), maximum(pairs.parts * size, execution);
+  launch_product_sums<Reduction::logsum>(pairs, total.data(), maximum.data(), execution);
+  launch(reference_kernel<T>, ceil_div(size, kCombineThreads), kCombineThreads, 0, execution, pairs,
+         static_cast<const double*>(total.data()), static_cast<const double*>(maximum.data()),
+         reference);
 }
 
 // The gradients in the targets: in their points, and in their factor or log weight.

@@ -10,10 +10,10 @@
 // Two ways to an exponent, as on the CPU (csrc/gaussian_pairs.h):
 // - By differences (differences.cuh): any dtype and k; nothing cancels, wherever the points lie.
 // - By products (products.cu), on tensor cores: float32 above kSmallDims, where tiles are filled,
-// for
-//   the slices whose points are so close together, in bandwidths, that products lose nothing. Which
-//   those are is found on the device; of each slice one of the two kernels does the work, and the
-//   other returns. Gradients of kernel sums, which are not normalised, are not among it.
+//   for the slices whose points are so close together, in bandwidths, that products lose nothing.
+//   Which those are is found on the device; of each slice one of the two kernels does the work, and
+//   the other returns. Gradients of kernel sums, which are not normalised as shares are, first take
+//   a reference for each target.
 // Exponents are taken to base 2.
 #pragma once
 
@@ -84,6 +84,7 @@ struct Pairs {
   const double* centre;      // [m, k], where measured
   double reach;              // the largest |u| |v|, in squared bandwidths, for products
   int64_t parts;
+  const double* reference;  // [m, targets] or null: the log of what kernels were divided by
 };
 
 // --------------------------------------------------------------------------------- common pieces

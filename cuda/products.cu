@@ -290,19 +290,45 @@ __global__ void __launch_bounds__(kCentreThreads)
 constexpr int kMeasureThreads = 256;
 constexpr int kMeasureRows = 16;
 
+// Calls visit(coordinate) for the lane's coordinates of a point, less those of the centre.
+template <class Visit>
+__device__ inline void for_coordinates(const float* __restrict__ point,
+                                       const double* __restrict__ centre, int64_t k, bool aligned,
+                                       Visit&& visit) {
+  struct alignas(16) Quad {
+    float at[4];
+  };
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (aligned) {
+#pragma unroll 4
+    for (int64_t t = 4 * lane; t < k; t += 4 * kWarp) {
+      const Quad quad = *reinterpret_cast<const Quad*>(point + t);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) visit(static_cast<double>(quad.at[i]) - centre[t + i]);
+    }
+  } else {
+#pragma unroll 4
+    for (int64_t t = lane; t < k; t += kWarp) visit(static_cast<double>(point[t]) - centre[t]);
+  }
+}
+
 // norm [m, size], and the largest sizes of a side. A warp works on one point at a time.
 __global__ void __launch_bounds__(kMeasureThreads)
     measure_kernel(Side<float> side, int64_t k, const float* bandwidth, const double* centre,
                    double* norm, Measured* measured) {
-  __shared__ unsigned scratch[kMeasureThreads / kWarp];
+  constexpr int kinds = 5;
+  __shared__ unsigned largest[kinds];
+  if (threadIdx.x < kinds) largest[threadIdx.x] = 0;
+  __syncthreads();
   const int64_t tiles = ceil_div(side.size, kMeasureRows), slice = blockIdx.x / tiles;
   const int64_t first = blockIdx.x % tiles * kMeasureRows;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
+  const bool aligned = k % 4 == 0 && reinterpret_cast<uintptr_t>(side.points) % 16 == 0;
   unsigned norms = 0, coordinates = 0, values = 0, factors = 0, inverted = 0;
-  const auto raise = [](unsigned& largest, float size) {
+  const auto raise = [](unsigned& to, float size) {
     const unsigned bits = bits_as<unsigned>(fabsf(size));
-    largest = bits > largest ? bits : largest;
+    to = bits > to ? bits : to;
   };
   for (int n = static_cast<int>(threadIdx.x) / kWarp; n < kMeasureRows;
        n += kMeasureThreads / kWarp) {
@@ -310,14 +336,12 @@ __global__ void __launch_bounds__(kMeasureThreads)
     if (i >= side.size) break;
     const float factor = factor_of(side, row);
     double squares = 0;
-#pragma unroll 4
-    for (int64_t t = lane; t < k; t += kWarp) {
-      const double u =
-          (static_cast<double>(side.points[row * k + t]) - centre[slice * k + t]) * scale;
+    for_coordinates(side.points + row * k, centre + slice * k, k, aligned, [&](double coordinate) {
+      const double u = coordinate * scale;
       squares += u * u;
       raise(coordinates, static_cast<float>(u));
       raise(values, factor * static_cast<float>(u));
-    }
+    });
     squares = lane_sum<kWarp>(squares);
     raise(norms, static_cast<float>(squares));
     raise(factors, factor);
@@ -325,9 +349,13 @@ __global__ void __launch_bounds__(kMeasureThreads)
     inverted = factor != 0 && own > inverted ? own : inverted;
     if (lane == 0) norm[row] = 0.5 * squares;
   }
-  const unsigned largest[5] = {block_max(norms, scratch), block_max(coordinates, scratch),
-                               block_max(values, scratch), block_max(factors, scratch),
-                               block_max(inverted, scratch)};
+  const unsigned found[kinds] = {norms, coordinates, values, factors, inverted};
+#pragma unroll
+  for (int kind = 0; kind < kinds; ++kind) {
+    const unsigned own = lane_max<kWarp>(found[kind]);
+    if (lane == 0) atomicMax(&largest[kind], own);
+  }
+  __syncthreads();
   if (threadIdx.x != 0) return;
   atomicMax(&measured[slice].norm[side.index], largest[0]);
   atomicMax(&measured[slice].coordinate[side.index], largest[1]);
@@ -397,9 +425,14 @@ __global__ void __launch_bounds__(kPackThreads)
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
   const float power = ldexpf(1, half_exponent(largest.value[side.index]));
   const float factor_power = ldexpf(1, half_exponent(largest.factor[side.index]));
-  // Neighbouring threads read neighbouring coordinates.
-  for (int at = static_cast<int>(threadIdx.x); at < sources * kProductTile; at += kPackThreads) {
-    const int64_t j = j0 + at / kProductTile, t = t0 + at % kProductTile;
+  // Neighbouring threads read neighbouring coordinates, each thread the same one of many points.
+  const int own = static_cast<int>(threadIdx.x) % kProductTile;
+  const int64_t t = t0 + own;
+  const double origin = t < k ? centre[slice * k + t] : 0.0;
+#pragma unroll 8
+  for (int at = static_cast<int>(threadIdx.x) / kProductTile; at < sources;
+       at += kPackThreads / kProductTile) {
+    const int64_t j = j0 + at;
     float value = 0;
     if (j < side.size && t <= k) {
       const int64_t row = slice * side.size + j;
@@ -408,11 +441,10 @@ __global__ void __launch_bounds__(kPackThreads)
         value *= factor_power;
       else
         value *=
-            static_cast<float>(
-                (static_cast<double>(side.points[row * k + t]) - centre[slice * k + t]) * scale) *
+            static_cast<float>((static_cast<double>(side.points[row * k + t]) - origin) * scale) *
             power;
     }
-    values[at / kProductTile * stride + at % kProductTile] = value;
+    values[at * stride + own] = value;
   }
   __syncthreads();
   uint16_t* const tile = numbers + static_cast<int64_t>(blockIdx.x) * kTileNumbers;

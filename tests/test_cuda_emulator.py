@@ -124,16 +124,16 @@ PRODUCT_SHAPES = ((1, 129, 257, 33), (2, 128, 130, 127), (1, 131, 128, 128), (1,
 
 
 def check_products(cuda: Emulation, case: Case, times: float = 1.0) -> None:
-    """Kernel sums of a case, and what has gradients by products, against the float64 twins."""
+    """Sums and log sums of a case, and their gradients, against the float64 twins."""
     arguments = sum_arguments(case)
-    found = cuda("gaussian_kernel_sum", *arguments)
-    assert_close(found, reference.gaussian_kernel_sum(*arguments), "float32", times=times)
-    found = cuda("gaussian_kernel_logsumexp", *arguments)
-    assert_close(found, reference.gaussian_kernel_logsumexp(*arguments), "float32", times=times)
-    grads = cuda("gaussian_kernel_logsumexp_vjp", *arguments, found, case.grad, *ALL)
-    truths = reference.gaussian_kernel_logsumexp_vjp(*arguments, case.grad)
-    for grad, truth in zip(grads, truths, strict=True):
-        assert_close(grad, truth, "float32", times=times)
+    for name in ("gaussian_kernel_sum", "gaussian_kernel_logsumexp"):
+        found = cuda(name, *arguments)
+        assert_close(found, getattr(reference, name)(*arguments), "float32", times=times)
+        saved = (found,) if name.endswith("logsumexp") else ()
+        grads = cuda(f"{name}_vjp", *arguments, *saved, case.grad, *ALL)
+        truths = getattr(reference, f"{name}_vjp")(*arguments, case.grad)
+        for grad, truth in zip(grads, truths, strict=True):
+            assert_close(grad, truth, "float32", times=times)
 
 
 @pytest.mark.parametrize("shared", ["101376", "232448"])
@@ -193,14 +193,27 @@ def test_products_keep_to_their_reach(cuda: Emulation) -> None:
     assert np.isnan(found[2]).all()
     truth = reference.gaussian_kernel_sum(*(part[:2] for part in sum_arguments(case)))
     assert_close(found[:2], truth, "float32")
+    grads = cuda("gaussian_kernel_sum_vjp", *sum_arguments(case), case.grad, *ALL)
+    truths = reference.gaussian_kernel_sum_vjp(
+        *(part[:2] for part in sum_arguments(case)), case.grad[:2]
+    )
+    for grad, truth in zip(grads, truths, strict=True):
+        assert np.isfinite(grad[[0, 1, 3]]).all()
+        assert_close(grad[:2], truth, "float32")
 
 
-def test_gradients_of_the_least_sums(cuda: Emulation) -> None:
-    """Sums of 1e-17 have gradients, too, and logarithms that are taken of them."""
+@pytest.mark.parametrize("logarithms", [True, False])
+def test_gradients_of_the_least_sums(cuda: Emulation, logarithms: bool) -> None:
+    """Sums of 1e-17 have gradients, too, and logarithms that are taken of them; so do far less.
+
+    Gradients of logarithms are too far apart for products.
+    """
     case = make_case(1, 70, 80, 64, "float32")
+    if not logarithms:
+        case.bandwidth[:] *= np.float32(0.8)
     found = cuda("gaussian_kernel_sum", *sum_arguments(case))
-    assert np.median(found) < 1e-16
-    grad = (1 / found).astype(np.float32)
+    assert np.median(found) < (1e-16 if logarithms else 1e-25)
+    grad = (1 / found).astype(np.float32) if logarithms else np.ones_like(found)
     grads = cuda("gaussian_kernel_sum_vjp", *sum_arguments(case), grad, True, True, False)
     truths = reference.gaussian_kernel_sum_vjp(*sum_arguments(case), grad)
     for one, truth in zip(grads[:2], truths[:2], strict=True):

@@ -261,7 +261,6 @@ class CudaKernels:
             log_weights,
             {"logsumexp": logsumexp, "grad": grad},
             (need_x, need_y, need_log_weights),
-            halves=(_arrays.product_halves(self._place),),
         )
 
     def _pair_vjp(
@@ -272,7 +271,6 @@ class CudaKernels:
         weights: Array | None,
         rows: dict[str, Array],
         need: tuple[bool, bool, bool],
-        halves: tuple[int, ...] = (),  # of kernels that work by products
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, y, bandwidth = points
         m, b, c, k = self._pair_sizes("x", x, "y", y)
@@ -285,7 +283,8 @@ class CudaKernels:
         grad_y = self._empty(x, m, c, k) if need[1] else None
         grad_weights = self._empty(x, m, c) if need[2] else None
         grads = (grad_x, grad_y, grad_weights)
-        given = (m, b, c, k, *halves, x, y, bandwidth, weights, *rows.values())
+        halves = _arrays.product_halves(self._place)
+        given = (m, b, c, k, halves, x, y, bandwidth, weights, *rows.values())
         self._call(name, x, given, grads)
         return grads
 
