@@ -88,6 +88,21 @@ void kernel_sum_vjp_call(const std::string& dtype, int device, uintptr_t stream,
   });
 }
 
+void kernel_sum_total_call(const std::string& dtype, int device, uintptr_t stream,
+                           const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                           int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
+                           uintptr_t weights, uintptr_t row_weights, uintptr_t out,
+                           uintptr_t grad_y, uintptr_t grad_weights) {
+  run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
+    using T = decltype(zero);
+    set_halves(execution, halves);
+    kernel_sum_total(
+        KernelSumTotalArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth), at<T>(weights),
+                              at<T>(row_weights), at<T>(out), at<T>(grad_y), at<T>(grad_weights)},
+        execution);
+  });
+}
+
 void logsumexp_call(const std::string& dtype, int device, uintptr_t stream,
                     const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                     int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
@@ -113,6 +128,21 @@ void logsumexp_vjp_call(const std::string& dtype, int device, uintptr_t stream,
                                       at<T>(log_weights), at<T>(logsumexp), at<T>(grad),
                                       at<T>(grad_x), at<T>(grad_y), at<T>(grad_log_weights)},
                   execution);
+  });
+}
+
+void logsumexp_total_call(const std::string& dtype, int device, uintptr_t stream,
+                          const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
+                          int halves, uintptr_t x, uintptr_t y, uintptr_t bandwidth,
+                          uintptr_t log_weights, uintptr_t row_weights, uintptr_t out,
+                          uintptr_t grad_y, uintptr_t grad_log_weights) {
+  run(dtype, {device, stream, allocate}, [&](auto zero, Execution& execution) {
+    using T = decltype(zero);
+    set_halves(execution, halves);
+    logsumexp_total(LogsumexpTotalArgs<T>{m, b, c, k, at<T>(x), at<T>(y), at<T>(bandwidth),
+                                          at<T>(log_weights), at<T>(row_weights), at<T>(out),
+                                          at<T>(grad_y), at<T>(grad_log_weights)},
+                    execution);
   });
 }
 
@@ -273,6 +303,11 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("gaussian_kernel_sum", &kernel_sum_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"), arg("x"), arg("y"),
         arg("bandwidth"), arg("weights"), arg("out"), "sum_j w_j K(x_i, y_j), [m, b].");
+  m.def("gaussian_kernel_sum_total", &kernel_sum_total_call, arg("dtype"), arg("device"),
+        arg("stream"), arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"),
+        arg("x"), arg("y"), arg("bandwidth"), arg("weights"), arg("row_weights"), arg("out"),
+        arg("grad_y"), arg("grad_weights"),
+        "Sums, [m, b], and the gradients of their weighted total, skipped where the address is 0.");
   m.def("gaussian_kernel_sum_vjp", &kernel_sum_vjp_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"), arg("x"), arg("y"),
         arg("bandwidth"), arg("weights"), arg("grad"), arg("grad_x"), arg("grad_y"),
@@ -281,6 +316,12 @@ PYBIND11_MODULE(_cuda, m) {
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"), arg("x"), arg("y"),
         arg("bandwidth"), arg("log_weights"), arg("out"),
         "log sum_j exp(l_j) K(x_i, y_j), [m, b].");
+  m.def("gaussian_kernel_logsumexp_total", &logsumexp_total_call, arg("dtype"), arg("device"),
+        arg("stream"), arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"),
+        arg("x"), arg("y"), arg("bandwidth"), arg("log_weights"), arg("row_weights"), arg("out"),
+        arg("grad_y"), arg("grad_log_weights"),
+        "Log sums, [m, b], and the gradients of their weighted total, skipped where the address is "
+        "0.");
   m.def("gaussian_kernel_logsumexp_vjp", &logsumexp_vjp_call, arg("dtype"), arg("device"),
         arg("stream"), arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("halves"),
         arg("x"), arg("y"), arg("bandwidth"), arg("log_weights"), arg("logsumexp"), arg("grad"),

@@ -1,7 +1,8 @@
 // Gaussian kernel sums and their gradients. The loops over pairs are in pair_sums.cuh.
 //
 // out_i = sum_j w_j K_ij;  grad_x_i = g_i sum_j w_j K_ij (y_j - x_i) / h^2;
-// grad_y_j = w_j sum_i g_i K_ij (x_i - y_j) / h^2;  grad_w_j = sum_i g_i K_ij.
+// grad_y_j = w_j sum_i g_i K_ij (x_i - y_j) / h^2;  grad_w_j = sum_i g_i K_ij. The total over rows
+// of known weights g comes with its gradients, from points that are prepared once.
 #include "kernels.h"
 #include "pair_sums.cuh"
 
@@ -45,7 +46,17 @@ void kernel_sum_vjp(const KernelSumVjpArgs<T>& args, const Execution& execution)
   launch_gradients(problem.reversed(), args.grad_y, args.grad_weights, execution);
 }
 
+template <class T>
+void kernel_sum_total(const KernelSumTotalArgs<T>& args, const Execution& execution) {
+  const Problem<T> problem(args.m, args.k, make_side(args.x, args.b, args.row_weights),
+                           make_side(args.y, args.c, args.weights), args.bandwidth, true, false,
+                           execution);
+  launch_sums<T, Reduction::sum>(problem.pairs(), args.out, execution);
+  launch_gradients(problem.reversed(), args.grad_y, args.grad_weights, execution);
+}
+
 DPSLICE_CUDA_INSTANTIATE(kernel_sum, KernelSumArgs)
+DPSLICE_CUDA_INSTANTIATE(kernel_sum_total, KernelSumTotalArgs)
 DPSLICE_CUDA_INSTANTIATE(kernel_sum_vjp, KernelSumVjpArgs)
 
 }  // namespace dpslice::cuda

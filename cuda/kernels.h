@@ -15,9 +15,13 @@ namespace dpslice::cuda {
 template <class T>
 void kernel_sum(const KernelSumArgs<T>& args, const Execution& execution);
 template <class T>
+void kernel_sum_total(const KernelSumTotalArgs<T>& args, const Execution& execution);
+template <class T>
 void kernel_sum_vjp(const KernelSumVjpArgs<T>& args, const Execution& execution);
 template <class T>
 void logsumexp(const LogsumexpArgs<T>& args, const Execution& execution);
+template <class T>
+void logsumexp_total(const LogsumexpTotalArgs<T>& args, const Execution& execution);
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
 

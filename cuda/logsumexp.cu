@@ -2,7 +2,8 @@
 //
 // L_i = log sum_j exp(l_j) K_ij. With the shares p_ij = exp(l_j + log K_ij - L_i), which add up to
 // 1 over j: grad_x_i = g_i sum_j p_ij (y_j - x_i) / h^2; grad_y_j = sum_i g_i p_ij (x_i - y_j) /
-// h^2; grad_l_j = sum_i g_i p_ij. Backward computes the shares again from the saved L.
+// h^2; grad_l_j = sum_i g_i p_ij. Backward computes the shares again from the saved L. The total
+// over rows of known weights g comes with its gradients, from points that are prepared once.
 #include "kernels.h"
 #include "pair_sums.cuh"
 
@@ -43,48 +44,69 @@ __global__ void __launch_bounds__(kPrecisionThreads)
     measured[slice].norm[0] = bits_as<unsigned>(INFINITY);  // out of the products' reach from here
 }
 
+// The gradients that are not null, from the log sums of the rows. In float32 the last place of a
+// large one is too coarse for the shares that it normalises: those slices are found on the device,
+// and only there is it computed again.
 template <class T>
-void launch_gradients(const LogsumexpVjpArgs<T>& args, const Problem<T>& problem,
-                      const int* precision, const Execution& execution) {
-  launch_pulls(problem.pairs(precision), args.grad_x, static_cast<T*>(nullptr), execution);
-  launch_pulls(problem.reversed(precision), args.grad_y, args.grad_log_weights, execution);
+void launch_gradients(Problem<T>& problem, int64_t m, int64_t b, const T* logsumexp, T* grad_x,
+                      T* grad_y, T* grad_log_weights, const Execution& execution) {
+  const auto launch_both = [&](const int* precision) {
+    launch_pulls(problem.pairs(precision), grad_x, static_cast<T*>(nullptr), execution);
+    launch_pulls(problem.reversed(precision), grad_y, grad_log_weights, execution);
+  };
+  if constexpr (sizeof(T) == sizeof(double)) {
+    problem.set_logsumexp(logsumexp);
+    launch_both(nullptr);
+  } else {
+    Workspace<double> wide(m * b, execution);
+    Workspace<int> precision(m, execution);
+    launch(precision_kernel, m, kPrecisionThreads, 0, execution, problem.pairs(), logsumexp,
+           wide.data(), precision.data(), problem.measured());
+    launch_sums<T, Reduction::logsum>(problem.pairs(precision.data()), wide.data(), execution);
+    problem.set_logsumexp(wide.data());
+    launch_both(precision.data());
+  }
+}
+
+template <class T>
+Side<T> log_weighted_side(const T* y, int64_t c, const T* log_weights) {
+  Side<T> side = make_side(y, c);
+  side.log_weight = log_weights;
+  return side;
 }
 
 }  // namespace
 
 template <class T>
 void logsumexp(const LogsumexpArgs<T>& args, const Execution& execution) {
-  Side<T> y = make_side(args.y, args.c);
-  y.log_weight = args.log_weights;
-  const Problem<T> problem(args.m, args.k, make_side(args.x, args.b), y, args.bandwidth, false,
-                           false, execution);
+  const Problem<T> problem(args.m, args.k, make_side(args.x, args.b),
+                           log_weighted_side(args.y, args.c, args.log_weights), args.bandwidth,
+                           false, false, execution);
   launch_sums<T, Reduction::logsum>(problem.pairs(), args.out, execution);
 }
 
-// In float32 the last place of a large logsumexp is too coarse for the shares that it normalises:
-// those slices are found on the device, and only there is it computed again.
+template <class T>
+void logsumexp_total(const LogsumexpTotalArgs<T>& args, const Execution& execution) {
+  Problem<T> problem(args.m, args.k, make_side(args.x, args.b, args.row_weights),
+                     log_weighted_side(args.y, args.c, args.log_weights), args.bandwidth, true,
+                     false, execution);
+  launch_sums<T, Reduction::logsum>(problem.pairs(), args.out, execution);
+  launch_gradients<T>(problem, args.m, args.b, args.out, nullptr, args.grad_y,
+                      args.grad_log_weights, execution);
+}
+
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution) {
-  Side<T> y = make_side(args.y, args.c);
-  y.log_weight = args.log_weights;
   const bool need_y = args.grad_y != nullptr || args.grad_log_weights != nullptr;
-  Problem<T> problem(args.m, args.k, make_side(args.x, args.b, args.grad), y, args.bandwidth,
-                     need_y, args.grad_x != nullptr, execution);
-  if constexpr (sizeof(T) == sizeof(double)) {
-    problem.set_logsumexp(args.logsumexp);
-    launch_gradients(args, problem, nullptr, execution);
-  } else {
-    Workspace<double> wide(args.m * args.b, execution);
-    Workspace<int> precision(args.m, execution);
-    launch(precision_kernel, args.m, kPrecisionThreads, 0, execution, problem.pairs(),
-           args.logsumexp, wide.data(), precision.data(), problem.measured());
-    launch_sums<T, Reduction::logsum>(problem.pairs(precision.data()), wide.data(), execution);
-    problem.set_logsumexp(wide.data());
-    launch_gradients(args, problem, precision.data(), execution);
-  }
+  Problem<T> problem(args.m, args.k, make_side(args.x, args.b, args.grad),
+                     log_weighted_side(args.y, args.c, args.log_weights), args.bandwidth, need_y,
+                     args.grad_x != nullptr, execution);
+  launch_gradients(problem, args.m, args.b, args.logsumexp, args.grad_x, args.grad_y,
+                   args.grad_log_weights, execution);
 }
 
 DPSLICE_CUDA_INSTANTIATE(logsumexp, LogsumexpArgs)
+DPSLICE_CUDA_INSTANTIATE(logsumexp_total, LogsumexpTotalArgs)
 DPSLICE_CUDA_INSTANTIATE(logsumexp_vjp, LogsumexpVjpArgs)
 
 }  // namespace dpslice::cuda

@@ -163,23 +163,43 @@ __device__ inline void show_to_group_products() {
 #endif
 }
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// The address of 16 numbers, from `piece` on, of rows of 128 bytes, as the instruction takes it: in
-// units of 16 bytes, with 1024 bytes from eight rows to the next, and pieces exchanged as above.
-__device__ inline uint64_t group_operand(const uint16_t* rows, int piece) {
-  const uint64_t address =
-      static_cast<uint64_t>(__cvta_generic_to_shared(rows + piece * 8)) & 0x3ffff;
-  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | (address >> 4);
-}
+// Rows of 128 bytes in shared memory, from some piece on, as the instruction takes them: an address
+// in units of 16 bytes, with 1024 bytes from eight rows to the next, and pieces exchanged as above.
+struct GroupOperand {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  const uint16_t* rows;
+  int piece;
+#else
+  uint32_t low;
 #endif
+  // `numbers` further on, whole rows by eights, and then `pieces`.
+  __device__ GroupOperand further(int numbers, int pieces) const {
+#if defined(DPSLICE_CUDA_EMULATOR)
+    return {rows + numbers, piece + pieces};
+#else
+    return {low + static_cast<uint32_t>(numbers / 8 + pieces)};
+#endif
+  }
+};
+
+// The same for all lanes of a warp; from its first one, so that the compiler knows.
+__device__ inline GroupOperand group_operand(const uint16_t* rows) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return {rows, 0};
+#else
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(rows)) >> 4;
+  return {__shfl_sync(kWholeWarp, uint32_t{1} << 16 | address, 0)};
+#endif
+}
 
 // `columns` must be 16. With `add` false d is what is multiplied, whatever it was.
 template <int columns>
-__device__ inline void multiply_add_group(float (&d)[columns][4], const uint16_t* a, int a_piece,
-                                          const uint16_t* b, int b_piece, bool add) {
+__device__ inline void multiply_add_group(float (&d)[columns][4], GroupOperand a, GroupOperand b,
+                                          bool add) {
 #if defined(DPSLICE_CUDA_EMULATOR)
-  ::cuda_emulator::wgmma_m64n128k16(d, a, a_piece, b, b_piece, add);
+  ::cuda_emulator::wgmma_m64n128k16(d, a.rows, a.piece, b.rows, b.piece, add);
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  constexpr uint64_t high = uint64_t{1} << 62 | uint64_t{1024 >> 4} << 32;
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
@@ -203,9 +223,9 @@ __device__ inline void multiply_add_group(float (&d)[columns][4], const uint16_t
         "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]),
         "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]),
         "+f"(d[15][2]), "+f"(d[15][3])
-      : "l"(group_operand(a, a_piece)), "l"(group_operand(b, b_piece)), "r"(static_cast<int>(add)));
+      : "l"(high | a.low), "l"(high | b.low), "r"(static_cast<int>(add)));
 #else
-  (void)d, (void)a, (void)a_piece, (void)b, (void)b_piece, (void)add;
+  (void)d, (void)a, (void)b, (void)add;
 #endif
 }
 
@@ -225,14 +245,34 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 #endif
 }
 
-// 16 bytes from global to shared memory, both aligned, without waiting for them.
-__device__ inline void copy_async(void* shared, const void* global) {
+// An address in shared memory, and the place so many bytes further.
 #if defined(DPSLICE_CUDA_EMULATOR)
-  std::memcpy(shared, global, 16);
+using SharedAddress = char*;
 #else
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+using SharedAddress = unsigned;
 #endif
+__device__ inline SharedAddress shared_address(void* shared) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return static_cast<char*>(shared);
+#else
+  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+#endif
+}
+
+// 16 bytes from global to shared memory, both aligned, without waiting for them; from and to places
+// so many bytes further than the addresses.
+template <int shared_offset = 0, int global_offset = 0>
+__device__ inline void copy_async(SharedAddress shared, const void* global) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  std::memcpy(shared + shared_offset, static_cast<const char*>(global) + global_offset, 16);
+#else
+  asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%3], 16;" ::"r"(shared), "l"(global),
+               "n"(shared_offset), "n"(global_offset)
+               : "memory");
+#endif
+}
+__device__ inline void copy_async(void* shared, const void* global) {
+  copy_async(shared_address(shared), global);
 }
 
 // The same for one number of 4 or 8 bytes.

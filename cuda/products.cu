@@ -112,35 +112,56 @@ __device__ inline const uint16_t* tile_of(const Packed& packed, int64_t slice, i
   return packed.numbers + (slice * packed.rows + row) * packed.packs * kPack;
 }
 
-__device__ inline void load_stage(const uint16_t* a, const uint16_t* b, uint16_t* stage) {
-  constexpr int copies = kTileNumbers / kPiece / kProductThreads;
-  const int first = static_cast<int>(threadIdx.x) * kPiece;
-#pragma unroll
-  for (int n = 0; n < copies; ++n) {
-    const int place = first + n * kProductThreads * kPiece;
-    copy_async(stage + place, a + place);
-    copy_async(stage + kTileNumbers + place, b + place);
-  }
-}
+// What a thread copies of each pack of a tile of rows, and of one of columns, to a stage.
+struct Copies {
+  SharedAddress to;
+  const uint16_t *rows, *columns;
 
-// sums += (or =, if not `add`) the products of one pack, or starts to: see finish_products.
+  static __device__ int first() { return static_cast<int>(threadIdx.x) * kPiece; }
+  __device__ void start() const {
+    constexpr int bytes = kProductThreads * kPiece * static_cast<int>(sizeof(uint16_t));
+    constexpr int tile_bytes = kTileNumbers * static_cast<int>(sizeof(uint16_t));
+    static_assert(tile_bytes == 4 * bytes);
+    start_one<0, tile_bytes>();
+    start_one<bytes, tile_bytes>();
+    start_one<2 * bytes, tile_bytes>();
+    start_one<3 * bytes, tile_bytes>();
+  }
+
+ private:
+  template <int offset, int tile_bytes>
+  __device__ void start_one() const {
+    copy_async<offset, offset>(to, rows);
+    copy_async<tile_bytes + offset, offset>(to, columns);
+  }
+};
+
+// The rows and columns of a stage, as products of groups take them.
+struct GroupOperands {
+  GroupOperand rows, columns;
+};
+
+// sums += (or =, if not `add`) the products of the pack in the stage at number `stage_at` of shared
+// memory, or starts to.
 template <int halves>
-__device__ inline void multiply_stage(const uint16_t* stage, const Lane& own, bool add,
-                                      Fragments& sums) {
+__device__ inline void multiply_stage(const uint16_t* shared, const GroupOperands& operands,
+                                      int stage_at, const Lane& own, bool add, Fragments& sums) {
   constexpr int steps = kPack / halves / 16;
-  const uint16_t* const other = stage + kTileNumbers;
   if constexpr (kHaveGroupProducts) {
-    const uint16_t* const rows = stage + own.warp / 4 * kGroupHeight * kPack;
     begin_group_products();
 #pragma unroll
     for (int step = 0; step < steps; ++step)
     // The product of the lower halves is left out.
 #pragma unroll
       for (int pair = 0; pair < 2 * halves - 1; ++pair)
-        multiply_add_group(sums.at[0], rows, (pair == 1 ? kPieces / 2 : 0) + 2 * step, other,
-                           (pair == 2 ? kPieces / 2 : 0) + 2 * step, add || step > 0 || pair > 0);
+        multiply_add_group(
+            sums.at[0], operands.rows.further(stage_at, (pair == 1 ? kPieces / 2 : 0) + 2 * step),
+            operands.columns.further(stage_at, (pair == 2 ? kPieces / 2 : 0) + 2 * step),
+            add || step > 0 || pair > 0);
     end_group_products();
   } else {
+    const uint16_t* const stage = shared + stage_at;
+    const uint16_t* const other = stage + kTileNumbers;
     if (!add) clear(sums);
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
@@ -187,14 +208,29 @@ __device__ inline void multiply_tiles(const uint16_t* rows, int tiles, int first
   static_assert(running == 0 || running == 1);
   uint16_t* const shared = aligned_shared<uint16_t, kStageAlign>();
   const Lane own;
-  int loaded_tile = first_pack < end_pack ? 0 : tiles, loaded_pack = first_pack;
-  int load_number = 0, stage_number = 0;
+  GroupOperands operands{};
+  if constexpr (kHaveGroupProducts)
+    operands = {group_operand(shared + own.warp / 4 * kGroupHeight * kPack),
+                group_operand(shared + kTileNumbers)};
+  // A step has few instructions beside its products: addresses move on from pack to pack.
+  const int64_t first_number = int64_t{first_pack} * kTileNumbers + Copies::first();
+  int loaded_tile = first_pack < end_pack ? 0 : tiles, packs_left = end_pack - first_pack;
+  int loaded_stage = 0, stage_at = 0;
+  Copies copies{shared_address(shared + Copies::first()), rows + first_number, nullptr};
+  if (loaded_tile < tiles) copies.columns = columns(0) + first_number;
   const auto load_next = [&] {
     if (loaded_tile < tiles) {
-      const int64_t at = int64_t{loaded_pack} * kTileNumbers;
-      load_stage(rows + at, columns(loaded_tile) + at, shared + load_number * kStageNumbers);
-      if (++load_number == stages) load_number = 0;
-      if (++loaded_pack == end_pack) loaded_pack = first_pack, ++loaded_tile;
+      copies.start();
+      constexpr int stage_bytes = kStageNumbers * static_cast<int>(sizeof(uint16_t));
+      copies.to += stage_bytes;
+      if (++loaded_stage == stages) loaded_stage = 0, copies.to -= stages * stage_bytes;
+      copies.rows += kTileNumbers;
+      copies.columns += kTileNumbers;
+      if (--packs_left == 0) {
+        packs_left = end_pack - first_pack;
+        copies.rows = rows + first_number;
+        if (++loaded_tile < tiles) copies.columns = columns(loaded_tile) + first_number;
+      }
     }
     end_copy_group();
   };
@@ -213,8 +249,9 @@ __device__ inline void multiply_tiles(const uint16_t* rows, int tiles, int first
         if (pack == first_pack) begin(tile);
         // Of two stages, the other one's products are done; of more, those of the next to be
         // loaded.
-        multiply_stage<halves>(shared + stage_number * kStageNumbers, own, add, sums);
-        if (++stage_number == stages) stage_number = 0;
+        multiply_stage<halves>(shared, operands, stage_at, own, add, sums);
+        stage_at =
+            stage_at + kStageNumbers == stages * kStageNumbers ? 0 : stage_at + kStageNumbers;
         load_next();
         wait_for_group_products<running>();
       }
@@ -425,14 +462,9 @@ __global__ void __launch_bounds__(kPackThreads)
   const double scale = product_scale(static_cast<double>(bandwidth[slice]));
   const float power = ldexpf(1, half_exponent(largest.value[side.index]));
   const float factor_power = ldexpf(1, half_exponent(largest.factor[side.index]));
-  // Neighbouring threads read neighbouring coordinates, each thread the same one of many points.
-  const int own = static_cast<int>(threadIdx.x) % kProductTile;
-  const int64_t t = t0 + own;
-  const double origin = t < k ? centre[slice * k + t] : 0.0;
-#pragma unroll 8
-  for (int at = static_cast<int>(threadIdx.x) / kProductTile; at < sources;
-       at += kPackThreads / kProductTile) {
-    const int64_t j = j0 + at;
+  // Neighbouring threads read neighbouring coordinates.
+  for (int at = static_cast<int>(threadIdx.x); at < sources * kProductTile; at += kPackThreads) {
+    const int64_t j = j0 + at / kProductTile, t = t0 + at % kProductTile;
     float value = 0;
     if (j < side.size && t <= k) {
       const int64_t row = slice * side.size + j;
@@ -441,10 +473,11 @@ __global__ void __launch_bounds__(kPackThreads)
         value *= factor_power;
       else
         value *=
-            static_cast<float>((static_cast<double>(side.points[row * k + t]) - origin) * scale) *
+            static_cast<float>(
+                (static_cast<double>(side.points[row * k + t]) - centre[slice * k + t]) * scale) *
             power;
     }
-    values[at * stride + own] = value;
+    values[at / kProductTile * stride + at % kProductTile] = value;
   }
   __syncthreads();
   uint16_t* const tile = numbers + static_cast<int64_t>(blockIdx.x) * kTileNumbers;

@@ -299,12 +299,14 @@ class CudaKernels:
         need_weights: bool,
     ) -> tuple[Array, Array | None, Array | None]:
         """Return the sums, and the gradients in y and weights of their weighted total."""
-        given = (x, y, bandwidth, weights)
-        sums = self.gaussian_kernel_sum(*given)
-        if not (need_y or need_weights):
-            return sums, None, None
-        _, *grads = self.gaussian_kernel_sum_vjp(*given, row_weights, False, need_y, need_weights)
-        return sums, grads[0], grads[1]
+        return self._pair_total(
+            "gaussian_kernel_sum",
+            (x, y, bandwidth),
+            "weights",
+            weights,
+            row_weights,
+            (need_y, need_weights),
+        )
 
     def gaussian_kernel_logsumexp_total(
         self,
@@ -317,14 +319,39 @@ class CudaKernels:
         need_log_weights: bool,
     ) -> tuple[Array, Array | None, Array | None]:
         """Return the log sums, and the gradients in y and log_weights of their weighted total."""
-        given = (x, y, bandwidth, log_weights)
-        sums = self.gaussian_kernel_logsumexp(*given)
-        if not (need_y or need_log_weights):
-            return sums, None, None
-        _, *grads = self.gaussian_kernel_logsumexp_vjp(
-            *given, sums, row_weights, False, need_y, need_log_weights
+        return self._pair_total(
+            "gaussian_kernel_logsumexp",
+            (x, y, bandwidth),
+            "log_weights",
+            log_weights,
+            row_weights,
+            (need_y, need_log_weights),
         )
-        return sums, grads[0], grads[1]
+
+    def _pair_total(
+        self,
+        name: str,
+        points: tuple[Array, Array, Array],
+        weights_name: str,
+        weights: Array | None,
+        row_weights: Array,
+        need: tuple[bool, bool],
+    ) -> tuple[Array, Array | None, Array | None]:
+        x, y, bandwidth = points
+        if not any(need):
+            return self._pair_sum(name, x, y, bandwidth, weights_name, weights), None, None
+        m, b, c, k = self._pair_sizes("x", x, "y", y)
+        _require("bandwidth", bandwidth, (m,), x)
+        if weights is not None:
+            _require(weights_name, weights, (m, c), x)
+        _require("row_weights", row_weights, (m, b), x)
+        sums = self._empty(x, m, b)
+        grad_y = self._empty(x, m, c, k) if need[0] else None
+        grad_weights = self._empty(x, m, c) if need[1] else None
+        halves = _arrays.product_halves(self._place)
+        given = (m, b, c, k, halves, x, y, bandwidth, weights, row_weights)
+        self._call(f"{name}_total", x, given, (sums, grad_y, grad_weights))
+        return sums, grad_y, grad_weights
 
     # ------------------------------------------------------------------------- density ratio
 
