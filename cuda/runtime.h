@@ -68,9 +68,9 @@ struct Execution {
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that one block may have
   int halves = 2;
-  int64_t share_bytes = int64_t{256}
-                        << 20;  // in memory at a time: shares of products, words of a sort
-  Memory* memory = nullptr;     // only the emulator does without
+  // In memory at a time: shares of products, words of a sort.
+  int64_t share_bytes = int64_t{256} << 20;
+  Memory* memory = nullptr;  // only the emulator does without
 };
 
 struct CudaError : std::runtime_error {
