@@ -23,6 +23,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kPart = 2048;  // ranks that one block walks along
+constexpr int kResident = 1024;  // threads of short slices that registers are left for
 
 // --------------------------------------------------------------------------------------- quantiles
 
@@ -95,21 +96,22 @@ __device__ inline double walk(const Side<T, Size, PlaceOf>& own,
 
 // ------------------------------------------------------------------------------------ short slices
 
-// What a block has in shared memory. Places are there where gradients are wanted.
+// What a block has in shared memory: room to sort, and then for a gradient; the sorted values of x
+// and y; and their places, where gradients are wanted.
 template <class T, int threads, int items>
-struct Short {
+struct ShortSlice {
   using Key = decltype(ordered_bits(T()));
   using Sort = BlockSort<Key, threads, items>;
   static constexpr int64_t kCapacity = threads * items;
-  static_assert(kCapacity <= 1 + int64_t{UINT16_MAX} && alignof(typename Sort::Storage) <= 16);
-  // In front of the values, whose alignment it keeps.
-  static constexpr int64_t kStorage = ceil_div(sizeof(typename Sort::Storage), 16) * 16;
+  static_assert(kCapacity <= 1 + int64_t{UINT16_MAX});
+  static constexpr int64_t kRoom = ceil_div(sizeof(typename Sort::Storage), 16) * 16;
+  static_assert(kRoom >= kCapacity * int64_t{sizeof(T)} && alignof(typename Sort::Storage) <= 16);
 
   static size_t bytes(const SlicedWassersteinArgs<T>& args) {
     const int64_t each = sizeof(T) + (args.grad_x != nullptr || args.grad_y != nullptr
                                           ? static_cast<int64_t>(sizeof(Place))
                                           : 0);
-    return static_cast<size_t>(kStorage + (args.b + args.c) * each);
+    return static_cast<size_t>(kRoom + (args.b + args.c) * each);
   }
 
   // Sorts a side of a slice; `places` may be null.
@@ -140,35 +142,44 @@ struct Short {
 };
 
 template <class T, int threads, int items>
-__global__ void __launch_bounds__(threads) short_slices_kernel(SlicedWassersteinArgs<T> args) {
-  using Memory = Short<T, threads, items>;
+__global__ void __launch_bounds__(threads, kResident / threads)
+    short_slices_kernel(SlicedWassersteinArgs<T> args) {
+  using Slice = ShortSlice<T, threads, items>;
   __shared__ double scratch[threads / kWarp];
   const int64_t slice = blockIdx.x;
   const int b = static_cast<int>(args.b), c = static_cast<int>(args.c);
-  T* const values =
-      reinterpret_cast<T*>(dynamic_shared<unsigned char>() + Memory::kStorage);  // [b + c]
-  Place* const places = reinterpret_cast<Place*>(values + b + c);                // [b + c]
+  T* const room = dynamic_shared<T>();
+  T* const values = room + Slice::kRoom / static_cast<int64_t>(sizeof(T));
+  Place* const places = reinterpret_cast<Place*>(values + b + c);
   T* const grad_x = args.grad_x != nullptr ? args.grad_x + slice * b : nullptr;
   T* const grad_y = args.grad_y != nullptr ? args.grad_y + slice * c : nullptr;
-#pragma unroll 1
-  for (int side = 0; side < 2; ++side)  // one after the other, so that there is one code for both
-    Memory::sort(side == 0 ? args.x + slice * b : args.y + slice * c, side == 0 ? b : c,
-                 side == 0 ? values : values + b,
-                 (side == 0 ? grad_x : grad_y) == nullptr ? nullptr
-                 : side == 0                              ? places
-                                                          : places + b);
   const Side<T, int, Place> x{b, values, places}, y{c, values + b, places + b};
-  const bool along_x = b > c || (b == c && grad_x != nullptr);
+
+  // Loops over the sides keep the code to one sort, and to one walk.
+#pragma unroll 1
+  for (int side = 0; side < 2; ++side) {
+    const auto of = [side](auto for_x, auto for_y) { return side == 0 ? for_x : for_y; };
+    const bool placed = of(grad_x, grad_y) != nullptr;
+    Slice::sort(of(args.x + slice * b, args.y + slice * c), of(b, c), of(values, values + b),
+                placed ? of(places, places + b) : nullptr);
+  }
   // The longer side has the more ranks to share. |d|^q is even, so the gradient in y is that in x
   // with the sides exchanged.
+  const bool along_x = b > c || (b == c && grad_x != nullptr);
   double sum = 0;
 #pragma unroll 1
   for (int side = 0; side < 2; ++side) {
-    const bool of_x = side == 0, of_value = of_x == along_x;
-    T* const grad = of_x ? grad_x : grad_y;
+    const auto of = [side](auto for_x, auto for_y) { return side == 0 ? for_x : for_y; };
+    const bool of_value = of(along_x, !along_x);
+    T* const grad = of(grad_x, grad_y);
     if (!of_value && grad == nullptr) continue;
-    const double part = walk(of_x ? x : y, of_x ? y : x, 0, of_x ? b : c, args.order, grad);
+    const double part =
+        walk(of(x, y), of(y, x), 0, of(b, c), args.order, grad == nullptr ? nullptr : room);
     if (of_value) sum = part;
+    if (grad == nullptr) continue;
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < of(b, c); i += threads) grad[i] = room[i];
+    __syncthreads();
   }
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) args.value[slice] = static_cast<T>(sum);
@@ -177,11 +188,11 @@ __global__ void __launch_bounds__(threads) short_slices_kernel(SlicedWasserstein
 // Does the work, if a block of that size can.
 template <class T, int threads, int items>
 bool short_slices(const SlicedWassersteinArgs<T>& args, const Execution& execution) {
-  using Memory = Short<T, threads, items>;
-  if (args.b > Memory::kCapacity || args.c > Memory::kCapacity ||
-      Memory::bytes(args) > execution.shared_limit)
+  using Slice = ShortSlice<T, threads, items>;
+  if (args.b > Slice::kCapacity || args.c > Slice::kCapacity ||
+      Slice::bytes(args) > execution.shared_limit)
     return false;
-  launch(short_slices_kernel<T, threads, items>, args.m, threads, Memory::bytes(args), execution,
+  launch(short_slices_kernel<T, threads, items>, args.m, threads, Slice::bytes(args), execution,
          args);
   return true;
 }
