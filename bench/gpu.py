@@ -282,6 +282,51 @@ def divergence(device: torch.device, m: int, b: int, k: int) -> Case:
     )
 
 
+def sliced_wasserstein(device: torch.device, m: int, b: int) -> Case:
+    """Make the case of order 2, forward and backward in y, c = b."""
+    x, y = torch.randn(m, b, device=device), torch.randn(m, b, device=device)
+    leaf = y.clone().requires_grad_()
+
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        return (x.sort(dim=1).values - y.sort(dim=1).values).square().mean(1)
+
+    return Case(
+        f"sliced_wasserstein, m = {m}, b = c = {b}",
+        {
+            OURS: lambda: gradient(functional.sliced_wasserstein(x, leaf), leaf),
+            f"{OURS}, no gradient": lambda: kernels.sliced_wasserstein(x, y),
+            "torch, sort": lambda: gradient(plain(x, leaf), leaf),
+            "torch, sort, no gradient": lambda: plain(x, y),
+        },
+        plain(x[:2].double(), y[:2].double()),
+    )
+
+
+def median_distance(device: torch.device, m: int, b: int, k: int) -> Case:
+    """Make the case of medians, without gradients: they choose a bandwidth."""
+    x = torch.randn(m, b, k, device=device)
+
+    def by_pdist() -> Tensor:
+        return torch.stack([torch.pdist(points).median() for points in x])
+
+    def by_cdist() -> Tensor:
+        i, j = torch.triu_indices(b, b, 1, device=device)
+        return torch.cdist(x, x)[:, i, j].median(1).values
+
+    # The median of an even number is between two, of which torch's is the lower.
+    pairs = torch.stack([torch.pdist(points).sort().values for points in x[:2].double()])
+    count = pairs.shape[1]
+    return Case(
+        f"median_distance, m = {m}, b = {b}, k = {k}",
+        {
+            OURS: lambda: kernels.median_distance(x),
+            "torch, pdist": by_pdist,
+            "torch, cdist": by_cdist,
+        },
+        (pairs[:, (count - 1) // 2] + pairs[:, count // 2]) / 2,
+    )
+
+
 def logsumexp(device: torch.device, b: int, k: int) -> Case:
     """Log sums forward and backward in y, b = c."""
     x, y = torch.randn(1, b, k, device=device), torch.randn(1, b, k, device=device)
@@ -383,6 +428,8 @@ def cases(device: torch.device, quick: bool, keops: bool) -> list[Callable[[], C
             lambda: kernel_sum(device, 200, 2, keops=keops),
             lambda: density_ratio(device, 5, 20, 2),
             lambda: divergence(device, 5, 20, 2),
+            lambda: sliced_wasserstein(device, 5, 20),
+            lambda: median_distance(device, 5, 20, 2),
             lambda: logsumexp(device, 100, 12),
             lambda: project(device, 200, 16, 16),
             lambda: training_step(device, 64, 12, 16),
@@ -392,6 +439,11 @@ def cases(device: torch.device, quick: bool, keops: bool) -> list[Callable[[], C
         lambda: kernel_sum(device, 100_000, 2, keops=keops),
         *(lambda m=m, b=b: density_ratio(device, m, b, 2) for m, b in sizes),  # type: ignore[misc]
         lambda: divergence(device, 1000, 128, 2),
+        lambda: sliced_wasserstein(device, 1000, 1024),
+        lambda: sliced_wasserstein(device, 200, 50_000),
+        lambda: sliced_wasserstein(device, 1, 1_000_000),
+        lambda: median_distance(device, 1, 4096, 94),
+        lambda: median_distance(device, 100, 1024, 2),
         lambda: logsumexp(device, 16_384, 94),
         lambda: logsumexp(device, 16_384, 784),
         lambda: project(device, 10_000_000, 128, 128),

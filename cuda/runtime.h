@@ -1,8 +1,8 @@
 // What launchers and bindings need of the CUDA runtime, without kernel syntax.
 //
 // tests/cuda_emulator compiles the kernel sources for the CPU: with DPSLICE_CUDA_EMULATOR defined,
-// this header takes its runtime from there. Beside it only launch.h, device.h and mma.cuh know of
-// that.
+// this header takes its runtime from there, and CUB is that of there. Beside it only launch.h,
+// device.h and mma.cuh know of that.
 #pragma once
 
 #include <cstddef>
@@ -68,8 +68,9 @@ struct Execution {
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that one block may have
   int halves = 2;
-  int64_t share_bytes = int64_t{256} << 20;  // of products' shares in memory at a time
-  Memory* memory = nullptr;                  // only the emulator does without
+  // In memory at a time: shares of products, words of a sort.
+  int64_t share_bytes = int64_t{256} << 20;
+  Memory* memory = nullptr;  // only the emulator does without
 };
 
 struct CudaError : std::runtime_error {

@@ -1,148 +1,29 @@
 // W_q^q between empirical measures on the line: sort both sides, walk along their quantile
 // functions.
 //
-// Rows are sorted by bitonic merging of (value, index) pairs: a chunk at a time in shared memory,
-// with the wide steps of longer rows in global memory. Then rank i of b holds the quantiles
-// (i c, (i + 1) c] in units of 1 / (b c), and one thread adds up what overlaps with it on the other
-// side: integers, so unequal sizes are exact. The gradient is taken with the matching held fixed;
-// where values tie, the lower index comes first. At order 1 the slope of |.| at 0 is 0.
+// Rank i of b holds the quantiles (i c, (i + 1) c] in units of 1 / (b c), and adds up what overlaps
+// with it on the other side: integers, so unequal sizes are exact. The gradient is taken with the
+// matching held fixed; where values tie, the lower index comes first. At order 1 the slope of |.|
+// at 0 is 0.
+//
+// Slices that fit into a block are done by one, from the sort to the gradients, in its shared
+// memory. Longer ones are sorted in global memory (sort_rows.h), and walked along in parts.
 #include <cmath>
 
+#include "block_sort.cuh"
 #include "common/bits.h"
 #include "kernels.h"
 #include "launch.h"
 #include "sliced_wasserstein.h"
+#include "sort_rows.h"
 
 namespace dpslice::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int64_t kChunk = 2048;  // pairs sorted in shared memory at a time
-
-// A value, as bits whose order as an unsigned number is that of the values, with its index.
-template <class T>
-struct SortKey;
-template <>
-struct SortKey<float> {
-  uint64_t both;
-  __device__ static SortKey make(float value, uint32_t index) {
-    return {static_cast<uint64_t>(ordered_bits(value)) << 32 | index};
-  }
-  __device__ static SortKey last() { return {~uint64_t{0}}; }
-  __device__ uint32_t index() const { return static_cast<uint32_t>(both); }
-  __device__ bool before(const SortKey& other) const { return both < other.both; }
-};
-template <>
-struct SortKey<double> {
-  uint64_t ordered;
-  uint64_t place;
-  __device__ static SortKey make(double value, uint32_t index) {
-    return {ordered_bits(value), index};
-  }
-  __device__ static SortKey last() { return {~uint64_t{0}, ~uint64_t{0}}; }
-  __device__ uint32_t index() const { return static_cast<uint32_t>(place); }
-  __device__ bool before(const SortKey& other) const {
-    return ordered < other.ordered || (ordered == other.ordered && place < other.place);
-  }
-};
-
-// ----------------------------------------------------------------------------------------- sorting
-
-// Puts keys[i] and keys[i + stride] in order: ascending where bit `size` of the place is 0.
-template <class Key>
-__device__ inline void compare_exchange(Key& low, Key& high, bool ascending) {
-  if (high.before(low) == ascending) {
-    const Key kept = low;
-    low = high;
-    high = kept;
-  }
-}
-
-// The lower of the pair number `at` whose places differ by `stride`.
-__device__ inline int64_t lower_place(int64_t at, int64_t stride) {
-  return at / stride * 2 * stride + at % stride;
-}
-
-// Steps of one chunk for sizes first_size ... last_size: with stride size / 2, or in a merge of a
-// larger size kChunk / 2, downwards.
-template <class Key>
-__device__ inline void chunk_steps(Key* keys, int64_t chunk, int64_t offset, int64_t first_size,
-                                   int64_t last_size) {
-  for (int64_t size = first_size; size <= last_size; size *= 2)
-    for (int64_t stride = (size < chunk ? size : chunk) / 2; stride > 0; stride /= 2) {
-      __syncthreads();
-      for (int64_t at = threadIdx.x; at < chunk / 2; at += kThreads) {
-        const int64_t i = lower_place(at, stride);
-        compare_exchange(keys[i], keys[i + stride], ((offset + i) & size) == 0);
-      }
-    }
-  __syncthreads();
-}
-
-// keys [m, padded]: each chunk sorted, alternating in direction; padded a power of two >= chunk.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    sort_chunks_kernel(const T* values, int64_t size, int64_t padded, int64_t chunk,
-                       SortKey<T>* keys) {
-  SortKey<T>* const shared = dynamic_shared<SortKey<T>>();
-  const int64_t chunks = padded / chunk;
-  const int64_t row = blockIdx.x / chunks, offset = blockIdx.x % chunks * chunk;
-  for (int64_t i = threadIdx.x; i < chunk; i += kThreads)
-    shared[i] = offset + i < size ? SortKey<T>::make(values[row * size + offset + i],
-                                                     static_cast<uint32_t>(offset + i))
-                                  : SortKey<T>::last();
-  chunk_steps(shared, chunk, offset, 2, chunk);
-  for (int64_t i = threadIdx.x; i < chunk; i += kThreads)
-    keys[row * padded + offset + i] = shared[i];
-}
-
-// One step with a stride of at least a chunk.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    wide_step_kernel(int64_t pairs, int64_t padded, int64_t size, int64_t stride,
-                     SortKey<T>* keys) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= pairs) return;
-  const int64_t i = lower_place(at, stride);
-  compare_exchange(keys[i], keys[i + stride], ((i % padded) & size) == 0);
-}
-
-// The steps of one size with strides below a chunk.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    merge_chunks_kernel(int64_t padded, int64_t chunk, int64_t size, SortKey<T>* keys) {
-  SortKey<T>* const shared = dynamic_shared<SortKey<T>>();
-  SortKey<T>* const own = keys + static_cast<int64_t>(blockIdx.x) * chunk;
-  for (int64_t i = threadIdx.x; i < chunk; i += kThreads) shared[i] = own[i];
-  chunk_steps(shared, chunk, blockIdx.x % (padded / chunk) * chunk, size, size);
-  for (int64_t i = threadIdx.x; i < chunk; i += kThreads) own[i] = shared[i];
-}
-
-int64_t padded_size(int64_t size) {
-  int64_t padded = 2;
-  while (padded < size) padded *= 2;
-  return padded;
-}
-
-template <class T>
-void launch_sort(const T* values, int64_t m, int64_t size, SortKey<T>* keys,
-                 const Execution& execution) {
-  const int64_t padded = padded_size(size);
-  const int64_t chunk = padded < kChunk ? padded : kChunk;
-  const int64_t blocks = m * (padded / chunk);
-  const size_t shared = static_cast<size_t>(chunk) * sizeof(SortKey<T>);
-  launch(sort_chunks_kernel<T>, blocks, kThreads, shared, execution, values, size, padded, chunk,
-         keys);
-  for (int64_t width = 2 * chunk; width <= padded; width *= 2) {
-    for (int64_t stride = width / 2; stride >= chunk; stride /= 2) {
-      const int64_t pairs = m * padded / 2;
-      launch(wide_step_kernel<T>, ceil_div(pairs, kThreads), kThreads, 0, execution, pairs, padded,
-             width, stride, keys);
-    }
-    launch(merge_chunks_kernel<T>, blocks, kThreads, shared, execution, padded, chunk, width, keys);
-  }
-}
+constexpr int64_t kPart = 2048;  // ranks that one block walks along
+constexpr int kResident = 1024;  // threads of short slices that registers are left for
 
 // --------------------------------------------------------------------------------------- quantiles
 
@@ -158,89 +39,263 @@ __device__ inline Power power(double difference, double order) {
   return {below * size, order * copysign(below, difference)};
 }
 
-template <class T>
-struct Sorted {
-  int64_t size, padded;
-  const T* values;         // [m, size]
-  const SortKey<T>* keys;  // [m, padded]
+// One side of a slice: Size holds the product of the sizes of both.
+template <class T, class Size, class PlaceOf>
+struct Side {
+  Size size;
+  const T* values;        // ascending
+  const PlaceOf* places;  // where they were before; for gradients only
 };
 
-// sum over the other side's ranks j that overlap with rank i: weight * visit(own - other).
-template <class T, class Visit>
-__device__ inline double overlap_sum(const Sorted<T>& own, const Sorted<T>& other, int64_t slice,
-                                     int64_t i, Visit&& visit) {
-  const double unit = 1 / (static_cast<double>(own.size) * static_cast<double>(other.size));
-  const double value =
-      static_cast<double>(own.values[slice * own.size + own.keys[slice * own.padded + i].index()]);
-  const int64_t begin = i * other.size, end = begin + other.size;
-  double sum = 0;
-  for (int64_t j = begin / own.size; j * own.size < end; ++j) {
-    const int64_t first = j * own.size > begin ? j * own.size : begin;
-    const int64_t last = (j + 1) * own.size < end ? (j + 1) * own.size : end;
-    const double opposite = static_cast<double>(
-        other.values[slice * other.size + other.keys[slice * other.padded + j].index()]);
-    sum += static_cast<double>(last - first) * unit * visit(value - opposite);
+// How many lanes add up what overlaps with a rank.
+template <class Size>
+__device__ inline int lanes_of_rank(Size own, Size other) {
+  return other / own >= kWarp ? kWarp : 1;
+}
+
+// Adds up the powers of the ranks first ... last of this side, each thread of the block its share,
+// and writes their gradients, unless that is null.
+template <class T, class Size, class PlaceOf>
+__device__ inline double walk(const Side<T, Size, PlaceOf>& own,
+                              const Side<T, Size, PlaceOf>& other, Size first, Size last,
+                              double order, T* grad) {
+  const Size thread = static_cast<Size>(threadIdx.x), threads = static_cast<Size>(blockDim.x);
+  const auto apart = [&](Size i, Size j) {
+    return static_cast<double>(own.values[i]) - static_cast<double>(other.values[j]);
+  };
+  double total = 0;
+  if (own.size == other.size) {
+    const double weight = 1 / static_cast<double>(own.size);
+    for (Size i = first + thread; i < last; i += threads) {
+      const Power term = power(apart(i, i), order);
+      total += weight * term.value;
+      if (grad != nullptr) grad[own.places[i]] = static_cast<T>(weight * term.slope);
+    }
+    return total;
   }
-  return sum;
+  const double unit = 1 / (static_cast<double>(own.size) * static_cast<double>(other.size));
+  const int lanes = lanes_of_rank(own.size, other.size);
+  const Size lane = thread % lanes;
+  for (Size i = first + thread / lanes; i < last; i += threads / lanes) {
+    const Size begin = i * other.size, end = begin + other.size;
+    double slope = 0;
+    for (Size j = begin / own.size + lane; j * own.size < end; j += lanes) {
+      const Size from = j * own.size > begin ? j * own.size : begin;
+      const Size to = (j + 1) * own.size < end ? (j + 1) * own.size : end;
+      const double weight = static_cast<double>(to - from) * unit;
+      const Power term = power(apart(i, j), order);
+      total += weight * term.value;
+      slope += weight * term.slope;
+    }
+    if (grad == nullptr) continue;
+    if (lanes == kWarp) slope = lane_sum<kWarp>(slope);
+    if (lane == 0) grad[own.places[i]] = static_cast<T>(slope);
+  }
+  return total;
+}
+
+// ------------------------------------------------------------------------------------ short slices
+
+// What a block has in shared memory: room to sort, and then for a gradient; the sorted values of x
+// and y; and their places, where gradients are wanted.
+template <class T, int threads, int items>
+struct ShortSlice {
+  using Key = decltype(ordered_bits(T()));
+  using Sort = BlockSort<Key, threads, items>;
+  static constexpr int64_t kCapacity = threads * items;
+  static_assert(kCapacity <= 1 + int64_t{UINT16_MAX});
+  static constexpr int64_t kRoom = ceil_div(sizeof(typename Sort::Storage), 16) * 16;
+  static_assert(kRoom >= kCapacity * int64_t{sizeof(T)} && alignof(typename Sort::Storage) <= 16);
+
+  static size_t bytes(const SlicedWassersteinArgs<T>& args) {
+    const int64_t each = sizeof(T) + (args.grad_x != nullptr || args.grad_y != nullptr
+                                          ? static_cast<int64_t>(sizeof(Place))
+                                          : 0);
+    return static_cast<size_t>(kRoom + (args.b + args.c) * each);
+  }
+
+  // Sorts a side of a slice; `places` may be null.
+  __device__ static void sort(const T* side, int size, T* values, Place* places) {
+    auto& storage = *dynamic_shared<typename Sort::Storage>();
+    const int start = static_cast<int>(threadIdx.x) * items;
+    Key keys[items];
+    Place from[items];
+#pragma unroll
+    for (int n = 0; n < items; ++n) {
+      // What fills up comes last: after its equals, too.
+      keys[n] = start + n < size ? ordered_bits(side[start + n]) : static_cast<Key>(~Key(0));
+      from[n] = static_cast<Place>(start + n);
+    }
+    if (places != nullptr)
+      Sort::sort(storage, keys, from);
+    else
+      Sort::sort(storage, keys);
+#pragma unroll
+    for (int n = 0; n < items; ++n) {
+      const int rank = Sort::rank(n);
+      if (rank >= size) continue;
+      values[rank] = number_of_bits(keys[n]);
+      if (places != nullptr) places[rank] = from[n];
+    }
+    __syncthreads();
+  }
+};
+
+template <class T, int threads, int items>
+__global__ void __launch_bounds__(threads, kResident / threads)
+    short_slices_kernel(SlicedWassersteinArgs<T> args) {
+  using Slice = ShortSlice<T, threads, items>;
+  __shared__ double scratch[threads / kWarp];
+  const int64_t slice = blockIdx.x;
+  const int b = static_cast<int>(args.b), c = static_cast<int>(args.c);
+  T* const room = dynamic_shared<T>();
+  T* const values = room + Slice::kRoom / static_cast<int64_t>(sizeof(T));
+  Place* const places = reinterpret_cast<Place*>(values + b + c);
+  T* const grad_x = args.grad_x != nullptr ? args.grad_x + slice * b : nullptr;
+  T* const grad_y = args.grad_y != nullptr ? args.grad_y + slice * c : nullptr;
+  const Side<T, int, Place> x{b, values, places}, y{c, values + b, places + b};
+
+  // Loops over the sides keep the code to one sort, and to one walk.
+#pragma unroll 1
+  for (int side = 0; side < 2; ++side) {
+    const auto of = [side](auto for_x, auto for_y) { return side == 0 ? for_x : for_y; };
+    const bool placed = of(grad_x, grad_y) != nullptr;
+    Slice::sort(of(args.x + slice * b, args.y + slice * c), of(b, c), of(values, values + b),
+                placed ? of(places, places + b) : nullptr);
+  }
+  // The longer side has the more ranks to share. |d|^q is even, so the gradient in y is that in x
+  // with the sides exchanged.
+  const bool along_x = b > c || (b == c && grad_x != nullptr);
+  double sum = 0;
+#pragma unroll 1
+  for (int side = 0; side < 2; ++side) {
+    const auto of = [side](auto for_x, auto for_y) { return side == 0 ? for_x : for_y; };
+    const bool of_value = of(along_x, !along_x);
+    T* const grad = of(grad_x, grad_y);
+    if (!of_value && grad == nullptr) continue;
+    const double part =
+        walk(of(x, y), of(y, x), 0, of(b, c), args.order, grad == nullptr ? nullptr : room);
+    if (of_value) sum = part;
+    if (grad == nullptr) continue;
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < of(b, c); i += threads) grad[i] = room[i];
+    __syncthreads();
+  }
+  sum = block_sum(sum, scratch);
+  if (threadIdx.x == 0) args.value[slice] = static_cast<T>(sum);
+}
+
+// Does the work, if a block of that size can.
+template <class T, int threads, int items>
+bool short_slices(const SlicedWassersteinArgs<T>& args, const Execution& execution) {
+  using Slice = ShortSlice<T, threads, items>;
+  if (args.b > Slice::kCapacity || args.c > Slice::kCapacity ||
+      Slice::bytes(args) > execution.shared_limit)
+    return false;
+  launch(short_slices_kernel<T, threads, items>, args.m, threads, Slice::bytes(args), execution,
+         args);
+  return true;
+}
+
+bool short_slices(const SlicedWassersteinArgs<float>& args, const Execution& execution) {
+  return short_slices<float, 32, 4>(args, execution) ||
+         short_slices<float, 64, 8>(args, execution) ||
+         short_slices<float, 128, 8>(args, execution) ||
+         short_slices<float, 256, 8>(args, execution) ||
+         short_slices<float, 512, 8>(args, execution);
+}
+bool short_slices(const SlicedWassersteinArgs<double>& args, const Execution& execution) {
+  return short_slices<double, 32, 4>(args, execution) ||
+         short_slices<double, 64, 8>(args, execution) ||
+         short_slices<double, 128, 8>(args, execution) ||
+         short_slices<double, 256, 8>(args, execution);
+}
+
+// ------------------------------------------------------------------------------------- long slices
+
+template <class T>
+using LongSide = Side<T, int64_t, uint32_t>;
+
+// Where a slice of a side begins.
+template <class T>
+__device__ inline LongSide<T> slice_of(const LongSide<T>& side, int64_t slice) {
+  return {side.size, side.values + slice * side.size,
+          side.places == nullptr ? nullptr : side.places + slice * side.size};
+}
+
+// sums [m, parts]: of the values; or null, as may be the gradient.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    walk_kernel(LongSide<T> own, LongSide<T> other, int64_t parts, double order, double* sums,
+                T* grad) {
+  __shared__ double scratch[kWarps];
+  const int64_t slice = blockIdx.x / parts, first = blockIdx.x % parts * kPart;
+  const double sum = block_sum(walk(slice_of(own, slice), slice_of(other, slice), first,
+                                    first + kPart < own.size ? first + kPart : own.size, order,
+                                    grad == nullptr ? nullptr : grad + slice * own.size),
+                               scratch);
+  if (sums != nullptr && threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
 // One block for each slice.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    wasserstein_kernel(Sorted<T> x, Sorted<T> y, double order, T* value) {
+    combine_parts_kernel(const double* sums, int64_t parts, T* value) {
   __shared__ double scratch[kWarps];
   const int64_t slice = blockIdx.x;
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < x.size; i += kThreads)
-    sum += overlap_sum(x, y, slice, i, [&](double d) { return power(d, order).value; });
+  for (int64_t part = threadIdx.x; part < parts; part += kThreads)
+    sum += sums[slice * parts + part];
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) value[slice] = static_cast<T>(sum);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    wasserstein_pull_kernel(int64_t ranks, Sorted<T> own, Sorted<T> other, double order, T* out) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= ranks) return;
-  const int64_t slice = at / own.size, i = at % own.size;
-  const double slope =
-      overlap_sum(own, other, slice, i, [&](double d) { return power(d, order).slope; });
-  out[slice * own.size + own.keys[slice * own.padded + i].index()] = static_cast<T>(slope);
-}
-
-// A side with the memory of its sorted keys.
+// A side with the memory of its sorted values.
 template <class T>
 class SortedSide {
  public:
-  SortedSide(const T* values, int64_t m, int64_t size, const Execution& execution)
-      : values_(values), size_(size), keys_(m * padded_size(size), execution) {
-    if (size > INT32_MAX) throw std::invalid_argument("a row has at most 2147483647 values");
-    launch_sort(values, m, size, keys_.data(), execution);
+  SortedSide(const T* values, int64_t m, int64_t size, bool placed, const Execution& execution)
+      : size_(size),
+        values_(m * size, execution),
+        places_(placed ? m * size : 0, execution),
+        placed_(placed) {
+    sort_rows(values, m, size, values_.data(), placed ? places_.data() : nullptr, execution);
   }
-  Sorted<T> sorted() const { return {size_, padded_size(size_), values_, keys_.data()}; }
+  LongSide<T> side() const { return {size_, values_.data(), placed_ ? places_.data() : nullptr}; }
 
  private:
-  const T* values_;
   int64_t size_;
-  Workspace<SortKey<T>> keys_;
+  Workspace<T> values_;
+  Workspace<uint32_t> places_;
+  bool placed_;
 };
+
+template <class T>
+void long_slices(const SlicedWassersteinArgs<T>& args, const Execution& execution) {
+  const SortedSide<T> x(args.x, args.m, args.b, args.grad_x != nullptr, execution),
+      y(args.y, args.m, args.c, args.grad_y != nullptr, execution);
+  const bool along_x = args.b > args.c || (args.b == args.c && args.grad_x != nullptr);
+  const int64_t longer = args.b > args.c ? args.b : args.c;
+  const Workspace<double> sums(args.m * ceil_div(longer, kPart), execution);
+  const auto walk_along = [&](const SortedSide<T>& own, const SortedSide<T>& other, bool of_value,
+                              T* grad) {
+    if (!of_value && grad == nullptr) return;
+    const int64_t parts = ceil_div(own.side().size, kPart);
+    launch(walk_kernel<T>, args.m * parts, kThreads, 0, execution, own.side(), other.side(), parts,
+           args.order, of_value ? sums.data() : nullptr, grad);
+  };
+  // The same as of short slices.
+  walk_along(x, y, along_x, args.grad_x);
+  walk_along(y, x, !along_x, args.grad_y);
+  launch(combine_parts_kernel<T>, args.m, kThreads, 0, execution,
+         static_cast<const double*>(sums.data()), ceil_div(longer, kPart), args.value);
+}
 
 }  // namespace
 
 template <class T>
 void sliced_wasserstein(const SlicedWassersteinArgs<T>& args, const Execution& execution) {
-  const SortedSide<T> x(args.x, args.m, args.b, execution), y(args.y, args.m, args.c, execution);
-  launch(wasserstein_kernel<T>, args.m, kThreads, 0, execution, x.sorted(), y.sorted(), args.order,
-         args.value);
-  const auto pull = [&](const SortedSide<T>& own, const SortedSide<T>& other, T* out) {
-    if (out == nullptr) return;
-    const int64_t ranks = args.m * own.sorted().size;
-    launch(wasserstein_pull_kernel<T>, ceil_div(ranks, kThreads), kThreads, 0, execution, ranks,
-           own.sorted(), other.sorted(), args.order, out);
-  };
-  // |d|^q is even, so the gradient in y is that in x with the sides exchanged.
-  pull(x, y, args.grad_x);
-  pull(y, x, args.grad_y);
+  if (!short_slices(args, execution)) long_slices(args, execution);
 }
 
 DPSLICE_CUDA_INSTANTIATE(sliced_wasserstein, SlicedWassersteinArgs)

@@ -149,19 +149,99 @@ def test_density_ratio_divergence(dtype: str) -> None:
     assert_close(host(grad), host(expected), dtype, times=200)
 
 
+# Blocks sort 128, 512, 1024 or 2048 values, and 4096 of float32; more are sorted in global memory.
 @DTYPES
-@pytest.mark.parametrize("sizes", [(1, 1), (500, 500), (5000, 3000)])
-def test_sliced_wasserstein(sizes: tuple[int, int], dtype: str) -> None:
+@pytest.mark.parametrize("order", [1.0, 2.0, 2.5])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *((4, 1, 1), (4, 500, 500), (4, 5000, 3000), (3, 128, 129), (3, 7, 512), (3, 513, 500)),
+        *((3, 1024, 1024), (3, 1025, 2048), (2, 2049, 2049), (2, 4096, 4096), (2, 4096, 100)),
+        *((300, 4097, 4097), (30, 50_000, 50_000), (3, 20, 50_000), (1, 300_000, 300_000)),
+        (1, 2, 300_000),
+    ],
+)
+def test_sliced_wasserstein(sizes: tuple[int, int, int], order: float, dtype: str) -> None:
+    m, b, c = sizes
     rng = np.random.default_rng(0)
-    x, y = (rng.normal(size=(4, size)).astype(dtype) for size in sizes)
+    x, y = (rng.normal(size=(m, size)).astype(dtype) for size in (b, c))
+    x[:, ::3] = np.round(x[:, ::3])  # ties, and zeros of both signs
     wide = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in (x, y)]
     own = [on_gpu(a).requires_grad_() for a in (x, y)]
-    truth, found = functional.sliced_wasserstein(*wide), functional.sliced_wasserstein(*own)
+    truth = functional.sliced_wasserstein(*wide, order)
+    found = functional.sliced_wasserstein(*own, order)
     assert_close(host(found), host(truth), dtype)
+    assert torch.equal(kernels.sliced_wasserstein(*(a.detach() for a in own), order), found)
     truths = torch.autograd.grad(truth.sum(), wide)
     grads = torch.autograd.grad(found.sum(), own)
     for grad, expected in zip(grads, truths, strict=True):
         assert_close(host(grad), host(expected), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((3, size) for size in (1, 2, 31, 128, 129, 512, 513, 1000, 1024, 1025, 2048, 2049)),
+        *((3, 4096), (3, 4097), (200, 5000), (700, 50_000), (1, 300_000)),
+    ],
+)
+def test_equal_values_keep_their_order(shape: tuple[int, int], dtype: str) -> None:
+    """The gradient against the numbers 0, 1, ... tells each value's rank."""
+    size = shape[1]
+    generator = torch.Generator("cuda").manual_seed(size)
+    x = torch.randint(-3, 4, shape, device="cuda", generator=generator).to(getattr(torch, dtype))
+    x[x == 3] = -0.0
+    x[0] = torch.randn(size, device="cuda", generator=generator)
+    steps = torch.arange(size, device="cuda", dtype=x.dtype)
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(
+        functional.sliced_wasserstein(leaf, steps.expand(shape).contiguous()).sum(), leaf
+    )
+    by_x = x.sort(dim=1, stable=True).indices
+    rank = torch.empty_like(by_x).scatter_(1, by_x, torch.arange(size, device="cuda").expand(shape))
+    found = (x.double() - grad.double() * (size / 2)).round()
+    assert torch.equal(found.long(), rank)
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [100, 1000, 5000])
+def test_infinities_and_nan_leave_the_other_slices_alone(size: int, dtype: str) -> None:
+    rng = np.random.default_rng(size)
+    x, y = (on_gpu(rng.normal(size=(3, size)).astype(dtype)) for _ in range(2))
+    expected = kernels.sliced_wasserstein(x, y)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        x[1, 20::2] = bad
+        found = kernels.sliced_wasserstein(x, y)
+        assert not bool(found[1].isfinite())
+        assert torch.equal(found[::2], expected[::2])
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(20, 1000), (20, 5000), (1, 100_000)])
+def test_sliced_wasserstein_inside_a_graph(shape: tuple[int, int], dtype: str) -> None:
+    """No sort waits for the device."""
+    rng = np.random.default_rng(0)
+    x, y = (on_gpu(rng.normal(size=shape).astype(dtype)) for _ in range(2))
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = y.detach().requires_grad_()
+        value = functional.sliced_wasserstein(x, leaf)
+        return value, torch.autograd.grad(value.sum(), leaf)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    for _ in range(2):
+        y.copy_(y.flip(1) * 1.25)
+        graph.replay()
+        for one, other in zip(found, step(), strict=True):
+            assert torch.equal(one, other)
 
 
 @DTYPES

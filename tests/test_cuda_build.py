@@ -34,6 +34,8 @@ ptxas info    : Compiling entry function '_ZN7dpslice4cuda10sum_kernelIfLi2EEEvP
 ptxas info    : Function properties for _ZN7dpslice4cuda10sum_kernelIfLi2EEEvPd
     8 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
 ptxas info    : Used 40 registers, used 1 barriers, 2048 bytes smem
+ptxas info    : Compiling entry function '_ZN3cub10CUB_SM_9006kernelIiEEvT_' for 'sm_90'
+ptxas info    : Used 50 registers, used 1 barriers
 """
 
 

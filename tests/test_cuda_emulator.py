@@ -573,15 +573,10 @@ def test_divergence(cuda: Emulation, dtype: str) -> None:
 # ----------------------------------------------------------------------- Wasserstein, medians
 
 
-# Chunks of 2048 are sorted in shared memory: the last two rows need wide steps.
-@DTYPES
-@pytest.mark.parametrize("order", [1.0, 2.0, 2.5])
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (3, 5, 5), (2, 64, 17), (1, 257, 300), (2, 2049, 3), (1, 9000, 4097)]
-)
-def test_sliced_wasserstein(
+def check_sliced_wasserstein(
     cuda: Emulation, shape: tuple[int, int, int], order: float, dtype: str
 ) -> None:
+    """Compare the values with the exact matching, and gradients with the CPU's."""
     m, b, c = shape
     rng = np.random.default_rng(b)
     x, y = rng.normal(size=(m, b)).astype(dtype), rng.normal(size=(m, c)).astype(dtype)
@@ -594,6 +589,99 @@ def test_sliced_wasserstein(
     )
     for one, truth in zip(grads, truths, strict=True):
         assert_close(one, truth, dtype)
+
+
+# Blocks sort 128, 512, 1024 or 2048 values, and 4096 of float32; from 32 times as many on the other
+# side on, a warp adds up what overlaps with a rank; a part has 2048 ranks.
+@DTYPES
+@pytest.mark.parametrize("order", [1.0, 2.0, 2.5])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((1, 1, 1), (3, 5, 5), (2, 64, 17), (1, 257, 300), (2, 128, 4), (2, 4, 129)),
+        *((1, 1025, 1025), (2, 2049, 3), (1, 4097, 4097), (1, 9000, 4097), (1, 3, 5000)),
+    ],
+)
+def test_sliced_wasserstein(
+    cuda: Emulation, shape: tuple[int, int, int], order: float, dtype: str
+) -> None:
+    check_sliced_wasserstein(cuda, shape, order, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shares", [64, 5000, 1 << 28])
+@pytest.mark.parametrize("shape", [(5, 1, 1), (7, 60, 60), (6, 33, 90), (5, 2, 64)])
+def test_sliced_wasserstein_in_global_memory(
+    cuda: Emulation,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int],
+    shares: int,
+    dtype: str,
+) -> None:
+    """As of long slices; one row, some or all of them sorted at a time."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", "0")
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARES", str(shares))
+    check_sliced_wasserstein(cuda, shape, 2.0, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shared", [0, 99 * 1024])
+def test_the_gradient_is_as_wide_as_asked(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, shared: int, dtype: str
+) -> None:
+    """Places are moved along for the sides that want a gradient, and no others."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", str(shared))
+    rng = np.random.default_rng(0)
+    for b, c in ((40, 40), (40, 30), (30, 40)):
+        x, y = rng.normal(size=(3, b)).astype(dtype), rng.normal(size=(3, c)).astype(dtype)
+        value, *both = cuda("sliced_wasserstein_gradient", x, y, 1.5, True, True)
+        for needs in ((True, False), (False, True), (False, False)):
+            alone, *grads = cuda("sliced_wasserstein_gradient", x, y, 1.5, *needs)
+            np.testing.assert_array_equal(alone, value)
+            for grad, whole, needed in zip(grads, both, needs, strict=True):
+                assert (grad is not None) == needed
+                if needed:
+                    np.testing.assert_array_equal(grad, whole)
+
+
+@DTYPES
+@pytest.mark.parametrize("shared", [0, 99 * 1024])
+@pytest.mark.parametrize("size", [1, 31, 128, 700])
+def test_equal_values_keep_their_order(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, size: int, shared: int, dtype: str
+) -> None:
+    """The gradient against the numbers 0, 1, ... tells each value's rank."""
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", str(shared))
+    rng = np.random.default_rng(size)
+    x = rng.integers(-3, 4, (3, size)).astype(dtype)
+    x[1] = rng.choice([0.0, -0.0], size)
+    x[2] = np.where(rng.integers(0, 2, size), np.finfo(dtype).max / 8, -0.0)
+    x[2, 0] = 1
+    y = np.tile(np.arange(size).astype(dtype), (3, 1))
+    _, grad, _ = cuda("sliced_wasserstein_gradient", x, y, 1.0, True, False)
+    _, truth, _ = _core.sliced_wasserstein_gradient(x, y, 1.0, True, False)
+    np.testing.assert_array_equal(grad, truth)
+    _, grad, _ = cuda("sliced_wasserstein_gradient", x, y, 2.0, True, False)
+    by_x, place = np.argsort(x[:2], axis=1, kind="stable"), np.empty((2, size), int)
+    np.put_along_axis(place, by_x, np.arange(size)[None], axis=1)
+    np.testing.assert_allclose(x[:2] - grad[:2] * (size / 2), place, atol=1e-3)
+
+
+@DTYPES
+@pytest.mark.parametrize("shared", [0, 99 * 1024])
+def test_infinities_and_nan_leave_the_other_slices_alone(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, shared: int, dtype: str
+) -> None:
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARED", str(shared))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3, 70)).astype(dtype), rng.normal(size=(3, 70)).astype(dtype)
+    expected = cuda("sliced_wasserstein_gradient", x, y, 2.0, True, True)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        x[1, 20::2] = bad
+        found = cuda("sliced_wasserstein_gradient", x, y, 2.0, True, True)
+        assert not np.isfinite(found[0][1])
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one[::2], other[::2])
 
 
 @DTYPES

@@ -159,7 +159,8 @@ void run_all(const Execution& execution) {
   run_ratio<T>(little, 1, 70, 20, 5);
   run_ratio<T>(none, 5, 3, 2, 1);
   run_lines<T>(execution, 2, 33, 70);
-  run_lines<T>(execution, 1, 2049, 3);
+  run_lines<T>(execution, 1, 1025, 3);
+  run_lines<T>(none, 3, 2049, 70);  // in global memory
   run_median<T>(execution, 1, 12, 3);
   run_project<T>(execution, 66, 17, 67);
   Execution ring = execution;
