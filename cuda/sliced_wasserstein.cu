@@ -117,14 +117,14 @@ struct ShortSlice {
   // Sorts a side of a slice; `places` may be null.
   __device__ static void sort(const T* side, int size, T* values, Place* places) {
     auto& storage = *dynamic_shared<typename Sort::Storage>();
-    const int start = static_cast<int>(threadIdx.x) * items;
     Key keys[items];
     Place from[items];
 #pragma unroll
     for (int n = 0; n < items; ++n) {
       // What fills up comes last: after its equals, too.
-      keys[n] = start + n < size ? ordered_bits(side[start + n]) : static_cast<Key>(~Key(0));
-      from[n] = static_cast<Place>(start + n);
+      const int at = Sort::place(n);
+      keys[n] = at < size ? ordered_bits(side[at]) : static_cast<Key>(~Key(0));
+      from[n] = static_cast<Place>(at);
     }
     if (places != nullptr)
       Sort::sort(storage, keys, from);
@@ -132,7 +132,7 @@ struct ShortSlice {
       Sort::sort(storage, keys);
 #pragma unroll
     for (int n = 0; n < items; ++n) {
-      const int rank = Sort::rank(n);
+      const int rank = Sort::place(n);
       if (rank >= size) continue;
       values[rank] = number_of_bits(keys[n]);
       if (places != nullptr) places[rank] = from[n];
@@ -198,14 +198,16 @@ bool short_slices(const SlicedWassersteinArgs<T>& args, const Execution& executi
 }
 
 bool short_slices(const SlicedWassersteinArgs<float>& args, const Execution& execution) {
-  return short_slices<float, 32, 4>(args, execution) ||
+  return short_slices<float, 32, 1>(args, execution) ||
+         short_slices<float, 32, 4>(args, execution) ||
          short_slices<float, 64, 8>(args, execution) ||
          short_slices<float, 128, 8>(args, execution) ||
          short_slices<float, 256, 8>(args, execution) ||
          short_slices<float, 512, 8>(args, execution);
 }
 bool short_slices(const SlicedWassersteinArgs<double>& args, const Execution& execution) {
-  return short_slices<double, 32, 4>(args, execution) ||
+  return short_slices<double, 32, 1>(args, execution) ||
+         short_slices<double, 32, 4>(args, execution) ||
          short_slices<double, 64, 8>(args, execution) ||
          short_slices<double, 128, 8>(args, execution) ||
          short_slices<double, 256, 8>(args, execution);

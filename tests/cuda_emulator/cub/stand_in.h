@@ -29,9 +29,8 @@ class StandInBlockSort {
  protected:
   explicit StandInBlockSort(TempStorage& storage) : pairs_(storage.pairs) {}
 
-  // place(n): where the thread finds its n-th item afterwards.
-  template <class Less, class Place>
-  void sort(Key* keys, Value* values, Less less, Place place) {
+  template <class Less>
+  void sort(Key* keys, Value* values, Less less) {
     using Pair = StandInPair<Key, Value>;
     const int first = static_cast<int>(threadIdx.x) * items;
     for (int n = 0; n < items; ++n)
@@ -42,12 +41,10 @@ class StandInBlockSort {
                        [&](const Pair& one, const Pair& two) { return less(one.key, two.key); });
     __syncthreads();
     for (int n = 0; n < items; ++n) {
-      keys[n] = pairs_[place(n)].key;
-      if (values != nullptr) values[n] = pairs_[place(n)].value;
+      keys[n] = pairs_[first + n].key;
+      if (values != nullptr) values[n] = pairs_[first + n].value;
     }
   }
-  static int blocked(int n) { return static_cast<int>(threadIdx.x) * items + n; }
-  static int striped(int n) { return n * threads + static_cast<int>(threadIdx.x); }
 
  private:
   StandInPair<Key, Value>* pairs_;

@@ -14,11 +14,11 @@ class BlockMergeSort : StandInBlockSort<Key, threads, items, Value> {
   explicit BlockMergeSort(TempStorage& storage) : Base(storage) {}
   template <class Less>
   void StableSort(Key (&keys)[items], Less less) {
-    Base::sort(keys, nullptr, less, Base::blocked);
+    Base::sort(keys, nullptr, less);
   }
   template <class Less>
   void StableSort(Key (&keys)[items], Value (&values)[items], Less less) {
-    Base::sort(keys, values, less, Base::blocked);
+    Base::sort(keys, values, less);
   }
 };
 
