@@ -189,8 +189,8 @@ def ceilings(device: torch.device, clock: Clock) -> dict[str, float]:
 
 
 def kernel_sum(device: torch.device, b: int, k: int, *, keops: bool = False) -> Case:
-    """Make the case of sums, forward and backward in y, b = c."""
-    x, y = torch.randn(1, b, k, device=device), torch.randn(1, b, k, device=device)
+    """Make the case of sums, forward and backward in y, b = c; distances as in 2 dimensions."""
+    x, y = (math.sqrt(2 / k) * torch.randn(1, b, k, device=device) for _ in range(2))
     leaf = y.clone().requires_grad_()
     block = min(b, 4096)
 
@@ -346,10 +346,17 @@ def logsumexp(device: torch.device, b: int, k: int) -> Case:
         )
         gradient(found, leaf)
 
+    ones = torch.ones(1, b, device=device)
+
+    def total() -> None:
+        """Take the total over the rows, which comes with its gradient in one call."""
+        gradient(functional.gaussian_kernel_logsumexp(x, leaf, g, row_weights=ones), leaf)
+
     return Case(
         f"gaussian_kernel_logsumexp, b = c = {b}, k = {k}",
         {
             OURS: lambda: gradient(functional.gaussian_kernel_logsumexp(x, leaf, g), leaf),
+            f"{OURS}, total of the rows": total,
             "torch, matmul and logsumexp": lambda: gradient(plain(x, leaf), leaf),
             "torch, attention": attention,
         },
@@ -437,6 +444,7 @@ def cases(device: torch.device, quick: bool, keops: bool) -> list[Callable[[], C
     sizes = ((1000, 128), (1000, 256), (200, 512))
     return [
         lambda: kernel_sum(device, 100_000, 2, keops=keops),
+        lambda: kernel_sum(device, 16_384, 94),
         *(lambda m=m, b=b: density_ratio(device, m, b, 2) for m, b in sizes),  # type: ignore[misc]
         lambda: divergence(device, 1000, 128, 2),
         lambda: sliced_wasserstein(device, 1000, 1024),
