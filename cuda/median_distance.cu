@@ -181,15 +181,16 @@ struct Tile {
     return static_cast<Word>((i0 + row(r)) * b + j0 + column(c));
   }
 
-  // Coordinates t0 ... of the points from `first` on, zeros where there are none.
+  // Coordinates t0 ... of the `left` points from `points` on, zeros where there are none.
   template <class T>
-  __device__ static void fetch(const T* points, int64_t first, int64_t b, int64_t k, int64_t t0,
-                               T* to) {
+  __device__ static void fetch(const T* points, int64_t left, int64_t k, int64_t t0, T* to) {
+    const int limit = left < kSize ? static_cast<int>(left) : kSize;
+    const int dims = k - t0 < kDims ? static_cast<int>(k - t0) : kDims;
 #pragma unroll
     for (int n = 0; n < kEach; ++n) {
       const int index = static_cast<int>(threadIdx.x) + n * kThreads;
-      const int64_t point = first + index / kDims, t = t0 + index % kDims;
-      to[n] = index < kSize * kDims && point < b && t < k ? points[point * k + t] : T(0);
+      const int point = index / kDims, t = index % kDims;
+      to[n] = point < limit && t < dims ? points[point * k + t0 + t] : T(0);
     }
   }
   template <class T>
@@ -251,9 +252,11 @@ __device__ inline void for_each_pair(const Task<T>& task, int64_t slice, A* shar
     const auto there = [&](int r, int c) {
       return Of::row(r) < Of::column(c) + before && Of::column(c) < limit;
     };
+    const T* const rows_from = points + tile.i0 * k;
+    const T* const columns_from = points + tile.j0 * k;
     T own[Of::kEach], other[Of::kEach];
-    Of::fetch(points, tile.i0, b, k, 0, own);
-    Of::fetch(points, tile.j0, b, k, 0, other);
+    Of::fetch(rows_from, b - tile.i0, k, 0, own);
+    Of::fetch(columns_from, b - tile.j0, k, 0, other);
     if constexpr (K > 0) {
       __syncthreads();
       Of::put(own, scaling, rows);
@@ -286,8 +289,8 @@ __device__ inline void for_each_pair(const Task<T>& task, int64_t slice, A* shar
         Of::put(other, scaling, columns);
         __syncthreads();
         if (t0 + kChunk < k) {  // while this chunk is used
-          Of::fetch(points, tile.i0, b, k, t0 + kChunk, own);
-          Of::fetch(points, tile.j0, b, k, t0 + kChunk, other);
+          Of::fetch(rows_from, b - tile.i0, k, t0 + kChunk, own);
+          Of::fetch(columns_from, b - tile.j0, k, t0 + kChunk, other);
         }
 #pragma unroll
         for (int t = 0; t < kChunk; ++t) {
@@ -518,15 +521,14 @@ __device__ inline void select(Search* search, const Entry* entries, int64_t b, i
 
 // One block for each slice.
 __global__ void __launch_bounds__(kThreads)
-    start_kernel(int64_t b, int64_t capacity, bool rough, Search* searches, Word* counters) {
+    start_kernel(Step step, Search* searches, Word* counters) {
   const int64_t s = blockIdx.x;
   for (int n = static_cast<int>(threadIdx.x); n < kCounters; n += kThreads)
     counters[s * kCounters + n] = 0;
   if (threadIdx.x != 0) return;
   Search search{};
-  const bool all = pairs_of(b) <= static_cast<Word>(capacity);
-  search.step = all ? Step::collect : rough ? Step::count_rough : Step::count;
-  search.window = rough && !all ? all_rough_keys() : all_keys();
+  search.step = step;
+  search.window = step == Step::count_rough ? all_rough_keys() : all_keys();
   search.first = search.second = search.above = kNone;
   searches[s] = search;
 }
@@ -559,7 +561,7 @@ __device__ inline bool is_last(Search* search, int64_t parts, bool* last) {
 
 // A pass with distances in A: float for the rough steps, double for the others.
 template <class T, class A, int K>
-__global__ void __launch_bounds__(kThreads) pass_kernel(Task<T> task) {
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 3 : 2) pass_kernel(Task<T> task) {
   using Of = Tile<A, K>;
   constexpr bool rough = sizeof(A) == 4;
   alignas(16) __shared__ A points[Of::kNumbers];
@@ -758,13 +760,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int K>
-void launch_passes(const Task<T>& task, int64_t m, const Execution& execution) {
+void launch_passes(const Task<T>& task, int64_t m, bool rough, int exact_passes,
+                   const Execution& execution) {
   if constexpr (sizeof(T) == 4) {
-    if (task.k <= kRoughDims)
-      for (int n = 0; n < kRoughPasses; ++n)
-        launch(pass_kernel<T, float, K>, m * task.parts, kThreads, 0, execution, task);
+    for (int n = 0; rough && n < kRoughPasses; ++n)
+      launch(pass_kernel<T, float, K>, m * task.parts, kThreads, 0, execution, task);
   }
-  for (int n = 0; n < kExactPasses; ++n)
+  for (int n = 0; n < exact_passes; ++n)
     launch(pass_kernel<T, double, K>, m * task.parts, kThreads, 0, execution, task);
 }
 
@@ -778,35 +780,30 @@ int64_t parts_of(int64_t m, int64_t most, const Execution& execution) {
 template <class T>
 void launch_search(const T* x, int64_t m, int64_t b, int64_t k, Search* searches,
                    const Execution& execution) {
-  constexpr int64_t kLeastEntries = 2048, kEntriesPerPoint = 8, kMostEntries = 131072;
+  constexpr int64_t kLeastEntries = 1024, kEntriesPerPoint = 8, kMostEntries = 131072;
   const int64_t room = kEntriesPerPoint * b < kMostEntries ? kEntriesPerPoint * b : kMostEntries;
   const int64_t capacity = room < kLeastEntries ? kLeastEntries : room;
   const int64_t side = ceil_div(b, Tile<float, 0>::kSize), tiles = side * (side + 1) / 2;
-  const int64_t least = ceil_div(tiles, kMostTiles), parts = parts_of(m, tiles, execution);
+  const int64_t wanted = parts_of(m, tiles, execution), least = ceil_div(tiles, kMostTiles);
+  const int64_t parts = wanted > least ? wanted : least;
   Workspace<Word> counters(m * kCounters, execution);
   Workspace<Entry> entries(m * capacity, execution);
-  const Task<T> task{x,
-                     b,
-                     k,
-                     parts > least ? parts : least,
-                     capacity,
-                     searches,
-                     counters.data(),
-                     entries.data(),
-                     nullptr};
-  Workspace<Ends> ends(m * task.parts, execution);
-  Task<T> whole = task;
-  whole.ends = ends.data();
-  const bool rough = sizeof(T) == 4 && k <= kRoughDims;
-  launch(start_kernel, m, kThreads, 0, execution, b, capacity, rough, searches, counters.data());
+  Workspace<Ends> ends(m * parts, execution);
+  const Task<T> task{x,          b, k, parts, capacity, searches, counters.data(), entries.data(),
+                     ends.data()};
+  const bool all = pairs_of(b) <= static_cast<Word>(capacity);  // can be collected at once
+  const bool rough = !all && sizeof(T) == 4 && k <= kRoughDims;
+  const int exact_passes = all ? 1 : kExactPasses;
+  const Step step = all ? Step::collect : rough ? Step::count_rough : Step::count;
+  launch(start_kernel, m, kThreads, 0, execution, step, searches, counters.data());
   const int64_t readers = parts_of(m, ceil_div(b * k, kThreads), execution);
   launch(largest_kernel<T>, m * readers, kThreads, 0, execution, x, b * k, readers, searches);
   switch (k) {
-    case 1: return launch_passes<T, 1>(whole, m, execution);
-    case 2: return launch_passes<T, 2>(whole, m, execution);
-    case 3: return launch_passes<T, 3>(whole, m, execution);
-    case 4: return launch_passes<T, 4>(whole, m, execution);
-    default: return launch_passes<T, 0>(whole, m, execution);
+    case 1: return launch_passes<T, 1>(task, m, rough, exact_passes, execution);
+    case 2: return launch_passes<T, 2>(task, m, rough, exact_passes, execution);
+    case 3: return launch_passes<T, 3>(task, m, rough, exact_passes, execution);
+    case 4: return launch_passes<T, 4>(task, m, rough, exact_passes, execution);
+    default: return launch_passes<T, 0>(task, m, rough, exact_passes, execution);
   }
 }
 
