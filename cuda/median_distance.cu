@@ -412,8 +412,8 @@ __device__ inline void narrow(Search* search, const Choice& choice, Get&& get, i
     search->window = all_keys();
     return;
   }
-  // The exact median is as near to the keys' window as the keys to the exact distances; whose keys
-  // are twice as near.
+  // The exact median is within one relative error of these keys, and the rough keys of pairs as
+  // large as it within another; a third is for rounding.
   const double margin = 3 * relative_error(k), wide_least = least * (1 - margin),
                wide_most = most * (1 + margin);
   if (search->step == Step::collect) {
