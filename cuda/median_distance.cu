@@ -32,7 +32,7 @@ constexpr int kChunk = 16;  // coordinates in shared memory, where they are many
 constexpr int kDigit = 11;
 constexpr int kCounters = 1 << kDigit;
 constexpr int kCountersEach = kCounters / kThreads;
-constexpr int64_t kBlocksPerMultiprocessor = 4;
+constexpr int64_t kBlocksPerMultiprocessor = 6;   // 2 or 3 of which fit at a time
 constexpr int64_t kMostTiles = int64_t{1} << 17;  // of one block, whose counters have 32 bits
 constexpr int64_t kRoughDims = 65536;             // more coordinates have no use for float32
 
