@@ -257,6 +257,76 @@ def test_median_distance(b: int, dtype: str) -> None:
     assert_close(host(grad), host(expected), dtype)
 
 
+def median_by_pdist(x: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Give the median of all distances of one slice and its gradient, on the GPU, in float64."""
+    wide = x.double()
+    distances = torch.pdist(wide)
+    ordered = distances.sort().values
+    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    value, grad = 0.0, torch.zeros_like(wide)
+    for middle in (ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]):
+        value += 0.5 * float(middle)
+        pair = int((distances == middle).nonzero()[0])
+        pull = 0.5 * (wide[i[pair]] - wide[j[pair]]) / middle
+        grad[i[pair]] += pull
+        grad[j[pair]] -= pull
+    return value, grad
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(1, 4096, 94), (100, 1024, 2), (2, 4096, 1), (1, 3001, 784)])
+def test_median_of_many_distances(shape: tuple[int, int, int], dtype: str) -> None:
+    x = on_gpu(np.random.default_rng(shape).normal(size=shape).astype(dtype)).requires_grad_()
+    found = functional.median_distance(x)
+    (grads,) = torch.autograd.grad(found.sum(), x)
+    for points, value, grad in zip(x.detach(), found, grads, strict=True):
+        truth, expected = median_by_pdist(points)
+        assert abs(float(value.detach()) - truth) <= TOLERANCE[dtype] * truth
+        assert_close(host(grad), host(expected), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("k", [2, 9])
+def test_median_of_equal_distances(k: int, dtype: str) -> None:
+    """A lattice, whose sums are exact: the gradient goes to the first of many equal pairs."""
+    x = on_gpu(np.random.default_rng(k).normal(size=(3, 1500, k)).round().astype(dtype))
+    x[1] = 7.0
+    x.requires_grad_()
+    found = functional.median_distance(x)
+    (grads,) = torch.autograd.grad(found.sum(), x)
+    for s in (0, 2):
+        truth, expected = median_by_pdist(x[s].detach())
+        assert abs(float(found[s].detach()) - truth) <= TOLERANCE[dtype] * truth
+        assert_close(host(grads[s]), host(expected), dtype)
+    assert float(found[1].detach()) == 0
+    assert not grads[1].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 2000, 94), (20, 300, 2)])
+def test_median_inside_a_graph(shape: tuple[int, int, int]) -> None:
+    """What the passes do is decided on the device, for the points of the replay."""
+    x = torch.randn(shape, device="cuda")
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = x.detach().requires_grad_()
+        value = functional.median_distance(leaf)
+        return value, torch.autograd.grad(value.sum(), leaf)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    for points in (3 * torch.randn_like(x), x.round(), torch.zeros_like(x)):
+        x.copy_(points)
+        graph.replay()
+        for one, other in zip(found, step(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 @DTYPES
 def test_project(dtype: str) -> None:
     rng = np.random.default_rng(0)

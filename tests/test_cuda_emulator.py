@@ -696,6 +696,125 @@ def test_median_distance(cuda: Emulation, shape: tuple[int, int, int], dtype: st
     assert_close(cuda("median_distance_vjp", x, grad), truth, dtype)
 
 
+def middle_distances(points: Any) -> tuple[Any, Any]:
+    """Give the median of one slice and its gradient, in float64, to the first of equal pairs.
+
+    Terms are added in the order of the coordinates, scaled by a power of two, as the kernels do;
+    without fused operations, so sums must be exact where pairs are to be equal.
+    """
+    points = points.astype(np.float64)
+    scale = 2.0 ** -np.floor(np.log2(np.abs(points).max() or 1.0))
+    i, j = np.triu_indices(len(points), k=1)
+    squared = np.zeros(len(i))
+    for column in scale * points.T:
+        squared += (column[i] - column[j]) ** 2
+    ordered = np.sort(squared)
+    value, grad = 0.0, np.zeros_like(points)
+    for middle in (ordered[(len(i) - 1) // 2], ordered[len(i) // 2]):
+        value += 0.5 * np.sqrt(middle) / scale
+        if middle > 0:
+            pair = np.argmax(squared == middle)
+            pull = 0.5 * scale * (points[i[pair]] - points[j[pair]]) / np.sqrt(middle)
+            grad[i[pair]] += pull
+            grad[j[pair]] -= pull
+    return value, grad
+
+
+def assert_middle(cuda: Emulation, x: Any) -> None:
+    """Compare with `middle_distances`: to the last places, or a median is of another pair."""
+    truths = [middle_distances(points) for points in x]
+    rtol = 2e-7 if x.dtype == np.float32 else 1e-14
+    values = np.array([value for value, _ in truths])
+    np.testing.assert_allclose(cuda("median_distance", x), values, rtol=rtol, atol=0)
+    found = cuda("median_distance_vjp", x, np.ones(len(x), x.dtype))
+    for one, (_, truth) in zip(found, truths, strict=True):
+        np.testing.assert_allclose(one, truth, rtol=0, atol=rtol)
+
+
+# Tiles have 64 points a side, or 128 where float32 coordinates are few; up to 45 points all pairs
+# are collected at once. Odd and even numbers of pairs.
+@DTYPES
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 9, 94])
+@pytest.mark.parametrize("b", [2, 3, 45, 46, 64, 127, 130, 257])
+def test_the_middle_pairs(cuda: Emulation, b: int, k: int, dtype: str) -> None:
+    assert_middle(cuda, np.random.default_rng([b, k]).normal(size=(1, b, k)).astype(dtype))
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [1.0, 2.0**-100, 2.0**100])
+@pytest.mark.parametrize(("k", "step"), [(1, 1.0), (2, 0.125), (9, 1.0)])
+def test_the_middle_pairs_of_a_lattice(
+    cuda: Emulation, k: int, step: float, size: float, dtype: str
+) -> None:
+    x = np.random.default_rng(k).normal(size=(2, 130, k))
+    assert_middle(cuda, (size * step * np.round(x / step)).astype(dtype))
+
+
+# So many points in the first of two places that as many distances are 0 as are not: the two
+# medians are far apart.
+@DTYPES
+@pytest.mark.parametrize(("b", "first"), [(16, 10), (144, 78), (144, 72), (144, 80), (256, 136)])
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_middle_pairs_of_two_places(
+    cuda: Emulation, b: int, first: int, k: int, dtype: str
+) -> None:
+    x = np.zeros((2, b, k), dtype)
+    x[:, first:] = 1.5
+    x[1] += 2.0**-12 * np.round(8 * np.random.default_rng(b).normal(size=(b, k))).astype(dtype)
+    assert_middle(cuda, x)
+
+
+def test_the_middle_pairs_next_to_many_others(cuda: Emulation) -> None:
+    """Those with the median's digits are few, and those that float32 cannot tell from it many."""
+    x = np.zeros((1, 256, 1), np.float32)
+    x[:, 130:] = 1.0
+    x[:, 255] = 1.0 - 2.0**-22
+    assert_middle(cuda, x)
+
+
+@DTYPES
+@pytest.mark.parametrize("k", [2, 9])
+def test_the_middle_pairs_of_uneven_coordinates(cuda: Emulation, k: int, dtype: str) -> None:
+    x = np.random.default_rng(k).normal(size=(3, 130, k))
+    x[0] *= 10.0 ** -np.arange(k)
+    x[1] *= 1e-30  # and squares that float32 has no normal numbers for, next to one that it has
+    x[1, 0] = 1.0
+    x[2] += 1e4
+    assert_middle(cuda, x.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("float32", 1e-30), ("float32", 1e30), ("float64", 1e-160), ("float64", 1e160)],
+)
+@pytest.mark.parametrize("k", [2, 5])
+def test_the_middle_pairs_of_extreme_points(
+    cuda: Emulation, k: int, scale: float, dtype: str
+) -> None:
+    x = np.random.default_rng(k).normal(size=(1, 130, k))
+    assert_middle(cuda, (scale * x).astype(dtype))
+
+
+@DTYPES
+@pytest.mark.parametrize("b", [5, 130])
+def test_the_middle_pairs_beside_nan(cuda: Emulation, b: int, dtype: str) -> None:
+    """Its distances count as the largest; other slices do not see it."""
+    x = np.random.default_rng(b).normal(size=(3, b, 2)).astype(dtype)
+    x[1] = np.nan
+    x[2, -1] = np.nan
+    found = cuda("median_distance", x)
+    grads = cuda("median_distance_vjp", x, np.ones(3, dtype))
+    value, grad = middle_distances(x[0])
+    np.testing.assert_allclose(found[0], value, rtol=1e-6)
+    np.testing.assert_allclose(grads[0], grad, atol=1e-6)
+    assert np.isnan(found[1])
+    assert not grads[1].any()
+    i, j = np.triu_indices(b, k=1)
+    lengths = np.sort(np.linalg.norm((x[2, i] - x[2, j]).astype(np.float64), axis=1))  # NaN last
+    middle = lengths[[(len(i) - 1) // 2, len(i) // 2]].mean()
+    np.testing.assert_allclose(found[2], middle, rtol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
 def test_median_of_equal_and_of_extreme_distances(cuda: Emulation, scale: float) -> None:
     line = scale * np.array([[[0.0], [1.0], [3.0]]])

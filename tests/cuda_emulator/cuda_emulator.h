@@ -435,14 +435,18 @@ T __shfl_down_sync(unsigned, T value, int distance) {
 }
 inline unsigned __ballot_sync(unsigned, bool vote) {
   unsigned votes = 0;
-  for (int lane = 0; lane < 32; ++lane)
-    votes |= static_cast<unsigned>(cuda_emulator::exchange(static_cast<unsigned>(vote), lane))
-             << lane;
+  cuda_emulator::show(vote, [&](auto&& of) {
+    for (int lane = 0; lane < 32; ++lane) votes |= static_cast<unsigned>(of(lane)) << lane;
+  });
   return votes;
 }
+inline int __ffs(int word) { return __builtin_ffs(word); }
+inline int __ffsll(long long word) { return __builtin_ffsll(word); }
 
 // Nobody reads what a kernel writes before it is over.
 inline void __threadfence_system() {}
+// Blocks run one after the other.
+inline void __threadfence() {}
 
 template <class T>
 T atomicAdd(T* to, T value) {

@@ -1,6 +1,7 @@
 // Runs every kernel once or more at small sizes that straddle its tiles, for sanitizers to watch.
 // With an argument, the kernels of that name alone. Values are compared elsewhere; here a result
 // that is not finite is an error.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -117,9 +118,11 @@ void run_lines(const Execution& execution, int64_t m, int64_t b, int64_t c) {
 }
 
 template <class T>
-void run_median(const Execution& execution, int64_t m, int64_t b, int64_t k) {
+void run_median(const Execution& execution, int64_t m, int64_t b, int64_t k, bool equal = false) {
   if (!asked("median_distance")) return;
-  const auto x = random<T>(m * b * k), grad = random<T>(m);
+  auto x = random<T>(m * b * k);
+  const auto grad = random<T>(m);
+  if (equal) std::fill(x.begin(), x.end(), T(1));
   auto value = unset<T>(m), grad_x = unset<T>(m * b * k);
   median_distance(MedianDistanceArgs<T>{m, b, k, x.data(), value.data()}, execution);
   require_finite("median_distance", value);
@@ -162,6 +165,8 @@ void run_all(const Execution& execution) {
   run_lines<T>(execution, 1, 1025, 3);
   run_lines<T>(none, 3, 2049, 70);  // in global memory
   run_median<T>(execution, 1, 12, 3);
+  run_median<T>(execution, 1, 66, 17);       // too many pairs to collect at once
+  run_median<T>(execution, 1, 66, 2, true);  // or ever
   run_project<T>(execution, 66, 17, 67);
   Execution ring = execution;
   ring.multiprocessors = 1;
