@@ -115,23 +115,52 @@ void walk_quantiles(int64_t b, int64_t c, Visit&& visit) {
   }
 }
 
+// Adds up the terms of each rank, which come one rank after the other. Where a rank may have more
+// than kRun of them, by runs, which takes a branch that is otherwise not worth it.
+template <bool long_ranks>
+class RankSums {
+ public:
+  RankSums(Buffer<double>& sums, int64_t size) {
+    sums.resize(size);
+    sums_ = sums.data();
+    for (int64_t i = 0; i < size; ++i) sums_[i] = 0;
+  }
+  void add(int64_t rank, double term) {
+    if constexpr (long_ranks) {
+      if (rank != rank_ || terms_ == kRun) {
+        finish();
+        rank_ = rank;
+      }
+      run_ += term;
+      ++terms_;
+    } else {
+      sums_[rank] += term;
+    }
+  }
+  void finish() {
+    sums_[rank_] += run_;
+    run_ = 0;
+    terms_ = 0;
+  }
+
+ private:
+  double* sums_;
+  double run_ = 0;
+  int64_t rank_ = 0, terms_ = 0;
+};
+
 // Any sizes. Gradients are added up by rank, and then go to their places.
-template <class T>
+template <bool long_ranks, class T>
 double walk_unequal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t b, int64_t c,
                     double order, T* grad_x, T* grad_y, Workspace<T>& work) {
-  work.grad_x.resize(b);
-  work.grad_y.resize(c);
-  double* const sums_x = work.grad_x.data();
-  double* const sums_y = work.grad_y.data();
-  for (int64_t i = 0; i < b; ++i) sums_x[i] = 0;
-  for (int64_t j = 0; j < c; ++j) sums_y[j] = 0;
+  RankSums<long_ranks> sums_x(work.grad_x, b), sums_y(work.grad_y, c);
   double total = 0, run = 0;
   int64_t terms = 0;
   walk_quantiles(b, c, [&](int64_t i, int64_t j, double weight) {
     const Power term = power(difference<T>(by_x[i], by_y[j]), order);
     const double pull = weight * term.slope;
-    sums_x[i] += pull;
-    sums_y[j] -= pull;
+    sums_x.add(i, pull);
+    sums_y.add(j, -pull);
     run += weight * term.value;
     if (++terms == kRun) {
       total += run;
@@ -139,10 +168,12 @@ double walk_unequal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t b, i
       terms = 0;
     }
   });
+  sums_x.finish();
+  sums_y.finish();
   if (grad_x != nullptr)
-    for (int64_t i = 0; i < b; ++i) grad_x[by_x[i].index()] = static_cast<T>(sums_x[i]);
+    for (int64_t i = 0; i < b; ++i) grad_x[by_x[i].index()] = static_cast<T>(work.grad_x[i]);
   if (grad_y != nullptr)
-    for (int64_t j = 0; j < c; ++j) grad_y[by_y[j].index()] = static_cast<T>(sums_y[j]);
+    for (int64_t j = 0; j < c; ++j) grad_y[by_y[j].index()] = static_cast<T>(work.grad_y[j]);
   return total + run;
 }
 
@@ -152,9 +183,12 @@ void slice_body(const SlicedWassersteinArgs<T>& args, int64_t s, Workspace<T>& w
   const SortKey<T>* const by_y = sorted(args.y + s * args.c, args.c, work.y, work);
   T* const grad_x = args.grad_x != nullptr ? args.grad_x + s * args.b : nullptr;
   T* const grad_y = args.grad_y != nullptr ? args.grad_y + s * args.c : nullptr;
+  const bool long_ranks = args.b / args.c >= kRun || args.c / args.b >= kRun;
   const double value =
       args.b == args.c ? walk_equal(by_x, by_y, args.b, args.order, grad_x, grad_y)
-                       : walk_unequal(by_x, by_y, args.b, args.c, args.order, grad_x, grad_y, work);
+      : long_ranks
+          ? walk_unequal<true>(by_x, by_y, args.b, args.c, args.order, grad_x, grad_y, work)
+          : walk_unequal<false>(by_x, by_y, args.b, args.c, args.order, grad_x, grad_y, work);
   args.value[s] = static_cast<T>(value);
 }
 

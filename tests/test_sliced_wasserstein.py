@@ -113,6 +113,20 @@ def test_gradients_against_the_exact_matching(b: int, c: int, order: float, dtyp
         np.testing.assert_allclose(one, other, rtol=2 * np.finfo(dtype).eps, atol=1e-13 * scale)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("sizes", [(2, 300_000), (300_000, 3), (997, 997 * 256)])
+def test_gradients_of_few_values_against_many(sizes: tuple[int, int]) -> None:
+    """A hundred thousand equal terms, each of which rounds as the one before did."""
+    x, y = (part[:1] for part in problem(*sizes))
+    few, many = sorted((x, y), key=lambda part: part.shape[1])
+    found = vjp(x, y, 1.0, np.ones(1), True, True)[0 if few is x else 1][0]
+    # Of order 1, the share of the others below a value, less that of those above.
+    others = np.sort(many[0]).reshape(few.shape[1], -1)
+    ranked = np.sort(few[0])[:, None]
+    shares = ((ranked > others).sum(1) - (ranked < others).sum(1)) / many.shape[1]
+    np.testing.assert_allclose(found[np.argsort(few[0])], shares, rtol=1e-14, atol=1e-17)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_gradients_against_finite_differences(order: float) -> None:
     x, y = problem(23, 17)
