@@ -54,7 +54,7 @@ if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     say "compute-sanitizer, $tool"
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "${tests[@]}" -k "(kernel_sums and shape4 and float32) or (density_ratio and 33) or project or (sliced_wasserstein and (sizes1- or sizes2-) and 2.0) or test_median_distance[64 or test_median_distance[1001"
+      "${tests[@]}" -k "(kernel_sums and shape4 and float32) or (density_ratio and 33) or project or (sliced_wasserstein and (sizes1- or sizes2-) and 2.0) or test_median_distance[64 or test_median_distance[1001 or test_median_of_equal_distances[2"
   done
 else
   echo "compute-sanitizer is not installed: skipped"

@@ -115,8 +115,8 @@ void walk_quantiles(int64_t b, int64_t c, Visit&& visit) {
   }
 }
 
-// Adds up the terms of each rank, which come one rank after the other. Where a rank may have more
-// than kRun of them, by runs, which takes a branch that is otherwise not worth it.
+// Adds up the terms of each rank, which come one rank after the other. Where a rank may have far
+// more than kRun of them, by runs, which takes a branch that is otherwise not worth it.
 template <bool long_ranks>
 class RankSums {
  public:

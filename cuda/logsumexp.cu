@@ -12,9 +12,6 @@ namespace {
 
 constexpr int kPrecisionThreads = 1024;
 
-// What products add to the exponents of a row is a float32: up to here its error is below 2e-5.
-constexpr float kMostShift = 512;
-
 // One block for each slice: the logsumexp in float64, and how exactly the slice must be computed.
 __global__ void __launch_bounds__(kPrecisionThreads)
     precision_kernel(Pairs<float> pairs, const float* logsumexp, double* wide, int* precision,
@@ -40,8 +37,7 @@ __global__ void __launch_bounds__(kPrecisionThreads)
   const bool by_differences = !products || shift > kMostShift;
   const bool is_wide = largest > kWideLogsumexp && by_differences;
   precision[slice] = is_wide ? kWide : (largest > kCoarseLogsumexp ? kRefined : kNarrow);
-  if (products && by_differences)
-    measured[slice].norm[0] = bits_as<unsigned>(INFINITY);  // out of the products' reach from here
+  if (products && by_differences) put_out_of_reach(measured[slice]);
 }
 
 // The gradients that are not null, from the log sums of the rows. In float32 the last place of a

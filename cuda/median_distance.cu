@@ -1,4 +1,5 @@
-// Exact median of the b (b - 1) / 2 pairwise distances of each slice in O(b) memory.
+// Exact median of the b (b - 1) / 2 pairwise distances of each slice in O(b) memory: that of as
+// many slices at a time as execution.share_bytes has room for.
 //
 // Squared distances are not negative, so their bits are ordered as they are: they are the keys that
 // are counted. All passes recompute all distances, from tiles of points in shared memory. A pass
@@ -43,7 +44,8 @@ constexpr Word kNone = ~0ull;
 enum class Step { count_rough, collect_rough, count, collect, ends, done };
 
 // The largest number of passes: two digits of float32 and a collection in vain; six digits of the
-// 63 bits of float64, and the ends.
+// 63 bits of float64, and the ends. What float32 leaves to float64, a window or a collection, holds
+// the medians by its bound, and what was counted fits: so nothing starts again among the last.
 constexpr int kRoughPasses = 3, kExactPasses = 7;
 
 struct Window {
@@ -80,7 +82,7 @@ struct Task {
   int64_t parts;     // blocks of a slice
   int64_t capacity;  // entries of a slice
   Search* searches;  // [m]
-  Word* counters;    // [m, kCounters]
+  Word* counters;    // [m, kCounters], or null: no pass counts
   Entry* entries;    // [m, capacity]
   Ends* ends;        // [m, parts]
 };
@@ -91,7 +93,8 @@ __host__ __device__ inline Word rank_of(int64_t b) { return (pairs_of(b) - 1) / 
 // The power of two that brings the coordinates to at most 2.
 __device__ inline double scale_of(const Search& search) {
   const double largest = bits_as<double>(search.largest);
-  return largest > 0 ? ldexp(1.0, -ilogb(largest)) : 1.0;
+  constexpr int kMost = 1023;
+  return largest > 0 ? ldexp(1.0, ilogb(largest) < -kMost ? kMost : -ilogb(largest)) : 1.0;
 }
 
 // ------------------------------------------------------------------------------------------- keys
@@ -383,7 +386,12 @@ __device__ inline void narrow(Search* search, const Choice& choice, Get&& get, i
   }
   const int shift = search->window.shift;
   const Word low = search->window.low + (static_cast<Word>(choice.digit) << shift);
-  const Word width = Word{1} << shift;
+  // The window may end within a digit: what lies behind it was not counted.
+  const Word end = search->window.low + search->window.last;
+  const auto last_of = [&](int digit) {
+    const Word high = search->window.low + (static_cast<Word>(digit + 1) << shift) - 1;
+    return high < end ? high : end;
+  };
   if (!rough && shift == 0) {
     search->known = low;
     search->differ = has_two_middles(b) && rank_of(b) + 1 >= choice.below + choice.inside;
@@ -392,18 +400,18 @@ __device__ inline void narrow(Search* search, const Choice& choice, Get&& get, i
   }
   const auto limit = static_cast<Word>(capacity);
   if (choice.inside <= limit) {  // with the next rank's digit, if that is near and fits, too
-    Word high = low + width - 1;
+    Word high = last_of(choice.digit);
     if (has_two_middles(b) && rank_of(b) + 1 >= choice.below + choice.inside) {
       constexpr int kNear = 64;
       int n = choice.digit + 1;
       while (n < kCounters && n <= choice.digit + kNear && get(n) == 0) ++n;
       if (n < kCounters && n <= choice.digit + kNear && choice.inside + get(n) <= limit)
-        high = search->window.low + (static_cast<Word>(n + 1) << shift) - 1;
+        high = last_of(n);
     }
     search->window = {low, high - low, 0};
     search->step = Step::collect;
   } else {
-    search->window = window_of(low, low + width - 1);
+    search->window = window_of(low, last_of(choice.digit));
   }
   if (!rough) return;
   const double least = number_of_rough(low), most = number_of_rough(low + search->window.last);
@@ -523,8 +531,9 @@ __device__ inline void select(Search* search, const Entry* entries, int64_t b, i
 __global__ void __launch_bounds__(kThreads)
     start_kernel(Step step, Search* searches, Word* counters) {
   const int64_t s = blockIdx.x;
-  for (int n = static_cast<int>(threadIdx.x); n < kCounters; n += kThreads)
-    counters[s * kCounters + n] = 0;
+  if (counters != nullptr)
+    for (int n = static_cast<int>(threadIdx.x); n < kCounters; n += kThreads)
+      counters[s * kCounters + n] = 0;
   if (threadIdx.x != 0) return;
   Search search{};
   search.step = step;
@@ -722,7 +731,8 @@ __global__ void __launch_bounds__(kThreads)
   const Search& search = searches[s];
   const double first = sqrt(bits_as<double>(search.known));
   const double second = search.differ ? sqrt(bits_as<double>(search.above)) : first;
-  value[s] = static_cast<T>(0.5 * (first + second) / scale_of(search));
+  const double median = 0.5 * (first + second) / scale_of(search);
+  value[s] = static_cast<T>(search.step == Step::done ? median : NAN);
 }
 
 // Both pairs may be the same, or share a point.
@@ -776,26 +786,46 @@ int64_t parts_of(int64_t m, int64_t most, const Execution& execution) {
   return parts < most ? parts : most;
 }
 
-// Finds the medians and which pairs attain them.
+// What the search in one slice is given.
+struct Shape {
+  int64_t capacity;  // entries
+  bool all;          // are they enough for all pairs? then there is nothing to count
+  explicit Shape(int64_t b) {
+    constexpr int64_t kLeast = 1024, kEachPoint = 8, kMost = 131072;
+    const int64_t room = kEachPoint * b < kMost ? kEachPoint * b : kMost;
+    capacity = room < kLeast ? kLeast : room;
+    all = pairs_of(b) <= static_cast<Word>(capacity);
+    if (all) capacity = static_cast<int64_t>(pairs_of(b));
+  }
+  int64_t counters() const { return all ? 0 : kCounters; }
+  int64_t bytes() const {
+    return capacity * int64_t{sizeof(Entry)} + counters() * int64_t{sizeof(Word)};
+  }
+};
+
+// Finds the medians of some slices, and which pairs attain them.
 template <class T>
-void launch_search(const T* x, int64_t m, int64_t b, int64_t k, Search* searches,
-                   const Execution& execution) {
-  constexpr int64_t kLeastEntries = 1024, kEntriesPerPoint = 8, kMostEntries = 131072;
-  const int64_t room = kEntriesPerPoint * b < kMostEntries ? kEntriesPerPoint * b : kMostEntries;
-  const int64_t capacity = room < kLeastEntries ? kLeastEntries : room;
+void launch_slices(const T* x, int64_t m, int64_t b, int64_t k, const Shape& shape,
+                   Search* searches, const Execution& execution) {
   const int64_t side = ceil_div(b, Tile<float, 0>::kSize), tiles = side * (side + 1) / 2;
   const int64_t wanted = parts_of(m, tiles, execution), least = ceil_div(tiles, kMostTiles);
   const int64_t parts = wanted > least ? wanted : least;
-  Workspace<Word> counters(m * kCounters, execution);
-  Workspace<Entry> entries(m * capacity, execution);
+  Workspace<Word> counters(m * shape.counters(), execution);
+  Workspace<Entry> entries(m * shape.capacity, execution);
   Workspace<Ends> ends(m * parts, execution);
-  const Task<T> task{x,          b, k, parts, capacity, searches, counters.data(), entries.data(),
+  const Task<T> task{x,
+                     b,
+                     k,
+                     parts,
+                     shape.capacity,
+                     searches,
+                     shape.all ? nullptr : counters.data(),
+                     entries.data(),
                      ends.data()};
-  const bool all = pairs_of(b) <= static_cast<Word>(capacity);  // can be collected at once
-  const bool rough = !all && sizeof(T) == 4 && k <= kRoughDims;
-  const int exact_passes = all ? 1 : kExactPasses;
-  const Step step = all ? Step::collect : rough ? Step::count_rough : Step::count;
-  launch(start_kernel, m, kThreads, 0, execution, step, searches, counters.data());
+  const bool rough = !shape.all && sizeof(T) == 4 && k <= kRoughDims;
+  const int exact_passes = shape.all ? 1 : kExactPasses;
+  const Step step = shape.all ? Step::collect : rough ? Step::count_rough : Step::count;
+  launch(start_kernel, m, kThreads, 0, execution, step, searches, task.counters);
   const int64_t readers = parts_of(m, ceil_div(b * k, kThreads), execution);
   launch(largest_kernel<T>, m * readers, kThreads, 0, execution, x, b * k, readers, searches);
   switch (k) {
@@ -805,6 +835,17 @@ void launch_search(const T* x, int64_t m, int64_t b, int64_t k, Search* searches
     case 4: return launch_passes<T, 4>(task, m, rough, exact_passes, execution);
     default: return launch_passes<T, 0>(task, m, rough, exact_passes, execution);
   }
+}
+
+// Of all slices, as many at a time as execution.share_bytes has room for.
+template <class T>
+void launch_search(const T* x, int64_t m, int64_t b, int64_t k, Search* searches,
+                   const Execution& execution) {
+  const Shape shape(b);
+  const int64_t room = execution.share_bytes / shape.bytes(), at_once = room > 1 ? room : 1;
+  for (int64_t first = 0; first < m; first += at_once)
+    launch_slices(x + first * b * k, m - first < at_once ? m - first : at_once, b, k, shape,
+                  searches + first, execution);
 }
 
 }  // namespace

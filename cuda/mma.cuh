@@ -231,31 +231,31 @@ __device__ inline void multiply_add_group(float (&d)[columns][4], GroupOperand a
 
 // -------------------------------------------------------------------------------- loads and stores
 
-// Four matrices [8, 8] of 16-bit numbers from shared memory: lane l gives the address of row l % 8
-// of matrix l / 8, of 16 bytes, and gets of matrix i the numbers 2 place, 2 place + 1 of row group.
-__device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
-#if defined(DPSLICE_CUDA_EMULATOR)
-  ::cuda_emulator::ldmatrix_x4(to, row);
-#else
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address)
-               : "memory");
-#endif
-}
-
 // An address in shared memory, and the place so many bytes further.
 #if defined(DPSLICE_CUDA_EMULATOR)
 using SharedAddress = char*;
 #else
 using SharedAddress = unsigned;
 #endif
-__device__ inline SharedAddress shared_address(void* shared) {
+__device__ inline SharedAddress shared_address(const void* shared) {
 #if defined(DPSLICE_CUDA_EMULATOR)
-  return static_cast<char*>(shared);
+  return static_cast<char*>(const_cast<void*>(shared));
 #else
   return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+#endif
+}
+
+// Four matrices [8, 8] of 16-bit numbers from shared memory: lane l gives the address of row l % 8
+// of matrix l / 8, of 16 bytes, and gets of matrix i the numbers 2 place, 2 place + 1 of row group.
+__device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  ::cuda_emulator::ldmatrix_x4(to, row);
+#else
+  const SharedAddress address = shared_address(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
 #endif
 }
 
@@ -282,7 +282,7 @@ __device__ inline void copy_number_async(T* shared, const T* global) {
 #if defined(DPSLICE_CUDA_EMULATOR)
   *shared = *global;
 #else
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const SharedAddress address = shared_address(shared);
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global),
                "n"(sizeof(T))
                : "memory");

@@ -44,21 +44,32 @@ __global__ void combine_logsums_kernel(Pairs<T> pairs, const double* total, cons
   out[at] = static_cast<Out>(joined_logsum(pairs, at, total, maximum));
 }
 
-// reference [m, targets]: the log sum of the kernels of each target of the slices by products, and
-// 0 for the others. Where it is below kLeastReference, no gradient is left in float32, and it is
-// -inf: what is added to exponents must not be so large that float32 rounds it noticeably.
+constexpr int kReferenceThreads = 1024;
+
+// One block for each slice. reference [m, targets]: the logsumexp of each target of a slice by
+// products, unless that takes exponents too far: then, and by differences, 0. Where it is below
+// kLeastReference, nothing of the gradient is left in float32, unless factors and 1 / bandwidth
+// are far above 1, and it is -inf: no shares.
 constexpr double kLeastReference = -250;
 template <class T>
-__global__ void reference_kernel(Pairs<T> pairs, const double* total, const double* maximum,
-                                 double* reference) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;
-  if (at >= pairs.m * pairs.target.size) return;
-  double own = 0;
-  if (by_products(pairs, at / pairs.target.size)) {
-    own = joined_logsum(pairs, at, total, maximum);
-    if (own < kLeastReference) own = -INFINITY;
+__global__ void __launch_bounds__(kReferenceThreads)
+    reference_kernel(Pairs<T> pairs, const double* total, const double* maximum, double* reference,
+                     Measured* measured) {
+  __shared__ float scratch[kReferenceThreads / kWarp];
+  const int64_t size = pairs.target.size, slice = blockIdx.x, first = slice * size;
+  const bool products = by_products(pairs, slice);
+  float shift = 0;
+  for (int64_t i = threadIdx.x; products && i < size; i += kReferenceThreads) {
+    const double own = joined_logsum(pairs, first + i, total, maximum);
+    reference[first + i] = own < kLeastReference ? -INFINITY : own;
+    if (own < kLeastReference) continue;
+    const float size_of = static_cast<float>(fabs(own * kLog2E + pairs.target.norm[first + i]));
+    shift = size_of > shift ? size_of : shift;
   }
-  reference[at] = own;
+  shift = block_max(shift, scratch);
+  if (products && shift <= kMostShift) return;
+  for (int64_t i = threadIdx.x; i < size; i += kReferenceThreads) reference[first + i] = 0;
+  if (products && threadIdx.x == 0) put_out_of_reach(measured[slice]);
 }
 
 // grad_points [m, size, k] or null; grad_factor [m, size] or null. A warp for each target.
@@ -152,6 +163,12 @@ inline bool tiles_are_filled(int64_t x_size, int64_t y_size) {
   return x_padded * y_padded <= 4 * x_size * y_size;
 }
 
+// Whether slices of such points may be computed by products, if they are within reach.
+template <class T>
+bool may_use_products(int64_t k, int64_t x_size, int64_t y_size) {
+  return sizeof(T) == sizeof(float) && k > kSmallDims && tiles_are_filled(x_size, y_size);
+}
+
 // By how much less than with two halves products reach with one, of half the bits.
 constexpr double kOneHalfReach = 16;
 
@@ -163,7 +180,7 @@ class Problem {
           bool values_of_x, bool values_of_y, const Execution& execution)
       : m_(m), k_(k), x_(x), y_(y), bandwidth_(bandwidth) {
     if constexpr (sizeof(T) == sizeof(float))
-      if (k > kSmallDims && tiles_are_filled(x.size, y.size)) {
+      if (may_use_products<T>(k, x.size, y.size)) {
         packed_ = std::make_unique<PackedSides>(x, y, m, k, bandwidth, values_of_x, values_of_y,
                                                 execution);
         // Coarser products must not make coarser exponents without bound.
@@ -248,20 +265,23 @@ void launch_sums(Pairs<T> pairs, Out* out, const Execution& execution) {
 
 // reference [m, targets] of pairs that may be computed by products.
 template <class T>
-void launch_reference(Pairs<T> pairs, double* reference, const Execution& execution) {
+void launch_reference(Pairs<T> pairs, double* reference, Measured* measured,
+                      const Execution& execution) {
   static_assert(sizeof(T) == sizeof(float));
   const int64_t size = pairs.m * pairs.target.size;
   pairs.parts = parts_of_product_sums(pairs, execution);
   Workspace<double> total(pairs.parts * size, execution), maximum(pairs.parts * size, execution);
   launch_product_sums<Reduction::logsum>(pairs, total.data(), maximum.data(), execution);
-  launch(reference_kernel<T>, ceil_div(size, kCombineThreads), kCombineThreads, 0, execution, pairs,
+  launch(reference_kernel<T>, pairs.m, kReferenceThreads, 0, execution, pairs,
          static_cast<const double*>(total.data()), static_cast<const double*>(maximum.data()),
-         reference);
+         reference, measured);
 }
 
-// The gradients in the targets: in their points, and in their factor or log weight.
+// The gradients in the targets: in their points, and in their factor or log weight. `far` is the
+// source as slices by differences take it, if not as the others do.
 template <class T>
-void launch_pulls(Pairs<T> pairs, T* grad_points, T* grad_factor, const Execution& execution) {
+void launch_pulls(Pairs<T> pairs, T* grad_points, T* grad_factor, const Execution& execution,
+                  const Side<T>* far = nullptr) {
   if (grad_points == nullptr && grad_factor == nullptr) return;
   const int64_t b = pairs.target.size, size = pairs.m * b * (pairs.k + 1);
   const auto run = [&](int64_t parts, int64_t target_tile, auto&& kernel) {
@@ -279,6 +299,7 @@ void launch_pulls(Pairs<T> pairs, T* grad_points, T* grad_factor, const Executio
     run(parts, kTile, [&](int64_t blocks, T* pull) {
       if constexpr (sizeof(T) == sizeof(float))
         if (pairs.measured != nullptr) launch_product_pulls(pairs, pull, execution);
+      if (far != nullptr) pairs.source = *far;
       launch(tile_pulls_kernel<T>, blocks, kTileThreads, shared, execution, pairs, pull);
     });
     return;

@@ -13,7 +13,7 @@
 //   for the slices whose points are so close together, in bandwidths, that products lose nothing.
 //   Which those are is found on the device; of each slice one of the two kernels does the work, and
 //   the other returns. Gradients of kernel sums, which are not normalised as shares are, first take
-//   a reference for each target.
+//   a reference for each target, and shares of |factor| K, whatever the sizes of factors.
 // Exponents are taken to base 2.
 #pragma once
 
@@ -84,7 +84,7 @@ struct Pairs {
   const double* centre;      // [m, k], where measured
   double reach;              // the largest |u| |v|, in squared bandwidths, for products
   int64_t parts;
-  const double* reference;  // [m, targets] or null: the log of what kernels were divided by
+  const double* reference;  // [m, targets] or null: the log of what shares were divided by
 };
 
 // --------------------------------------------------------------------------------- common pieces
@@ -129,6 +129,11 @@ __device__ inline bool by_products(const Pairs<T>& pairs, int64_t slice) {
          factors_fit(measured, 0) && factors_fit(measured, 1);
 }
 
+// From here on the slice is computed by differences.
+__device__ inline void put_out_of_reach(Measured& measured) {
+  measured.norm[0] = bits_as<unsigned>(INFINITY);
+}
+
 // What is added to every exponent of one point, to base 2. A weight of zero and a row that has no
 // weight at all are both -inf.
 template <class T>
@@ -155,6 +160,10 @@ template <class C>
 __device__ inline C lowest_finite() {
   return sizeof(C) == 8 ? static_cast<C>(-1.7976931348623157e308) : static_cast<C>(-3.4028234e38f);
 }
+
+// What products add to the exponents of a target is a float32: up to here its error is below 2e-5.
+// Slices with more are computed by differences.
+constexpr float kMostShift = 512;
 
 struct Task {
   int64_t part, slice, target;  // the first target

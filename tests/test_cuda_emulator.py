@@ -204,10 +204,7 @@ def test_products_keep_to_their_reach(cuda: Emulation) -> None:
 
 @pytest.mark.parametrize("logarithms", [True, False])
 def test_gradients_of_the_least_sums(cuda: Emulation, logarithms: bool) -> None:
-    """Sums of 1e-17 have gradients, too, and logarithms that are taken of them; so do far less.
-
-    Gradients of logarithms are too far apart for products.
-    """
+    """Sums of 1e-17 have gradients, too, and logarithms that are taken of them; so do far less."""
     case = make_case(1, 70, 80, 64, "float32")
     if not logarithms:
         case.bandwidth[:] *= np.float32(0.8)
@@ -218,6 +215,38 @@ def test_gradients_of_the_least_sums(cuda: Emulation, logarithms: bool) -> None:
     truths = reference.gaussian_kernel_sum_vjp(*sum_arguments(case), grad)
     for one, truth in zip(grads[:2], truths[:2], strict=True):
         assert_close(one, truth, "float32", times=5.0)  # exponents of 50, in float32
+
+
+@pytest.mark.parametrize("power", [10, 20, 60])
+def test_gradients_of_many_small_kernels(cuda: Emulation, power: int) -> None:
+    """One row near all columns, and many far away that count for as much by their weights."""
+    k, rows = 12, 512
+    rng = np.random.default_rng(0)
+    y = (1e-2 * rng.normal(size=(1, 64, k))).astype(np.float32)
+    x = rng.normal(size=(1, rows, k))
+    x *= np.sqrt(2 * (power + 21) * np.log(2)) / np.linalg.norm(x, axis=-1, keepdims=True)
+    x[0, 0] = 0
+    grad = np.full((1, rows), 2.0**power, np.float32)
+    grad[0, 0] = -1
+    arguments = (x.astype(np.float32), y, np.ones(1, np.float32), None, grad)
+    found = cuda("gaussian_kernel_sum_vjp", *arguments, *ALL)
+    truths = reference.gaussian_kernel_sum_vjp(*arguments)
+    for one, truth in zip(found, truths, strict=True):
+        assert_close(one, truth, "float32", times=2.0)
+
+
+def test_gradients_of_points_far_from_the_centre(cuda: Emulation) -> None:
+    """Near each other, and so far from the mean that products would round their exponents."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(2, 140, 784)).astype(np.float32)
+    x = (y[:, rng.permutation(140)] + 0.05 * rng.normal(size=y.shape)).astype(np.float32)
+    grad = rng.normal(size=(2, 140)).astype(np.float32)
+    arguments = (x, y, np.array([0.75, 28], np.float32), None, grad)
+    found = cuda("gaussian_kernel_sum_vjp", *arguments, *ALL)
+    truths = reference.gaussian_kernel_sum_vjp(*arguments)
+    for one, truth in zip(found, truths, strict=True):
+        for part, true_part in zip(one, truth, strict=True):
+            assert_close(part, true_part, "float32")
 
 
 @pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
@@ -764,12 +793,32 @@ def test_the_middle_pairs_of_two_places(
     assert_middle(cuda, x)
 
 
+@pytest.mark.parametrize("b", [12, 70])
+def test_the_middle_pairs_of_some_slices_at_a_time(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch, b: int
+) -> None:
+    x = np.random.default_rng(b).normal(size=(5, b, 2)).astype(np.float32)
+    together = cuda("median_distance", x)
+    monkeypatch.setenv("DPSLICE_EMULATOR_SHARES", "70000")
+    np.testing.assert_array_equal(cuda("median_distance", x), together)
+    assert_middle(cuda, x)
+
+
 def test_the_middle_pairs_next_to_many_others(cuda: Emulation) -> None:
     """Those with the median's digits are few, and those that float32 cannot tell from it many."""
     x = np.zeros((1, 256, 1), np.float32)
     x[:, 130:] = 1.0
     x[:, 255] = 1.0 - 2.0**-22
     assert_middle(cuda, x)
+
+
+def test_the_middle_pairs_in_the_last_digit_of_a_window(cuda: Emulation) -> None:
+    """Many more pairs than are collected lie right behind it, where nobody has counted them."""
+    some = {"0x1.a5cd08p-1": 20, "0x1.a5ce3ap-1": 30, "0x1.a5ce3cp-1": 5, "0x1.a5ce4ap-1": 50}
+    near = [value for value, count in some.items() for _ in range(count)]
+    x = [*[0.0] * 149, float.fromhex("0x1.81dabcp-28"), *map(float.fromhex, near)]
+    x += [-10.0 * far for far in range(1, 62)]
+    assert_middle(cuda, np.array(x, np.float32)[None, :, None])
 
 
 @DTYPES

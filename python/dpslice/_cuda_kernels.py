@@ -155,6 +155,17 @@ class CudaKernels:
             raise ValueError(f"{x_name} and {y_name} must have no empty axis")
         return m, b, c, k
 
+    def _weighted_pair_sizes(
+        self, points: tuple[Array, Array, Array], weights_name: str, weights: Array | None
+    ) -> tuple[int, int, int, int]:
+        """Return m, b, c, k of x, y, the bandwidths and the weights of y, checked."""
+        x, y, bandwidth = points
+        m, b, c, k = self._pair_sizes("x", x, "y", y)
+        _require("bandwidth", bandwidth, (m,), x)
+        if weights is not None:
+            _require(weights_name, weights, (m, c), x)
+        return m, b, c, k
+
     def _look_back(self) -> None:
         """Raise if a call before is known to have failed by now.
 
@@ -211,10 +222,7 @@ class CudaKernels:
         weights_name: str,
         weights: Array | None,
     ) -> Array:
-        m, b, c, k = self._pair_sizes("x", x, "y", y)
-        _require("bandwidth", bandwidth, (m,), x)
-        if weights is not None:
-            _require(weights_name, weights, (m, c), x)
+        m, b, c, k = self._weighted_pair_sizes((x, y, bandwidth), weights_name, weights)
         out = self._empty(x, m, b)
         halves = _arrays.product_halves(self._place)
         self._call(name, x, (m, b, c, k, halves, x, y, bandwidth, weights), (out,))
@@ -273,10 +281,7 @@ class CudaKernels:
         need: tuple[bool, bool, bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, y, bandwidth = points
-        m, b, c, k = self._pair_sizes("x", x, "y", y)
-        _require("bandwidth", bandwidth, (m,), x)
-        if weights is not None:
-            _require(weights_name, weights, (m, c), x)
+        m, b, c, k = self._weighted_pair_sizes(points, weights_name, weights)
         for row_name, row in rows.items():
             _require(row_name, row, (m, b), x)
         grad_x = self._empty(x, m, b, k) if need[0] else None
@@ -340,10 +345,7 @@ class CudaKernels:
         x, y, bandwidth = points
         if not any(need):
             return self._pair_sum(name, x, y, bandwidth, weights_name, weights), None, None
-        m, b, c, k = self._pair_sizes("x", x, "y", y)
-        _require("bandwidth", bandwidth, (m,), x)
-        if weights is not None:
-            _require(weights_name, weights, (m, c), x)
+        m, b, c, k = self._weighted_pair_sizes(points, weights_name, weights)
         _require("row_weights", row_weights, (m, b), x)
         sums = self._empty(x, m, b)
         grad_y = self._empty(x, m, c, k) if need[0] else None
