@@ -487,6 +487,31 @@ def test_too_large_factors_are_not_kept(cuda: Emulation) -> None:
     assert cuda.kernels.room_for_factors(cuda.to_device(np.zeros((7000, 128, 1)))) is None
 
 
+def test_the_order_of_blocks_changes_nothing(
+    cuda: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that add up, or decide, what others have left."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3, 150, 2)).astype(np.float32)
+    points[1] = np.round(points[1])  # many equal distances
+    lines = rng.normal(size=(2, 5000)).astype(np.float32)
+    case = make_case(2, 150, 140, 12, "float32", weighted=True, wide=True)
+
+    def results() -> list[Any]:
+        return [
+            cuda("median_distance", points),
+            cuda("median_distance_vjp", points, np.ones(3, np.float32)),
+            *cuda("sliced_wasserstein_gradient", lines, lines[:, ::-2] + 1, 1.5, True, True),
+            *cuda("gaussian_kernel_sum_total", *sum_arguments(case), case.grad, True, True),
+            *cuda("gaussian_kernel_logsumexp_total", *sum_arguments(case), case.grad, True, True),
+        ]
+
+    forwards = results()
+    monkeypatch.setenv("DPSLICE_EMULATOR_REVERSED", "1")
+    for one, other in zip(results(), forwards, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_storage_changes_nothing(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in global memory, some squares of the factor or of its rows in shared, or all of them."""
     q, p, g = ratio_arguments(1, 137, 21, 2, "float64")

@@ -1,7 +1,8 @@
 // Runs CUDA kernel sources on the CPU, for tests: enough of the language and of the runtime to
 // compile the files of cuda/ with a C++20 compiler, unchanged.
 //
-// The blocks of a grid run one after the other; the threads of a block are one of two things:
+// The blocks of a grid run one after the other, the last one first with DPSLICE_EMULATOR_REVERSED;
+// the threads of a block are one of two things:
 //   fibers (the default): all on one thread of the operating system, switched at barriers. Quick.
 //   threads (DPSLICE_EMULATOR_THREADS): real ones, which ThreadSanitizer can watch: two that touch
 //     the same shared number without a barrier between them are reported as a race.
@@ -155,6 +156,16 @@ struct Block {
 
 // -------------------------------------------------------------------------------------- running
 
+inline int number_from_environment(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::atoi(text);
+}
+
+// The block that runs as number `at`: in their order, or in the reverse.
+inline unsigned block_at(unsigned at, unsigned blocks) {
+  return number_from_environment("DPSLICE_EMULATOR_REVERSED", 0) != 0 ? blocks - 1 - at : at;
+}
+
 #if defined(DPSLICE_EMULATOR_THREADS)
 
 inline void run(unsigned blocks, int threads, size_t dynamic_bytes,
@@ -173,7 +184,7 @@ inline void run(unsigned blocks, int threads, size_t dynamic_bytes,
       me.home = &block;
       current = &me;
       for (unsigned b = 0; b < blocks; ++b) {
-        me.block.x = b;
+        me.block.x = block_at(b, blocks);
         kernel();
         block.leave(me.thread.x);
         between.wait();
@@ -238,7 +249,7 @@ inline void run(unsigned blocks, int threads, size_t dynamic_bytes,
   scheduler.kernel = &kernel;
   for (unsigned b = 0; b < blocks; ++b) {
     block.start(threads, dynamic_bytes);
-    run_block({b, 0, 0}, {blocks, 1, 1}, crew, block);
+    run_block({block_at(b, blocks), 0, 0}, {blocks, 1, 1}, crew, block);
   }
   current = nullptr;
 }
@@ -478,10 +489,6 @@ T atomicMax(T* to, T value) {
 
 namespace cuda_emulator {
 
-inline int number_from_environment(const char* name, int otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::atoi(text);
-}
 inline int64_t share_bytes(int64_t otherwise) {
   return number_from_environment("DPSLICE_EMULATOR_SHARES", static_cast<int>(otherwise));
 }
