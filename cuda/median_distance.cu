@@ -204,20 +204,14 @@ struct Tile {
       if (index < kSize * kDims) to[index % kDims * kStride + index / kDims] = scaling(from[n]);
     }
   }
-  __device__ static void read_columns(const A* from, A* v) {
+  // The numbers of the thread's points, which lie from place(0), place(kPiece), ... on.
+  template <class Place>
+  __device__ static void read(const A* from, Place&& place, A* to) {
 #pragma unroll
-    for (int p = 0; p < kMicro / kPiece; ++p) {
-      const Piece piece = *reinterpret_cast<const Piece*>(from + column(p * kPiece));
+    for (int p = 0; p < kMicro; p += kPiece) {
+      const Piece piece = *reinterpret_cast<const Piece*>(from + place(p));
 #pragma unroll
-      for (int n = 0; n < kPiece; ++n) v[p * kPiece + n] = piece.at[n];
-    }
-  }
-  __device__ static void read_rows(const A* from, A* u) {
-#pragma unroll
-    for (int p = 0; p < kMicro / kPiece; ++p) {
-      const Piece piece = *reinterpret_cast<const Piece*>(from + row(p * kPiece));
-#pragma unroll
-      for (int n = 0; n < kPiece; ++n) u[p * kPiece + n] = piece.at[n];
+      for (int n = 0; n < kPiece; ++n) to[p + n] = piece.at[n];
     }
   }
 };
@@ -267,7 +261,7 @@ __device__ inline void for_each_pair(const Task<T>& task, int64_t slice, A* shar
       __syncthreads();
       A v[K][M];
 #pragma unroll
-      for (int t = 0; t < K; ++t) Of::read_columns(columns + t * Of::kStride, v[t]);
+      for (int t = 0; t < K; ++t) Of::read(columns + t * Of::kStride, Of::column, v[t]);
 #pragma unroll 2
       for (int r = 0; r < M; ++r) {
         A u[K];
@@ -298,8 +292,8 @@ __device__ inline void for_each_pair(const Task<T>& task, int64_t slice, A* shar
 #pragma unroll
         for (int t = 0; t < kChunk; ++t) {
           A u[M], v[M];
-          Of::read_rows(rows + t * Of::kStride, u);
-          Of::read_columns(columns + t * Of::kStride, v);
+          Of::read(rows + t * Of::kStride, Of::row, u);
+          Of::read(columns + t * Of::kStride, Of::column, v);
 #pragma unroll
           for (int r = 0; r < M; ++r)
 #pragma unroll

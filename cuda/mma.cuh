@@ -163,6 +163,20 @@ __device__ inline void show_to_group_products() {
 #endif
 }
 
+// An address in shared memory, in bytes.
+#if defined(DPSLICE_CUDA_EMULATOR)
+using SharedAddress = char*;
+#else
+using SharedAddress = unsigned;
+#endif
+__device__ inline SharedAddress shared_address(const void* shared) {
+#if defined(DPSLICE_CUDA_EMULATOR)
+  return static_cast<char*>(const_cast<void*>(shared));
+#else
+  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+#endif
+}
+
 // Rows of 128 bytes in shared memory, from some piece on, as the instruction takes them: an address
 // in units of 16 bytes, with 1024 bytes from eight rows to the next, and pieces exchanged as above.
 struct GroupOperand {
@@ -187,8 +201,7 @@ __device__ inline GroupOperand group_operand(const uint16_t* rows) {
 #if defined(DPSLICE_CUDA_EMULATOR)
   return {rows, 0};
 #else
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(rows)) >> 4;
-  return {__shfl_sync(kWholeWarp, uint32_t{1} << 16 | address, 0)};
+  return {__shfl_sync(kWholeWarp, uint32_t{1} << 16 | shared_address(rows) >> 4, 0)};
 #endif
 }
 
@@ -231,20 +244,6 @@ __device__ inline void multiply_add_group(float (&d)[columns][4], GroupOperand a
 
 // -------------------------------------------------------------------------------- loads and stores
 
-// An address in shared memory, and the place so many bytes further.
-#if defined(DPSLICE_CUDA_EMULATOR)
-using SharedAddress = char*;
-#else
-using SharedAddress = unsigned;
-#endif
-__device__ inline SharedAddress shared_address(const void* shared) {
-#if defined(DPSLICE_CUDA_EMULATOR)
-  return static_cast<char*>(const_cast<void*>(shared));
-#else
-  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-#endif
-}
-
 // Four matrices [8, 8] of 16-bit numbers from shared memory: lane l gives the address of row l % 8
 // of matrix l / 8, of 16 bytes, and gets of matrix i the numbers 2 place, 2 place + 1 of row group.
 __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
@@ -259,16 +258,12 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 #endif
 }
 
-// 16 bytes from global to shared memory, both aligned, without waiting for them; from and to places
-// so many bytes further than the addresses.
-template <int shared_offset = 0, int global_offset = 0>
+// 16 bytes from global to shared memory, both aligned, without waiting for them.
 __device__ inline void copy_async(SharedAddress shared, const void* global) {
 #if defined(DPSLICE_CUDA_EMULATOR)
-  std::memcpy(shared + shared_offset, static_cast<const char*>(global) + global_offset, 16);
+  std::memcpy(shared, global, 16);
 #else
-  asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%3], 16;" ::"r"(shared), "l"(global),
-               "n"(shared_offset), "n"(global_offset)
-               : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 #endif
 }
 __device__ inline void copy_async(void* shared, const void* global) {

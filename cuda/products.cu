@@ -119,20 +119,14 @@ struct Copies {
 
   static __device__ int first() { return static_cast<int>(threadIdx.x) * kPiece; }
   __device__ void start() const {
-    constexpr int bytes = kProductThreads * kPiece * static_cast<int>(sizeof(uint16_t));
-    constexpr int tile_bytes = kTileNumbers * static_cast<int>(sizeof(uint16_t));
-    static_assert(tile_bytes == 4 * bytes);
-    start_one<0, tile_bytes>();
-    start_one<bytes, tile_bytes>();
-    start_one<2 * bytes, tile_bytes>();
-    start_one<3 * bytes, tile_bytes>();
-  }
-
- private:
-  template <int offset, int tile_bytes>
-  __device__ void start_one() const {
-    copy_async<offset, offset>(to, rows);
-    copy_async<tile_bytes + offset, offset>(to, columns);
+    constexpr int count = kTileNumbers / kPiece / kProductThreads;
+    constexpr int step = kProductThreads * kPiece;
+    constexpr int bytes = static_cast<int>(sizeof(uint16_t));
+#pragma unroll
+    for (int n = 0; n < count; ++n) {
+      copy_async(to + n * step * bytes, rows + n * step);
+      copy_async(to + (kTileNumbers + n * step) * bytes, columns + n * step);
+    }
   }
 };
 

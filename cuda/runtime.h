@@ -68,7 +68,7 @@ struct Execution {
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that one block may have
   int halves = 2;
-  // In memory at a time: shares of products, words of a sort.
+  // In memory at a time: shares of products, words of a sort, what medians count and collect.
   int64_t share_bytes = int64_t{256} << 20;
   Memory* memory = nullptr;  // only the emulator does without
 };

@@ -8,6 +8,7 @@ bench/gpu.sh can run it on a machine that has little else.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,24 @@ def make_case(m: int, b: int, c: int, k: int, dtype: str) -> Case:
         rng.normal(size=(m, b)),
     )
     return Case(*(part.astype(dtype) for part in parts))
+
+
+def on_side_stream(step: Callable[[], Any]) -> None:
+    """Take a step before it is recorded, as torch asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+
+
+def record(step: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Record a step; return the graph, and what the step gives at each replay."""
+    on_side_stream(step)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    return graph, found
 
 
 def _reason_to_skip() -> str:
@@ -229,14 +248,7 @@ def test_sliced_wasserstein_inside_a_graph(shape: tuple[int, int], dtype: str) -
         value = functional.sliced_wasserstein(x, leaf)
         return value, torch.autograd.grad(value.sum(), leaf)[0]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    graph, found = record(step)
     for _ in range(2):
         y.copy_(y.flip(1) * 1.25)
         graph.replay()
@@ -312,14 +324,7 @@ def test_median_inside_a_graph(shape: tuple[int, int, int]) -> None:
         value = functional.median_distance(leaf)
         return value, torch.autograd.grad(value.sum(), leaf)[0]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    graph, found = record(step)
     for points in (3 * torch.randn_like(x), x.round(), torch.zeros_like(x)):
         x.copy_(points)
         graph.replay()
@@ -366,14 +371,7 @@ def test_inside_a_graph(k: int) -> None:
         ratio = functional.density_ratio(x[:, :100].contiguous(), y, g, 0.1)
         return grad + ratio.mean()
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    graph, found = record(step)
     y.add_(0.5)
     graph.replay()
     assert_close(host(found), host(step()).astype(np.float64), "float32")
@@ -447,11 +445,7 @@ def test_backward_reports_no_failure_of_its_own() -> None:
 def test_a_replay_reports_what_fails() -> None:
     q = torch.arange(30.0, device="cuda", dtype=torch.float64).reshape(2, 15, 1) * 100
     x, g = q.clone(), torch.ones(2, device="cuda", dtype=torch.float64)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        functional.density_ratio(x, q, g, 0.0)
-    torch.cuda.current_stream().wait_stream(side)
+    on_side_stream(lambda: functional.density_ratio(x, q, g, 0.0))
     _cuda_kernels._reports.clear()  # so that its memory is made while the graph is recorded
     _arrays._cuda_kernels.cache_clear()
     graph = torch.cuda.CUDAGraph()
