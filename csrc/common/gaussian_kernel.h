@@ -25,7 +25,7 @@ DPSLICE_HD inline V log_kernel_of_product(V product, U log_kernel_u, W log_kerne
 }
 
 // Largest max|x| max|y|, in squared bandwidths, for products. The error of log K is that of their
-// terms: at most some 7 * (unit roundoff) * |x||y| (measured for k up to 784), and 0.35 times it
+// terms: at most some 10 * (unit roundoff) * |x||y| (measured for k up to 784), and 0.35 times it
 // between points at usual distances: 5e-6 at 256 in float32. Points in k dimensions at distances of
 // a bandwidth per dimension have log K of the size of k, where differences round as badly as
 // products do: from there on products lose nothing, but between points that are far nearer than
