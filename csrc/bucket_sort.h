@@ -18,7 +18,7 @@ namespace dpslice::DPSLICE_ISA {
 
 // Up to kLeaf numbers get buckets of their own at once; for more, the counters would leave L1.
 // Longer arrays are cut into buckets of about kCut.
-constexpr int64_t kLeaf = 2048, kCut = 256, kMostCuts = 2048;
+constexpr int64_t kLeaf = 2048, kCut = 512, kMostCuts = 2048;
 // A bucket of more is sorted by itself; insertion sort moves a number kCrowd / 4 places on average.
 constexpr int64_t kCrowd = 24;
 constexpr int kDepth = 4;
@@ -183,23 +183,51 @@ int64_t distribute(const Source& source, int64_t size, Bounds<T> between, Counte
   return largest;
 }
 
+// Puts keys 0 and 1, 2 and 3, ... in order, and then 1 and 2, 3 and 4, ...: almost all that remains
+// to be done where buckets hold one or two keys, and without branches that nobody could predict.
+// For instruction sets that have the minimum of such integers.
+template <class Key>
+inline void exchange_neighbours([[maybe_unused]] Key* keys, [[maybe_unused]] int64_t size) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Key) == 8)
+    for (int first = 0; first < 2; ++first)
+      for (int64_t i = first; i + 8 <= size; i += 8) {
+        const __m512i here = _mm512_loadu_si512(keys + i);
+        const __m512i other = _mm512_shuffle_epi32(here, _MM_PERM_BADC);
+        const __m512i lower = _mm512_min_epu64(here, other);
+        _mm512_storeu_si512(keys + i, _mm512_mask_max_epu64(lower, 0xaa, here, other));
+      }
+#endif
+}
+
+// Moves key `at` down to its place among those before it, which are in order. keys[-1] is no larger
+// than any.
+template <class Key>
+inline void insert_key(Key* keys, int64_t at) {
+  const Key key = keys[at];
+  for (; key.bits < keys[at - 1].bits; --at) keys[at] = keys[at - 1];
+  keys[at] = key;
+}
+
 // keys[-1] is no larger than any.
 template <class Key>
 void insertion_sort(Key* keys, int64_t size) {
-  Key last = keys[0];
-  for (int64_t i = 1; i < size; ++i) {
-    const Key key = keys[i];
-    if (!(key.bits < last.bits)) {
-      last = key;
-      continue;
+  int64_t i = 1;
+#if defined(__AVX512F__)
+  // Eight at a time, as most are in order.
+  if constexpr (sizeof(Key) == 8)
+    for (; i + 8 <= size; i += 8) {
+      const __mmask8 behind =
+          _mm512_cmplt_epu64_mask(_mm512_loadu_si512(keys + i), _mm512_loadu_si512(keys + i - 1));
+      if (behind != 0) [[unlikely]]
+        for (int64_t j = i; j < i + 8; ++j) insert_key(keys, j);
     }
-    int64_t at = i;
-    do {
-      keys[at] = keys[at - 1];
-      --at;
-    } while (key.bits < keys[at - 1].bits);
-    keys[at] = key;
-  }
+#endif
+  for (Key last = keys[i - 1]; i < size; ++i)
+    if (keys[i].bits < last.bits)
+      insert_key(keys, i);
+    else
+      last = keys[i];
 }
 
 template <class Key>
@@ -236,16 +264,18 @@ void for_each_bucket(const Counters<Count>& ends, Visit&& visit) {
   }
 }
 
-template <class T, class Source>
-void sort_leaf(const Source& source, int64_t size, Bounds<T> between, SortKey<T>* scratch,
-               SortKey<T>* to, int depth, SortWork<T>& work) {
+template <class T>
+void sort_leaf(const T* values, SortKey<T>* from, int64_t size, Bounds<T> between, SortKey<T>* to,
+               int depth, SortWork<T>& work) {
   const auto leaves = counters(4 * size, work.leaf_counters[depth]);
+  const GivenKeys<T> source{values, from};
   if (distribute(source, size, between, leaves, to, work.bucket) > kCrowd)
     for_each_bucket(leaves, [&](int64_t start, int64_t count) {
       if (count <= kCrowd) return;
-      copy_keys(scratch + start, to + start, count);
-      sort_bucket(scratch + start, to + start, count, size, depth, work);
+      copy_keys(from + start, to + start, count);
+      sort_bucket(from + start, to + start, count, size, depth, work);
     });
+  exchange_neighbours(to, size);
   insertion_sort(to, size);
 }
 
@@ -264,8 +294,8 @@ void sort_keys(SortKey<T>* from, SortKey<T>* to, int64_t size, int depth, SortWo
   const Bounds<T> between = bounds(values, size);
   if (between.all_equal()) return copy_keys(to, from, size);
   if (!between.usable()) return sort_by_digits(from, to, size, work);
+  if (size <= kLeaf) return sort_leaf(values, from, size, between, to, depth, work);
   const GivenKeys<T> source{values, from};
-  if (size <= kLeaf) return sort_leaf(source, size, between, from, to, depth, work);
   const auto cuts =
       counters(size / kCut < kMostCuts ? size / kCut : kMostCuts, work.cut_counters[depth]);
   distribute(source, size, bulk_bounds(values, size, between), cuts, to, work.bucket);
@@ -280,14 +310,18 @@ template <class T>
 void sort_values(const T* values, int64_t size, SortKey<T>* keys, SortKey<T>* scratch,
                  SortWork<T>& work) {
   const FreshKeys<T> source{values};
+  const auto make_keys = [&](SortKey<T>* to) {
+    for (int64_t i = 0; i < size; ++i) to[i] = source.key(i);
+  };
   const Bounds<T> between = bounds(values, size);
-  if (!between.usable()) {
-    for (int64_t i = 0; i < size; ++i) scratch[i] = source.key(i);
-    if (between.all_equal()) return copy_keys(keys, scratch, size);
-    return sort_by_digits(scratch, keys, size, work);
-  }
+  if (between.all_equal()) return make_keys(keys);
   keys[-1] = SortKey<T>::make(0, 0);
-  if (size <= kLeaf) return sort_leaf(source, size, between, scratch, keys, 0, work);
+  if (size <= kLeaf || !between.usable()) {
+    make_keys(scratch);
+    if (!between.usable()) return sort_by_digits(scratch, keys, size, work);
+    return sort_leaf(values, scratch, size, between, keys, 0, work);
+  }
+  // Of long arrays, keys are made on the way: written first, they would leave the cache again.
   const auto cuts =
       counters(size / kCut < kMostCuts ? size / kCut : kMostCuts, work.cut_counters[0]);
   distribute(source, size, bulk_bounds(values, size, between), cuts, scratch, work.bucket);

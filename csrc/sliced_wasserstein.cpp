@@ -85,10 +85,15 @@ double walk_equal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t size, 
     total += weight * sum_lanes<double>(run);
     T pull[kRun];
     for (int64_t i = 0; i < count; ++i) pull[i] = static_cast<T>(slope[i]);
-    if (grad_x != nullptr)
-      for (int64_t i = 0; i < count; ++i) grad_x[by_x[i].index()] = pull[i];
-    if (grad_y != nullptr)
-      for (int64_t i = 0; i < count; ++i) grad_y[by_y[i].index()] = -pull[i];
+    const auto scatter = [&](const SortKey<T>* keys, T* grad, T sign) {
+      for (int64_t i = 0; i < count; ++i) {
+        int64_t place = keys[i].index();
+        asm("" : "+r"(place));  // or vectors are filled with places, to be taken apart again
+        grad[place] = sign * pull[i];
+      }
+    };
+    if (grad_x != nullptr) scatter(by_x, grad_x, T(1));
+    if (grad_y != nullptr) scatter(by_y, grad_y, T(-1));
   }
   return total;
 }
@@ -177,8 +182,20 @@ double walk_unequal(const SortKey<T>* by_x, const SortKey<T>* by_y, int64_t b, i
   return total + run;
 }
 
+// Asks for numbers that are wanted soon. A short row has been read before the processor has noticed
+// that it is read in order; a long one need not be asked for.
+template <class T>
+void fetch_ahead(const T* values, int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < size && i < kLeaf; i += kLine) __builtin_prefetch(values + i);
+}
+
 template <class T>
 void slice_body(const SlicedWassersteinArgs<T>& args, int64_t s, Workspace<T>& work) {
+  if (s + 1 < args.m) {
+    fetch_ahead(args.x + (s + 1) * args.b, args.b);
+    fetch_ahead(args.y + (s + 1) * args.c, args.c);
+  }
   const SortKey<T>* const by_x = sorted(args.x + s * args.b, args.b, work.x, work);
   const SortKey<T>* const by_y = sorted(args.y + s * args.c, args.c, work.y, work);
   T* const grad_x = args.grad_x != nullptr ? args.grad_x + s * args.b : nullptr;
