@@ -866,7 +866,7 @@ def account(
         float | None, typer.Option("--sigma", help="Noise, in the unit of the rows: what epsilon?")
     ] = None,
     delta: DeltaOption = DEFAULT_DELTA,
-    adjacency: RowAdjacencyOption = RowAdjacency.zero_out,
+    adjacency: AdjacencyOption = Adjacency.zero_out,
     max_norm: Annotated[
         float | None, typer.Option("--max-norm", help="Bound on the norm of a row. Default: 1.")
     ] = None,
@@ -886,17 +886,27 @@ def account(
 
     Exact accounting of both kinds of frame, what rounding costs included, beside what Theorem 1
     of the paper (arXiv 2410.19941) would need; of a schema, the noise of a release of sums too.
+    Under add_remove, of sums alone: --sigma is then the noise on each of a column of weight 1.
     """
     if (epsilon is None) == (sigma is None):
         raise ValueError("exactly one of --epsilon and --sigma must be given")
     if (dim is None) == (schema is None):
         raise ValueError("exactly one of --dim and --schema must be given")
+    if adjacency is Adjacency.add_remove:
+        if schema is None:
+            raise ValueError("--adjacency add_remove is for releases of sums: give --schema")
+        if columns is not None or rows is not None:
+            raise ValueError("--columns and --rows are for releases of rows: leave them out")
     if schema is not None:
         if max_norm is not None or diameter is not None:
             raise ValueError("--max-norm and --diameter follow from --schema: leave them out")
         from dpslice.tabular.encoding import Encoding
 
         description = _load_schema(schema)
+        if adjacency is Adjacency.add_remove:
+            promise = _account_sums(description, epsilon, sigma, delta, adjacency.value)
+            _print_sums(promise, {"epsilon": epsilon, "sigma": sigma, "delta": delta}, json)
+            return
         encoding = Encoding(description)
         dim, max_norm, diameter = encoding.d, encoding.max_norm, encoding.diameter
     d = _arrays.positive_integer("dim", dim)
@@ -941,7 +951,7 @@ def account(
     }
     sums = None
     if schema is not None and epsilon is not None:
-        sums = _account_sums(description, epsilon, delta, adjacency.value)
+        sums = _account_sums(description, epsilon, None, delta, adjacency.value)
     if json:
         _console.print_json(
             {
@@ -979,7 +989,7 @@ def account(
     cells.append(
         ["gaussian, Theorem 1", up(paper["sigma"]), "1.000", up(paper["epsilon"]), "-", "-"]
     )
-    replaced = "replace_one epsilon" if adjacency is RowAdjacency.zero_out else ""
+    replaced = "replace_one epsilon" if adjacency is Adjacency.zero_out else ""
     header = ["frame", "sigma", "Theorem 1's / this", "epsilon", replaced, "of it rounding"]
     kept = [i for i, name in enumerate(header) if name]
     _console.print_table([header[i] for i in kept], [[row[i] for i in kept] for row in cells])
@@ -991,15 +1001,39 @@ def account(
         )
 
 
-def _account_sums(schema: Schema, epsilon: float, delta: float, adjacency: str) -> Guarantee:
+def _account_sums(
+    schema: Schema, epsilon: float | None, sigma: float | None, delta: float, adjacency: str
+) -> Guarantee:
     """Tell what a release of sums of a table of this schema would guarantee."""
     from dpslice.mechanism import SumMechanism
     from dpslice.tabular.discretization import Discretization
 
     features = Discretization(schema).features()
     return SumMechanism(
-        features=features, epsilon=epsilon, delta=delta, adjacency=adjacency
+        features=features, epsilon=epsilon, sigma=sigma, delta=delta, adjacency=adjacency
     ).account()
+
+
+def _print_sums(promise: Guarantee, asked: Mapping[str, float | None], json: bool) -> None:
+    """Print the account of a release of sums, of which no release of rows is the alternative."""
+    if json:
+        _console.print_json(
+            {"asked": asked, "adjacency": promise.adjacency, "sums": promise.to_dict()}
+        )
+        return
+    print(f"adjacency {promise.adjacency}: {accounting._NEIGHBOURS[promise.adjacency]}")
+    print(f"delta {promise.delta:g}, {promise.p} counts,")
+    print(f"neighbouring tables at most {promise.sensitivity:.9g} apart")
+    print()
+    up = accounting._rounded_up
+    shown = {
+        "sigma on each of a column of weight 1": promise.sigma,
+        "epsilon": promise.epsilon,
+        "replace_one epsilon": promise.epsilon_replace_one,
+        "of it rounding": promise.epsilon_numerical,
+    }
+    known = {name: up(value) for name, value in shown.items() if value is not None}
+    _console.print_table(list(known), [list(known.values())])
 
 
 _PACKAGES = ("numpy", "torch", "pandas", "scikit-learn", "sdmetrics", "statsmodels", "typer")
