@@ -408,3 +408,26 @@ def test_wrong_records_are_refused() -> None:
         _mechanism().release(np.array([[0, 0, 0, 0], [0, 0, 9, 0]]), _product)
     with pytest.raises(ValueError, match="at least one row"):
         _mechanism().release(np.empty((0, 4), dtype=int), _product)
+
+
+@pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)
+def test_choices_are_drawn_at_the_range_that_is_accounted_for(
+    adjacency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slope of a release, times the widest range of moved scores, is eta."""
+    slopes = []
+    choose = adaptive_module._choose
+
+    def watched(scores: list, left: list, count: int, slope: float, *rest: object) -> list:
+        slopes.append(slope)
+        return choose(scores, left, count, slope, *rest)
+
+    monkeypatch.setattr(adaptive_module, "_choose", watched)
+    mechanism = _mechanism(rounds=2, adjacency=adjacency)
+    release = mechanism.release(_codes(), _product)
+    reach = 2 if adjacency == "replace_one" else 1
+    share = mechanism.choosing_share / 2  # of the squared ratio, for one choice
+    mu = release.guarantee.max_norm * math.sqrt(share) / release.sigma
+    eta = accounting.choice_range(reach * mu)
+    assert len(slopes) == 2
+    assert slopes == pytest.approx([eta / (2 * reach)] * 2, rel=1e-12)

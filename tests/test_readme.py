@@ -1,7 +1,8 @@
-"""What README.md and examples/ show must run: every Python block, every dpslice command.
+"""What README.md, docs/ and examples/ show must run: every Python block, every dpslice command.
 
 Training is cut down to a few steps; everything else runs as printed, in a directory with a table
-that follows the README's own schema.
+that follows the README's own schema. Blocks of a page of docs/ run in order and check their own
+figures; files and definitions that it names must be there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dpslice.tabular import Encoding, Schema, synthesizer, write_csv
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 EXAMPLES = ROOT / "examples"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 TRAINED = {"synthesize", "train", "demo"}
 
@@ -47,8 +49,8 @@ def test_what_follows_a_release_imports_no_mechanism() -> None:
             assert not parts & {"mechanism", "adaptive"}, path
 
 
-def _blocks(language: str) -> list[str]:
-    text = README.read_text(encoding="utf-8")
+def _blocks(language: str, page: Path = README) -> list[str]:
+    text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -104,11 +106,59 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_links_to_files_hold() -> None:
-    text = README.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in link:
-            assert (ROOT / link).exists(), link
+def _anchors(page: Path) -> set[str]:
+    """Names that GitHub gives to headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: page.name)
+def test_links_hold(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if "://" in link:
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), anchor
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_docs_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": page.name}
+    blocks = _blocks("python", page)
+    assert blocks
+    for code in blocks:
+        exec(compile(code, page.name, "exec"), names)
+
+
+def _defined(path: Path) -> set[str]:
+    """Names that a file defines, methods as Class.method; of C++, all its words."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return set(re.findall(r"\w+", text))
+    tree = ast.parse(text)
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    found = {node.name for node in tree.body if isinstance(node, kinds)}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)}
+    return found
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_what_docs_name_is_there(page: Path) -> None:
+    """`file` or `file::definition`, from the root, the package or tests/."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+\.(?:py|h|cpp|cuh?|toml|sh))(?:::([\w.]+))?`", text)
+    assert len(named) > 20
+    places = (ROOT, ROOT / "python" / "dpslice", ROOT / "tests")
+    for file, definition in named:
+        path = next((place / file for place in places if (place / file).is_file()), None)
+        assert path is not None, file
+        assert not definition or definition in _defined(path), f"{file}::{definition}"
 
 
 @pytest.mark.parametrize("name", ["custom_generator.py", "kernels_on_arrays.py"])
