@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import gzip
 import json
@@ -23,7 +24,8 @@ import pytest
 from typer.testing import CliRunner
 
 import dpslice
-from dpslice import _commands, accounting
+from dpslice import Release, _commands, accounting
+from dpslice.accounting import Guarantee
 from dpslice.cli import main
 from dpslice.tabular import Schema, Synthesizer, read_csv
 
@@ -188,7 +190,7 @@ def test_wrong_usage_has_its_own_exit_code() -> None:
         ["release"],
         ["account", "--nonsense"],
         ["account", "--dim", "x"],
-        ["account", "--dim", "3", "--epsilon", "1", "--adjacency", "add_remove"],
+        ["account", "--dim", "3", "--epsilon", "1", "--adjacency", "nothing"],
     ):
         result = invoke(*arguments)
         assert result.exit_code == 2, result.output
@@ -457,6 +459,28 @@ def test_account_in_words_names_the_adjacency() -> None:
 )
 def test_account_refuses(arguments: list[object], match: str) -> None:
     refuse(match, "account", *arguments)
+
+
+def test_account_of_sums_under_add_remove_is_what_a_release_will_state(
+    schema: Path, table: Path, tmp_path: Path
+) -> None:
+    shape = ["--schema", schema, "--adjacency", "add_remove"]
+    document = json.loads(succeed("account", "--epsilon", 5, *shape, "--json").stdout)
+    assert document["asked"] == {"epsilon": 5.0, "sigma": None, "delta": 1e-6}
+    out = tmp_path / "p.dpslice"
+    succeed("release", table, *shape, "--epsilon", 5, "--out", out, "--quiet")
+    stated = Release.load(out).guarantee
+    assert Guarantee.from_dict(document["sums"]) == dataclasses.replace(stated, notes=())
+    back = succeed("account", "--sigma", stated.sigma, *shape, "--json").stdout
+    assert json.loads(back)["sums"]["epsilon"] <= 5.0
+    words = succeed("account", "--epsilon", 5, *shape).stdout
+    assert words.startswith("adjacency add_remove: one record is in the table or not")
+    assert f"{stated.p} counts" in words
+    refuse(
+        "is for releases of sums: give --schema",
+        *("account", "--epsilon", 1, "--dim", 3, "--adjacency", "add_remove"),
+    )
+    refuse("are for releases of rows", "account", "--epsilon", 1, *shape, "--rows", 10)
 
 
 def test_account_refuses_bounds_beside_a_schema(schema: Path) -> None:
@@ -1011,8 +1035,9 @@ def test_progress_counts_rows_only_where_their_number_is_public(
     result = succeed("release", table, "--schema", schema, *options)
     assert "releasing" in result.stderr
     assert (f"{ROWS} rows" in result.stderr) == (adjacency == "zero_out")
-    assert (f"n = {ROWS}" in result.stdout) == (adjacency == "zero_out")
     # The time it took tells of their number.
+    assert ("0:00:0" in result.stderr.split("training")[0]) == (adjacency == "zero_out")
+    assert (f"n = {ROWS}" in result.stdout) == (adjacency == "zero_out")
     assert ("time: release" in result.stdout) == (adjacency == "zero_out")
     summary = json.loads(
         succeed("release", table, "--schema", schema, *options, "--overwrite", "--json").stdout

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from dpslice import _storage, frames
 from dpslice import release as release_module
 from dpslice.accounting import Guarantee
-from dpslice.mechanism import SlicingMechanism
+from dpslice.adaptive import AdaptiveSumMechanism
+from dpslice.features import MarginalSums
+from dpslice.mechanism import SlicingMechanism, SumMechanism
 from dpslice.release import Release, ReleaseError
 
 PROMISE = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="test")
@@ -359,6 +361,55 @@ def test_claim_of_the_order_is_computed_again(
         Release.load(path)
 
 
+@pytest.mark.parametrize("kind", ["rows", "gaussian rows", "seeded rows", "sums", "rounds"])
+def test_what_a_certificate_states_is_computed_again(tmp_path: Path, kind: str) -> None:
+    path, rows = tmp_path / "x.dpslice", 0.1 * np.ones((300, 4))
+    codes = np.zeros((300, 2), np.int64)
+    features = MarginalSums((2, 3), [(0,), (1,)])
+    if kind == "sums":
+        SumMechanism(features=features, epsilon=2.0, delta=1e-6).release(codes, path=path)
+    elif kind == "rounds":
+        AdaptiveSumMechanism(
+            features=features, candidates=[(0, 1)], rounds=1, epsilon=2.0, delta=1e-6
+        ).release(codes, lambda release, groups: [np.ones((2, 3)) for _ in groups], path=path)
+    else:
+        SlicingMechanism(
+            epsilon=2.0, delta=1e-6, frame="gaussian" if kind != "rows" else "orthonormal", n_slices=8,
+            seed=1 if "seeded" in kind else None,
+        ).release(rows, path=path)  # fmt: skip
+    assert Release.load(path).guarantee.epsilon == 2.0
+
+    def refused(message: str, **entries: object) -> None:
+        before = (path / "certificate.json").read_text()
+        edit_certificate(path, lambda c: c["guarantee"].update(entries), sign=True)
+        with pytest.raises(ReleaseError, match=message):
+            Release.load(path)
+        (path / "certificate.json").write_text(before)
+
+    too_small = "claims more than its numbers give: epsilon"
+    refused(too_small, epsilon=1.99)
+    refused(too_small, delta=5e-7)
+    refused(f"{too_small}_replace_one", epsilon_replace_one=2.0)
+    stated = Release.load(path).guarantee
+    assert stated.max_norm is not None
+    if kind in ("sums", "rounds"):
+        refused("norm of records' is at most", max_norm=stated.max_norm / 2, sensitivity=0.1)
+        refused("distance of records' is at most", diameter=0.5)
+    if kind == "seeded rows":
+        assert stated.frame_norm is not None
+        refused("is about another frame", frame_norm=stated.frame_norm * 0.99)
+
+
+def test_what_was_composed_is_computed_again() -> None:
+    one = SlicingMechanism(epsilon=1.0, delta=1e-6).account(3)
+    record = Guarantee.compose(one, one).to_dict()
+    assert Guarantee.from_dict(record).composition == "joint"
+    with pytest.raises(ValueError, match="its numbers give: epsilon must be at least"):
+        Guarantee.from_dict({**record, "epsilon": record["epsilon"] * 0.99})
+    with pytest.raises(ValueError, match="claims more than its parts give: delta"):
+        Guarantee.from_dict({**record, "delta": 1e-6})
+
+
 def test_infinity_is_no_number_of_json(saved: Path) -> None:
     file = saved / "certificate.json"
     file.write_text(file.read_text().replace('"sigma": 1.5', '"sigma": Infinity'))
@@ -373,6 +424,25 @@ def test_pickles_are_never_read(saved: Path) -> None:
 
 
 # ------------------------------------------------------------------------------ whole or not at all
+
+
+def test_nobody_else_sees_a_release_before_it_is_whole(tmp_path: Path) -> None:
+    """Until they are shuffled, rows lie on disk in the order of the table."""
+    seen = []
+
+    def look(_: int) -> None:
+        (partial,) = tmp_path.glob(".*.partial")
+        seen.append(partial.stat().st_mode & 0o777)
+
+    umask = os.umask(0o027)
+    try:
+        SlicingMechanism(epsilon=1.0, delta=1e-6, amplify_by_order=True).release(
+            np.zeros((30, 3)), path=tmp_path / "x.dpslice", block_rows=10, progress=look
+        )
+    finally:
+        os.umask(umask)
+    assert seen == [0o700] * len(seen) != []
+    assert (tmp_path / "x.dpslice").stat().st_mode & 0o777 == 0o750
 
 
 def test_existing_release_is_kept_unless_told(saved: Path) -> None:

@@ -97,21 +97,16 @@ def rows_progress(
     quiet : bool
         Show nothing.
     counted : bool
-        False where the number of rows is protected: only the time that has passed is shown.
+        False where the number of rows is protected: it is not shown, and neither is the time,
+        which grows with it.
 
     Yields
     ------
     callable
         To be called with the number of rows done so far.
     """
-    count = [TextColumn("{task.completed:,.0f} rows")] if counted else []
-    with _progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        *count,
-        TimeElapsedColumn(),
-        quiet=quiet,
-    ) as bar:
+    count = [TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn()] if counted else []
+    with _progress(SpinnerColumn(), TextColumn("{task.description}"), *count, quiet=quiet) as bar:
         task = bar.add_task(description, total=None)
         yield lambda rows: bar.update(task, completed=rows)
 

@@ -48,7 +48,7 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Yields
     ------
     Path
-        An empty directory beside the target.
+        An empty directory beside the target, for its owner's eyes only until it is published.
 
     Raises
     ------
@@ -68,9 +68,13 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
         try:
             partial.mkdir()
+            mode = partial.stat().st_mode
+            # What is not complete may tell more than the whole: rows in the order of the table.
+            partial.chmod(0o700)
             yield partial
             for file in partial.iterdir():
                 flush_to_disk(file)
+            partial.chmod(mode)
             flush_to_disk(partial)
             refuse_existing(target, overwrite=overwrite)
             if target.exists():

@@ -1560,12 +1560,15 @@ def calibrate_shuffled_mu(epsilon: float, delta: float, *, n: int) -> float:
 # --------------------------------------------------------------------- noise in finite precision
 
 
-def numerical_loss(*, p: int, sigma: float, max_norm: float) -> tuple[float, float]:
+def numerical_loss(
+    *, p: int, sigma: float, max_norm: float, epsilon: float = 0.0
+) -> tuple[float, float]:
     """Privacy lost because a computer rounds: what to add to the exact (epsilon, delta).
 
     The computed value and the ideal one differ by at most ``8 * 2**-52 * (max_norm + 11 sigma)``
     except with probability ``2**-74`` per number; the release is rounded to a grid of about
     ``sigma / 1024``, so that such a difference changes a cell's probability by a factor close to 1.
+    What lies beyond is a mass of ``t = p 2**-74``, which costs ``(1 + e**epsilon) t`` of delta.
 
     Parameters
     ----------
@@ -1576,11 +1579,14 @@ def numerical_loss(*, p: int, sigma: float, max_norm: float) -> tuple[float, flo
     max_norm : float
         Bound C on the norm of a row. For a Gaussian frame: C times the largest column norm of
         the frame.
+    epsilon : float, optional
+        Epsilon that is stated, or a bound on it.
 
     Returns
     -------
     epsilon, delta : float
-        ``2e-11 p (C/sigma + 11)`` and ``p 2**-70``.
+        ``2e-11 p (C/sigma + 11)``; and 16 t, which is enough up to epsilon = ln 15, or beyond that
+        twice what is needed. The exact delta, besides, grows by a factor of e to the first at most.
 
     Raises
     ------
@@ -1592,7 +1598,37 @@ def numerical_loss(*, p: int, sigma: float, max_norm: float) -> tuple[float, flo
     columns = _arrays.positive_integer("p", p)
     noise = _arrays.positive_real("sigma", sigma)
     norm = _arrays.positive_real("max_norm", max_norm)
-    return 2e-11 * columns * (norm / noise + 11.0), columns * 2.0**-70
+    stated = _arrays.nonnegative_or_infinite("epsilon", epsilon)
+    return 2e-11 * columns * (norm / noise + 11.0), _lost_delta(columns, stated)
+
+
+def _lost_mass(numbers: int, eps: float) -> float:
+    """Delta that the numbers cost whose errors are larger than accounted for: (1 + e^eps) t."""
+    return numbers * 2.0**-74 * (1.0 + math.exp(min(eps, 700.0)))
+
+
+def _lost_delta(numbers: int, eps: float) -> float:
+    """Charge for it: never less as epsilon grows, and twice what is needed where that is much."""
+    least, needed = numbers * 2.0**-70, _lost_mass(numbers, eps)
+    return least if needed <= least else 2.0 * needed
+
+
+def _computed_epsilon(
+    exact: Callable[[float], float], delta: float, rounding: float, numbers: int
+) -> tuple[float, float]:
+    """Epsilon of a computed mechanism at a total delta, and what of delta rounding has taken.
+
+    `exact` is the epsilon of the ideal mechanism at a given ln delta; `rounding` is what is added
+    to it. Infinite where the mass beyond the bounds on errors alone takes all of delta: computed
+    noise ends somewhere, and two rows that are so far apart can be told apart by that.
+    """
+    lost = _lost_delta(numbers, 0.0)
+    while lost < delta:
+        eps = exact(math.log(delta - lost) - rounding) + rounding
+        if _lost_mass(numbers, eps) <= lost:
+            return eps, lost
+        lost = _lost_delta(numbers, eps)
+    return math.inf, _lost_delta(numbers, 0.0)
 
 
 # -------------------------------------------------------------------------------- certificates
@@ -1675,7 +1711,8 @@ class Guarantee:
     max_norm, diameter : float, optional
         Bounds on the norm of a row (of sums: of a record's features) and on the distance of two.
     epsilon_numerical, delta_numerical : float
-        Loss by rounding (`numerical_loss`), already inside ``epsilon`` and ``delta``.
+        Loss by rounding (`numerical_loss` at ``epsilon``), already inside ``epsilon`` and
+        ``delta``.
     epsilon_replace_one : float, optional
         Epsilon of the same release, at the same delta, under ``replace_one`` adjacency.
     private : bool
@@ -1853,6 +1890,8 @@ class Guarantee:
         lines.extend(f"  note          {note}" for note in self.notes)
         if self.parts:
             how = "" if self.composition is None else f" ({self.composition} composition)"
+            if self.composition == "joint":
+                how += ", provided that no part's parameters were chosen by what another gave"
             lines.append(f"Composed of{how}:")
             for part in self.parts:
                 lines.extend("  " + line for line in part._lines())
@@ -1901,8 +1940,7 @@ class Guarantee:
             If the record or an entry is of the wrong kind.
         ValueError
             If a key is missing or unknown, an entry is out of range, parts are nested deeper than
-            compositions ever are, or an epsilon that counts on the order of rows is less than the
-            other entries give.
+            compositions ever are, or an epsilon is less than the other entries give.
         """
         return cls._from_dict(record, depth=0)
 
@@ -1929,8 +1967,7 @@ class Guarantee:
         values["parts"] = tuple(cls._from_dict(part, depth=depth + 1) for part in values["parts"])
         values["notes"] = tuple(values["notes"])
         guarantee = cls(**values)
-        if guarantee.amplified_by_order:
-            _refuse_overclaim(guarantee)
+        _refuse_overclaim(guarantee)
         return guarantee
 
     @staticmethod
@@ -2034,7 +2071,7 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
 
 def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     """Describe a sum release for `composed_epsilon`: a Gaussian mechanism, as if d = p = 1."""
-    if leaf.sampling_rate is not None:
+    if leaf.sampling_rate is not None or leaf.p is None:
         return None
     distance = leaf.sensitivity if adjacency == leaf.adjacency else leaf.diameter
     if leaf.sigma is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
@@ -2076,17 +2113,24 @@ def _counted_together(
         if stated is None or not math.isfinite(stated):
             return math.inf
         pairs.append((stated, leaf.delta))  # what rounding costs is in both
-    rest = math.fsum(leaf.delta - leaf.delta_numerical for leaf in gaussian)
-    whole = rest + math.fsum(dlt for _, dlt in pairs)
-    if not (rest > 0.0 and 0.0 < whole < 1.0):
+    whole = math.fsum(leaf.delta for leaf in gaussian) + math.fsum(dlt for _, dlt in pairs)
+    if not 0.0 < whole < 1.0:
         return math.inf
+    least = math.fsum(dlt for _, dlt in pairs) * (1.0 + 1e-12)
+
+    def exact(target: float) -> float:
+        left = math.exp(target)
+        return composed_epsilon(left, parts, others=pairs) if left > least else math.inf
+
     rounding = math.fsum(leaf.epsilon_numerical for leaf in gaussian)
-    return composed_epsilon(whole, parts, others=pairs) + rounding
+    return _computed_epsilon(exact, whole, rounding, sum(leaf.p or 0 for leaf in gaussian))[0]
 
 
 # ---------------------------------------------------------------------- what one release promises
 
-_CLAIM_TOLERANCE: Final = 1e-6  # of ln delta, where a claim that is read is computed again
+# Where a claim that is read is computed again: of ln delta, and of epsilon.
+_CLAIM_TOLERANCE: Final = 1e-6
+_CLAIM_SHARE: Final = 1.0 - 1e-6
 _LARGEST_ORDER_EPSILON: Final = 6.0  # that the order is claimed for: little is gained near it
 
 
@@ -2189,7 +2233,7 @@ class _Setting:
 
         One that was calibrated for, `near`, is tried first.
         """
-        rounding = self.numerical(sigma)[0]
+        rounding = self.rounding(sigma)
         target = self.order_target(delta, n)
 
         def holds(eps: float) -> bool:
@@ -2210,18 +2254,34 @@ class _Setting:
             "this size",
         )
 
-    def numerical(self, sigma: float) -> tuple[float, float]:
-        return numerical_loss(p=self.p, sigma=sigma, max_norm=self.max_norm * self.column_norm)
+    def rounding(self, sigma: float) -> float:
+        """Epsilon that rounding costs."""
+        longest = self.max_norm * self.column_norm
+        return numerical_loss(p=self.p, sigma=sigma, max_norm=longest)[0]
 
-    def target(self, delta: object) -> tuple[float, float]:
-        """Delta asked for, and the log of what is left of it after rounding."""
-        dlt = _arrays.open_unit("delta", delta)
-        rounding = self.numerical(1.0)[1]
-        if not dlt > rounding:
-            raise ValueError(
-                f"delta must exceed what rounding needs at p = {self.p}, {rounding}; got {dlt}"
-            )
-        return dlt, math.log(dlt - rounding)
+    def checked_delta(self, delta: object, eps: float = 0.0) -> float:
+        """Return delta, or raise unless rounding leaves something of it at this epsilon."""
+        return _checked_total(delta, eps, self.p, f"at p = {self.p}")
+
+    def alone(self, delta: float, sigma: float, adjacency: str) -> tuple[float, float]:
+        """Epsilon of the noise alone, rounding included, and what of delta rounding has taken."""
+        ratio = self.ratio(sigma, adjacency)
+        return _computed_epsilon(
+            lambda target: _epsilon(target, ratio), delta, self.rounding(sigma), self.p
+        )
+
+
+def _checked_total(delta: object, eps: float, numbers: int, where: str) -> float:
+    total = _arrays.open_unit("delta", delta)
+    lost = _lost_delta(numbers, eps)
+    if not total > lost:
+        at = ""
+        if lost > _lost_delta(numbers, 0.0):
+            at = f" and epsilon = {eps:g} (which protects nothing any more)"
+        raise ValueError(
+            f"delta must exceed what rounding needs {where}{at}, {lost:.3g}; got {total}"
+        )
+    return total
 
 
 def _setting(
@@ -2270,7 +2330,70 @@ def _checked_order(setting: _Setting, n: object) -> int:
 
 
 def _refuse_overclaim(guarantee: Guarantee) -> None:
-    """Raise if an epsilon that counts on the order is less than the guarantee's numbers give."""
+    """Raise if an epsilon is less than the guarantee's own numbers give, where they say enough."""
+    if guarantee.amplified_by_order:
+        return _refuse_order_overclaim(guarantee)
+    if guarantee.parts and guarantee.mechanism == "composition":
+        again = Guarantee.compose(*guarantee.parts)
+        if guarantee.delta < again.delta * _CLAIM_SHARE:
+            raise ValueError("the guarantee claims more than its parts give: delta is too small")
+    else:
+        computed = _computed_again(guarantee)
+        if computed is None:
+            return None
+        again = computed
+    replaced = math.inf if again.epsilon_replace_one is None else again.epsilon_replace_one
+    for name, stated, least in (
+        ("epsilon", guarantee.epsilon, again.epsilon),
+        ("epsilon_replace_one", guarantee.epsilon_replace_one, replaced),
+    ):
+        if stated is not None and stated < least * _CLAIM_SHARE:
+            raise ValueError(
+                f"the guarantee claims more than its numbers give: {name} must be at least "
+                f"{least:.6g}; got {stated:.6g}"
+            )
+    return None
+
+
+def _computed_again(guarantee: Guarantee) -> Guarantee | None:
+    """Compute a release's guarantee from its other entries, or None if some of these are missing.
+
+    Rounding is counted as for columns of length 1 and for the numbers that were published: the
+    least that it may have been counted as.
+    """
+    if guarantee.sigma is None or guarantee.p is None:
+        return None
+    if guarantee.max_norm is None or guarantee.diameter is None:
+        return None
+    if guarantee.sigma == 0.0 or guarantee.max_norm == 0.0 or guarantee.diameter == 0.0:
+        return None  # columns without spread
+    common: dict[str, Any] = {
+        "sigma": guarantee.sigma,
+        "delta": guarantee.delta,
+        "adjacency": guarantee.adjacency,
+        "diameter": guarantee.diameter,
+    }
+    if guarantee.mechanism == "sums":
+        return sum_guarantee(
+            **common,
+            cells=guarantee.p,
+            norm=guarantee.max_norm,
+            sampling_rate=guarantee.sampling_rate,
+        )
+    if guarantee.mechanism == "slicing" and guarantee.d is not None and guarantee.frame is not None:
+        return slicing_guarantee(
+            **common,
+            d=guarantee.d,
+            p=guarantee.p,
+            frame=guarantee.frame,
+            max_norm=guarantee.max_norm,
+            frame_norm=guarantee.frame_norm,
+        )
+    return None
+
+
+def _refuse_order_overclaim(guarantee: Guarantee) -> None:
+    """Raise in the same way where the order of rows is counted on."""
     assert guarantee.n is not None
     assert guarantee.p is not None
     assert guarantee.sigma is not None
@@ -2288,7 +2411,7 @@ def _refuse_overclaim(guarantee: Guarantee) -> None:
     n, sigma, rounding = guarantee.n, guarantee.sigma, guarantee.epsilon_numerical
     wrong = None
     if (
-        rounding < setting.numerical(sigma)[0] * (1.0 - 1e-12)
+        rounding < setting.rounding(sigma) * (1.0 - 1e-12)
         or guarantee.delta_numerical < _order_rounding(n, guarantee.p) * (1.0 - 1e-12)
         or not guarantee.delta > guarantee.delta_numerical
     ):
@@ -2304,8 +2427,7 @@ def _refuse_overclaim(guarantee: Guarantee) -> None:
         if setting.log_delta_in_order(eps, sigma, kind, n, rounding) <= target:
             continue
         # With the order claimed for one adjacency, noise alone may serve the other.
-        alone = setting.target(guarantee.delta)[1] + _CLAIM_TOLERANCE
-        if not (eps >= 0.0 and _scalar(eps, setting.ratio(sigma, kind)) <= alone):
+        if stated < setting.alone(guarantee.delta, sigma, kind)[0] * _CLAIM_SHARE:
             wrong = name
     if wrong is not None:
         raise ValueError(
@@ -2393,22 +2515,22 @@ def slicing_guarantee(
         column_norm=column_norm,
         frame_norm=frame_norm,
     )
-    total, target = setting.target(delta)
-    epsilon_numerical, delta_numerical = setting.numerical(noise)
+    total = setting.checked_delta(delta)
 
     kinds = [setting.adjacency]
     if setting.adjacency == "zero_out":
         kinds.append("replace_one")
-    alone = [_epsilon(target, setting.ratio(noise, kind)) + epsilon_numerical for kind in kinds]
+    alone, lost = zip(*(setting.alone(total, noise, kind) for kind in kinds), strict=True)
+    delta_numerical = lost[0]
     stated = alone
     if amplify_by_order:
         rows = _checked_order(setting, n)
         if epsilon is not None:
             epsilon = _arrays.positive_real("epsilon", epsilon)
-        stated = [
+        stated = tuple(
             min(least, setting.epsilon_in_order(total, noise, kind, rows, epsilon))
             for kind, least in zip(kinds, alone, strict=True)
-        ]
+        )
         if stated != alone:
             delta_numerical = _order_rounding(rows, setting.p)
             without = [f"epsilon {_rounded_up(alone[0])}"]
@@ -2428,7 +2550,7 @@ def slicing_guarantee(
         n=n,
         max_norm=setting.max_norm,
         diameter=setting.diameter,
-        epsilon_numerical=epsilon_numerical,
+        epsilon_numerical=setting.rounding(noise),
         delta_numerical=delta_numerical,
         epsilon_replace_one=stated[1] if setting.adjacency == "zero_out" else None,
         private=private,
@@ -2487,9 +2609,11 @@ def calibrate_slicing(
         column_norm=column_norm,
         frame_norm=frame_norm,
     )
-    total, target = setting.target(delta)
+    total = setting.checked_delta(delta, eps)
+    left = math.log(total - _lost_delta(setting.p, eps))
 
     def least(budget: float) -> float:
+        target = left - (eps - budget)
         guess = setting.ratio(1.0, setting.adjacency).typical() / _gaussian_mu(budget, target)
 
         def log_f(sigma: float) -> float:
@@ -2498,13 +2622,13 @@ def calibrate_slicing(
         return _least_sigma(log_f, target, guess)
 
     # Rounding costs less when sigma is larger, so one correction of the budget is enough.
-    rounding = setting.numerical(least(eps))[0]
+    rounding = setting.rounding(least(eps))
     if not eps > rounding:
         raise ValueError(
             f"epsilon must exceed what rounding needs at p = {setting.p}, {rounding}; got {eps}"
         )
     sigma = least(eps - rounding)
-    while _epsilon(target, setting.ratio(sigma, setting.adjacency)) + rounding > eps:
+    while setting.alone(total, sigma, setting.adjacency)[0] > eps:
         sigma *= _SAFE_SIGMA
     if amplify_by_order:
         sigma = _least_sigma_in_order(setting, eps, total, sigma, _checked_order(setting, n))
@@ -2518,7 +2642,7 @@ def _least_sigma_in_order(
     target = setting.order_target(delta, n)
 
     def holds(sigma: float) -> bool:
-        rounding = setting.numerical(sigma)[0]
+        rounding = setting.rounding(sigma)
         at = eps - rounding
         return setting.log_delta_in_order(at, sigma, setting.adjacency, n, rounding) <= target
 
@@ -2535,7 +2659,7 @@ def _least_sigma_in_order(
 _SUM_ROUNDING: Final = 1.0 + 1e-9  # covers the rounding of norms, weights and noise scales
 
 
-def sum_numerical_loss(cells: int) -> tuple[float, float]:
+def sum_numerical_loss(cells: int, epsilon: float = 0.0) -> tuple[float, float]:
     r"""Privacy that a sum release loses because a computer rounds.
 
     The sum S is exact. With h the grid and r what is left of S above the largest multiple of h in
@@ -2548,19 +2672,22 @@ def sum_numerical_loss(cells: int) -> tuple[float, float]:
     ----------
     cells : int
         Released numbers.
+    epsilon : float, optional
+        Epsilon that is stated, or a bound on it.
 
     Returns
     -------
     epsilon, delta : float
-        ``2e-11 * 11 * cells`` and ``cells * 2**-70``.
+        ``2e-11 * 11 * cells``, and as of `numerical_loss`.
 
     Raises
     ------
     TypeError, ValueError
-        If `cells` is no positive integer.
+        If `cells` is no positive integer, or `epsilon` no number >= 0.
     """
     count = _arrays.positive_integer("cells", cells)
-    return 2.2e-10 * count, count * 2.0**-70
+    stated = _arrays.nonnegative_or_infinite("epsilon", epsilon)
+    return 2.2e-10 * count, _lost_delta(count, stated)
 
 
 def choice_range(mu: float) -> float:
@@ -2654,17 +2781,6 @@ def _sum_distances(adjacency: object, norm: object, diameter: object) -> tuple[s
     return kind, far if kind == "replace_one" else bound, far
 
 
-def _sum_target(delta: object, cells: int) -> tuple[float, float]:
-    """Delta asked for, and the log of what is left of it after rounding."""
-    total = _arrays.open_unit("delta", delta)
-    rounding = sum_numerical_loss(cells)[1]
-    if not total > rounding:
-        raise ValueError(
-            f"delta must exceed what rounding needs for {cells} sums, {rounding}; got {total}"
-        )
-    return total, math.log(total - rounding)
-
-
 def sum_guarantee(
     *,
     sigma: float,
@@ -2724,16 +2840,14 @@ def sum_guarantee(
     """
     noise = _arrays.positive_real("sigma", sigma)
     kind, distance, far = _sum_distances(adjacency, norm, diameter)
-    total, target = _sum_target(delta, cells)
+    total = _checked_total(delta, 0.0, cells, f"for {cells} sums")
     rate = checked_sampling_rate(sampling_rate, kind, total)
-    epsilon_numerical, delta_numerical = sum_numerical_loss(cells)
-
-    def stated(reach: float, rate: float | None = None) -> float:
-        mu = reach * _SUM_ROUNDING / noise
-        return _sampled_epsilon(target, mu, rate) + epsilon_numerical
-
+    epsilon, lost = _sum_epsilon(total, distance / noise, cells, rate)
+    replaced = None
+    if kind != "replace_one" and rate is None:
+        replaced, _ = _sum_epsilon(total, far / noise, cells, None)
     return Guarantee(
-        epsilon=stated(distance, rate),
+        epsilon=epsilon,
         delta=total,
         adjacency=kind,
         mechanism="sums",
@@ -2743,11 +2857,21 @@ def sum_guarantee(
         n=n,
         max_norm=norm,
         diameter=far,
-        epsilon_numerical=epsilon_numerical,
-        delta_numerical=delta_numerical,
-        epsilon_replace_one=None if kind == "replace_one" or rate else stated(far),
+        epsilon_numerical=sum_numerical_loss(cells)[0],
+        delta_numerical=lost,
+        epsilon_replace_one=replaced,
         notes=tuple(notes),
         sampling_rate=rate,
+    )
+
+
+def _sum_epsilon(delta: float, ratio: float, cells: int, rate: float | None) -> tuple[float, float]:
+    """Epsilon at a ratio of distance to noise, and what of delta rounding has taken."""
+    return _computed_epsilon(
+        lambda target: _sampled_epsilon(target, ratio * _SUM_ROUNDING, rate),
+        delta,
+        sum_numerical_loss(cells)[0],
+        cells,
     )
 
 
@@ -2794,9 +2918,10 @@ def calibrate_sums(
     """
     eps = _arrays.positive_real("epsilon", epsilon)
     kind, distance, _ = _sum_distances(adjacency, norm, diameter)
-    total, target = _sum_target(delta, cells)
+    total = _checked_total(delta, eps, cells, f"for {cells} sums")
     rate = checked_sampling_rate(sampling_rate, kind, total)
-    rounding = sum_numerical_loss(cells)[0]
+    rounding, lost = sum_numerical_loss(cells, eps)
+    target = math.log(total - lost) - rounding
     if not eps > rounding:
         raise ValueError(
             f"epsilon must exceed what rounding needs for {cells} sums, {rounding}; got {eps}"
@@ -2807,6 +2932,6 @@ def calibrate_sums(
         sigma = _SAFE_SIGMA * _least_sigma(
             lambda x: _log_sampled_profile(eps - rounding, reach / x, rate), target, sigma
         )
-    while _sampled_epsilon(target, reach / sigma, rate) + rounding > eps:
+    while _sum_epsilon(total, distance / sigma, cells, rate)[0] > eps:
         sigma *= _SAFE_SIGMA
     return sigma

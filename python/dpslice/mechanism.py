@@ -1,7 +1,7 @@
 r"""The mechanisms: private records in, a `Release` out.
 
-With `dpslice.adaptive`, which chooses what is counted in rounds, the only code that reads private
-data.
+With `dpslice.adaptive`, which chooses what is counted in rounds, and `dpslice.tabular.inference`,
+the only code that publishes what follows from private records.
 
 Rows
 ----
@@ -259,7 +259,7 @@ class SlicingMechanism:
                 "their public domain"
             )
         guarantee = dataclasses.replace(guarantee, notes=(*notes, *guarantee.notes))
-        if self.epsilon is None or guarantee.epsilon > self.epsilon * (1.0 + 1e-9):
+        if self.epsilon is None or guarantee.epsilon > self.epsilon:
             return guarantee  # never less than what was computed
         # What was asked for bounds what was reached, which is less by the last digits.
         return dataclasses.replace(guarantee, epsilon=self.epsilon)

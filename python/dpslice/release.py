@@ -502,6 +502,12 @@ class Release:
         self._check_sigma()
         if self._frame_kind == "orthonormal" and not _looks_orthonormal(self._frame):
             raise ReleaseError("the frame is said to be orthonormal, but its columns are not")
+        reach = promised.frame_norm
+        if reach is not None and _least_norm(self._frame) > reach * (1.0 + 1e-9):
+            raise ReleaseError(
+                f"the guarantee is about another frame: it says that its spectral norm is at most "
+                f"{reach:.9g}, and this one's is more"
+            )
 
     def _check_sigma(self) -> None:
         stated_sigma = self._guarantee.sigma
@@ -570,6 +576,16 @@ class SumRelease(Release):
                 raise ReleaseError(
                     f"the guarantee is about another release: it says {name} = {stated}, "
                     f"this one has {actual}"
+                )
+        for name, stated, actual in (
+            ("norm", guarantee.max_norm, features.norm),
+            ("distance", guarantee.diameter, features.diameter),
+        ):
+            # More is stated where something else was paid for: choices, in rounds.
+            if stated is not None and stated < actual * (1.0 - 1e-9):
+                raise ReleaseError(
+                    f"the guarantee is about other features: it says that the {name} of records' "
+                    f"is at most {stated:.9g}, of these it is up to {actual:.9g}"
                 )
         self._check_sigma()
 
@@ -882,6 +898,17 @@ def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata must hold only what JSON can hold: {error}") from error
     return plain
+
+
+def _least_norm(frame: Array) -> float:
+    """Bound the spectral norm from below, by power iteration: O(d p) where the norm costs O(d^2 p).
+
+    From a generic start a few rounds come near it; a frame that is another one is found out.
+    """
+    v = np.random.Generator(np.random.PCG64(21)).standard_normal(frame.shape[1])
+    for _ in range(16):
+        v = frame.T @ (frame @ (v / np.linalg.norm(v)))
+    return math.sqrt(float(np.linalg.norm(v)))
 
 
 def _looks_orthonormal(frame: Array) -> bool:
