@@ -290,6 +290,18 @@ def test_bound_of_kernel_sums_is_the_largest_norm() -> None:
     assert features.diameter == pytest.approx(math.sqrt(2.0) * features.norm)
 
 
+@pytest.mark.parametrize("width", [1e-100, 1e-9, 1e100])
+@pytest.mark.parametrize("stretch", [1e-200, 1.0, 1e149])
+def test_kernels_of_extreme_units_keep_their_bounds(width: float, stretch: float) -> None:
+    """Where squares of distances underflow or overflow, a kernel is 1 or 0."""
+    frame = np.array([[stretch, 0.5 * stretch], [-stretch, 0.25 * stretch]])[None]
+    features = KernelSums(frame, np.zeros((2, 2)), width)
+    rows = np.array([[0.6, 0.8], [0.8, -0.6], [0.0, 0.0], [1e300, 1e300], [1e-300, 0.0]])
+    for row in rows:
+        assert all(0 <= kernel <= 2**30 for kernel in features.sum(row[None]))
+    assert features.sum(rows[2:3]).tolist() == [2**30, 2**30]
+
+
 def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
     free = KERNELS
     tight = KernelSums(free.frame, free.landmarks, free.bandwidth, bound=0.5 * free.norm)
@@ -314,6 +326,10 @@ def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
         ({"landmarks": np.array([[0.0], [5.0]])}, "in slice 0 .* landmark 1 has norm 5"),
         ({"bandwidth": np.ones(3)}, r"bandwidth must be a number or have shape \(1,\)"),
         ({"bandwidth": 0.0}, "bandwidth must"),
+        ({"bandwidth": 1e-160}, "bandwidth must lie between 1e-100 and 1e100; got 1e-160"),
+        ({"bandwidth": 1e160}, "bandwidth must lie between"),
+        ({"frame": 1e200 * np.eye(3)[None, :, :1]}, "frame must have slices of norm 1e150 over"),
+        ({"frame": 1e90 * np.eye(3)[None, :, :1], "max_norm": 1e90}, "frame must have slices"),
         ({"max_norm": 0.0}, "max_norm must be"),
         ({"bound": -1.0}, "bound must be"),
     ],

@@ -843,6 +843,18 @@ class KernelSums(_RowFeatures):
             raise ValueError(
                 f"landmarks of all slices must be at most {_MOST_FEATURES}; got {self.n_cells}"
             )
+        # Where a square or a product overflows, a kernel may be no number: no bound would hold.
+        if not ((bandwidth >= 1e-100) & (bandwidth <= 1e100)).all():
+            raise ValueError(
+                "bandwidth must lie between 1e-100 and 1e100; got "
+                f"{bandwidth.min():g} to {bandwidth.max():g}"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            stretch = self.max_norm * np.linalg.norm(frame, axis=(1, 2))
+        if not (stretch <= 1e150).all():
+            raise ValueError(
+                f"frame must have slices of norm 1e150 over max_norm at most; got {stretch.max():g}"
+            )
         reach = self.max_norm * np.linalg.norm(frame, ord=2, axis=(1, 2)) + 4.0 * bandwidth
         lengths = np.linalg.norm(landmarks, axis=2)
         if (lengths > reach[:, None]).any():
