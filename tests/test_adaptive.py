@@ -374,7 +374,7 @@ def test_arguments_are_checked(options: dict, message: str) -> None:
 
 
 def test_kinds_of_arguments_are_checked() -> None:
-    with pytest.raises(TypeError, match="features must be MarginalSums; got"):
+    with pytest.raises(TypeError, match="features must be MarginalSums or KernelSums; got"):
         _mechanism(features=(1, 2))
     with pytest.raises(TypeError, match="rounds must be an integer"):
         _mechanism(rounds=1.5)

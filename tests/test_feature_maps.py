@@ -17,6 +17,7 @@ from dpslice import (
     CustomFeatures,
     FeatureMap,
     KernelSums,
+    MarginalSums,
     Release,
     SecondMoments,
     SumMechanism,
@@ -27,6 +28,15 @@ from dpslice import (
 
 MOMENTS = SecondMoments(4, max_norm=1.5, constant=0.75)
 KERNELS = KernelSums.on_random_slices(6, n_slices=5, slice_dim=2, n_landmarks=7, seed=3)
+
+# Each slice is bounded by itself; the first two are cut.
+WEIGHTED = KernelSums(
+    KERNELS.frame,
+    KERNELS.landmarks,
+    KERNELS.bandwidth,
+    bound=np.array([0.9, 1.2, 2.0, 2.0, 5.0]),
+    weights=(1.0, 3.0, 0.25, 0.5, 2.0),
+)
 
 
 def _cubes(rows: np.ndarray) -> np.ndarray:
@@ -58,7 +68,7 @@ def _kernels(features: KernelSums, rows: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * squares / features.bandwidth[None, :, None] ** 2)
 
 
-MAPS = {"moments": MOMENTS, "kernels": KERNELS, "custom": CUSTOM}
+MAPS = {"moments": MOMENTS, "kernels": KERNELS, "weighted kernels": WEIGHTED, "custom": CUSTOM}
 
 
 # --------------------------------------------------------------------------------- common to all
@@ -81,7 +91,7 @@ def test_sums_depend_on_the_rows_alone(name: str, dtype: type) -> None:
         for count in (1, 3):
             set_num_threads(count)
             np.testing.assert_array_equal(features.sum(rows), whole)
-        if name != "kernels":  # whose last digits an instruction set may round otherwise
+        if not name.endswith("kernels"):  # whose last digits an instruction set may round otherwise
             for other in _core.available_isas():
                 _core.set_isa(other)
                 np.testing.assert_array_equal(features.sum(rows), whole)
@@ -290,6 +300,19 @@ def test_bound_of_kernel_sums_is_the_largest_norm() -> None:
     assert features.diameter == pytest.approx(math.sqrt(2.0) * features.norm)
 
 
+@pytest.mark.parametrize("width", [1e-100, 1e-9, 1e100])
+@pytest.mark.parametrize("stretch", [1e-200, 1.0, 1e149])
+def test_kernels_of_extreme_units_keep_their_bounds(width: float, stretch: float) -> None:
+    """Where squares of distances underflow or overflow, a kernel is 1 or 0."""
+    frame = np.array([[stretch, 0.5 * stretch], [-stretch, 0.25 * stretch]])[None]
+    features = KernelSums(frame, np.zeros((2, 2)), width)
+    rows = np.array([[0.6, 0.8], [0.8, -0.6], [0.0, 0.0], [1e300, 1e300], [1e-300, 0.0]])
+    for row in rows:
+        assert all(0 <= kernel <= 2**30 for kernel in features.sum(row[None]))
+    assert features.sum(rows[2:3]).tolist() == [2**30, 2**30]
+    assert features.group_total(0) == 2 << 30
+
+
 def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
     free = KERNELS
     tight = KernelSums(free.frame, free.landmarks, free.bandwidth, bound=0.5 * free.norm)
@@ -304,6 +327,88 @@ def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
     assert any(np.linalg.norm(_weighted(free, row)) > tight.norm for row in rows)
 
 
+def test_slices_with_weights_are_bounded_each_by_itself() -> None:
+    plain, bounds = KERNELS, WEIGHTED.bound
+    assert WEIGHTED.cuts
+    assert WEIGHTED.norm == pytest.approx(math.hypot(*(bounds * WEIGHTED.weights)))
+    assert not plain.take(range(5)).cuts
+    rows = _rows(50, 6)
+    for row in rows:
+        full, cut = (_sums(f, row[None]).reshape(5, -1) for f in (plain, WEIGHTED))
+        length = np.linalg.norm(full, axis=1)
+        assert np.all(np.linalg.norm(cut, axis=1) <= bounds * (1.0 + 1e-12))
+        expected = full * np.minimum(1.0, bounds / np.maximum(length, 1e-300))[:, None]
+        np.testing.assert_allclose(cut, expected, atol=2.1 * 2.0**-30)
+    assert (length[:2] > bounds[:2]).any()
+    np.testing.assert_array_equal(
+        WEIGHTED.cell_weights().reshape(5, -1)[:, 0], [1.0, 3.0, 0.25, 0.5, 2.0]
+    )
+
+
+def test_slices_are_taken_apart() -> None:
+    some = WEIGHTED.take([3, 1])
+    assert some.groups == (0, 1)
+    assert some.weights == (0.5, 3.0)
+    assert WEIGHTED.take([3, 1], [1.0, 7.0]).weights == (1.0, 7.0)
+    rows = _rows(100, 6)
+    whole = dict(WEIGHTED.cut(WEIGHTED.sum(rows)))
+    np.testing.assert_array_equal(some.sum(rows), np.concatenate([whole[3], whole[1]]))
+    # Of slices that no bound cuts, the sums are the same, bounded together or not.
+    np.testing.assert_array_equal(KERNELS.take(range(5)).sum(rows), KERNELS.sum(rows))
+    assert KERNELS.take(range(5)).norm == pytest.approx(KERNELS.norm, rel=1e-12)
+    tables = MarginalSums((2, 3), [(0,), (0, 1)], [2.0, 1.0])
+    assert tables.take([(0, 1)]) == MarginalSums((2, 3), [(0, 1)], [1.0])
+    for bad in ([], [5], [-1]):
+        with pytest.raises(ValueError, match="groups must"):
+            KERNELS.take(bad)
+    together = KernelSums(KERNELS.frame, KERNELS.landmarks, KERNELS.bandwidth, bound=0.5)
+    with pytest.raises(ValueError, match="bound must be one for each slice where they are rel"):
+        together.take([0])
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 3), st.integers(0, 2**32), st.floats(-2.0, 0.5))
+def test_total_of_a_slice_is_never_exceeded(k: int, seed: int, width: float) -> None:
+    """At the landmarks, between them, and where the sum of kernels is largest, by ascent."""
+    rng = np.random.default_rng(seed)
+    landmarks = rng.uniform(-0.5, 0.5, (int(rng.integers(1, 12)), k))
+    features = KernelSums(np.eye(k + 1)[None, :, :k], landmarks, 10.0**width)
+    total = features.group_total(0)
+    assert total <= len(landmarks) << 30
+    y = np.concatenate([landmarks, rng.uniform(-0.5, 0.5, (50, k))])
+    for _ in range(30):  # of mean-shift steps
+        kernels = np.exp(-0.5 * ((y[:, None] - landmarks) ** 2).sum(axis=2) / 10.0 ** (2 * width))
+        best = kernels.sum(axis=1).max()
+        assert best * 2.0**30 <= total
+        y = kernels @ landmarks / np.maximum(kernels.sum(axis=1, keepdims=True), 1e-300)
+    assert all(
+        features.sum(np.append(row, 0.0)[None]).sum() <= total
+        for row in np.concatenate([y, landmarks])
+    )
+
+
+def test_total_of_a_slice_is_nearly_attained() -> None:
+    """One third of what Cauchy and Schwarz allow for, where landmarks are a bandwidth apart."""
+    features = KernelSums.on_random_slices(9, n_slices=1, n_landmarks=64, seed=0)
+    assert features.group_total(0) == pytest.approx(math.sqrt(2.0 * math.pi) * 2.0**30, rel=3e-3)
+    assert features.group_total(0) < 0.25 * math.sqrt(64) * features.group_norm(0) * 2.0**30
+    flat = KernelSums.on_random_slices(9, n_slices=1, slice_dim=2, n_landmarks=16, seed=0)
+    assert flat.group_total(0) == pytest.approx(2.0 * math.pi * 2.0**30, rel=2e-2)
+    # Too many places to search: the other bounds hold.
+    far = KernelSums(np.eye(3)[None], np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3)), 1e-4)
+    assert far.group_total(0) == pytest.approx(math.sqrt(50.0) * 2.0**30, rel=1e-5)
+    cut = KernelSums(far.frame, far.landmarks, 1e-4, bound=np.array([0.5]))
+    assert cut.group_total(0) == pytest.approx(0.5 * math.sqrt(50.0) * 2.0**30, rel=1e-5)
+
+
+def test_kernel_sums_of_weight_one_are_described_as_they_were() -> None:
+    """Releases that were saved before slices had weights, and the other way round."""
+    described = KERNELS.to_dict()
+    assert set(described) == {"map", "frame", "landmarks", "bandwidth", "max_norm", "bound"}
+    assert described["bound"] == KERNELS.norm
+    assert set(WEIGHTED.to_dict()) - set(described) == {"weights"}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -314,8 +419,17 @@ def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
         ({"landmarks": np.array([[0.0], [5.0]])}, "in slice 0 .* landmark 1 has norm 5"),
         ({"bandwidth": np.ones(3)}, r"bandwidth must be a number or have shape \(1,\)"),
         ({"bandwidth": 0.0}, "bandwidth must"),
+        ({"bandwidth": 1e-160}, "bandwidth must lie between 1e-100 and 1e100; got 1e-160"),
+        ({"bandwidth": 1e160}, "bandwidth must lie between"),
+        ({"frame": 1e200 * np.eye(3)[None, :, :1]}, "frame must have slices of norm 1e150 over"),
+        ({"frame": 1e90 * np.eye(3)[None, :, :1], "max_norm": 1e90}, "frame must have slices"),
         ({"max_norm": 0.0}, "max_norm must be"),
         ({"bound": -1.0}, "bound must be"),
+        ({"bound": np.ones(2)}, r"bound must be a number or have shape \(1,\)"),
+        ({"bound": np.zeros(1)}, "bound must be"),
+        ({"bound": 1.0, "weights": [2.0]}, "bound must be one for each slice where they have"),
+        ({"weights": [1.0, 2.0]}, r"weights must hold one number per slice \(1\); got 2"),
+        ({"weights": [0.0]}, "weights must be"),
     ],
 )
 def test_bad_kernel_sums_are_refused(change: dict, match: str) -> None:

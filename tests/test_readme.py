@@ -77,7 +77,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("code", _blocks("python"), ids=["table", "generator", "sums", "kernels"])
+@pytest.mark.parametrize(
+    "code", _blocks("python"), ids=["table", "generator", "sums", "rounds", "kernels"]
+)
 def test_python_block_runs(code: str, workplace: Path) -> None:
     exec(compile(_few_steps(code), "README.md", "exec"), {"__name__": "readme"})
 

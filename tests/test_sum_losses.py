@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -17,7 +18,13 @@ from dpslice import (  # noqa: E402
     SlicingMechanism,
     SumMechanism,
 )
-from dpslice.torch import FeatureMatching, MarginalMatching, fit, sum_losses  # noqa: E402
+from dpslice.torch import (  # noqa: E402
+    FeatureMatching,
+    MarginalMatching,
+    expected_sums,
+    fit,
+    sum_losses,
+)
 
 
 def _rows(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
@@ -35,6 +42,13 @@ MAPS = {
     "moments without a constant": SecondMoments(4, constant=0.0),
     "kernels": FREE,
     "kernels that are cut": KernelSums(FREE.frame, FREE.landmarks, FREE.bandwidth, bound=2.0),
+    "kernels that are cut slice by slice": KernelSums(
+        FREE.frame,
+        FREE.landmarks,
+        FREE.bandwidth,
+        bound=np.array([0.8, 0.9, 1.0, 1.1, 1.2, 9.0]),
+        weights=(1.0, 2.0, 0.5, 1.0, 1.0, 3.0),
+    ),
     "kernels in two dimensions": KernelSums.on_random_slices(
         4, n_slices=3, slice_dim=2, n_landmarks=5, seed=2
     ),
@@ -115,7 +129,9 @@ def test_gradient_of_long_rows_keeps_what_draws_them_in() -> None:
     assert torch.autograd.gradgradcheck(lambda r: sum_losses._clipped(r, 2.0) ** 3, (short,))
 
 
-@pytest.mark.parametrize("name", ["kernels", "kernels that are cut", "custom"])
+@pytest.mark.parametrize(
+    "name", ["kernels", "kernels that are cut", "kernels that are cut slice by slice", "custom"]
+)
 def test_torch_func_differentiates(name: str) -> None:
     loss = _loss(name, _rows(1000))
     x = torch.from_numpy(_rows(60, seed=1) * 2.0).requires_grad_()
@@ -212,6 +228,54 @@ def test_generator_learns_the_released_moments(name: str) -> None:
         made = generator(torch.randn(50_000, 4, generator=torch.Generator().manual_seed(1)))
     covariance = np.cov(made.numpy().T)
     np.testing.assert_allclose(covariance, mixing.T @ mixing, atol=0.02)
+
+
+def test_rows_far_from_all_landmarks_have_a_gradient() -> None:
+    """In a slice where every kernel of a row underflows."""
+    features = KernelSums(
+        np.eye(2)[:, :, None], np.array([[0.9]]), 0.01, bound=np.array([0.5, 0.5])
+    )
+    release = SumMechanism(features=features, sigma=1.0).release(_rows(10, 2))
+    x = torch.tensor([[-0.9, 0.1], [0.1, -0.9]], requires_grad=True)
+    FeatureMatching(release)(x).backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if name.startswith("kernels")])
+def test_expected_sums_are_those_of_the_mechanism(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = MAPS[name]
+    rows = _rows(200) * 2.0  # some are clipped
+    want = 3.0 * 200.0 * _averages(name, rows).reshape(features.n_slices, -1)
+    assert np.linalg.norm(rows, axis=1).max() > 1.0
+    x = torch.from_numpy(rows).requires_grad_()
+    got = expected_sums(features, x, n=600)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=600 * 2.0**-29)
+    monkeypatch.setattr(sum_losses, "_BLOCK_NUMBERS", 100)
+    np.testing.assert_allclose(expected_sums(features, x, n=600), got, rtol=1e-12)
+    np.testing.assert_allclose(expected_sums(features, x.float(), n=600), got, rtol=1e-4, atol=1e-4)
+
+
+def test_bad_arguments_of_expected_sums_are_refused() -> None:
+    x = torch.zeros(5, 4)
+    with pytest.raises(TypeError, match="features must be KernelSums; got"):
+        expected_sums(SecondMoments(4), x, n=5)
+    with pytest.raises(TypeError, match="x_synthetic must be a torch tensor"):
+        expected_sums(FREE, np.zeros((5, 4)), n=5)
+    with pytest.raises(ValueError, match=r"x_synthetic must have shape \(c, 4\)"):
+        expected_sums(FREE, x[:, :3], n=5)
+    with pytest.raises(ValueError, match="x_synthetic must hold finite"):
+        expected_sums(FREE, x * math.nan, n=5)
+    with pytest.raises(ValueError, match="n must be"):
+        expected_sums(FREE, x, n=0)
+
+
+def test_examples_of_the_docstrings_hold() -> None:
+    results = doctest.testmod(sum_losses)
+    assert results.attempted > 3
+    assert results.failed == 0
 
 
 def test_bad_arguments_are_refused() -> None:

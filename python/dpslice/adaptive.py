@@ -1,10 +1,10 @@
-r"""A sum release in rounds: which tables are counted beyond the first is chosen by the data.
+r"""A sum release in rounds: which tables or slices come after the first is chosen by the data.
 
-Some combinations of columns say more than others, and which ones depends on the private rows. The
-first release counts `features`; a model is fitted to it, by the caller. Then, in each round, the
-tables that the model fits worst are chosen among public `candidates`, counted with noise of their
-own, and the model is fitted anew. Liu, Vietri and Wu (GEM, 2021) and McKenna et al. (AIM, 2022)
-work in this manner.
+Some combinations of columns say more than others, and some directions, and which ones depends on
+the private rows. The first release counts `features`; a model is fitted to it, by the caller. Then,
+in each round, the tables (or slices) that the model fits worst are chosen among public
+`candidates`, counted with noise of their own, and the model is fitted anew. Liu, Vietri and Wu
+(GEM, 2021) and McKenna et al. (AIM, 2022) work in this manner.
 
 Everything is one Gaussian mechanism to the accountant. Counts are; and a choice by the exponential
 mechanism whose losses span a range of eta is mu-Gaussian differentially private
@@ -21,7 +21,7 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, accounting
 from dpslice import release as _release
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
-from dpslice.features import MarginalSums
+from dpslice.features import GroupedSums, KernelSums, MarginalSums
 from dpslice.mechanism import (
     ExactSums,
     SumSetting,
@@ -43,47 +43,54 @@ from dpslice.release import SumRelease
 
 __all__ = ["AdaptiveSumMechanism"]
 
-Group = tuple[int, ...]
+Group = Any  # the columns of a table, tuple[int, ...]; or the number of a slice
+Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
+_Expected = Sequence[NDArray[np.floating[Any]]] | NDArray[np.floating[Any]]
 
-# Of a model that is asked for the counts that it expects.
-Estimate = Callable[[SumRelease, Sequence[Group]], Sequence[NDArray[np.floating[Any]]]]
+# Of a model that is asked for the sums that it expects.
+Estimate = Callable[[SumRelease, Sequence[Group]], _Expected]
 
-# Of a count. Records are fewer than 2^32 and cells at most 2^28, so scores are far below 2^63: a
-# sum that wrapped around would have no bound on its sensitivity.
-_LARGEST_ESTIMATE: Final = 2.0**33
+# Of a sum. Records are fewer than 2^32 and units at least 2^-30, so misfits fit 63 bits: one that
+# wrapped around would have no bound on its sensitivity.
+_LARGEST_ESTIMATE: Final = 2.0**32
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveSumMechanism:
-    r"""Publish noisy counts, some of them of tables that the data choose in rounds.
+    r"""Publish noisy sums, some of them of tables or slices that the data choose in rounds.
 
-    In each round, tables are drawn one after the other by the exponential mechanism: candidate g
-    with a probability proportional to :math:`\exp(\eta q_g / 2 \Delta)`,
+    In each round, tables of `MarginalSums`, or slices of `KernelSums`, are drawn one after the
+    other by the exponential mechanism: candidate g with a probability proportional to
+    :math:`\exp(\eta q_g / 2 \Delta)`,
 
     .. math:: q_g = \sum_v |T_g(v) - M_g(v)| - \sqrt{2/\pi}\, s_g\, \text{cells}_g,
 
-    T being the exact counts, M those that the model expects (rounded to whole numbers), s the noise
-    that the table would be counted with, whose mean absolute value is taken off; Delta is 1, and 2
-    under ``replace_one``. No two tables of a round have two columns in common, beside those that
-    all candidates have, and none is chosen twice. Counts of a table of `features` are averaged with
-    the new ones, by their precisions.
+    T being the exact sums, M those that the model expects (rounded to whole numbers of the sums'
+    unit), s the noise that the table or slice would be counted with, whose mean absolute value is
+    taken off; Delta is said below. None is chosen twice. Sums of one of `features` are averaged
+    with the new ones, by their precisions.
+
+    No two tables of a round have two columns in common, beside those that all candidates have.
+    Slices may be as alike as candidates are.
 
     Parameters
     ----------
-    features : MarginalSums
+    features : MarginalSums or KernelSums
         What is counted first.
-    candidates : sequence of sequences of int
-        Groups of columns that the rounds choose from; they may be among those of `features`.
+    candidates : sequence of sequences of int, or KernelSums
+        What the rounds choose from, public; some, or all, may be among `features`. Groups of
+        columns; or slices, whose d, dimension, number of landmarks and max_norm are those of the
+        features. The fewer, the better the choice.
     rounds : int
         Rounds, each with a new fit of the model.
     tables_per_round : int
-        Tables chosen and counted in each, if so many may be chosen together.
+        Tables, or slices, chosen and counted in each, if so many may be chosen together.
     counting_share, choosing_share : float
-        Shares of the whole squared ratio of sensitivity to noise that are spent on counting chosen
-        tables, and on choosing them. The rest is for `features`.
+        Shares of the whole squared ratio of sensitivity to noise that are spent on counting what
+        was chosen, and on choosing it. The rest is for `features`.
     epsilon, delta, sigma, adjacency
-        As of `SumMechanism`, for everything together; sigma is the noise on counts of weight 1 in
+        As of `SumMechanism`, for everything together; sigma is the noise on sums of weight 1 in
         `features`.
 
     Raises
@@ -91,8 +98,35 @@ class AdaptiveSumMechanism:
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If an argument is out of range, there are fewer candidates than tables to choose, or their
-        tables would not fit into memory.
+        If an argument is out of range, there are fewer candidates than are to be chosen, their sums
+        would not fit into memory, some slices are the same, or slices share a bound that cuts.
+
+    Notes
+    -----
+    *Sensitivity of a score.* Sums are whole multiples of a unit u, and exact: of neighbouring
+    tables, they differ by the features :math:`\phi_g(x)` of the record x that is absent or counts
+    nowhere, or by :math:`\phi_g(x) - \phi_g(x')` under ``replace_one``; M and s are the same, as
+    they follow from what is public. By the triangle inequality, a score moves by
+
+    .. math:: \sum_v \phi_g(x)_v \le A_g, \qquad
+              \sum_v |\phi_g(x)_v - \phi_g(x')_v| \le 2 A_g
+
+    at most, features being non-negative. For a table :math:`A_g = 1`: a record falls into one cell.
+    For a slice of c landmarks, whose kernels are 1 at most and whose norm is kept within
+    :math:`b_g`,
+
+    .. math:: A_g \le \min\Big(c,\ \sqrt c\, b_g,\
+              \max_y \sum_l e^{-\|c_l - y\|^2 / 2 g^2}\Big),
+
+    the last of which is bounded from above by a search of all y (about :math:`\sqrt{2\pi}` for
+    landmarks a bandwidth apart in one dimension, however many they are). Delta is the largest of
+    all A, times 2 under ``replace_one``. Scores are computed as integers, in u, so that rounding
+    adds nothing; what rounding did to features is in the bound on A, and rounding M, or clipping
+    it, is no matter.
+
+    *Sensitivity of sums.* Each slice is bounded by itself, so that the norm of those of the first
+    release and of the chosen ones together is bounded by the norm of weights times bounds, whatever
+    is chosen. A `bound` for all slices together that cuts would not do, and is refused.
 
     Examples
     --------
@@ -104,10 +138,24 @@ class AdaptiveSumMechanism:
     ...     return [np.full((3, 3), release.n / 9.0) for _ in groups]
     >>> len(mechanism.release(codes, even).features.groups)
     4
+
+    Slices that a model of rows of zeros fits worst; `dpslice.torch.expected_sums` tells what a
+    generator expects.
+
+    >>> rows = np.random.default_rng(0).normal(size=(5000, 4)) * 0.3
+    >>> slices = KernelSums.on_random_slices(4, n_slices=20, n_landmarks=8, seed=0)
+    >>> mechanism = AdaptiveSumMechanism(
+    ...     features=slices.take(range(5)), candidates=slices, rounds=2, tables_per_round=3,
+    ...     epsilon=1.0, delta=1e-6)
+    >>> def zeros(release, groups):
+    ...     one = slices.take(groups).sum(np.zeros((1, 4))).reshape(len(groups), 8)
+    ...     return np.ldexp(one * float(release.n), slices.unit_exponent)
+    >>> 5 <= mechanism.release(rows, zeros).features.n_slices <= 11
+    True
     """
 
-    features: MarginalSums
-    candidates: Sequence[Group]
+    features: MarginalSums | KernelSums
+    candidates: Sequence[tuple[int, ...]] | KernelSums
     rounds: int
     tables_per_round: int = 1
     counting_share: float = 0.3
@@ -117,12 +165,20 @@ class AdaptiveSumMechanism:
     sigma: float | None = None
     adjacency: str = "zero_out"
 
+    # Features and candidates, each group once, and what the two are called there.
+    _all: GroupedSums[Group] = field(init=False, repr=False, compare=False)
+    _own: tuple[Group, ...] = field(init=False, repr=False, compare=False)
+    _choices: tuple[Group, ...] = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        if not isinstance(self.features, MarginalSums):
-            raise TypeError(f"features must be MarginalSums; got {_arrays.describe(self.features)}")
+        if not isinstance(self.features, (MarginalSums, KernelSums)):
+            raise TypeError(
+                "features must be MarginalSums or KernelSums; "
+                f"got {_arrays.describe(self.features)}"
+            )
         put("rounds", _arrays.positive_integer("rounds", self.rounds))
         put("tables_per_round", _arrays.positive_integer("tables_per_round", self.tables_per_round))
         for name in ("counting_share", "choosing_share"):
@@ -132,19 +188,22 @@ class AdaptiveSumMechanism:
                 "counting_share and choosing_share must leave something for the features; got "
                 f"{self.counting_share} and {self.choosing_share}"
             )
+        first: GroupedSums[Group] = self.features.apart()
         try:
-            choices = MarginalSums(self.features.sizes, tuple(self.candidates))
-            self._all_tables(choices.groups)
+            everything, own, choices = first.joined(self.candidates)
         except (TypeError, ValueError) as error:
             raise type(error)(f"candidates are not valid: {error}") from error
-        if len(choices.groups) < self._picks:
+        if len(choices) < self._picks:
             raise ValueError(
-                f"candidates must be at least the {self._picks} tables of all rounds; "
-                f"got {len(choices.groups)}"
+                f"candidates must be at least the {self._picks} {everything.groups_called} of all "
+                f"rounds; got {len(choices)}"
             )
-        # One name for each table: the order of columns that the features have.
-        known = {frozenset(group): group for group in self.features.groups}
-        put("candidates", tuple(known.get(frozenset(g), g) for g in choices.groups))
+        put("_all", everything)
+        put("_own", own)
+        put("_choices", choices)
+        put("features", everything.take(own, self.features.weights))
+        if not isinstance(self.candidates, KernelSums):
+            put("candidates", choices)
         for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             put(name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
@@ -157,20 +216,17 @@ class AdaptiveSumMechanism:
 
     @property
     def _norm(self) -> float:
-        """Norm of the features, the chosen tables and an allowance for the choices together."""
+        """Norm of the features, of what is chosen and an allowance for the choices together."""
         return self.features.norm / math.sqrt(1.0 - self.counting_share - self.choosing_share)
 
     @property
     def _weight(self) -> float:
-        """Weight of a chosen table."""
+        """Weight of a chosen group of norm 1."""
         return self._norm * math.sqrt(self.counting_share / self._picks)
 
-    def _all_tables(self, candidates: Sequence[Group]) -> MarginalSums:
-        """Count everything that may be asked for, the features first."""
-        known = {frozenset(group) for group in self.features.groups}
-        more = tuple(group for group in candidates if frozenset(group) not in known)
-        weights = self.features.weights + (1.0,) * len(more)
-        return MarginalSums(self.features.sizes, self.features.groups + more, weights)
+    def _weight_of(self, group: Group) -> float:
+        """Weight of a group that is chosen: every one has the same norm then."""
+        return self._weight / self._all.group_norm(group)
 
     def account(self, *, n: int | None = None) -> Guarantee:
         """Tell what a release will guarantee, and its sigma.
@@ -184,7 +240,7 @@ class AdaptiveSumMechanism:
         -------
         Guarantee
             As of a `SumMechanism` whose features have the norm of all counts and choices together;
-            the number of released sums is the most that may be rounded, tables that are counted
+            the number of released sums is the most that may be rounded, those that are counted
             again included.
 
         Raises
@@ -192,17 +248,18 @@ class AdaptiveSumMechanism:
         ValueError
             If epsilon or delta is so small that floating-point numbers cannot deliver it.
         """
-        largest = max(math.prod(self.features.shape_of(group)) for group in self.candidates)
+        largest = max(math.prod(self._all.shape_of(group)) for group in self._choices)
         choosing = self._norm * math.sqrt(self.choosing_share)
         counting = math.hypot(self.features.norm, self._norm * math.sqrt(self.counting_share))
         assert self.delta is not None
         setting = SumSetting(
             delta=self.delta,
-            # A table of the features that is counted again is rounded again.
+            # A group of the features that is counted again is rounded again.
             cells=self.features.n_cells + self._picks * largest,
             norm=self._norm,
-            # A record exchanged for any other changes two counts of a table, and scores by up to 2;
-            # the mu of a choice at most doubles with its range, as it is concave in it.
+            # Features are not negative, so those of two records are at most sqrt(2) times as far
+            # apart as long, and scores move by up to twice as much; the mu of a choice at most
+            # doubles with its range, as it is concave in it.
             diameter=math.hypot(math.sqrt(2.0) * counting, 2.0 * choosing),
             adjacency=self.adjacency,
             sampling_rate=None,
@@ -211,28 +268,33 @@ class AdaptiveSumMechanism:
             setting,
             epsilon=self.epsilon,
             sigma=self.sigma,
-            weights=np.append(self.features.cell_weights(), self._weight),
+            weights=np.append(self.features.cell_weights(), [*map(self._weight_of, self._choices)]),
             notes=(),
             n=n,
         )
         assert guarantee.sigma is not None
+        range_ = accounting._rounded_up(self._choice_range(guarantee.sigma))
         note = (
-            f"up to {self._picks} tables were chosen by exponential mechanisms, with epsilon below "
-            f"{accounting._rounded_up(self._choice_range(guarantee.sigma))} each under "
-            f"{self.adjacency}: {self.choosing_share:.3g} of the squares of norm and distance "
-            "above are for that."
+            f"up to {self._picks} {self._all.groups_called} were chosen by exponential mechanisms, "
+            f"with epsilon below {range_} each under {self.adjacency}: {self.choosing_share:.3g} "
+            "of the squares of norm and distance above are for that."
         )
         return dataclasses.replace(guarantee, notes=(note,))
 
     @property
-    def _reach(self) -> int:
-        """By how much the scores of neighbouring tables differ at most: Delta."""
+    def _records(self) -> int:
+        """How many records' features neighbouring tables differ by."""
         return 2 if self.adjacency == "replace_one" else 1
+
+    @property
+    def _reach(self) -> int:
+        """By how many units the scores of neighbouring tables differ at most: Delta."""
+        return self._records * max(map(self._all.group_total, self._choices))
 
     def _choice_range(self, sigma: float) -> float:
         """Range of the losses of one choice, under the adjacency that was asked for: eta."""
         mu = self._norm * math.sqrt(self.choosing_share / self._picks) / sigma
-        return accounting.choice_range(min(self._reach * mu, 50.0))  # what it is defined for
+        return accounting.choice_range(min(self._records * mu, 50.0))  # what it is defined for
 
     # ---------------------------------------------------------------------------------- release
 
@@ -259,15 +321,17 @@ class AdaptiveSumMechanism:
             As of `SumMechanism.release`.
         estimate : callable
             Given what has been released so far and a list of groups, fits a model and returns the
-            counts that it expects, an array of each group's shape. Called once in every round. It
-            must know nothing of the private records but the release.
+            sums that it expects, an array of each group's shape. Called once in every round. It
+            must know nothing of the private records but the release. A group is a tuple of columns;
+            of `KernelSums` it is the number of a slice of `candidates`.
         on_round : callable, optional
             Called with the round (from 0) and the groups that it has counted; both are public.
 
         Returns
         -------
         SumRelease
-            Of `MarginalSums`: those of `features`, then the chosen ones.
+            Of the same map as `features`: those, then the chosen ones, with the weights that tell
+            their noise.
 
         Raises
         ------
@@ -284,94 +348,101 @@ class AdaptiveSumMechanism:
         guarantee = self.account()
 
         def make() -> SumRelease:
-            tables = self._all_tables(self.candidates)
-            total, n = add_up(tables, self.adjacency, X, block_rows, progress)
+            total, n = add_up(self._all, self.adjacency, X, block_rows, progress)
             public_n = None if self.adjacency == "add_remove" else n
             promise = dataclasses.replace(guarantee, n=public_n)
-            counts = dict(tables.cut(total.counts()))
-            return self._run(counts, promise, facts, estimate, on_round)
+            sums = dict(self._all.cut(total.whole()))
+            return self._run(sums, promise, facts, estimate, on_round)
 
         return made_at(path, make, overwrite=overwrite)
 
     def _run(
         self,
-        counts: Mapping[Group, NDArray[np.int64]],
+        exact: Mapping[Group, Integers],
         guarantee: Guarantee,
         metadata: dict[str, Any],
         estimate: Estimate,
         on_round: Callable[[int, tuple[Group, ...]], None] | None,
     ) -> SumRelease:
-        """Count the features, then go through the rounds; `counts` are exact, and private."""
+        """Count the features, then go through the rounds; sums are `exact`, and private."""
         assert guarantee.sigma is not None
         sigma = guarantee.sigma
         slope = self._choice_range(sigma) / (2 * self._reach)
-        released: dict[Group, tuple[Numbers, float]] = {}  # noisy counts and weight
+        released: dict[Group, tuple[Numbers, float]] = {}  # noisy sums and weight
 
         def count(groups: Sequence[Group], weights: Sequence[float]) -> None:
-            features = MarginalSums(self.features.sizes, tuple(groups), tuple(weights))
-            exact = np.concatenate([counts[group].ravel() for group in groups])
-            noisy = ExactSums.of(features, exact).with_noise(sigma)
-            for (group, table), weight in zip(features.cut(noisy), weights, strict=True):
+            features = self._all.take(groups, weights)
+            sums = np.concatenate([exact[group].ravel() for group in groups])
+            noisy = (
+                part for _, part in features.cut(ExactSums.of(features, sums).with_noise(sigma))
+            )
+            for group, part, weight in zip(groups, noisy, weights, strict=True):
                 if group in released:  # the average of both, by their precisions
                     before, old = released[group]
                     both = math.hypot(old, weight)
-                    table = (old / both) ** 2 * before + (weight / both) ** 2 * table
+                    part = (old / both) ** 2 * before + (weight / both) ** 2 * part
                     weight = both
-                released[group] = table, weight
+                released[group] = part, weight
 
         def so_far() -> SumRelease:
-            features = MarginalSums(
-                self.features.sizes, tuple(released), tuple(w for _, w in released.values())
-            )
+            features = self._all.take(tuple(released), tuple(w for _, w in released.values()))
             return SumRelease(
                 features,
-                np.concatenate([table.ravel() for table, _ in released.values()]),
+                np.concatenate([part.ravel() for part, _ in released.values()]),
                 sigma,
                 dataclasses.replace(guarantee, p=features.n_cells),
                 n=guarantee.n,
                 metadata=metadata,
             )
 
-        count(self.features.groups, self.features.weights)
-        left = list(self.candidates)
-        everywhere = frozenset.intersection(*map(frozenset, left))
+        count(self._own, self.features.weights)
+        left = list(self._choices)
+        columns = self._all.columns_of
+        everywhere = frozenset.intersection(*map(columns, left))
         for i in range(self.rounds):
             expected = self._expected(estimate(so_far(), list(left)), left)
             scores = []
-            for group, counted in zip(left, expected, strict=True):
-                weight = math.hypot(released[group][1] if group in released else 0.0, self._weight)
-                allowance = round(math.sqrt(2.0 / math.pi) * sigma / weight * counted.size)
-                scores.append(int(np.abs(counts[group] - counted).sum()) - allowance)
-            chosen = _choose(scores, left, self.tables_per_round, slope, everywhere)
-            count(chosen, (self._weight,) * len(chosen))
-            # A model that has learned some of a table's noise would have it chosen once more.
+            for group, guess in zip(left, expected, strict=True):
+                before = released[group][1] if group in released else 0.0
+                noise = sigma / math.hypot(before, self._weight_of(group))
+                allowance = math.sqrt(2.0 / math.pi) * noise * guess.size
+                misfit = _total(np.abs(exact[group] - guess))
+                scores.append(misfit - round(math.ldexp(allowance, -self._all.unit_exponent)))
+            chosen = _choose(scores, left, self.tables_per_round, slope, everywhere, columns)
+            count(chosen, [*map(self._weight_of, chosen)])
+            # A model that has learned some of a group's noise would have it chosen once more.
             left = [group for group in left if group not in chosen]
             if on_round is not None:
                 on_round(i, tuple(chosen))
         return so_far()
 
-    def _expected(self, tables: object, groups: Sequence[Group]) -> list[NDArray[np.int64]]:
-        """Check what a model expects, and round it to whole counts."""
-        if not isinstance(tables, Sequence) or len(tables) != len(groups):
+    def _expected(self, sums: Any, groups: Sequence[Group]) -> list[Integers]:
+        """Check what a model expects, and round it to whole numbers of units."""
+        several = isinstance(sums, Sequence) or (isinstance(sums, np.ndarray) and sums.ndim > 0)
+        if not several or len(sums) != len(groups):
             raise ValueError(
                 f"estimate must return a sequence of {len(groups)} arrays, one for each group; "
-                f"got {_arrays.describe(tables)}"
+                f"got {_arrays.describe(sums)}"
             )
         whole = []
-        for group, table in zip(groups, tables, strict=True):
-            shape = self.features.shape_of(group)
+        for group, given in zip(groups, sums, strict=True):
             try:
-                counted = np.asarray(table, dtype=np.float64)
+                guess = np.asarray(given, dtype=np.float64)
             except (TypeError, ValueError, RuntimeError):  # of torch, where there is a gradient
-                counted = np.full(1, np.nan)
-            if counted.shape != shape or not np.isfinite(counted).all():
+                guess = np.full(1, np.nan)
+            if guess.shape != self._all.shape_of(group) or not np.isfinite(guess).all():
                 raise ValueError(
-                    f"estimate must return finite counts of shape {shape} for the columns {group}; "
-                    f"got {_arrays.describe(table)}"
+                    f"estimate must return finite {self._all.described(group)}; "
+                    f"got {_arrays.describe(given)}"
                 )
-            bound = np.clip(counted, -_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)
-            whole.append(np.rint(bound).astype(np.int64))
+            bound = np.clip(guess, -_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)
+            whole.append(np.rint(np.ldexp(bound, -self._all.unit_exponent)).astype(np.int64))
         return whole
+
+
+def _total(numbers: Integers) -> int:
+    """Add up integers that are not negative; their sum may exceed 63 bits."""
+    return (int((numbers >> 32).sum()) << 32) + int((numbers & 0xFFFFFFFF).sum())
 
 
 def _choose(
@@ -380,6 +451,7 @@ def _choose(
     count: int,
     slope: float,
     everywhere: frozenset[int] = frozenset(),
+    columns: Callable[[Group], frozenset[int]] = frozenset,
 ) -> list[Group]:
     """Draw groups one after the other, by the exponential mechanism for each.
 
@@ -393,7 +465,7 @@ def _choose(
     exponential and the floor change a weight by 2e-12 of it, which `accounting.choice_range` allows
     for.
     """
-    own = [frozenset(group) - everywhere for group in candidates]
+    own = [columns(group) - everywhere for group in candidates]
     left = list(range(len(candidates)))
     picked: list[int] = []
     while left and len(picked) < count:

@@ -14,16 +14,20 @@ gives whole numbers: multiples of a power of two, as many as float64 has digits 
     Gaussian kernels between landmarks and projections of the record, on slices.
 `CustomFeatures`
     Any function of rows, clipped to a bound on its norm that is declared beforehand.
+
+The features of the first and the third come in groups, tables and slices, each of which may be
+released apart (`GroupedSums`).
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +41,15 @@ Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 FloatArray = NDArray[np.floating[Any]]
 _Number = TypeVar("_Number", bound=np.generic)
+_Group = TypeVar("_Group")
 
 # Released numbers: 16 bytes each while they are added up.
 _MOST_CELLS: Final = 1 << 28
 # Up to so many features, the rounding of a norm is below the 1e-9 that the accounting has for it.
 _MOST_FEATURES: Final = 1 << 24
 
-_BLOCK_NUMBERS: Final = 1 << 21  # of features that a function gives at a time
+_BLOCK_NUMBERS: Final = 1 << 21  # projections, or features that a function gives, at a time
+_FEWEST_ROWS: Final = 1 << 10  # that are projected at a time
 
 # Features in (0, 1] or within their norm are multiples of 2^-30 of it: 2^32 records fit 63 bits.
 _FEATURE_BITS: Final = 30
@@ -51,6 +57,8 @@ _FEATURE_BITS: Final = 30
 # of them add up within the 53 bits of float64, in any order, without rounding.
 _COORDINATE_BITS: Final = 22
 _EXACT_ROWS: Final = 1 << (53 - 2 * _COORDINATE_BITS)
+
+_SEARCHED_KERNELS: Final = 1 << 22  # of a slice, to bound its sum of kernels
 
 
 def _power_above(value: float) -> int:
@@ -244,8 +252,99 @@ class _RowFeatures(FeatureMap):
         return _arrays.row_block(name, block, first_row=first_row, d=self.d)
 
 
+class GroupedSums(FeatureMap, Generic[_Group]):
+    """A map whose features come in groups, each of which may be released apart.
+
+    None of the features is negative, and each group's are bounded by themselves, whatever the other
+    groups are. `groups` names them, in the order of the released numbers; `weights` are theirs.
+    """
+
+    groups: tuple[_Group, ...]
+    weights: tuple[float, ...]
+
+    groups_called: str
+    unit_exponent: int = 0
+
+    def unit_exponents(self) -> Integers:
+        """Return the exponent of each sum's unit, shape (n_cells,): the same for all."""
+        return np.full(self.n_cells, self.unit_exponent)
+
+    def cell_weights(self) -> Numbers:
+        """Return the weight of each released number, shape (n_cells,)."""
+        repeats = [math.prod(self.shape_of(group)) for group in self.groups]
+        return np.repeat(np.array(self.weights), repeats)
+
+    def cut(self, numbers: NDArray[_Number]) -> Iterator[tuple[_Group, NDArray[_Number]]]:
+        """Cut an array with a number for each cell into those of the groups.
+
+        Parameters
+        ----------
+        numbers : array, shape (n_cells,)
+            Sums, or anything else about the cells.
+
+        Yields
+        ------
+        group : tuple of int, or int
+        part : array, shape of the group
+            A view.
+        """
+        first = 0
+        for group in self.groups:
+            shape = self.shape_of(group)
+            cells = math.prod(shape)
+            yield group, numbers[first : first + cells].reshape(shape)
+            first += cells
+
+    @abstractmethod
+    def shape_of(self, group: _Group) -> tuple[int, ...]:
+        """Shape of a group's features."""
+
+    @abstractmethod
+    def described(self, group: _Group) -> str:
+        """Say what a model has to tell about a group, for messages."""
+
+    @abstractmethod
+    def columns_of(self, group: _Group) -> frozenset[int]:
+        """Columns whose dependence a group shows: two that share it are likely to show the same."""
+
+    @abstractmethod
+    def group_norm(self, group: _Group) -> float:
+        """Largest norm of a record's natural features of a group."""
+
+    @abstractmethod
+    def group_total(self, group: _Group) -> int:
+        """Largest sum of a record's features of a group, in their unit; never too low."""
+
+    @abstractmethod
+    def take(self, groups: Sequence[_Group], weights: Sequence[float] = ()) -> GroupedSums[_Group]:
+        """Return a map of some of the groups, with other weights where they are given."""
+
+    def apart(self) -> GroupedSums[_Group]:
+        """Return the map with every group bounded by itself, or raise unless they are different."""
+        return self
+
+    @abstractmethod
+    def joined(
+        self, candidates: Any
+    ) -> tuple[GroupedSums[_Group], tuple[_Group, ...], tuple[_Group, ...]]:
+        """Join the groups with candidates for more.
+
+        Returns
+        -------
+        all : GroupedSums
+            Every group once, with weight 1.
+        own, others : tuple
+            The names there of the groups and of the candidates.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If candidates are not of the same kind, or some are the same.
+        """
+
+
 @dataclass(frozen=True)
-class MarginalSums(FeatureMap):
+class MarginalSums(GroupedSums[tuple[int, ...]]):
     r"""Counts of the levels of columns, and of combinations of columns: marginal tables.
 
     Records are integer codes, one per column. For each group g of columns, the features are the
@@ -292,6 +391,7 @@ class MarginalSums(FeatureMap):
     weights: tuple[float, ...] = ()
 
     name_in_files = "marginal_sums"
+    groups_called = "tables"
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -354,10 +454,55 @@ class MarginalSums(FeatureMap):
         """Shape of the table of a group."""
         return tuple(self.sizes[column] for column in group)
 
-    def cell_weights(self) -> Numbers:
-        """Return the weight of each released number, shape (n_cells,)."""
-        repeats = [math.prod(self.shape_of(group)) for group in self.groups]
-        return np.repeat(np.array(self.weights), repeats)
+    # --------------------------------------------------------------------------------- groups
+
+    def described(self, group: tuple[int, ...]) -> str:
+        """Say what a model has to tell about a group, for messages."""
+        return f"counts of shape {self.shape_of(group)} for the columns {group}"
+
+    def columns_of(self, group: tuple[int, ...]) -> frozenset[int]:
+        """Columns of a group."""
+        return frozenset(group)
+
+    def group_norm(self, group: tuple[int, ...]) -> float:
+        """Norm of a record's indicators of a group: one of them is 1."""
+        return 1.0
+
+    def group_total(self, group: tuple[int, ...]) -> int:
+        """Sum of a record's indicators of a group."""
+        return 1
+
+    def take(
+        self, groups: Sequence[tuple[int, ...]], weights: Sequence[float] = ()
+    ) -> MarginalSums:
+        """Return a map of some groups, with other weights where they are given.
+
+        Parameters
+        ----------
+        groups : sequence of tuples of int
+            Some of `groups`.
+        weights : sequence of float, optional
+            One for each. Default: their own.
+
+        Returns
+        -------
+        MarginalSums
+        """
+        own = dict(zip(self.groups, self.weights, strict=True))
+        return MarginalSums(
+            self.sizes, tuple(groups), tuple(weights) or tuple(own[group] for group in groups)
+        )
+
+    def joined(
+        self, candidates: Any
+    ) -> tuple[MarginalSums, tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """Join the groups with candidates for more, as `GroupedSums.joined`."""
+        others = MarginalSums(self.sizes, tuple(candidates)).groups
+        # One name for each table: the order of columns that this map has.
+        known = {frozenset(group): group for group in self.groups}
+        more = tuple(group for group in others if frozenset(group) not in known)
+        names = tuple(known.get(frozenset(group), group) for group in others)
+        return MarginalSums(self.sizes, self.groups + more), self.groups, names
 
     # ----------------------------------------------------------------------------------- sums
 
@@ -432,27 +577,6 @@ class MarginalSums(FeatureMap):
         """
         for (group, table), (_, deviations) in zip(self.cut(sums), self.cut(noise), strict=True):
             yield group, table, float(deviations.flat[0])
-
-    def cut(self, numbers: NDArray[_Number]) -> Iterator[tuple[tuple[int, ...], NDArray[_Number]]]:
-        """Cut an array with a number for each cell into tables.
-
-        Parameters
-        ----------
-        numbers : array, shape (n_cells,)
-            Counts, or anything else about the cells.
-
-        Yields
-        ------
-        group : tuple of int
-        table : array, shape of the group
-            A view.
-        """
-        first = 0
-        for group in self.groups:
-            shape = self.shape_of(group)
-            cells = math.prod(shape)
-            yield group, numbers[first : first + cells].reshape(shape)
-            first += cells
 
     def estimate_n(self, sums: Numbers, noise: Numbers) -> float:
         """Estimate the number of records from released counts: every table adds up to it.
@@ -755,8 +879,39 @@ def _largest_kernel_norm(landmarks: Numbers, bandwidth: float) -> float:
     return math.sqrt(best) * (1.0 + 1e-6)
 
 
+def _bound_on_kernel_sum(landmarks: Numbers, bandwidth: float) -> float:
+    r"""Bound :math:`f(y) = \sum_l K(c_l, y)` for all y, given landmarks (c, k): never too low.
+
+    At the largest f its gradient is 0, so y is there an average of the landmarks, weighted by their
+    kernels, and lies in the box around them. The Hessian of ln f is a covariance matrix of
+    landmarks over g^4, less 1/g^2 on the diagonal; so at a distance r from the largest value, ln f
+    is lower by r^2 / 2g^2 at most. The box is filled with cells whose points are within r of their
+    centre: no value exceeds the largest of a centre by more than that. Far more cells than can be
+    searched give infinity.
+    """
+    c, k = landmarks.shape
+    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+    most = max(1.0, (_SEARCHED_KERNELS / c) ** (1.0 / k))
+    with np.errstate(over="ignore"):
+        cells = np.clip(np.ceil(8.0 * (high - low) / bandwidth), 1.0, most).astype(np.int64)
+        sides = (high - low) / cells
+        # The second term is for the rounding of the centres.
+        radius = 0.5 * np.linalg.norm(sides) + 1e-15 * math.sqrt(k) * np.abs(landmarks).max()
+        loss = 0.5 * np.square(radius / bandwidth)
+    if not loss < 50.0:
+        return math.inf
+    largest, together = 0.0, max(1, (1 << 20) // c)
+    for first in range(0, int(cells.prod()), together):
+        places = np.arange(first, min(first + together, int(cells.prod())))
+        centres = low + (np.stack(np.unravel_index(places, cells), axis=1) + 0.5) * sides
+        offsets = (centres[:, None, :] - landmarks) / bandwidth  # [cells, c, k]
+        sums = np.exp(-0.5 * (offsets**2).sum(axis=2)).sum(axis=1)
+        largest = max(largest, float(sums.max()))
+    return largest * math.exp(loss)
+
+
 @dataclass(frozen=True, eq=False)
-class KernelSums(_RowFeatures):
+class KernelSums(_RowFeatures, GroupedSums[int]):
     r"""Gaussian kernels between public landmarks and the projections of a record, slice by slice.
 
     .. math:: \phi(x)_{s,l} = \exp\Big(-\frac{\|c_{s,l} - \theta_s^T x\|^2}{2 g_s^2}\Big),
@@ -764,6 +919,9 @@ class KernelSums(_RowFeatures):
 
     Sums are, up to a factor, the kernel density estimates of every slice at its landmarks. Features
     are rounded down to multiples of 2**-30, so that sums are exact.
+
+    Slices may have weights. They are released as plain sums all the same, with noise sigma / w_s
+    in each of slice s: more weight, less noise for this slice and more for all others.
 
     Parameters
     ----------
@@ -777,15 +935,20 @@ class KernelSums(_RowFeatures):
         Bandwidth g of all slices, or of each.
     max_norm : float
         Bound on the norm of a row; longer ones are scaled down before they are projected.
-    bound : float, optional
-        B: longer features are scaled down. Default: about the largest norm that there can be, so
-        that none are. A smaller one brings less noise, and a bias where it cuts. (How many rows it
-        cuts is private and never shown.)
+    bound : float or array, shape (m,), optional
+        B: longer features are scaled down. Of an array, those of each slice by themselves, and B is
+        the norm of bounds times weights. Default: about the largest norm that there can be, so that
+        none are; for each slice if there are weights. A smaller one brings less noise, and a bias
+        where it cuts. (How many rows it cuts is private and never shown.)
+    weights : sequence of float, optional
+        One per slice, finite and positive. Default: all 1. Others need a bound for each slice.
 
     Attributes
     ----------
     d, n_slices, slice_dim, n_landmarks : int
         Columns of a row, slices m, their dimension k, and landmarks of a slice.
+    groups : tuple of int
+        Numbers of the slices: 0 to m - 1.
     cuts : bool
         Whether `bound` is so small that rows may exceed it.
 
@@ -808,10 +971,12 @@ class KernelSums(_RowFeatures):
     landmarks: Numbers  # [m, c, k]
     bandwidth: Numbers  # [m]
     max_norm: float = 1.0
-    bound: float | None = None
-    cuts: bool = field(init=False, default=False)
+    bound: float | Numbers | None = None  # of all slices together, or [m]
+    weights: tuple[float, ...] = ()
 
     name_in_files = "kernel_sums"
+    groups_called = "slices"
+    unit_exponent = -_FEATURE_BITS
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -843,6 +1008,18 @@ class KernelSums(_RowFeatures):
             raise ValueError(
                 f"landmarks of all slices must be at most {_MOST_FEATURES}; got {self.n_cells}"
             )
+        # Where a square or a product overflows, a kernel may be no number: no bound would hold.
+        if not ((bandwidth >= 1e-100) & (bandwidth <= 1e100)).all():
+            raise ValueError(
+                "bandwidth must lie between 1e-100 and 1e100; got "
+                f"{bandwidth.min():g} to {bandwidth.max():g}"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            stretch = self.max_norm * np.linalg.norm(frame, axis=(1, 2))
+        if not (stretch <= 1e150).all():
+            raise ValueError(
+                f"frame must have slices of norm 1e150 over max_norm at most; got {stretch.max():g}"
+            )
         reach = self.max_norm * np.linalg.norm(frame, ord=2, axis=(1, 2)) + 4.0 * bandwidth
         lengths = np.linalg.norm(landmarks, axis=2)
         if (lengths > reach[:, None]).any():
@@ -852,22 +1029,47 @@ class KernelSums(_RowFeatures):
                 f"bandwidths; in slice {s} that is {reach[s]:.6g}, and landmark {c} has norm "
                 f"{lengths[s, c]:.6g}"
             )
-        longest = self._longest()
-        put("cuts", self.bound is not None and self.bound < longest * (1.0 - 1e-9))
-        bound = longest if self.bound is None else self.bound
-        put("bound", _arrays.positive_real("bound", bound))
+        weights = _arrays.positive_reals("weights", tuple(self.weights) or (1.0,) * m)
+        if len(weights) != m:
+            raise ValueError(f"weights must hold one number per slice ({m}); got {len(weights)}")
+        put("weights", weights)
+        alike = set(weights) == {1.0}
+        bound = self.bound
+        if bound is None:
+            bound = math.hypot(*self._longest) if alike else self._longest
+        if np.ndim(bound) == 0:
+            put("bound", _arrays.positive_real("bound", bound))
+            if not alike:
+                raise ValueError(
+                    f"bound must be one for each slice where they have weights; got {self.bound} "
+                    "for all together"
+                )
+            return
+        bound = np.array(bound, dtype=np.float64)
+        if bound.shape != (m,):
+            raise ValueError(f"bound must be a number or have shape ({m},); got {bound.shape}")
+        _arrays.positive_reals("bound", tuple(bound.tolist()))
+        put("bound", bound)
 
-    def _longest(self) -> float:
-        """Return about the largest norm of the features, never less by more than some digits."""
+    def _of_layouts(self, function: Callable[[Numbers, float], float]) -> Numbers:
+        """Apply a function to the landmarks and the bandwidth of each slice, shape (m,)."""
         m, _, k = self.landmarks.shape
         slices = np.concatenate([self.landmarks.reshape(m, -1), self.bandwidth[:, None]], axis=1)
-        alike, counts = np.unique(slices, axis=0, return_counts=True)  # often all of them are
-        return math.hypot(
-            *(
-                math.sqrt(count) * _largest_kernel_norm(row[:-1].reshape(-1, k), row[-1])
-                for row, count in zip(alike, counts, strict=True)
-            )
-        )
+        layouts, which = np.unique(slices, axis=0, return_inverse=True)  # often all are the same
+        values = [function(row[:-1].reshape(-1, k), float(row[-1])) for row in layouts]
+        return np.array(values)[which.ravel()]
+
+    @functools.cached_property
+    def _longest(self) -> Numbers:
+        """About the largest norm of each slice's features, never less by more than some digits."""
+        return self._of_layouts(_largest_kernel_norm)
+
+    @functools.cached_property
+    def cuts(self) -> bool:
+        """Whether `bound` is so small that rows may exceed it."""
+        if isinstance(self.bound, np.ndarray):
+            return bool((self.bound < self._longest * (1.0 - 1e-9)).any())
+        return self.norm < math.hypot(*self._longest) * (1.0 - 1e-9)
 
     @classmethod
     def on_random_slices(
@@ -958,7 +1160,9 @@ class KernelSums(_RowFeatures):
 
     @property
     def norm(self) -> float:
-        """Largest norm of the features of a record: `bound`."""
+        """Largest norm of the weighted features of a record."""
+        if isinstance(self.bound, np.ndarray):
+            return math.hypot(*(self.bound * self.weights))
         assert self.bound is not None
         return self.bound
 
@@ -967,29 +1171,172 @@ class KernelSums(_RowFeatures):
         """Largest distance of two records' features, none of which is negative."""
         return math.sqrt(2.0) * self.norm
 
-    def unit_exponents(self) -> Integers:
-        """Return the exponent of each sum's unit, shape (n_cells,)."""
-        return np.full(self.n_cells, -_FEATURE_BITS)
-
     def sum(self, block: FloatArray) -> Integers:
         """Add up the kernels of a checked block, without noise: private; see `FeatureMap.sum`."""
-        rows = _core.bounded_rows(block, self.max_norm, 0.0)
         directions = np.ascontiguousarray(self.frame.transpose(1, 0, 2).reshape(self.d, -1))
-        projected = _core.project_fast(rows, directions, 0.0, (0, 0), 0)  # no noise: sigma is 0
+        total = np.zeros(self.landmarks.shape[:2], dtype=np.int64)
+        step = max(_FEWEST_ROWS, _BLOCK_NUMBERS // directions.shape[1])
+        for first in range(0, len(block), step):
+            rows = _core.bounded_rows(block[first : first + step], self.max_norm, 0.0)
+            projected = _core.project_fast(rows, directions, 0.0, (0, 0), 0)  # no noise: sigma is 0
+            points = projected.reshape(-1, self.n_slices, self.slice_dim)
+            if not isinstance(self.bound, np.ndarray):
+                total += self._bounded_sums(points, slice(None), self.norm)
+                continue
+            by_slice = np.ascontiguousarray(points.transpose(1, 0, 2))
+            for s, bound in enumerate(self.bound.tolist()):
+                one = slice(s, s + 1)
+                total[one] += self._bounded_sums(by_slice[s][:, None, :], one, bound)
+        return total.ravel()
+
+    def _bounded_sums(self, points: Numbers, slices: slice, bound: float) -> Integers:
+        """Add up the kernels of projected rows on some slices, bounded together: [slices, c]."""
         scale = math.ldexp(1.0, _FEATURE_BITS)
         return _core.kernel_feature_sums(
-            projected.reshape(-1, self.n_slices, self.slice_dim),
-            self.landmarks,
-            -0.5 * math.log2(math.e) / self.bandwidth**2,
+            points,
+            self.landmarks[slices],
+            -0.5 * math.log2(math.e) / self.bandwidth[slices] ** 2,
             scale,
-            self.norm * scale,
-        ).ravel()
+            bound * scale,
+        )
+
+    # --------------------------------------------------------------------------------- groups
+
+    @property
+    def groups(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Numbers of the slices."""
+        return tuple(range(self.n_slices))
+
+    def shape_of(self, group: int) -> tuple[int, ...]:
+        """Shape of the sums of a slice."""
+        return (self.n_landmarks,)
+
+    def described(self, group: int) -> str:
+        """Say what a model has to tell about a slice, for messages."""
+        return f"sums of shape {self.shape_of(group)} for slice {group}"
+
+    def columns_of(self, group: int) -> frozenset[int]:
+        """Return no column: slices share all of them."""
+        return frozenset()
+
+    @property
+    def _bounds(self) -> Numbers:
+        """Bound on the norm of each slice's features, whatever the others are."""
+        if isinstance(self.bound, np.ndarray):
+            return self.bound
+        if self.cuts:
+            raise ValueError(
+                "bound must be one for each slice where they are released apart; got "
+                f"{self.norm:.6g} for all together, less than their largest norm"
+            )
+        return self._longest
+
+    def group_norm(self, group: int) -> float:
+        """Largest norm of a record's natural features of a slice."""
+        return float(self._bounds[group])
+
+    @functools.cached_property
+    def _totals(self) -> list[int]:
+        # A part in 1e8 more is for rounding: of the norms that are kept, and of kernels above 2^-30
+        # in compiled code and here, each within 1e-9.
+        bounds = math.sqrt(self.n_landmarks) * self._bounds
+        totals = np.minimum(bounds, self._of_layouts(_bound_on_kernel_sum)) * (1.0 + 1e-8)
+        totals = np.minimum(totals, float(self.n_landmarks))
+        return [math.floor(math.ldexp(total, _FEATURE_BITS)) for total in totals.tolist()]
+
+    def group_total(self, group: int) -> int:
+        r"""Largest sum of a record's features of a slice, in units of 2**-30; never too low.
+
+        It is the least of three bounds: every kernel is 1 at most, by Cauchy and Schwarz the sum is
+        the norm's bound times :math:`\sqrt{c}` at most, and where landmarks overlap, the sum of
+        Gaussians is bounded by a search of the whole slice.
+        """
+        return self._totals[group]
+
+    def take(self, groups: Sequence[int], weights: Sequence[float] = ()) -> KernelSums:
+        """Return some slices, each with a bound of its own, with other weights if given.
+
+        Parameters
+        ----------
+        groups : sequence of int
+            Numbers of slices, at least one.
+        weights : sequence of float, optional
+            One for each. Default: their own.
+
+        Returns
+        -------
+        KernelSums
+            Its slices in that order.
+
+        Raises
+        ------
+        TypeError
+            If a number is no integer.
+        ValueError
+            If there is no such slice, or `bound` is one for all together that cuts.
+        """
+        picked = [_arrays.integer("groups", group, minimum=0) for group in groups]
+        if not picked or max(picked) >= self.n_slices:
+            raise ValueError(f"groups must be slices from 0 to {self.n_slices - 1}; got {groups}")
+        return KernelSums(
+            self.frame[picked],
+            self.landmarks[picked],
+            self.bandwidth[picked],
+            self.max_norm,
+            self._bounds[picked],
+            tuple(weights) or tuple(self.weights[s] for s in picked),
+        )
+
+    def joined(self, candidates: Any) -> tuple[KernelSums, tuple[int, ...], tuple[int, ...]]:
+        """Join the slices with candidates for more, as `GroupedSums.joined`.
+
+        Candidates come first, so that their numbers stay what they are.
+        """
+        if not isinstance(candidates, KernelSums):
+            raise TypeError(
+                f"they must be KernelSums, as the features are; got {_arrays.describe(candidates)}"
+            )
+        for name in ("d", "slice_dim", "n_landmarks", "max_norm"):
+            got, wanted = getattr(candidates, name), getattr(self, name)
+            if got != wanted:
+                raise ValueError(f"{name} must be that of the features, {wanted}; got {got}")
+        places = {key: s for s, key in enumerate(candidates.apart()._keys())}
+        bounds = candidates._bounds.copy()
+        own: list[int] = []
+        more: list[int] = []
+        for s, key in enumerate(self._keys()):
+            own.append(places.get(key, candidates.n_slices + len(more)))
+            if key in places:  # the same slice, with the bound that it has here
+                bounds[places[key]] = self._bounds[s]
+            else:
+                more.append(s)
+        together = KernelSums(
+            np.concatenate([candidates.frame, self.frame[more]]),
+            np.concatenate([candidates.landmarks, self.landmarks[more]]),
+            np.concatenate([candidates.bandwidth, self.bandwidth[more]]),
+            self.max_norm,
+            np.concatenate([bounds, self._bounds[more]]),
+        )
+        return together, tuple(own), candidates.groups
+
+    def apart(self) -> KernelSums:
+        """Return the slices, each with a bound of its own, or raise unless they are different."""
+        first: dict[bytes, int] = {}
+        for s, key in enumerate(self._keys()):
+            if first.setdefault(key, s) != s:
+                raise ValueError(f"slices must be different; {first[key]} and {s} are the same")
+        return self.take(self.groups)
+
+    def _keys(self) -> Iterator[bytes]:
+        """Tell what makes each slice another: its directions, landmarks and bandwidth."""
+        for parts in zip(self.frame, self.landmarks, self.bandwidth, strict=True):
+            yield b"".join(part.tobytes() for part in parts)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KernelSums) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash((self.frame.tobytes(), self.landmarks.tobytes(), self.bound))
+        return hash((self.frame.tobytes(), self.landmarks.tobytes(), self.weights))
 
     def __repr__(self) -> str:
         return (
@@ -1005,15 +1352,26 @@ class KernelSums(_RowFeatures):
             "landmarks": _packed(self.landmarks),
             "bandwidth": _packed(self.bandwidth),
             "max_norm": self.max_norm,
-            "bound": self.bound,
+            **(
+                {"bound": _packed(self.bound), "weights": list(self.weights)}
+                if isinstance(self.bound, np.ndarray)
+                else {"bound": self.bound}
+            ),
         }
 
     @classmethod
     def _from_entries(cls, record: Mapping[str, Any]) -> KernelSums:
+        weights: tuple[float, ...] = ()
+        if "weights" in record:  # each slice has a bound of its own
+            weights = tuple(record["weights"])
+            record = {key: value for key, value in record.items() if key != "weights"}
+            record["bound"] = _unpacked(record.get("bound"))
         frame, landmarks, bandwidth, max_norm, bound = _entries(
             record, "frame", "landmarks", "bandwidth", "max_norm", "bound"
         )
-        return cls(_unpacked(frame), _unpacked(landmarks), _unpacked(bandwidth), max_norm, bound)
+        return cls(
+            _unpacked(frame), _unpacked(landmarks), _unpacked(bandwidth), max_norm, bound, weights
+        )
 
 
 # --------------------------------------------------------------------------------- any function

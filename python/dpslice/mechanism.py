@@ -814,8 +814,8 @@ class ExactSums:
         exact._settle()
         return exact
 
-    def counts(self) -> NDArray[np.int64]:
-        """Return sums that are whole numbers of records: private."""
+    def whole(self) -> NDArray[np.int64]:
+        """Return sums that fit 63 bits, in their units: private."""
         self._settle()
         return np.asarray((self._high << 32) + self._low)
 

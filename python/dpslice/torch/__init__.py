@@ -16,7 +16,11 @@ from dpslice.torch.losses import (  # noqa: E402
     SlicedWasserstein,
     SmoothedLikelihood,
 )
-from dpslice.torch.sum_losses import FeatureMatching, MarginalMatching  # noqa: E402
+from dpslice.torch.sum_losses import (  # noqa: E402
+    FeatureMatching,
+    MarginalMatching,
+    expected_sums,
+)
 from dpslice.torch.training import (  # noqa: E402
     CheckpointError,
     FitResult,
@@ -35,6 +39,7 @@ __all__ = [
     "SmoothedLikelihood",
     "TrainingError",
     "TrainingState",
+    "expected_sums",
     "fit",
     "functional",
 ]

@@ -5,6 +5,8 @@ noise, and is scaled so that 1 is what the noise alone explains. An average over
 uncertain, and its square too large by its variance; two independent halves of a batch give an
 unbiased estimate of the squared distance instead. A release is public, so no call costs any
 privacy.
+
+`expected_sums` tells what sums a generator's rows would have, for `dpslice.AdaptiveSumMechanism`.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from dpslice.release import Release
 from dpslice.torch import functional
 from dpslice.torch.losses import check_kind, full_precision
 
-__all__ = ["FeatureMatching", "MarginalMatching"]
+__all__ = ["FeatureMatching", "MarginalMatching", "expected_sums"]
 
 _EACH_PRODUCT = 12_000  # cells; see _taken_apart
+_BLOCK_NUMBERS = 1 << 22  # projections made at a time
 
 
 def _parts(rows: int, halves: bool) -> list[slice]:
@@ -465,11 +468,7 @@ class FeatureMatching(_SumLoss):
         for name, array in (("target", target), ("weight", weight / self.n_cells)):
             self.register_buffer(name, torch.tensor(array), persistent=False)
         if isinstance(features, KernelSums):
-            for name, constant in (
-                ("frame", features.frame.transpose(1, 0, 2).reshape(self.d, -1)),
-                ("landmarks", features.landmarks),
-                ("bandwidth", features.bandwidth),
-            ):
+            for name, constant in _kernel_constants(features).items():
                 self.register_buffer(name, torch.tensor(constant), persistent=False)
 
     target: Tensor
@@ -539,17 +538,8 @@ class FeatureMatching(_SumLoss):
         """Average kernel of some rows at every landmark: [n_cells]."""
         features = self.release.features
         assert isinstance(features, KernelSums)
-        rows = _clipped(x, features.max_norm)
-        projected = rows @ self._like(self.frame, x)
-        y = projected.reshape(-1, features.n_slices, features.slice_dim).transpose(0, 1)
-        landmarks, bandwidth = self._like(self.landmarks, x), self._like(self.bandwidth, x)
-        weights = None
-        if features.cuts:
-            squares = functional.gaussian_kernel_sum(y, landmarks, bandwidth / math.sqrt(2.0))
-            length = squares.sum(dim=0).sqrt()
-            weights = (features.norm / length).clamp(max=1.0).expand(y.shape[:2]).contiguous()
-        sums = functional.gaussian_kernel_sum(landmarks, y.contiguous(), bandwidth, weights)
-        return sums.flatten() / x.shape[0]
+        constants = (self._like(c, x) for c in (self.frame, self.landmarks, self.bandwidth))
+        return _kernel_sums(features, x, *constants).flatten() / x.shape[0]
 
     def _averages(self, x: Tensor) -> Tensor:
         """Average of the function over some rows: [n_cells]."""
@@ -594,3 +584,86 @@ def _clipped(rows: Tensor, norm: float) -> Tensor:
     """Scale down the rows that are longer than `norm`."""
     clipped: Tensor = _Clip.apply(rows, norm)  # type: ignore[no-untyped-call]
     return clipped
+
+
+# ---------------------------------------------------------------------------------- kernel sums
+
+
+def _kernel_constants(features: KernelSums) -> dict[str, NDArray[np.float64]]:
+    """Return what `_kernel_sums` takes of a map."""
+    return {
+        "frame": features.frame.transpose(1, 0, 2).reshape(features.d, -1),  # [d, m k]
+        "landmarks": features.landmarks,
+        "bandwidth": features.bandwidth,
+    }
+
+
+def _kernel_sums(
+    features: KernelSums, x: Tensor, frame: Tensor, landmarks: Tensor, bandwidth: Tensor
+) -> Tensor:
+    """Sum of the features of some rows, each bounded as private ones are: [m, c]."""
+    projected = _clipped(x, features.max_norm) @ frame
+    y = projected.reshape(-1, features.n_slices, features.slice_dim).transpose(0, 1)
+    weights = None
+    if features.cuts:
+        bound: Tensor | float = features.norm
+        squares = functional.gaussian_kernel_sum(y, landmarks, bandwidth / math.sqrt(2.0))  # [m, b]
+        if isinstance(features.bound, np.ndarray):  # of each slice
+            bound = torch.tensor(features.bound, dtype=x.dtype, device=x.device)[:, None]
+        else:
+            squares = squares.sum(dim=0)
+        # Not the root of 0, which has no gradient.
+        length = torch.clamp(squares, min=bound**2).sqrt()
+        weights = (bound / length).expand(y.shape[:2]).contiguous()
+    return functional.gaussian_kernel_sum(landmarks, y.contiguous(), bandwidth, weights)
+
+
+def expected_sums(features: KernelSums, x_synthetic: Tensor, *, n: float) -> NDArray[np.float64]:
+    r"""Tell what sums n records would have that are distributed as synthetic rows are.
+
+    What `dpslice.AdaptiveSumMechanism` asks a model for, to find the slices that it fits worst. The
+    more rows, the better: with b of them, an error of about :math:`n / \sqrt b` times the deviation
+    of a kernel is left.
+
+    Parameters
+    ----------
+    features : KernelSums
+        Slices, with their landmarks and bandwidths.
+    x_synthetic : Tensor, shape (b, d), float32 or float64
+        Synthetic rows, in the coordinates of the private ones.
+    n : float
+        Number of records in the private table, or an estimate of it.
+
+    Returns
+    -------
+    array, shape (m, c), float64
+        Sums of every slice at its landmarks, with no gradient.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If a shape is wrong, the rows hold NaN or infinity, or `n` is not positive.
+
+    Examples
+    --------
+    >>> import dpslice
+    >>> slices = dpslice.KernelSums.on_random_slices(3, n_slices=5, n_landmarks=8, seed=0)
+    >>> sums = expected_sums(slices, 0.2 * torch.randn(1000, 3), n=20_000)
+    >>> sums.shape
+    (5, 8)
+    """
+    if not isinstance(features, KernelSums):
+        raise TypeError(f"features must be KernelSums; got {_arrays.describe(features)}")
+    records = _arrays.positive_real("n", n)
+    x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=features.d).detach()
+    constants = [
+        torch.tensor(constant, dtype=x.dtype, device=x.device)
+        for constant in _kernel_constants(features).values()
+    ]
+    total = torch.zeros(features.landmarks.shape[:2], dtype=torch.float64, device=x.device)
+    with torch.no_grad(), full_precision(x.device):
+        for part in x.split(max(1, _BLOCK_NUMBERS // constants[0].shape[1])):
+            total += _kernel_sums(features, part, *constants)
+    return np.asarray((total * (records / x.shape[0])).cpu().numpy())
