@@ -374,9 +374,12 @@ def test_what_a_certificate_states_is_computed_again(tmp_path: Path, kind: str) 
         ).release(codes, lambda release, groups: [np.ones((2, 3)) for _ in groups], path=path)
     else:
         SlicingMechanism(
-            epsilon=2.0, delta=1e-6, frame="gaussian" if kind != "rows" else "orthonormal", n_slices=8,
-            seed=1 if "seeded" in kind else None,
-        ).release(rows, path=path)  # fmt: skip
+            epsilon=2.0,
+            delta=1e-6,
+            frame="orthonormal" if kind == "rows" else "gaussian",
+            n_slices=8,
+            seed=1 if kind == "seeded rows" else None,
+        ).release(rows, path=path)
     assert Release.load(path).guarantee.epsilon == 2.0
 
     def refused(message: str, **entries: object) -> None:

@@ -577,15 +577,15 @@ class SumRelease(Release):
                     f"the guarantee is about another release: it says {name} = {stated}, "
                     f"this one has {actual}"
                 )
-        for name, stated, actual in (
+        for name, bound, reach in (
             ("norm", guarantee.max_norm, features.norm),
             ("distance", guarantee.diameter, features.diameter),
         ):
             # More is stated where something else was paid for: choices, in rounds.
-            if stated is not None and stated < actual * (1.0 - 1e-9):
+            if bound is not None and bound < reach * (1.0 - 1e-9):
                 raise ReleaseError(
                     f"the guarantee is about other features: it says that the {name} of records' "
-                    f"is at most {stated:.9g}, of these it is up to {actual:.9g}"
+                    f"is at most {bound:.9g}, of these it is up to {reach:.9g}"
                 )
         self._check_sigma()
 
@@ -905,10 +905,15 @@ def _least_norm(frame: Array) -> float:
 
     From a generic start a few rounds come near it; a frame that is another one is found out.
     """
-    v = np.random.Generator(np.random.PCG64(21)).standard_normal(frame.shape[1])
+    generator = np.random.Generator(np.random.PCG64(21))
+    v: Array = generator.standard_normal((frame.shape[1],))
+    length = 0.0
     for _ in range(16):
         v = frame.T @ (frame @ (v / np.linalg.norm(v)))
-    return math.sqrt(float(np.linalg.norm(v)))
+        length = float(np.linalg.norm(v))
+        if length == 0.0:
+            break
+    return math.sqrt(length)
 
 
 def _looks_orthonormal(frame: Array) -> bool:
