@@ -100,6 +100,28 @@ def test_sums_depend_on_the_rows_alone(name: str, dtype: type) -> None:
         _core.set_isa(isa)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 3, 8, 17, 94, 259])
+def test_a_row_is_clipped_and_projected_alike_wherever_it_lies(d: int, dtype: type) -> None:
+    """To the last bit, before anything is rounded to whole units: add_remove rests on that."""
+    rows = _rows(40, d, 3.0).astype(dtype)
+    frame = np.random.default_rng(1).normal(size=(d, 11))
+    clipped = _core.bounded_rows(rows, 1.0, 0.0)
+    projected = _core.project_fast(clipped, frame, 0.0, (0, 0), 0)
+    for offset in (0, 1, 2, 3, 5, 7, 13):
+        memory = np.zeros(offset + rows.size, dtype)
+        elsewhere = memory[offset:].reshape(rows.shape)
+        elsewhere[:] = rows[::-1]
+        np.testing.assert_array_equal(_core.bounded_rows(elsewhere, 1.0, 0.0)[::-1], clipped)
+        for i in (0, 6, 39):
+            alone = _core.bounded_rows(elsewhere[39 - i : 40 - i], 1.0, 0.0)
+            np.testing.assert_array_equal(alone[0], clipped[i])
+            np.testing.assert_array_equal(
+                _core.project_fast(alone, frame, 0.0, (0, 0), 0)[0], projected[i]
+            )
+
+
 @pytest.mark.parametrize("name", MAPS)
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2**32), st.floats(-3.0, 3.0))
