@@ -574,7 +574,8 @@ def test_schema_template_reads_names_only(table: Path, tmp_path: Path) -> None:
     assert succeed("schema", "template", table).stdout == text
 
 
-def test_schema_infer_adds_its_cost_to_the_release(table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adjacency", ["zero_out", "replace_one", "add_remove"])
+def test_schema_infer_adds_its_cost_to_the_release(adjacency: str, tmp_path: Path) -> None:
     big = _write(tmp_path / "big.csv", _rows(4000))
     types = tmp_path / "types.toml"
     types.write_text(
@@ -584,16 +585,19 @@ def test_schema_infer_adds_its_cost_to_the_release(table: Path, tmp_path: Path) 
         encoding="utf-8",
     )
     out, path = tmp_path / "inferred.toml", tmp_path / "p.dpslice"
-    result = succeed("schema", "infer", big, "--types", types, "--epsilon", 1, "--out", out)
+    about = ["--adjacency", adjacency]
+    result = succeed("schema", "infer", big, "--types", types, "--epsilon", 1, "--out", out, *about)
     assert "schema inference" in result.stdout
-    assert "zero_out" in result.stdout
+    assert adjacency in result.stdout
+    assert ("4000" in result.stdout + out.read_text()) == (adjacency != "add_remove")
     inferred = Schema.load(out)
     assert inferred["age"].max == 99
     assert inferred["income"].nullable
     assert not inferred["town"].nullable
-    arguments = ["release", big, "--schema", out, "--epsilon", 4, "--out", path, "--json"]
+    arguments = ["release", big, "--schema", out, "--epsilon", 4, "--out", path, "--json", *about]
     total = json.loads(succeed(*arguments).stdout)["guarantee"]
     assert total["epsilon"] == pytest.approx(5)
+    assert total["adjacency"] == adjacency
     assert total["mechanism"] == "composition"
     assert json.loads(succeed("verify", path, "--json").stdout)["guarantee"] == total
 

@@ -7,6 +7,7 @@ its place, so that every run sees the same draws.
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import random
 
@@ -118,13 +119,14 @@ def exact_delta(epsilon, variance, changes):
 
 @pytest.mark.parametrize("epsilon", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize(("histograms", "opened"), [(1, 0), (1, 1), (5, 2)])
-@pytest.mark.parametrize("adjacency", ["zero_out", "replace_one"])
+@pytest.mark.parametrize("adjacency", ["zero_out", "replace_one", "add_remove"])
 def test_noise_and_threshold_meet_epsilon_and_delta(epsilon, histograms, opened, adjacency):
     delta = 1e-5
     noise = inference._Noise(
         epsilon, delta, histograms=histograms, open_histograms=opened, adjacency=adjacency
     )
-    assert noise.changes == histograms * (2 if adjacency == "replace_one" else 1)
+    changes = {"zero_out": histograms, "replace_one": 2 * histograms, "add_remove": histograms + 1}
+    assert noise.changes == changes[adjacency]
     # The threshold's part: a category of one record passes with probability Pr[1 + Y >= T].
     pmf = exact_pmf(noise.variance, 14 * (math.isqrt(noise.variance) + 1))
     y = np.arange(len(pmf)) - len(pmf) // 2
@@ -197,6 +199,30 @@ def test_the_guarantee_states_what_was_asked_for():
     assert both.sensitivity == 2.0
     assert both.epsilon_replace_one == 1.0
     assert both.sigma > cost.sigma
+
+
+def test_add_remove_keeps_the_number_of_rows(monkeypatch):
+    """It is counted with the noise of all counts, and what depends on it takes that."""
+    values = [0] * 700 + [5] * 300
+    table = pd.DataFrame({"c": ["a"] * 600 + [f"rare {i}" for i in range(400)], "x": values})
+    types = {"c": "categorical", "x": "integer"}
+    how = {"epsilon": 1.0, "delta": 1e-6, "types": types, "nullable": False}
+    schema = Schema.infer(table, adjacency="add_remove", **how)
+    cost = schema.guarantee
+    assert (cost.adjacency, cost.n, cost.epsilon) == ("add_remove", None, 1.0)
+    assert math.isclose(cost.sensitivity, math.sqrt(3.0))
+    assert 1.0 < cost.epsilon_replace_one < 2.0
+    assert "n is protected too" in str(cost)
+    assert "1000" not in json.dumps(schema.to_dict())
+    assert cost.sigma > Schema.infer(table, **how).guarantee.sigma
+    # With a noisy number of 100 rows, no row is left over, and most of them would be zeros; with
+    # 10,000 it is the other way round.
+    for shift, other, special in ((-900, False, (0.0,)), (9000, True, ())):
+        drawn = iter([shift])
+        monkeypatch.setattr(inference, "discrete_gaussian", lambda _, it=drawn: next(it, 0))
+        found = Schema.infer(table, adjacency="add_remove", **how)
+        assert (inference.OTHER in found["c"].categories) == other
+        assert found["x"].special == special
 
 
 def test_known_columns_cost_nothing():
@@ -453,7 +479,7 @@ TYPES = {"c": "categorical", "x": "integer"}
         ({"epsilon": "1"}, TypeError, "epsilon must be a finite number > 0"),
         ({"delta": 0}, ValueError, "delta must be strictly between 0 and 1"),
         ({"delta": 1.0}, ValueError, "delta must be strictly between 0 and 1"),
-        ({"adjacency": "add_remove"}, ValueError, "adjacency must be one of zero_out"),
+        ({"adjacency": "none"}, ValueError, "adjacency must be one of zero_out"),
         ({"types": "csv"}, ValueError, "types must be a mapping or 'dtypes'"),
         ({"types": None}, TypeError, "types must be a mapping or 'dtypes'"),
         ({"types": {"c": "categorical"}}, ValueError, "no column beyond the schema's; got 'x'"),

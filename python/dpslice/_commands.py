@@ -168,13 +168,6 @@ class Adjacency(enum.StrEnum):
     add_remove = "add_remove"
 
 
-class RowAdjacency(enum.StrEnum):
-    """Which tables are neighbours where the number of rows is public."""
-
-    zero_out = "zero_out"
-    replace_one = "replace_one"
-
-
 class Method(enum.StrEnum):
     """Kind of release."""
 
@@ -209,14 +202,6 @@ AdjacencyOption = Annotated[
         help="What epsilon protects: zero_out, that one person's row holds data or is blank; "
         "replace_one (stronger), which of all possible rows it is; the number of rows is public. "
         "add_remove, for sums: that the row is in the table at all.",
-    ),
-]
-RowAdjacencyOption = Annotated[
-    RowAdjacency,
-    typer.Option(
-        "--adjacency",
-        help="What epsilon protects: zero_out, that one person's row holds data or is blank; "
-        "replace_one (stronger), which of all possible rows it is. The number of rows is public.",
     ),
 ]
 MethodOption = Annotated[
@@ -1291,7 +1276,7 @@ def schema_infer(
     ],
     out: Annotated[Path, typer.Option("--out", help="Schema file to write.")],
     delta: DeltaOption = DEFAULT_DELTA,
-    adjacency: RowAdjacencyOption = RowAdjacency.zero_out,
+    adjacency: AdjacencyOption = Adjacency.zero_out,
     target: Annotated[
         str | None, typer.Option("--target", help="Target column to note in the schema.")
     ] = None,

@@ -1,10 +1,10 @@
 r"""Schemas estimated from private rows: noisy histograms of categories and of magnitudes.
 
 What is public
-    The column names and their order, the number of rows n, the type of every column, and which
-    columns may have missing values. Types and missingness are not looked up in the data, for
-    "every value is whole" and "some value is missing" are facts about private rows: the caller
-    states them.
+    The column names and their order, the number of rows n (not under ``add_remove``), the type of
+    every column, and which columns may have missing values. Types and missingness are not looked
+    up in the data, for "every value is whole" and "some value is missing" are facts about private
+    rows: the caller states them.
 
 Mechanism
     One histogram per column that needs the data, with independent discrete Gaussian noise of one
@@ -17,12 +17,13 @@ Mechanism
       sign, and one for zero; datetimes into the months of four centuries. Every bin gets noise.
       Bounds are then read from the noisy counts, and so are the decisions for a state of its own
       for zero and for a logarithmic scale: post-processing.
+    * Under ``add_remove`` the rows are counted too, with the same noise, in a histogram of one bin.
 
 Neighbours
     A missing value falls into no bin. Under ``zero_out`` the record of one table is the null
     record in the other, which falls into no bin of any histogram (and is the zero row of a
-    release). Let there be m histograms. Under ``zero_out`` a record changes at most one count in
-    each, by 1: k = m changes. Under ``replace_one`` at most two in each: k = 2m.
+    release). Let there be m histograms. Under ``zero_out`` and ``add_remove`` a record changes at
+    most one count in each, by 1: k = m changes. Under ``replace_one`` at most two in each: k = 2m.
 
 Privacy
     Let X, X' be neighbours and S the categories (of any of the c categorical columns) that occur
@@ -56,7 +57,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpslice import _arrays
-from dpslice.accounting import ADJACENCIES, Guarantee
+from dpslice.accounting import SUM_ADJACENCIES, Guarantee
 from dpslice.release import with_earlier_costs
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
 from dpslice.tabular.schema import Boolean, Categorical, Column, Datetime, Number, Schema
@@ -128,7 +129,7 @@ def infer_schema(
     """
     epsilon = _arrays.positive_real("epsilon", epsilon)
     delta = _arrays.open_unit("delta", delta)
-    _arrays.choice("adjacency", adjacency, ADJACENCIES)
+    _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
     if isinstance(types, Schema) and target is None:
         target = types.target
     types, prior = _earlier(types, prior, adjacency)
@@ -151,6 +152,7 @@ def infer_schema(
         open_histograms=len(unknown_domain),
         adjacency=adjacency,
     )
+    rows = noise.number_of_rows(len(df))
     columns: list[Column] = []
     for name, kind in kinds.items():
         if not isinstance(kind, str):
@@ -158,12 +160,12 @@ def infer_schema(
         elif kind == "boolean":
             columns.append(Boolean(name, nullable=may_miss[name]))
         elif kind in ("categorical", "categorical_integer"):
-            columns.append(_infer_categories(df[name], name, kind, may_miss[name], noise))
+            columns.append(_infer_categories(df[name], name, kind, may_miss[name], rows, noise))
         elif kind in ("datetime", "date"):
             columns.append(_infer_period(df[name], name, kind, may_miss[name], noise))
         else:
-            columns.append(_infer_bounds(df[name], name, kind, may_miss[name], noise))
-    cost = noise.guarantee(n=len(df))
+            columns.append(_infer_bounds(df[name], name, kind, may_miss[name], rows, noise))
+    cost = noise.guarantee(n=None if noise.counts_rows else len(df))
     if prior is not None:
         cost = with_earlier_costs(cost, [prior])
     return Schema(tuple(columns), target=target, guarantee=cost)
@@ -278,7 +280,7 @@ class _Noise:
     epsilon, delta : float
         Total to spend.
     histograms : int
-        m: histograms to publish.
+        Histograms of columns to publish; m, but for the number of rows under ``add_remove``.
     open_histograms : int
         c: those whose bins are not known beforehand.
     adjacency : str
@@ -289,13 +291,15 @@ class _Noise:
         self, epsilon: float, delta: float, *, histograms: int, open_histograms: int, adjacency: str
     ) -> None:
         self.epsilon, self.delta, self.adjacency = epsilon, delta, adjacency
-        self.histograms = histograms
+        self.columns = histograms
+        self.counts_rows = adjacency == "add_remove"
+        self.histograms = histograms + self.counts_rows
         # The threshold's share c*tau. It also costs ln(1/(1 - c*tau)) of epsilon, hence the
         # second bound: 1.4 * epsilon/4 at most.
         self.delta_threshold = min(delta / 2.0, epsilon / 4.0) if open_histograms else 0.0
         self.delta_noise = delta - self.delta_threshold
         left = epsilon + math.log1p(-self.delta_threshold)
-        self.changes = histograms * (2 if adjacency == "replace_one" else 1)
+        self.changes = self.histograms * (2 if adjacency == "replace_one" else 1)
         # Largest k/(2 variance) that some order allows. The factor below covers the rounding of
         # this computation.
         rate = float(((left - _order_slack(self.delta_noise)) / (1.0 + _ORDERS_MINUS_ONE)).max())
@@ -315,13 +319,17 @@ class _Noise:
             [discrete_gaussian(self.variance) for _ in range(len(counts))], dtype=np.int64
         )
 
-    def guarantee(self, *, n: int) -> Guarantee:
+    def number_of_rows(self, n: int) -> int:
+        """Return n where it is public, else n with noise."""
+        return int(self.add(np.array([n]))[0]) if self.counts_rows else n
+
+    def guarantee(self, *, n: int | None) -> Guarantee:
         """State what publishing all histograms has cost."""
         threshold_cost = -math.log1p(-self.delta_threshold)
         replaced = self.epsilon
-        if self.adjacency == "zero_out":
+        if self.adjacency != "replace_one":  # which leaves the number of rows as it is
             replaced = threshold_cost + _gaussian_epsilon(
-                2 * self.histograms, self.variance, self.delta_noise
+                2 * self.columns, self.variance, self.delta_noise
             )
         return Guarantee(
             epsilon=self.epsilon,
@@ -371,7 +379,7 @@ def _nothing_found(name: str, what: str) -> ValueError:
 
 
 def _infer_categories(
-    series: pd.Series[Any], name: str, kind: str, nullable: bool, noise: _Noise
+    series: pd.Series[Any], name: str, kind: str, nullable: bool, rows: int, noise: _Noise
 ) -> Categorical:
     """Publish the categories whose noisy count reaches the threshold."""
     if kind == "categorical_integer":
@@ -391,7 +399,6 @@ def _infer_categories(
                 f"column {name!r}: must hold strings (type 'categorical'); for codes use "
                 "'categorical_integer'"
             )
-    n_rows = len(series)
     levels, counts = np.unique(present, return_counts=True)
     noisy = noise.add(counts.astype(np.int64))
     passed = noisy >= noise.threshold
@@ -399,9 +406,10 @@ def _infer_categories(
     published = levels[passed].tolist()
     if not published:
         raise _nothing_found(name, "category")
-    # Rows that no published category accounts for, beyond what noise explains (n is public).
-    rest = n_rows - int(noisy[passed].sum())
-    if kind == "categorical" and rest > _NOTICEABLE * noise.sigma * math.sqrt(len(published)):
+    # Rows that no published category accounts for, beyond what noise explains.
+    rest = rows - int(noisy[passed].sum())
+    explained = noise.sigma * math.sqrt(len(published) + noise.counts_rows)
+    if kind == "categorical" and rest > _NOTICEABLE * explained:
         other: str | int = OTHER
         if OTHER not in published:
             published.append(OTHER)
@@ -480,7 +488,7 @@ def _magnitude_edges(kind: str) -> NDArray[np.float64]:
 
 
 def _infer_bounds(
-    series: pd.Series[Any], name: str, kind: str, nullable: bool, noise: _Noise
+    series: pd.Series[Any], name: str, kind: str, nullable: bool, rows: int, noise: _Noise
 ) -> Number:
     """Read bounds, scale and a special zero from a noisy histogram of magnitudes."""
     widest = float(2**53) if kind == "integer" else 1e300
@@ -513,11 +521,7 @@ def _infer_bounds(
         high = low + 1.0
     special: tuple[float, ...] = ()
     counts = np.maximum(noisy[found[0] : found[1] + 1], 0)
-    if (
-        first <= 0 <= last
-        and noisy[zero] >= _ZERO_INFLATED * len(series)
-        and high - low > 2.0 * step
-    ):
+    if first <= 0 <= last and noisy[zero] >= _ZERO_INFLATED * rows and high - low > 2.0 * step:
         special = (0.0,)
         counts[-first] = 0  # the scale is judged by the other values
     cumulative = np.cumsum(counts)

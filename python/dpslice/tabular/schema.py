@@ -1238,7 +1238,8 @@ class Schema:
         Parameters
         ----------
         df : pandas.DataFrame, shape (n, number of columns)
-            The private table. Its column names, their order and n are taken as public.
+            The private table. Its column names, their order and (but under ``add_remove``) n are
+            taken as public.
         epsilon, delta : float
             The whole cost, shared by all columns; stated in the result's `guarantee`.
         types : mapping of str to (str or Column), Schema, or "dtypes"
@@ -1247,8 +1248,8 @@ class Schema:
             it is and costs nothing: it must be public, or paid for in `prior`. A Schema stands for
             all its columns and for what it has cost. ``"dtypes"``: the caller declares the frame's
             dtypes to be public knowledge; dtypes that a CSV reader guessed from the values are not.
-        adjacency : {"zero_out", "replace_one"}
-            Which tables count as neighbours.
+        adjacency : {"zero_out", "replace_one", "add_remove"}
+            Which tables count as neighbours: those of the release that the schema is for.
         nullable : bool or collection of str
             Which columns may have missing values: public knowledge; all by default, since
             whether some value is missing is a fact about private rows.
