@@ -919,6 +919,19 @@ def test_certificate_names_what_it_must() -> None:
     assert "rows were drawn" in str(a_guarantee(notes=("rows were drawn at random",)))
 
 
+def test_a_certificate_of_several_speaks_of_what_they_are() -> None:
+    counted = accounting.sum_guarantee(
+        sigma=9.0, delta=1e-6, cells=5, norm=1.0, diameter=1.4, n=1000
+    )
+    inferred = dataclasses.replace(counted, mechanism="schema inference")
+    for parts, words in (
+        ((a_guarantee(), a_guarantee()), "replaced by a row of zeros"),
+        ((a_guarantee(), counted), "replaced by a row of zeros"),
+        ((inferred, counted), "replaced by one that counts nowhere"),
+    ):
+        assert words in str(Guarantee.compose(*parts)).split("Composed of")[0]
+
+
 def test_certificate_never_rounds_down() -> None:
     guarantee = Guarantee(epsilon=1.2345601, delta=1e-6, adjacency="zero_out", mechanism="slicing")
     assert "(1.23457, 1e-06)" in str(guarantee)

@@ -307,3 +307,16 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="n must be"):
         FeatureMatching(moments, n=0)
     assert "SecondMoments" in repr(loss)
+
+
+def test_moments_can_be_differentiated_once_and_say_so() -> None:
+    """Autograd would take the saved gradient for a constant: second derivatives of zero."""
+    rows = 0.2 * np.random.default_rng(0).normal(size=(300, 3))
+    release = SumMechanism(features=SecondMoments(3), sigma=1.0).release(rows)
+    loss = FeatureMatching(release).double()
+    x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiated once only"):
+        torch.autograd.grad(grad.sum(), x)
+    # torch.func takes the same way.
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), grad.detach())

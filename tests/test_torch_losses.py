@@ -6,6 +6,8 @@ import doctest
 import math
 import sys
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -570,3 +572,20 @@ def test_docstrings():
     results = doctest.testmod(sys.modules["dpslice.torch.losses"])
     assert results.failed == 0
     assert results.attempted > 0
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_a_look_at_the_loss_in_inference_mode_does_not_stop_training(
+    make: Callable[..., Any], dtype: torch.dtype, release: Release
+) -> None:
+    """What a loss keeps for the next call must not be made in that mode."""
+    looked_at, not_looked_at = make(release, seed=0), make(release, seed=0)
+    with torch.inference_mode():
+        looked_at(synthetic(dtype=dtype))
+    with torch.no_grad():
+        not_looked_at(synthetic(dtype=dtype))  # draws the same
+    x, y = synthetic(dtype=dtype), synthetic(dtype=dtype)
+    looked_at(x).backward()
+    not_looked_at(y).backward()
+    torch.testing.assert_close(x.grad, y.grad)

@@ -1667,9 +1667,13 @@ _WORDING: Final = {
 }
 
 
-def wording(mechanism: str) -> Wording:
-    """Return the words for the certificates of a mechanism (`Guarantee.mechanism`)."""
-    return _WORDING.get(mechanism, Wording())
+def wording(guarantee: Guarantee) -> Wording:
+    """Return the words for a certificate; several releases take those of rows or sums, if any."""
+    mechanisms = {leaf.mechanism for leaf in _leaves([guarantee])}
+    for mechanism in ("slicing", "sums"):
+        if mechanism in mechanisms:
+            return _WORDING.get(mechanism, Wording())
+    return _WORDING.get(guarantee.mechanism, Wording())
 
 
 _UPWARDS: Final = Context(prec=6, rounding=ROUND_CEILING)
@@ -1835,7 +1839,7 @@ class Guarantee:
                 f"  epsilon       {_rounded_up(self.epsilon)}   (upper bound, rounded up)",
                 f"  delta         {_rounded_up(self.delta)}",
             ]
-        words = wording(self.mechanism)
+        words = wording(self)
         rows = "n is public" if self.n is None else f"n is public: n = {self.n}"
         if self.adjacency == "add_remove":
             rows = "n is protected too, but for n > 0"

@@ -179,7 +179,7 @@ def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
         if sums
         else ("a row’s norm", "two rows")
     )
-    words = wording(guarantee.mechanism)  # as on the certificate
+    words = wording(guarantee)  # as on the certificate
     for label, value in (
         (f"Sensitivity Δ ({words.distance})", guarantee.sensitivity),
         (f"σ ({words.sigma})", guarantee.sigma),

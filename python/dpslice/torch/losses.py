@@ -164,7 +164,9 @@ class _ReleaseLoss(nn.Module):
     def _frame_as(self, x: Tensor) -> Tensor:
         cached = self._frame_like
         if cached is None or cached.dtype != x.dtype or cached.device != x.device:
-            self._frame_like = cached = self._frame.to(dtype=x.dtype, device=x.device)
+            # What is made in inference mode could never be used to train.
+            with torch.inference_mode(False):
+                self._frame_like = cached = self._frame.to(dtype=x.dtype, device=x.device)
         return cached
 
     def _directions(self) -> Tensor:

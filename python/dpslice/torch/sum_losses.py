@@ -75,13 +75,12 @@ class _MomentMisfit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         rows: Tensor,  # [c, D]
         targets: Tensor,  # [moments, D, D], symmetric
         weights: Tensor,  # as targets
         conditions: Sequence[int | None],  # one for each of them
         halves: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         value = rows.new_zeros(())
         grad = torch.zeros_like(rows)
         parts = _parts(rows.shape[0], halves)
@@ -91,18 +90,50 @@ class _MomentMisfit(torch.autograd.Function):
             # Each half's gradient carries the other half's misfit; a batch as a whole, its own.
             for part, other in zip(parts, reversed(misfits), strict=True):
                 grad[part] += _pulled(rows[part], weight * other, condition)
-        ctx.save_for_backward(grad if halves else 2.0 * grad)
-        return value
+        return value, grad if halves else 2.0 * grad
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = ctx.saved_tensors
+        grad, rows = ctx.saved_tensors
+        scaled = _ScaledOnce.apply(grads[0], grad, rows)  # type: ignore[no-untyped-call]
         return (
-            grads[0] * grad,
+            scaled,
             None,  # targets
             None,  # weights
             None,  # conditions
             None,  # halves
+        )
+
+
+def _moment_misfit(*args: Any) -> Tensor:
+    value: Tensor = _MomentMisfit.apply(*args)[0]  # type: ignore[no-untyped-call]
+    return value
+
+
+class _ScaledOnce(torch.autograd.Function):
+    """A gradient that was made beforehand, times the one that came.
+
+    It depends on the rows, which autograd would not know: its derivative would be zero in silence.
+    """
+
+    @staticmethod
+    def forward(scale: Tensor, grad: Tensor, rows: Tensor) -> Tensor:
+        return scale * grad
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            "second moments can be differentiated once only; their second derivative is not "
+            "implemented"
         )
 
 
@@ -360,9 +391,7 @@ class MarginalMatching(_SumLoss):
                 self.table_weight,
             )
         )  # fmt: skip
-        misfit: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
-            x, target, weight, self._conditions, self.halves
-        )
+        misfit = _moment_misfit(x, target, weight, self._conditions, self.halves)
         misfit = misfit + _distance(
             lambda part: part.mean(dim=0), x, share, share_weight, self.halves
         )
@@ -527,10 +556,7 @@ class FeatureMatching(_SumLoss):
             rows = _clipped(x, features.max_norm)
             if target.shape[0] > self.d:
                 rows = torch.cat([rows, rows.new_ones(rows.shape[0], 1)], dim=1)
-            misfit: Tensor = _MomentMisfit.apply(  # type: ignore[no-untyped-call]
-                rows, target[None], weight[None], (None,), self.halves
-            )
-            return misfit
+            return _moment_misfit(rows, target[None], weight[None], (None,), self.halves)
         averages = self._kernel_averages if isinstance(features, KernelSums) else self._averages
         return _distance(averages, x, target, weight, self.halves)
 
