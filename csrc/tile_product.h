@@ -3,8 +3,9 @@
 //
 // C[rows, columns] (+)= A[rows, depth] B[depth, columns]. A tile of C stays in registers for the
 // whole depth: each step loads kTileVectors vectors of B, broadcasts kTileRows numbers of A, and
-// does kTileRows * kTileVectors fused multiply-adds. The order of the sum over the depth is fixed
-// and the same for each element, wherever it lies in C.
+// does kTileRows * kTileVectors fused multiply-adds. A pass over part of the depth is summed by
+// itself, so that its steps are rounded at the size of that sum, not of the whole. The order of the
+// sum over the depth is fixed and the same for each element, wherever it lies in C.
 #pragma once
 
 #include <cstdint>
@@ -83,8 +84,7 @@ inline void tile_product(int64_t depth, const T* a, int64_t a_row, int64_t a_dep
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      sum[r][v] = accumulate ? load(c + r * c_row + v * lanes) : Vec<T>{};
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = Vec<T>{};
   for (int64_t t = 0; t < depth; ++t) {
     Vec<T> right[kVectors];
 #pragma GCC unroll 4
@@ -101,7 +101,10 @@ inline void tile_product(int64_t depth, const T* a, int64_t a_row, int64_t a_dep
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(c + r * c_row + v * lanes, sum[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* const place = c + r * c_row + v * lanes;
+      store(place, accumulate ? load(place) + sum[r][v] : sum[r][v]);
+    }
 }
 
 // rows: a multiple of kTileRows; width: a panel's, a multiple of the vector length.
