@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpslice import _storage, frames
+from dpslice import _storage, accounting, frames
 from dpslice import release as release_module
 from dpslice.accounting import Guarantee
 from dpslice.adaptive import AdaptiveSumMechanism
@@ -396,7 +397,8 @@ def test_what_a_certificate_states_is_computed_again(tmp_path: Path, kind: str) 
     stated = Release.load(path).guarantee
     assert stated.max_norm is not None
     if kind in ("sums", "rounds"):
-        refused("norm of records' is at most", max_norm=stated.max_norm / 2, sensitivity=0.1)
+        half = stated.max_norm / 2
+        refused("norm of records' is at most", max_norm=half, sensitivity=half)
         refused("distance of records' is at most", diameter=0.5)
     if kind == "seeded rows":
         assert stated.frame_norm is not None
@@ -409,8 +411,30 @@ def test_what_was_composed_is_computed_again() -> None:
     assert Guarantee.from_dict(record).composition == "joint"
     with pytest.raises(ValueError, match="its numbers give: epsilon must be at least"):
         Guarantee.from_dict({**record, "epsilon": record["epsilon"] * 0.99})
-    with pytest.raises(ValueError, match="claims more than its parts give: delta"):
+    with pytest.raises(ValueError, match="its numbers give: delta must be at least"):
         Guarantee.from_dict({**record, "delta": 1e-6})
+    # What is composed is how far neighbours are apart by the bounds, not what is said of it.
+    with pytest.raises(ValueError, match="its numbers give: sensitivity must be at least 1; got"):
+        Guarantee.from_dict({**one.to_dict(), "sensitivity": 1e-3})
+    closer = dataclasses.replace(one, sensitivity=1e-3)
+    assert Guarantee.compose(closer, closer).epsilon == Guarantee.compose(one, one).epsilon
+
+
+CERTIFICATES = json.loads(
+    (Path(__file__).parent / "data" / "certificates_before_2026-11-27.json").read_text()
+)
+
+
+@pytest.mark.parametrize("record", CERTIFICATES, ids=lambda record: record["mechanism"])
+def test_certificates_of_earlier_versions_are_read(record: dict[str, Any]) -> None:
+    """They were charged a little less for rounding: by 0.2 % of epsilon = 30, here."""
+    guarantee = Guarantee.from_dict(record)
+    assert guarantee.to_dict() == record
+    now = accounting.computed_again(guarantee)
+    assert now is not None
+    assert now.epsilon >= guarantee.epsilon * (1 - 1e-6) or guarantee.amplified_by_order
+    with pytest.raises(ValueError, match="claims more than its numbers give: epsilon"):
+        Guarantee.from_dict({**record, "epsilon": record["epsilon"] * 0.99})
 
 
 def test_infinity_is_no_number_of_json(saved: Path) -> None:

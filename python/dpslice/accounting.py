@@ -1614,15 +1614,25 @@ def _lost_delta(numbers: int, eps: float) -> float:
 
 
 def _computed_epsilon(
-    exact: Callable[[float], float], delta: float, rounding: float, numbers: int
+    exact: Callable[[float], float],
+    delta: float,
+    rounding: float,
+    numbers: int,
+    *,
+    at_least: bool = False,
 ) -> tuple[float, float]:
     """Epsilon of a computed mechanism at a total delta, and what of delta rounding has taken.
 
     `exact` is the epsilon of the ideal mechanism at a given ln delta; `rounding` is what is added
     to it. Infinite where the mass beyond the bounds on errors alone takes all of delta: computed
     noise ends somewhere, and two rows that are so far apart can be told apart by that.
+
+    `at_least` leaves out what grows with epsilon, and the growth of delta: so little has been
+    charged by all versions of this library.
     """
     lost = _lost_delta(numbers, 0.0)
+    if at_least:
+        return (exact(math.log(delta - lost)) + rounding if lost < delta else math.inf), lost
     while lost < delta:
         eps = exact(math.log(delta - lost) - rounding) + rounding
         if _lost_mass(numbers, eps) <= lost:
@@ -1715,7 +1725,7 @@ class Guarantee:
     max_norm, diameter : float, optional
         Bounds on the norm of a row (of sums: of a record's features) and on the distance of two.
     epsilon_numerical, delta_numerical : float
-        Loss by rounding (`numerical_loss` at ``epsilon``), already inside ``epsilon`` and
+        Loss by rounding (`numerical_loss`, at about ``epsilon``), already inside ``epsilon`` and
         ``delta``.
     epsilon_replace_one : float, optional
         Epsilon of the same release, at the same delta, under ``replace_one`` adjacency.
@@ -2021,30 +2031,45 @@ class Guarantee:
                 "guarantees to compose must be about the same rows; got n = "
                 + " and ".join(map(str, counts))
             )
-        total_delta = min(1.0, math.fsum(g.delta for g in guarantees))
-        basic = math.fsum(g.epsilon for g in guarantees)
-        total = min(basic, _joint_epsilon(guarantees, adjacencies[0]))
-        replaced: float | None = None
-        known = [g.epsilon_replace_one for g in guarantees if g.epsilon_replace_one is not None]
-        if len(known) == len(guarantees):
-            replaced = min(math.fsum(known), _joint_epsilon(guarantees, "replace_one"))
-        return Guarantee(
-            epsilon=total,
-            delta=total_delta,
-            adjacency=adjacencies[0],
-            mechanism="composition",
-            n=counts[0] if counts else None,
-            epsilon_numerical=math.fsum(g.epsilon_numerical for g in guarantees),
-            delta_numerical=math.fsum(g.delta_numerical for g in guarantees),
-            epsilon_replace_one=replaced,
-            private=all(g.private for g in guarantees),
-            parts=guarantees,
-            composition="joint" if total < basic else "basic",
-        )
+        return _composed_guarantee(guarantees, adjacencies[0], counts[0] if counts else None)
+
+
+def _composed_guarantee(
+    guarantees: Sequence[Guarantee], adjacency: str, n: int | None, *, at_least: bool = False
+) -> Guarantee:
+    """`Guarantee.compose` of several that go together; `at_least` as of `_computed_epsilon`."""
+    basic = math.fsum(g.epsilon for g in guarantees)
+    total = min(basic, _joint_epsilon(guarantees, adjacency, at_least=at_least))
+    replaced: float | None = None
+    known = [g.epsilon_replace_one for g in guarantees if g.epsilon_replace_one is not None]
+    if len(known) == len(guarantees):
+        joint = _joint_epsilon(guarantees, "replace_one", at_least=at_least)
+        replaced = min(math.fsum(known), joint)
+    return Guarantee(
+        epsilon=total,
+        delta=min(1.0, math.fsum(g.delta for g in guarantees)),
+        adjacency=adjacency,
+        mechanism="composition",
+        n=n,
+        epsilon_numerical=math.fsum(g.epsilon_numerical for g in guarantees),
+        delta_numerical=math.fsum(g.delta_numerical for g in guarantees),
+        epsilon_replace_one=replaced,
+        private=all(g.private for g in guarantees),
+        parts=tuple(guarantees),
+        composition="joint" if total < basic else "basic",
+    )
 
 
 def _leaves(guarantees: Sequence[Guarantee]) -> list[Guarantee]:
     return [leaf for g in guarantees for leaf in (_leaves(g.parts) if g.parts else [g])]
+
+
+def _distance_of(leaf: Guarantee, adjacency: str) -> float | None:
+    """Return how far neighbours are apart, by the bounds of the domain."""
+    if leaf.max_norm is None or adjacency != "replace_one":
+        return leaf.max_norm
+    wide = 2.0 * leaf.max_norm
+    return wide if leaf.diameter is None else min(wide, leaf.diameter)
 
 
 def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
@@ -2056,13 +2081,8 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
         # The ratio of these depends on the frame, and `composed_epsilon` takes frames to be
         # independent, which no certificate tells.
         return None
-    norm, distance = leaf.max_norm, leaf.sensitivity
-    if norm is None or distance is None or not norm > 0.0:
-        return None
-    if adjacency != leaf.adjacency:
-        wide = 2.0 * norm
-        distance = wide if leaf.diameter is None else min(wide, leaf.diameter)
-    if not (leaf.sigma > 0.0 and distance > 0.0):
+    norm, distance = leaf.max_norm, _distance_of(leaf, adjacency)
+    if norm is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
         return None
     if leaf.frame_norm is not None:
         # No column of a frame is longer than its spectral norm.
@@ -2077,16 +2097,18 @@ def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     """Describe a sum release for `composed_epsilon`: a Gaussian mechanism, as if d = p = 1."""
     if leaf.sampling_rate is not None or leaf.p is None:
         return None
-    distance = leaf.sensitivity if adjacency == leaf.adjacency else leaf.diameter
+    distance = _distance_of(leaf, adjacency)
     if leaf.sigma is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
         return None
     return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=distance * _SUM_ROUNDING)
 
 
-def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
+def _joint_epsilon(
+    guarantees: Sequence[Guarantee], adjacency: str, *, at_least: bool = False
+) -> float:
     """Epsilon of several releases by `composed_epsilon`; infinite where that does not apply."""
     leaves = _leaves(guarantees)
-    total = _counted_together(leaves, [], adjacency)
+    total = _counted_together(leaves, [], adjacency, at_least)
     # What the order of rows adds is no Gaussian profile. Such a release is still the Gaussian
     # mechanism of its sigma, as above; and it is some mechanism of its epsilon and delta. Amplified
     # claims must not be added where they share the randomness that amplifies. Here none do: every
@@ -2094,12 +2116,12 @@ def _joint_epsilon(guarantees: Sequence[Guarantee], adjacency: str) -> float:
     ordered = [leaf for leaf in leaves if leaf.amplified_by_order]
     if ordered:
         rest = [leaf for leaf in leaves if not leaf.amplified_by_order]
-        total = min(total, _counted_together(rest, ordered, adjacency))
+        total = min(total, _counted_together(rest, ordered, adjacency, at_least))
     return total
 
 
 def _counted_together(
-    gaussian: Sequence[Guarantee], others: Sequence[Guarantee], adjacency: str
+    gaussian: Sequence[Guarantee], others: Sequence[Guarantee], adjacency: str, at_least: bool
 ) -> float:
     """`composed_epsilon` of some leaves as Gaussian mechanisms, of others as what they state."""
     parts = []
@@ -2127,7 +2149,8 @@ def _counted_together(
         return composed_epsilon(left, parts, others=pairs) if left > least else math.inf
 
     rounding = math.fsum(leaf.epsilon_numerical for leaf in gaussian)
-    return _computed_epsilon(exact, whole, rounding, sum(leaf.p or 0 for leaf in gaussian))[0]
+    numbers = sum(leaf.p or 0 for leaf in gaussian)
+    return _computed_epsilon(exact, whole, rounding, numbers, at_least=at_least)[0]
 
 
 # ---------------------------------------------------------------------- what one release promises
@@ -2267,11 +2290,17 @@ class _Setting:
         """Return delta, or raise unless rounding leaves something of it at this epsilon."""
         return _checked_total(delta, eps, self.p, f"at p = {self.p}")
 
-    def alone(self, delta: float, sigma: float, adjacency: str) -> tuple[float, float]:
+    def alone(
+        self, delta: float, sigma: float, adjacency: str, *, at_least: bool = False
+    ) -> tuple[float, float]:
         """Epsilon of the noise alone, rounding included, and what of delta rounding has taken."""
         ratio = self.ratio(sigma, adjacency)
         return _computed_epsilon(
-            lambda target: _epsilon(target, ratio), delta, self.rounding(sigma), self.p
+            lambda target: _epsilon(target, ratio),
+            delta,
+            self.rounding(sigma),
+            self.p,
+            at_least=at_least,
         )
 
 
@@ -2281,7 +2310,9 @@ def _checked_total(delta: object, eps: float, numbers: int, where: str) -> float
     if not total > lost:
         at = ""
         if lost > _lost_delta(numbers, 0.0):
-            at = f" and epsilon = {eps:g} (which protects nothing any more)"
+            at = f" and epsilon = {eps:g}"
+            if eps > 20.0:
+                at += " (which protects nothing any more)"
         raise ValueError(
             f"delta must exceed what rounding needs {where}{at}, {lost:.3g}; got {total}"
         )
@@ -2334,66 +2365,89 @@ def _checked_order(setting: _Setting, n: object) -> int:
 
 
 def _refuse_overclaim(guarantee: Guarantee) -> None:
-    """Raise if an epsilon is less than the guarantee's own numbers give, where they say enough."""
+    """Raise if an entry is less than the guarantee's other entries give, where they say enough."""
     if guarantee.amplified_by_order:
         return _refuse_order_overclaim(guarantee)
-    if guarantee.parts and guarantee.mechanism == "composition":
-        again = Guarantee.compose(*guarantee.parts)
-        if guarantee.delta < again.delta * _CLAIM_SHARE:
-            raise ValueError("the guarantee claims more than its parts give: delta is too small")
-    else:
-        computed = _computed_again(guarantee)
-        if computed is None:
-            return None
-        again = computed
-    replaced = math.inf if again.epsilon_replace_one is None else again.epsilon_replace_one
-    for name, stated, least in (
-        ("epsilon", guarantee.epsilon, again.epsilon),
-        ("epsilon_replace_one", guarantee.epsilon_replace_one, replaced),
-    ):
-        if stated is not None and stated < least * _CLAIM_SHARE:
+    least = computed_again(guarantee, at_least=True)
+    if least is None:
+        return None
+    for name in ("epsilon", "epsilon_replace_one", "delta", "sensitivity"):
+        stated, needed = getattr(guarantee, name), getattr(least, name)
+        if stated is None or needed is None:
+            continue
+        if stated < needed * _CLAIM_SHARE:
             raise ValueError(
                 f"the guarantee claims more than its numbers give: {name} must be at least "
-                f"{least:.6g}; got {stated:.6g}"
+                f"{needed:.9g}; got {stated:.9g}"
             )
     return None
 
 
-def _computed_again(guarantee: Guarantee) -> Guarantee | None:
-    """Compute a release's guarantee from its other entries, or None if some of these are missing.
+def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee | None:
+    """Compute a guarantee from its own numbers, or return None if some of these are missing or 0.
 
-    Rounding is counted as for columns of length 1 and for the numbers that were published: the
-    least that it may have been counted as.
+    Rounding is counted as for columns of length 1 and for the numbers that were published.
+
+    Parameters
+    ----------
+    guarantee : Guarantee
+        Of a release of rows (the order left out) or of sums, or of several together.
+    at_least : bool
+        Charge no more for rounding than any version of this library has done: what a certificate
+        states less than that, it was not given.
+
+    Returns
+    -------
+    Guarantee or None
     """
-    if guarantee.sigma is None or guarantee.p is None:
-        return None
-    if guarantee.max_norm is None or guarantee.diameter is None:
-        return None
-    if guarantee.sigma == 0.0 or guarantee.max_norm == 0.0 or guarantee.diameter == 0.0:
-        return None  # columns without spread
-    common: dict[str, Any] = {
-        "sigma": guarantee.sigma,
-        "delta": guarantee.delta,
-        "adjacency": guarantee.adjacency,
-        "diameter": guarantee.diameter,
-    }
-    if guarantee.mechanism == "sums":
-        return sum_guarantee(
-            **common,
-            cells=guarantee.p,
-            norm=guarantee.max_norm,
-            sampling_rate=guarantee.sampling_rate,
+    if guarantee.mechanism == "composition" and len(guarantee.parts) > 1:
+        if any(part.adjacency != guarantee.adjacency for part in guarantee.parts):
+            raise ValueError("parts of a guarantee must have its adjacency")
+        return _composed_guarantee(
+            guarantee.parts, guarantee.adjacency, guarantee.n, at_least=at_least
         )
-    if guarantee.mechanism == "slicing" and guarantee.d is not None and guarantee.frame is not None:
-        return slicing_guarantee(
-            **common,
+    sigma, p = guarantee.sigma, guarantee.p
+    norm, diameter = guarantee.max_norm, guarantee.diameter
+    if not (sigma and p and norm and diameter):
+        return None
+    delta = guarantee.delta
+    kinds = [guarantee.adjacency]
+    if guarantee.epsilon_replace_one is not None:
+        kinds.append("replace_one")
+    if guarantee.mechanism == "sums":
+        found = []
+        for kind in kinds:
+            _, distance, _ = _sum_distances(kind, norm, diameter)
+            rate = guarantee.sampling_rate if kind == guarantee.adjacency else None
+            found.append(
+                (_sum_epsilon(delta, distance / sigma, p, rate, at_least=at_least), distance)
+            )
+    elif guarantee.mechanism == "slicing" and guarantee.d and guarantee.frame is not None:
+        setting = _setting(
             d=guarantee.d,
-            p=guarantee.p,
+            p=p,
             frame=guarantee.frame,
-            max_norm=guarantee.max_norm,
+            adjacency=guarantee.adjacency,
+            max_norm=norm,
+            diameter=diameter,
+            column_norm=1.0,
             frame_norm=guarantee.frame_norm,
         )
-    return None
+        found = [
+            (setting.alone(delta, sigma, kind, at_least=at_least), setting.distance(kind))
+            for kind in kinds
+        ]
+    else:
+        return None
+    (epsilon, lost), distance = found[0]
+    return dataclasses.replace(
+        guarantee,
+        epsilon=epsilon,
+        sensitivity=distance,
+        delta_numerical=lost,
+        epsilon_replace_one=found[1][0][0] if len(found) > 1 else None,
+        amplified_by_order=False,
+    )
 
 
 def _refuse_order_overclaim(guarantee: Guarantee) -> None:
@@ -2431,7 +2485,7 @@ def _refuse_order_overclaim(guarantee: Guarantee) -> None:
         if setting.log_delta_in_order(eps, sigma, kind, n, rounding) <= target:
             continue
         # With the order claimed for one adjacency, noise alone may serve the other.
-        if stated < setting.alone(guarantee.delta, sigma, kind)[0] * _CLAIM_SHARE:
+        if stated < setting.alone(guarantee.delta, sigma, kind, at_least=True)[0] * _CLAIM_SHARE:
             wrong = name
     if wrong is not None:
         raise ValueError(
@@ -2869,13 +2923,16 @@ def sum_guarantee(
     )
 
 
-def _sum_epsilon(delta: float, ratio: float, cells: int, rate: float | None) -> tuple[float, float]:
+def _sum_epsilon(
+    delta: float, ratio: float, cells: int, rate: float | None, *, at_least: bool = False
+) -> tuple[float, float]:
     """Epsilon at a ratio of distance to noise, and what of delta rounding has taken."""
     return _computed_epsilon(
         lambda target: _sampled_epsilon(target, ratio * _SUM_ROUNDING, rate),
         delta,
         sum_numerical_loss(cells)[0],
         cells,
+        at_least=at_least,
     )
 
 

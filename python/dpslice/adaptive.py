@@ -16,6 +16,7 @@ This is code that reads private records: it counts them once, and then works on 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -286,7 +287,7 @@ class AdaptiveSumMechanism:
         """How many records' features neighbouring tables differ by."""
         return 2 if self.adjacency == "replace_one" else 1
 
-    @property
+    @functools.cached_property
     def _reach(self) -> int:
         """By how many units the scores of neighbouring tables differ at most: Delta."""
         return self._records * max(map(self._all.group_total, self._choices))
@@ -346,6 +347,7 @@ class AdaptiveSumMechanism:
             block_rows = _arrays.positive_integer("block_rows", block_rows)
         facts = _release.plain_metadata(metadata)
         guarantee = self.account()
+        _ = self._reach  # the search for it may take a while: not once rows have been read
 
         def make() -> SumRelease:
             total, n = add_up(self._all, self.adjacency, X, block_rows, progress)
