@@ -263,6 +263,7 @@ class SumMethod:
             batch_size=mixture.components,
             lr=options.lr * (_AGAIN if again else 1.0),
             callbacks=(*callbacks, stop_at_floor),
+            settings={"spread": options.spread},
             **how,
         )
 
