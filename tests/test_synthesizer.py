@@ -364,7 +364,7 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
         ({"age": "91"}, "within its bounds; got 91$"),
         ({"age": "old"}, "old"),
         ({"age": 3.5}, "column 'age'"),
-        ({"age": None}, "missing"),
+        ({"age": None}, "column 'age' can hold; got a missing value, and the column is not null"),
     ):
         with pytest.raises(ValueError, match=match):
             fitted.sample(5, conditions=conditions)
@@ -616,6 +616,16 @@ def test_a_checkpoint_of_other_options_is_refused(
     training = dataclasses.replace(QUICK[method], **second)  # type: ignore[type-var]
     with pytest.raises(ValueError, match=f"made with another value of settings: {first} there"):
         Synthesizer.from_release(release, training=training).train(**how)
+
+
+def test_what_no_memory_holds_is_refused(fitted: Synthesizer) -> None:
+    with pytest.raises(ValueError, match=r"n must be at most 10000000000, .*; got 1000000000000"):
+        fitted.sample(10**20)
+    with pytest.raises(ValueError, match=r"components times models must .* models=1000000$"):
+        MixtureOptions(models=10**6)
+    with pytest.raises(ValueError, match="components times models must be at most 1048576"):
+        MixtureOptions(components=10**9)
+    assert MixtureOptions(models=1024).components == 1024
 
 
 def test_an_interrupted_fit_warns(monkeypatch: pytest.MonkeyPatch) -> None:

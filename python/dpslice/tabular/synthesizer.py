@@ -35,6 +35,8 @@ __all__ = ["MixtureOptions", "Synthesizer", "TrainingOptions"]
 _MODEL_FORMAT = 3
 _UNSEALED_FORMAT = 2  # had no checksum; read as before
 
+_MOST_ROWS = 10**10  # of one sample
+
 _Method = type[RowMethod] | type[SumMethod]
 METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
 
@@ -418,10 +420,12 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the synthesizer is not trained, n < 1, or a condition names no column, a value that
-            its column cannot hold, or rows that the model (nearly) never makes.
+            If the synthesizer is not trained, n < 1 or n > 10**10, or a condition names no column, a
+            value that its column cannot hold, or rows that the model (nearly) never makes.
         """
         n = _arrays.positive_integer("n", n)
+        if n > _MOST_ROWS:
+            raise ValueError(f"n must be at most {_MOST_ROWS}, as a table is in memory; got {n}")
         model = self._trained()
         if seed is not None:
             seed = _arrays.integer("seed", seed, minimum=0)
@@ -461,8 +465,13 @@ class Synthesizer:
             levels = column.categories if isinstance(column, Categorical) else None
             if levels is not None and not pd.isna(value) and value not in levels:
                 raise ValueError(
-                    f"conditions must be values that column {name!r} can hold; got {value!r}, "
-                    "which is not among its categories"
+                    f"conditions must be values that column {name!r} can hold; got "
+                    f"{_arrays.describe(value)}, which is not among its categories"
+                )
+            if pd.isna(value) and not column.nullable:
+                raise ValueError(
+                    f"conditions must be values that column {name!r} can hold; got a missing "
+                    "value, and the column is not nullable"
                 )
             number = column.to_numbers(pd.Series([value], name=name))
             # Tables are clipped to their bounds; a condition outside them is a mistake.
