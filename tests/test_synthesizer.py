@@ -356,7 +356,10 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
         assert (fitted.sample(20, conditions={"age": 33})["age"] == 33).all()
     for conditions, match in (
         ({"town": "Bern"}, "conditions must name columns of the table; got 'town'"),
-        ({"job": "king"}, "column 'job' can hold; got 'king', which is not among its categories"),
+        (
+            {"job": "king"},
+            "column 'job' can hold; got 'king', which is not among the schema's categories",
+        ),
         (
             {"age": 91},
             "conditions must be values that column 'age' can hold, within its bounds; got 91$",

@@ -398,7 +398,7 @@ def _infer_categories(
         missing = np.asarray(pd.isna(values), dtype=bool)
         if missing.any() and not nullable:
             raise ValueError(
-                f"column {name!r}: missing value(s){first_place(series, missing)}, but it is not "
+                f"column {name!r}: missing values{first_place(series, missing)}, but it is not "
                 "among the nullable columns"
             )
         present = values[~missing]

@@ -111,7 +111,7 @@ def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
     label = series.index[int(np.flatnonzero(where)[0])]
     if not isinstance(label, numbers.Integral):
         return ""
-    return f", the first at {'line' if series.index.name == LINE else 'index'} {label}"
+    return f" (the first at {'line' if series.index.name == LINE else 'index'} {label})"
 
 
 def _check_missing(
@@ -119,7 +119,7 @@ def _check_missing(
 ) -> None:
     if not nullable and missing.any():
         raise ValueError(
-            f"column {name!r}: missing value(s){first_place(series, missing)}, but the schema does "
+            f"column {name!r}: missing values{first_place(series, missing)}, but the schema does "
             "not declare it nullable (nullable = true)"
         )
 
@@ -418,8 +418,8 @@ class Boolean:
         strange = ~missing & ~np.isin(values, (0.0, 1.0))
         if strange.any():
             raise ValueError(
-                f"column {self.name!r}: numbers in a boolean column must be 0 or 1; others were "
-                f"found{first_place(series, strange)}"
+                f"column {self.name!r}: numbers in a boolean column must be 0 or 1"
+                f"{first_place(series, strange)}"
             )
         return cast(Numbers, values)
 

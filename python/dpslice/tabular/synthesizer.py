@@ -420,8 +420,8 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the synthesizer is not trained, n < 1 or n > 10**10, or a condition names no column, a
-            value that its column cannot hold, or rows that the model (nearly) never makes.
+            If the synthesizer is not trained, n < 1 or n > 10**10, or a condition names no column,
+            a value that its column cannot hold, or rows that the model (nearly) never makes.
         """
         n = _arrays.positive_integer("n", n)
         if n > _MOST_ROWS:
@@ -466,7 +466,7 @@ class Synthesizer:
             if levels is not None and not pd.isna(value) and value not in levels:
                 raise ValueError(
                     f"conditions must be values that column {name!r} can hold; got "
-                    f"{_arrays.describe(value)}, which is not among its categories"
+                    f"{_arrays.describe(value)}, which is not among the schema's categories"
                 )
             if pd.isna(value) and not column.nullable:
                 raise ValueError(
