@@ -628,7 +628,7 @@ HUGE = 10**400
         (lambda: Number("x", "integer", 0, HUGE), "'x': max must be a finite number within"),
         (lambda: Number("x", "real", 0, 1, special=[HUGE]), "'x': special must be a finite number"),
         (lambda: Number("x", "real", 0, 1, step=HUGE), "'x': step must be a finite number within"),
-        (lambda: Number("x", "real", 0, 1, weight=HUGE), "'x': weight must be a finite number wit"),
+        (lambda: Number("x", "real", 0, 1, weight=HUGE), "'x': weight must be a finite number"),
         (
             lambda: Boolean("x", weight=1e300),
             r"'x': weight must be from 1e-06 to 1e\+06; got 1e\+300",
