@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpslice import MarginalSums
+from dpslice import MarginalSums, SumMechanism
 
 FEATURES = MarginalSums((2, 3, 4), [(0,), (2,), (0, 1), (2, 1)], [1.0, 2.0, 0.5, 3.0])
 
@@ -154,3 +154,24 @@ def test_bad_maps_are_refused(
 def test_bad_records_are_refused(block: object, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         FEATURES.check_block("X", block, first_row=7)
+
+
+@pytest.mark.parametrize(
+    ("block", "got"),
+    [
+        ([2, 1], "list"),
+        ("John Smith 12345", "str"),
+        (np.array("John Smith 12345"), "dtype <U16"),
+        (np.array([["John Smith 12345"]], dtype=object), "dtype object"),
+    ],
+)
+def test_records_of_another_kind_are_not_shown(block: object, got: str) -> None:
+    with pytest.raises(TypeError, match=f"must be a NumPy array of integer codes; got {got}$"):
+        FEATURES.check_block("a block of X", block, first_row=0)
+
+
+def test_tables_are_no_iterables_of_blocks() -> None:
+    pandas = pytest.importorskip("pandas")
+    mechanism = SumMechanism(features=FEATURES, epsilon=1.0, delta=1e-6)
+    with pytest.raises(TypeError, match=r"X must be an array of records .* got DataFrame \(tables"):
+        mechanism.release(pandas.DataFrame({0: [0, 1], 1: [1, 0]}))

@@ -22,7 +22,7 @@ from dpslice.tabular import (
     read_csv,
     write_csv,
 )
-from dpslice.tabular.files import read_header, replacing
+from dpslice.tabular.files import cell_value, count_csv_rows, read_header, replacing
 from table_strategies import schemas, tables
 
 SCHEMA = Schema(
@@ -157,7 +157,70 @@ def test_other_encodings_and_files_are_refused(tmp_path):
         read_csv(tmp_path / "none.csv", SCHEMA)
 
 
-@pytest.mark.parametrize("digits", [18, 19, 25, 300, 400, 4000])
+def test_gzip_is_recognised_by_its_content(tmp_path):
+    packed = gzip.compress((HEADER + "1,2,?,1,1,\n").encode())
+    frames = [
+        read_csv(write_bytes(tmp_path / name, packed), SCHEMA)
+        for name in ("t.csv.gz", "t.csv", "t.CSV.GZ", "t")
+    ]
+    for frame in frames[1:]:
+        pd.testing.assert_frame_equal(frame, frames[0])
+    assert count_csv_rows(tmp_path / "t.csv") == 1
+    write_csv(frames[0], tmp_path / "u.GZ")
+    assert gzip.decompress((tmp_path / "u.GZ").read_bytes()).startswith(b"age,")
+
+
+def test_blank_lines_of_one_column_are_empty_cells(tmp_path):
+    schema = Schema([Number("age", "integer", 0, 100, nullable=True)])
+    path = write(tmp_path / "t.csv", "age\n1\n\n3\n\r\n\n")
+    assert read_csv(path, schema)["age"].tolist() == [1, pd.NA, 3, pd.NA, pd.NA]
+    assert count_csv_rows(path) == 5
+    assert len(read_csv(write(path, "age\n1\n"), schema)) == 1
+    assert len(read_csv(write(path, "age\n1"), schema)) == 1
+    strict = Schema([Number("age", "integer", 0, 100)])
+    (block,) = iter_csv(write(path, "age\n1\n\n"), strict)
+    with pytest.raises(ValueError, match=r"'age': missing values \(the first at line 3\), but"):
+        strict.validate(block)
+
+
+def test_messages_name_the_line_of_the_file(tmp_path):
+    path = write(
+        tmp_path / "t.csv",
+        HEADER
+        + '1,2,"clerk,\nsenior",1,1,\n\n'  # lines 2 to 4
+        + "1,2,?,1,1,\n" * 3  # lines 5 to 7
+        + "1,inf,?,,1,\n" * 3,  # lines 8 to 10
+    )
+    blocks = list(iter_csv(path, SCHEMA, block_rows=3))
+    assert [list(block.index) for block in blocks] == [[2, 5, 6], [7, 8, 9], [10]]
+    for name, block, line, message in (
+        ("job", 0, 2, "not among the schema's categories: 'clerk,.nsenior'"),
+        ("height", 1, 8, "holds infinite values"),
+        ("code", 1, 8, "missing values"),
+        ("code", 2, 10, "missing values"),
+    ):
+        column = SCHEMA[name]
+        with pytest.raises(ValueError, match=rf"{message} \(the first at line {line}\)[;,]"):
+            column.to_numbers(blocks[block][name])
+    frame = read_csv(path, SCHEMA)
+    with pytest.raises(ValueError, match="the first at index 0"):
+        SCHEMA["job"].to_numbers(frame["job"])
+    frame.index = ["Ann", "Bob", *"abcde"]
+    with pytest.raises(ValueError, match="senior'; add them") as caught:
+        SCHEMA["job"].to_numbers(frame["job"])
+    assert "Ann" not in str(caught.value)
+
+
+def test_long_cells_are_shortened_in_messages(tmp_path):
+    for cells in (f"{'x' * 3000},2,?,1,1,", f"1,2,?,1,{'x' * 3000},"):
+        path = write(tmp_path / "t.csv", f"{HEADER}{cells}\n")
+        with pytest.raises(ValueError, match=r"about line 2: .*; got 'x{76}\.\.\.$"):
+            read_csv(path, SCHEMA)
+    with pytest.raises(ValueError, match=r"got 'x{76}\.\.\.$"):
+        cell_value(SCHEMA["age"], "x" * 3000)
+
+
+@pytest.mark.parametrize("digits", [18, 19, 25, 300, 400, 4000, 5000])
 def test_integers_of_any_length_are_clipped(tmp_path, digits):
     schema = Schema([Number("age", "integer", 0, 100, nullable=True)])
     path = write(tmp_path / "t.csv", f'age\n{"9" * digits}\n-{"9" * digits}\n7\n""\n')
@@ -240,8 +303,8 @@ def test_an_interrupt_leaves_the_old_file(tmp_path):
 
 
 def test_only_frames_are_written(tmp_path):
-    with pytest.raises(TypeError, match="df must be a pandas DataFrame"):
-        write_csv([[1]], tmp_path / "t.csv")
+    with pytest.raises(TypeError, match=r"df must be a pandas DataFrame; got list$"):
+        write_csv([["secret"]], tmp_path / "t.csv")
 
 
 def test_whole_numbers_are_written_as_such(tmp_path):

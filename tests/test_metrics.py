@@ -302,6 +302,38 @@ def test_dates_given_as_python_objects():
     ]
 
 
+@pytest.mark.parametrize("unit", [None, "s", "us"])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [("1600-01-01", "2024-12-31"), ("2000-01-01T00:00:00", "9999-12-31T23:59:59")],
+)
+def test_dates_that_nanoseconds_do_not_reach(low, high, unit):
+    schema = Schema((Datetime("t", low, high, nullable=True),))
+    days = [datetime.datetime(1599, 1, 1), datetime.datetime(2024, 1, 1), None]
+    days += [datetime.datetime(9999, 12, 31)]
+    series = pd.Series(days, dtype=object)
+    if unit is not None:
+        series = pd.Series(np.array(days, dtype=f"datetime64[{unit}]"))
+    (column,) = table_columns(schema, real=pd.DataFrame({"t": series}))
+    assert column.outside == (0.5 if low < "1700" else 0.25,)
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([2e15] * 4, 1),
+        ([1e16, 1e16, 1e16 + 2, 1e16 + 2], 2),
+        ([-2e15, -2e15, -2e15, np.nan], 2),
+    ],
+)
+def test_constant_columns_far_from_zero(values, cells):
+    schema = Schema((Number("x", "real", -1e17, 1e17, nullable=True), Boolean("b")))
+    real = pd.DataFrame({"x": values, "b": [True] * 4})
+    x, _ = table_columns(schema, real=real, synthetic=real)
+    assert len(np.unique(metrics._discrete(x, 1)[0])) == cells
+    assert scores(real, real, schema)["contingency_similarity_all"] == 1.0
+
+
 def test_pairs_are_drawn_when_there_are_too_many():
     real, synthetic = mixed_table(50, 1), mixed_table(50, 2)
     results = scores(real, synthetic, SCHEMA, max_pairs=5)

@@ -454,6 +454,32 @@ def test_histogram_bars_add_up_and_stay_inside(column):
         assert chart["left"] <= tick["x"] <= chart["right"]
 
 
+def test_columns_at_the_ends_of_what_numbers_and_dates_can_be():
+    schema = Schema(
+        (
+            Datetime("end", "1000-01-01", "9999-12-31"),
+            Datetime("time", "0001-01-01T00:00:00", "9999-12-31T23:59:59"),
+            Number("code", "integer", 0, 2**53),
+            Number("far", "real", 1e16, 1e16 + 4),
+            Number("last", "integer", 2**53 - 3, 2**53),
+        )
+    )
+    day = datetime.datetime(9999, 12, 31)
+    table = pd.DataFrame(
+        {
+            "end": pd.Series([day] * 6, dtype=object),
+            "time": pd.Series(np.array([day] * 6, dtype="datetime64[s]")),
+            "code": [4 * 10**15] * 6,
+            "far": [1e16] * 6,
+            "last": [2**53] * 6,
+        }
+    )
+    page = render_report(
+        scores(table, table, schema), real=table, synthetic=table, schema=schema, guarantee=None
+    )
+    assert "9999-12-31" in Page(page).text
+
+
 def test_histogram_axis_comes_from_the_schema_alone():
     column = Number("x", "real", 0.0, 100.0)
     narrow = histogram_of(column, [50.0, 51.0], [50.0])

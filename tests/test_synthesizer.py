@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import math
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from dpslice import Release, SlicingMechanism  # noqa: E402
 from dpslice.tabular import (  # noqa: E402
     Boolean,
     Categorical,
+    Datetime,
     Encoding,
     Number,
     Schema,
@@ -26,6 +30,7 @@ from dpslice.tabular import (  # noqa: E402
 from dpslice.tabular.sums import _EachByItself  # noqa: E402
 from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions  # noqa: E402
 from dpslice.torch.sum_losses import MarginalMatching  # noqa: E402
+from dpslice.torch.training import sealed, unsealed  # noqa: E402
 
 SCHEMA = Schema(
     [
@@ -351,7 +356,10 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
         assert (fitted.sample(20, conditions={"age": 33})["age"] == 33).all()
     for conditions, match in (
         ({"town": "Bern"}, "conditions must name columns of the table; got 'town'"),
-        ({"job": "king"}, "not among the schema's categories"),
+        (
+            {"job": "king"},
+            "column 'job' can hold; got 'king', which is not among the schema's categories",
+        ),
         (
             {"age": 91},
             "conditions must be values that column 'age' can hold, within its bounds; got 91$",
@@ -359,7 +367,7 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
         ({"age": "91"}, "within its bounds; got 91$"),
         ({"age": "old"}, "old"),
         ({"age": 3.5}, "column 'age'"),
-        ({"age": None}, "missing"),
+        ({"age": None}, "column 'age' can hold; got a missing value, and the column is not null"),
     ):
         with pytest.raises(ValueError, match=match):
             fitted.sample(5, conditions=conditions)
@@ -367,6 +375,41 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
         fitted.sample(5, conditions={"age": [33, 34]})
     if fitted.method == "sums":  # texts are read as cells of a CSV file are
         assert (fitted.sample(20, conditions={"age": "33"})["age"] == 33).all()
+
+
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_a_condition_on_an_unknown_level_is_no_condition_on_other(method: str) -> None:
+    schema = Schema(
+        [Categorical("job", ("cook", "?"), other="?", nullable=True), Categorical("n", (1, 2))]
+    )
+    table = pd.DataFrame({"job": ["cook", "pilot", None] * 20, "n": [1, 2, 1] * 20})
+    synthesizer = _synthesizer(method, schema=schema).fit(table, progress=False)
+    with pytest.raises(ValueError, match="column 'job' can hold; got 'Cook', which is not among"):
+        synthesizer.sample(3, conditions={"job": "Cook"})
+    with pytest.raises(ValueError, match="column 'n' can hold; got 3, which"):
+        synthesizer.sample(3, conditions={"n": 3})
+    with pytest.raises(TypeError, match=r"column 'n': its categories are integers.* boolean"):
+        synthesizer.sample(3, conditions={"n": True})
+    assert (synthesizer.sample(3, conditions={"job": "?", "n": 1})["job"] == "?").all()
+    for missing in (None, pd.NA):
+        assert synthesizer.sample(3, conditions={"job": missing})["job"].isna().all()
+
+
+@pytest.mark.parametrize("conditions", [3, "age=3", ["age"]])
+def test_conditions_of_another_kind(fitted: Synthesizer, conditions: object) -> None:
+    with pytest.raises(TypeError, match="conditions must be a mapping from column names to"):
+        fitted.sample(3, conditions=conditions)  # type: ignore[arg-type]
+
+
+def test_a_time_beyond_nanoseconds_is_reported_and_conditioned_on(tmp_path: Path) -> None:
+    schema = Schema([Datetime("end", "2000-01-01", "9999-12-31"), Boolean("b")])
+    days = [datetime.date(2020, 1, 1), datetime.date(9999, 12, 31)] * 20
+    table = pd.DataFrame({"end": pd.Series(days, dtype=object), "b": [True, False] * 20})
+    synthesizer = _synthesizer("sums", schema=schema).fit(table, progress=False)
+    synthesizer.report(table, tmp_path / "report.html")
+    for last in ("9999-12-31", datetime.date(9999, 12, 31), datetime.datetime(9999, 12, 31)):
+        sample = synthesizer.sample(3, conditions={"end": last})
+        assert (sample["end"] == np.datetime64("9999-12-31")).all()
 
 
 def test_add_remove_tells_the_number_of_rows_nowhere(tmp_path: Path) -> None:
@@ -487,33 +530,127 @@ def test_bad_model_files_are_refused(fitted: Synthesizer, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="not a model saved by dpslice, or damaged"):
         Synthesizer.load(path)
     path.write_bytes(whole)
-    content = torch.load(path, weights_only=True)
-    torch.save(content | {"dpslice_model": 99}, path)
+    file = torch.load(path, weights_only=True)
+    content = unsealed(file)
+    torch.save(file | {"dpslice_model": 99}, path)
     with pytest.raises(ValueError, match="written by a newer dpslice"):
         Synthesizer.load(path)
-    torch.save(content | {"header": content["header"].replace('"age"', '"income"')}, path)
+    for version in (1, 0):
+        torch.save(file | {"dpslice_model": version}, path)
+        with pytest.raises(ValueError, match="written by an older dpslice"):
+            Synthesizer.load(path)
+    for version in ("x", None, True, 2.5):
+        torch.save(file | {"dpslice_model": version}, path)
+        with pytest.raises(ValueError, match=r"model.pt: not a model saved by dpslice.* format"):
+            Synthesizer.load(path)
+    header = content["header"].replace('"age"', '"income"')
+    path.write_bytes(sealed(content | {"header": header}, dpslice_model=3))
     changed = Synthesizer.load(path)  # a renamed column is another, equally valid model
     assert "income" in changed.schema.names
-    torch.save(content | {"header": "{}"}, path)
+    path.write_bytes(sealed(content | {"header": "{}"}, dpslice_model=3))
     with pytest.raises(ValueError, match="damaged model file"):
         Synthesizer.load(path)
 
 
-def test_full_disk_loses_no_earlier_model(
-    fitted: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_not_saved_is_not_loaded(fitted: Synthesizer, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    fitted.save(path)
+    whole = path.read_bytes()
+    file = torch.load(path, weights_only=True)
+    packed = bytes(file["content"].numpy())
+    start = whole.index(packed)
+    places = [start + whole[start:].index(b'"epsilon": 4.0') + 11]  # 4.0 becomes 5.0
+    places += range(start, start + len(packed), len(packed) // 9)
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"model.pt: damaged model file: .* checksum differs"):
+            Synthesizer.load(path)
+    for change in ({"sha256": None}, {"content": None}, {"sha256": "0" * 64}):
+        torch.save(file | change, path)
+        with pytest.raises(ValueError, match=r"model.pt: damaged model file: .* checksum"):
+            Synthesizer.load(path)
+    content = unsealed(file)
+    name = next(iter(content["state"]))
+    state = content["state"] | {name: torch.full_like(content["state"][name], math.nan)}
+    path.write_bytes(sealed(content | {"state": state}, dpslice_model=3))
+    with pytest.raises(ValueError, match=f"damaged model file: {name} holds NaN or infinity"):
+        Synthesizer.load(path)
+
+
+def test_models_of_the_previous_format_are_read(fitted: Synthesizer, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    fitted.save(path)
+    content = unsealed(torch.load(path, weights_only=True))
+    torch.save({"dpslice_model": 2} | content, path)
+    again = Synthesizer.load(path)
+    pd.testing.assert_frame_equal(again.sample(50), fitted.sample(50, seed=0))
+
+
+def test_full_disk_loses_no_earlier_model(fitted: Synthesizer, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     fitted.save(path)
     before = path.read_bytes()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        fitted.save(path)
+    # A limit on the size of files stands in for the disk: the write itself fails, in the system.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OSError, match=r"no space left on the device to write .*model\.pt"):
+            fitted.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [
+        ("sums", {"spread": 0.5}, {"spread": 0.3}),
+        ("rows", {"temperature": 0.5}, {"temperature": 0.3}),
+    ],
+)
+def test_a_checkpoint_of_other_options_is_refused(
+    tmp_path: Path, method: str, first: dict[str, float], second: dict[str, float]
+) -> None:
+    release = _synthesizer(method).publish(_table(200))
+    how = {"checkpoint": tmp_path / "c.pt", "progress": False}
+    training = dataclasses.replace(QUICK[method], **first)  # type: ignore[type-var]
+    Synthesizer.from_release(release, training=training).train(**how)
+    training = dataclasses.replace(QUICK[method], **second)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match=f"made with another value of settings: {first} there"):
+        Synthesizer.from_release(release, training=training).train(**how)
+
+
+def test_what_no_memory_holds_is_refused(fitted: Synthesizer) -> None:
+    with pytest.raises(ValueError, match=r"n must be at most 10000000000, .*; got 1000000000000"):
+        fitted.sample(10**20)
+    with pytest.raises(ValueError, match=r"components times models must .* models=1000000$"):
+        MixtureOptions(models=10**6)
+    with pytest.raises(ValueError, match="components times models must be at most 1048576"):
+        MixtureOptions(components=10**9)
+    assert MixtureOptions(models=1024).components == 1024
+
+
+def test_an_interrupted_fit_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesizer = _synthesizer("sums")
+    train = functools.partial(
+        synthesizer.train,
+        callbacks=[lambda state: signal.raise_signal(signal.SIGINT) if state.step == 3 else None],
+    )
+    monkeypatch.setattr(synthesizer, "train", train)
+    with pytest.warns(UserWarning, match="training was interrupted after step 3 of 20"):
+        assert synthesizer.fit(_table(60), progress=False) is synthesizer
+    assert len(synthesizer.sample(3)) == 3
+
+
+def test_repr_tells_what_was_asked_for_and_nothing_of_the_table() -> None:
+    synthesizer = _synthesizer("sums", adjacency="add_remove")
+    text = "Synthesizer(3 columns, method='sums', epsilon=4, delta=1e-05, adjacency='add_remove', "
+    assert repr(synthesizer) == text + "not released)"
+    synthesizer.publish(_table(50))
+    assert repr(synthesizer) == text + "released)"
+    synthesizer.train(progress=False)
+    assert repr(synthesizer) == text + "trained)"
 
 
 def _inferred_schema(table: pd.DataFrame) -> Schema:

@@ -32,7 +32,13 @@ from dpslice.torch import (
     TrainingState,
     fit,
 )
-from dpslice.torch.training import CHECKPOINT_VERSION, _learning_rate_factor
+from dpslice.torch.training import (
+    CHECKPOINT_FORMAT,
+    CHECKPOINT_VERSION,
+    _learning_rate_factor,
+    sealed,
+    unsealed,
+)
 from releases import gaussian_rows, make_release
 
 
@@ -83,6 +89,15 @@ def assert_equal_weights(
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    return unsealed(torch.load(path, weights_only=True))
+
+
+def rewrite(path: Path, content: dict[str, Any], version: int = CHECKPOINT_VERSION) -> None:
+    """Write a checkpoint of other content, which its checksum fits."""
+    path.write_bytes(sealed(content, format=CHECKPOINT_FORMAT, version=version))
 
 
 def squared(x: Tensor) -> Tensor:
@@ -212,9 +227,9 @@ def test_checkpoint_that_lacks_something_changes_nothing(tmp_path, lost):
     path = tmp_path / "state.pt"
     how = {"batch_size": 4, "ema": 0.9, "checkpoint": path, "progress": False}
     fit(net(), squared, steps=2, **how)
-    content = torch.load(path, weights_only=True)
+    content = content_of(path)
     del content[lost]
-    torch.save(content, path)
+    rewrite(path, content)
     generator = net()
     before = [p.detach().clone() for p in generator.parameters()]
     with pytest.raises(CheckpointError):
@@ -324,7 +339,7 @@ def test_a_callback_stops_the_run(tmp_path):
     )
     assert (result.steps, len(result.history), result.interrupted) == (5, 5, False)
     assert others[-1] == 5
-    assert torch.load(path, weights_only=True)["step"] == 5
+    assert content_of(path)["step"] == 5
 
 
 def test_what_a_callback_raises_ends_the_run():
@@ -471,18 +486,18 @@ def test_resume_false_starts_again(tmp_path):
     train(net(), squared, checkpoint=path, seed=1)
     result = train(net(), squared, checkpoint=path, seed=2, resume=False, steps=4)
     assert result.steps == 4
-    assert torch.load(path, weights_only=True)["step"] == 4
+    assert content_of(path)["step"] == 4
 
 
 def test_checkpoints_are_written_as_often_as_asked(tmp_path):
     path, steps = tmp_path / "c.pt", []
 
     def look(state: TrainingState) -> None:
-        steps.append(torch.load(path, weights_only=True)["step"] if path.exists() else 0)
+        steps.append(content_of(path)["step"] if path.exists() else 0)
 
     train(net(), squared, checkpoint=path, checkpoint_every=5, callbacks=[look])
     assert steps == [0] * 5 + [5] * 5 + [10] * 2  # callbacks come before the save
-    assert torch.load(path, weights_only=True)["step"] == 12
+    assert content_of(path)["step"] == 12
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
 
@@ -554,6 +569,50 @@ def test_truncated_and_damaged_checkpoints_are_refused(saved, release):
         assert_refused(saved, release, "is truncated, damaged or not a checkpoint of dpslice")
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_refused(saved, release):
+    whole = saved.read_bytes()
+    file = torch.load(saved, weights_only=True)
+    packed = bytes(file["content"].numpy())
+    start = whole.index(packed)
+    for place in range(start, start + len(packed), len(packed) // 12):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert_refused(saved, release, "is truncated, damaged or not.*checksum differs")
+    for change in ({"sha256": None}, {"content": None}, {"version": 1}, {"sha256": "0" * 64}):
+        torch.save({**file, **change}, saved)
+        if change == {"version": 1}:  # a checksum counts whatever the version
+            train(net(), SmoothedLikelihood(release, batch_size=40, seed=1), checkpoint=saved)
+        else:
+            assert_refused(saved, release, "is truncated, damaged or not.*checksum")
+
+
+@pytest.mark.parametrize("version", [None, "x", 0, True, 1.5])
+def test_nonsense_for_a_version_is_refused(saved, release, version):
+    torch.save({**torch.load(saved, weights_only=True), "version": version}, saved)
+    assert_refused(saved, release, f"damaged or not a checkpoint.*format version {version!r}")
+
+
+def test_checkpoints_of_version_1_are_read(saved, release):
+    content = content_of(saved)
+    del content["settings"]["given"]
+    torch.save({"format": CHECKPOINT_FORMAT, "version": 1, **content}, saved)
+    loss = SmoothedLikelihood(release, batch_size=40, seed=1)
+    assert train(net(), loss, checkpoint=saved, settings={"spread": 0.5}).steps == 12
+    assert content_of(saved)["settings"]["given"] == {"spread": 0.5}
+
+
+def test_a_run_of_fewer_steps_than_the_checkpoint_is_refused(saved, release):
+    assert_refused(saved, release, "is of step 4, and steps = 3: a run cannot go back", steps=3)
+
+
+def test_other_settings_of_the_caller_s_are_refused(saved, release):
+    match = r"another value of settings: {} there, {'spread': 0.5} here"
+    assert_refused(saved, release, match, settings={"spread": 0.5})
+    with pytest.raises(TypeError, match="settings must be a mapping; got 3"):
+        train(net(), squared, settings=3)
+    with pytest.raises(TypeError, match="settings must map strings to strings or numbers; got 'a'"):
+        train(net(), squared, settings={"a": [1]})
+
+
 def test_other_files_are_refused(saved, release):
     torch.save({"weights": torch.zeros(3)}, saved)
     assert_refused(saved, release, "is not a checkpoint of dpslice")
@@ -562,15 +621,14 @@ def test_other_files_are_refused(saved, release):
 
 
 def test_newer_checkpoints_are_refused(saved, release):
-    content = torch.load(saved, weights_only=True)
-    torch.save({**content, "version": CHECKPOINT_VERSION + 1}, saved)
+    rewrite(saved, content_of(saved), CHECKPOINT_VERSION + 1)
     assert_refused(saved, release, f"format version {CHECKPOINT_VERSION + 1}.*upgrade dpslice")
 
 
 def test_incomplete_checkpoints_are_refused(saved, release):
-    content = torch.load(saved, weights_only=True)
+    content = content_of(saved)
     for key in ("rng", "history", "optimizer", "settings"):
-        torch.save({k: v for k, v in content.items() if k != key}, saved)
+        rewrite(saved, {k: v for k, v in content.items() if k != key})
         with pytest.raises(CheckpointError, match=f"does not fit this run.*{key}"):
             train(net(), SmoothedLikelihood(release, batch_size=40, seed=1), checkpoint=saved)
 
@@ -583,6 +641,8 @@ class Malicious:
 def test_nothing_in_a_checkpoint_is_executed(saved, release):
     torch.save({"format": Malicious()}, saved)
     assert_refused(saved, release, "is truncated, damaged or not a checkpoint of dpslice")
+    rewrite(saved, {"step": Malicious()})
+    assert_refused(saved, release, "damaged or not.*the content cannot be read")
     assert not Path("/tmp/dpslice-was-here").exists()
 
 
@@ -592,7 +652,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     train(net(), squared, checkpoint=path, steps=4)
     whole = path.read_bytes()
     path.with_name("c.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"could not be written .*; the previous one is kept"):
+    with pytest.raises(OSError, match=r"could not be written .*No space left.*; the previous one"):
         train(net(), squared, checkpoint=path)
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
@@ -618,7 +678,7 @@ def test_first_interrupt_ends_after_the_step(tmp_path):
     assert result.interrupted
     assert result.steps == len(result.history) == 5
     assert signal.getsignal(signal.SIGINT) is handler
-    content = torch.load(path, weights_only=True)
+    content = content_of(path)
     assert content["step"] == 5
     assert_equal_weights(content["generator"], generator)
     # and resumes to the very same end
@@ -693,13 +753,23 @@ def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path, what, message):
     generator, reference = net(), net()
     with pytest.raises(TrainingError, match=f"step 8: {message}; the checkpoint of step 6 is kept"):
         train(generator, nan_at(8, what), checkpoint=path, checkpoint_every=3)
-    assert torch.load(path, weights_only=True)["step"] == 6
+    assert content_of(path)["step"] == 6
     with contextlib.suppress(StopIteration):
         train(reference, squared, callbacks=[lambda s: s.stop() if s.step == 7 else None])
     for (name, a), b in zip(generator.named_parameters(), reference.parameters(), strict=True):
         assert torch.equal(a, b), name  # the weights of step 7
     with pytest.raises(TrainingError, match=r"step 2: .*; no checkpoint was saved"):
         train(net(), nan_at(2, what))
+
+
+def test_a_run_that_explodes_names_the_step(release):
+    loss = SmoothedLikelihood(release, batch_size=40, seed=1)
+    with pytest.raises(TrainingError, match=r"step 2: the loss refuses .*; no checkpoint was"):
+        train(net(), loss, lr=1e15)
+    with pytest.raises(TrainingError, match=r"step 2: the generator's output holds NaN"):
+        train(net(), loss, lr=1e30)
+    with pytest.raises(ValueError, match="must have shape"):  # of the first step: a mistake
+        train(net(d=4), loss)
 
 
 def test_nan_of_the_generator_names_the_step():

@@ -509,9 +509,9 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
     def block_rows(self, name: str, block: object) -> int:
         """Check the kind and shape of a block of codes, not its values; return its length."""
         if not isinstance(block, np.ndarray) or block.dtype.kind not in "iu":
-            raise TypeError(
-                f"{name} must be a NumPy array of integer codes; got {_arrays.describe(block)}"
-            )
+            # Types alone: a block of another kind may be a private record.
+            got = f"dtype {block.dtype}" if isinstance(block, np.ndarray) else type(block).__name__
+            raise TypeError(f"{name} must be a NumPy array of integer codes; got {got}")
         _arrays.refuse_masked(name, block)
         if block.ndim != 2 or block.shape[1] != len(self.sizes):
             raise ValueError(

@@ -761,10 +761,11 @@ def add_up(
     name = "X"
     blocks: Iterable[Any] = [X]
     if not hasattr(X, "dtype"):
-        if not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)):
+        table = hasattr(X, "columns")  # whose iteration gives names
+        if table or not isinstance(X, Iterable) or isinstance(X, (str, bytes, Mapping)):
             raise TypeError(
                 "X must be an array of records or an iterable of such blocks; "
-                f"got {type(X).__name__}"
+                f"got {type(X).__name__} (tables are encoded by dpslice.tabular first)"
             )
         name, blocks = "a block of X", X
     step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)

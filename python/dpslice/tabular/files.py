@@ -7,6 +7,7 @@ and a ragged row is an error.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import gzip
@@ -38,6 +39,9 @@ __all__ = [
     "replacing",
     "write_csv",
 ]
+
+
+LINE = "line"  # name of the index that tells where rows stand in a file
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -81,8 +85,8 @@ def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     df : pandas.DataFrame
         The table; the index is not written, a missing value becomes an empty cell.
     path : str or path-like
-        The file, replaced if it exists; compressed if the name ends in ``.gz``. Equal tables
-        give equal bytes.
+        The file, replaced if it exists; compressed if the name ends in ``.gz`` (or ``.GZ``).
+        Equal tables give equal bytes.
 
     Raises
     ------
@@ -90,14 +94,18 @@ def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         If `df` is no DataFrame.
     """
     if not isinstance(df, pd.DataFrame):
-        raise TypeError(f"df must be a pandas DataFrame; got {_arrays.describe(df)}")
+        raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
     with replacing(path) as raw:
-        if str(path).endswith(".gz"):
+        if _is_named_gzip(path):
             # No file name and no time of writing in the header, so that bytes are reproducible.
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
                 write_text(df, packed)
         else:
             write_text(df, raw)
+
+
+def _is_named_gzip(path: str | os.PathLike[str]) -> bool:
+    return str(path).lower().endswith(".gz")
 
 
 def write_text(df: pd.DataFrame, handle: Any) -> None:
@@ -151,7 +159,8 @@ def read_csv(
     Parameters
     ----------
     path : str or path-like
-        A UTF-8 file with a header line; compressed if its name ends in ``.gz``.
+        A UTF-8 file with a header line; gzip is recognised by its first bytes. In a table of one
+        column a blank line is an empty cell, in others it is no row.
     schema : Schema, or mapping of str to str
         Types of the columns. A mapping gives types alone, as `Schema.infer` takes them.
     missing : collection of str
@@ -170,13 +179,14 @@ def read_csv(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not UTF-8, not the gzip file its name says, empty, or a header alone; if
+        If the file is not UTF-8, not the gzip file its name says (``.gz``), empty, or a header
+        alone; if
         its columns are not the schema's; if a row is ragged; if a cell is not of its column's
         type; or if `separator` is not one character that can separate.
     """
     blocks = list(iter_csv(path, schema, missing=missing, separator=separator))
     if len(blocks) == 1:
-        return blocks[0]
+        return blocks[0].reset_index(drop=True)
     return pd.concat(blocks, ignore_index=True)
 
 
@@ -200,7 +210,8 @@ def iter_csv(
     Yields
     ------
     pandas.DataFrame
-        At most `block_rows` rows, as `read_csv` returns them.
+        At most `block_rows` rows, as `read_csv` returns them, but with the index "line": where in
+        the file each row begins, from which messages name a line.
 
     Raises
     ------
@@ -213,15 +224,16 @@ def iter_csv(
         header = _header(path, lines)
         order = _column_order(path, header, list(readers), separator)
         any_rows = False
-        for first_line, rows in _row_blocks(path, lines, len(header), block_rows):
+        for starts, rows in _row_blocks(path, lines, len(header), block_rows):
             any_rows = True
             columns = list(zip(*rows, strict=True))
-            yield pd.DataFrame(
+            block = pd.DataFrame(
                 {
-                    name: _read_cells(path, name, read, columns[where], first_line)
+                    name: _read_cells(path, name, read, columns[where], starts)
                     for (name, read), where in zip(readers.items(), order, strict=True)
                 }
             )
+            yield block.set_index(pd.Index(starts, name=LINE))
         if not any_rows:
             raise ValueError(f"{path}: the table has no rows, only a header")
 
@@ -279,7 +291,8 @@ def cell_value(column: Column, cell: str) -> object:
     try:
         value = read([cell])[0]
     except _BadCell as bad:
-        raise ValueError(f"column {column.name!r}: {bad.rule}; got {bad.cell!r}") from None
+        got = _arrays.describe(bad.cell)
+        raise ValueError(f"column {column.name!r}: {bad.rule}; got {got}") from None
     return None if pd.isna(value) else value
 
 
@@ -313,10 +326,12 @@ def _csv_lines(path: str | os.PathLike[str], separator: str) -> Iterator[Any]:
             "separator must be one character that is no quote and ends no line; "
             f"got {_arrays.describe(separator)}"
         )
-    opened: IO[bytes] = (
-        gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[assignment]  # noqa: SIM115
-    )
-    with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
+    with open(path, "rb") as raw, contextlib.ExitStack() as stack:
+        opened: Any = raw
+        # The magic of gzip is no UTF-8 text: no table begins so.
+        if raw.peek(2)[:2] == b"\x1f\x8b" or _is_named_gzip(path):
+            opened = stack.enter_context(gzip.GzipFile(fileobj=raw))
+        text = stack.enter_context(io.TextIOWrapper(opened, encoding="utf-8-sig", newline=""))
         lines = csv.reader(text, strict=True, delimiter=separator)
         try:
             yield lines
@@ -378,25 +393,28 @@ def _header_hint(header: Sequence[str], absent: Sequence[str], separator: str) -
 
 def _row_blocks(
     path: object, lines: Any, width: int, block_rows: int
-) -> Iterator[tuple[int, list[list[str]]]]:
-    """Rows in blocks, with the line number of each block's first row."""
+) -> Iterator[tuple[list[int], list[list[str]]]]:
+    """Rows in blocks, and the lines that they begin at."""
     rows: list[list[str]] = []
-    first = 0
+    starts: list[int] = []
+    following = lines.line_num + 1
     for row in lines:
+        start, following = following, lines.line_num + 1
         if not row:
-            continue  # a blank line holds no row
+            if width > 1:
+                continue  # a blank line holds no row
+            row = [""]  # but of one column it is how most programs write an empty cell
         if len(row) != width:
             raise ValueError(
                 f"{path}: line {lines.line_num}: {len(row)} cell(s), but the header has {width}"
             )
-        if not rows:
-            first = lines.line_num
         rows.append(row)
+        starts.append(start)
         if len(rows) == block_rows:
-            yield first, rows
-            rows = []
+            yield starts, rows
+            rows, starts = [], []
     if rows:
-        yield first, rows
+        yield starts, rows
 
 
 # Reads the cells of one column; raises _BadCell at one that does not fit.
@@ -409,15 +427,16 @@ class _BadCell(Exception):
 
 
 def _read_cells(
-    path: object, name: str, read: _CellReader, cells: Sequence[str], first_line: int
+    path: object, name: str, read: _CellReader, cells: Sequence[str], starts: Sequence[int]
 ) -> pd.Series[Any]:
     try:
         return read(cells)
     except _BadCell as bad:
-        # Exact unless a quoted cell before it spans lines.
-        line = first_line + list(cells).index(bad.cell)
+        # Exact unless a quoted cell of the row spans lines.
+        line = starts[cells.index(bad.cell)]
+        got = _arrays.describe(bad.cell)
         raise ValueError(
-            f"{path}: column {name!r}, about line {line}: {bad.rule}; got {bad.cell!r}"
+            f"{path}: column {name!r}, about line {line}: {bad.rule}; got {got}"
         ) from None
 
 
@@ -495,6 +514,8 @@ def _integer(cell: str) -> int:
         number = int(cell) if "_" not in cell else _real(cell)
     except ValueError:
         number = _real(cell)
+        if math.isinf(number) and cell.strip().lstrip("+-").isdecimal():
+            number = int(math.copysign(_HUGE, number))  # more digits than Python reads
     if isinstance(number, float) and not number.is_integer():  # infinity is none either
         raise _BadCell(cell, "must be a whole number (an empty cell is a missing value)")
     return max(-_HUGE, min(int(number), _HUGE))

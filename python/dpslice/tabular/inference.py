@@ -60,7 +60,15 @@ from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
 from dpslice.release import with_earlier_costs
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
-from dpslice.tabular.schema import Boolean, Categorical, Column, Datetime, Number, Schema
+from dpslice.tabular.schema import (
+    Boolean,
+    Categorical,
+    Column,
+    Datetime,
+    Number,
+    Schema,
+    first_place,
+)
 
 __all__ = ["OTHER", "infer_schema"]
 
@@ -200,7 +208,7 @@ def _public_types(
         if types != "dtypes":
             raise ValueError(f"types must be a mapping or 'dtypes'; got {types!r}")
         if not isinstance(df, pd.DataFrame):
-            raise TypeError(f"df must be a pandas DataFrame; got {_arrays.describe(df)}")
+            raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
         types = {str(name): _type_of_dtype(str(name), df.dtypes.loc[name]) for name in df.columns}
     elif not isinstance(types, Mapping):
         raise TypeError(f"types must be a mapping or 'dtypes'; got {_arrays.describe(types)}")
@@ -390,14 +398,22 @@ def _infer_categories(
         missing = np.asarray(pd.isna(values), dtype=bool)
         if missing.any() and not nullable:
             raise ValueError(
-                f"column {name!r}: {int(missing.sum())} missing value(s), but it is not among "
-                "the nullable columns"
+                f"column {name!r}: missing values{first_place(series, missing)}, but it is not "
+                "among the nullable columns"
             )
         present = values[~missing]
         if not all(isinstance(value, str) for value in present):
             raise TypeError(
                 f"column {name!r}: must hold strings (type 'categorical'); for codes use "
                 "'categorical_integer'"
+            )
+        empty = ~missing
+        empty[empty] = present == ""
+        if nullable and empty.any():
+            raise ValueError(
+                f"column {name!r}: holds empty strings{first_place(series, empty)}, which a CSV "
+                "file could not tell from missing values: make them missing, or leave the column "
+                "out of nullable"
             )
     levels, counts = np.unique(present, return_counts=True)
     noisy = noise.add(counts.astype(np.int64))

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpslice import _arrays
-from dpslice.tabular.schema import Boolean, Categorical, Column, Datetime, Number, Schema
+from dpslice.tabular.schema import Boolean, Categorical, Column, Number, Schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,20 +101,14 @@ class TableColumn:
 
 def _outside(column: Column, series: pd.Series[Any]) -> float:
     """Share of a table's values that the schema does not know: clipped, or mapped to `other`."""
-    pandas = _arrays.require("pandas", extra="tabular")
     if isinstance(column, Boolean):
         return 0.0
-    present = series.dropna()
     if isinstance(column, Categorical):
-        known = present.isin(column.categories)
-    elif isinstance(column, Datetime):
-        # A whole day lasts until the next midnight.
-        end = pandas.Timestamp(column.max) + pandas.Timedelta(seconds=column.unit)
-        stamps = pandas.to_datetime(present)
-        known = (stamps >= pandas.Timestamp(column.min)) & (stamps < end)
+        present = series.dropna()
+        outside = len(present) - int(present.isin(column.categories).sum())
     else:
-        known = (present >= column.min) & (present <= column.max)
-    return float((~known.to_numpy(dtype=bool)).sum() / len(series))
+        outside = column.outside(series)
+    return outside / len(series)
 
 
 def table_columns(schema: Schema, **tables: pd.DataFrame) -> tuple[TableColumn, ...]:
@@ -247,6 +241,12 @@ def _discrete(column: TableColumn, table: int) -> tuple[NDArray[Any], NDArray[An
         return real, synthetic
     pandas = _arrays.require("pandas", extra="tabular")
     utils = _arrays.require("sdmetrics.utils", extra="tabular")
+    present = column.present(0)
+    if len(present):
+        low, high = float(present.min()), float(present.max())
+        # Bins narrower than the floats there are no bins: such values are cut after a shift.
+        if high - low <= 2 * DISCRETE_BINS * np.spacing(max(abs(low), abs(high))):
+            real, synthetic = real - low, synthetic - low
     binned: tuple[NDArray[Any], NDArray[Any]] = utils.discretize_column(
         pandas.Series(real), pandas.Series(synthetic), num_discrete_bins=DISCRETE_BINS
     )

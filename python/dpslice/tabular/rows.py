@@ -171,6 +171,7 @@ class RowMethod:
             lr=options.lr,
             ema=options.ema,
             seed=seed,
+            settings={"temperature": options.temperature},
             **how,
         )
         return generator, result

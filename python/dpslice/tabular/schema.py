@@ -12,13 +12,14 @@ column of a frame and turns it into float64 (category index, number, seconds; Na
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
 import numbers
 import os
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.tabular import _toml
-from dpslice.tabular.files import replacing
+from dpslice.tabular.files import LINE, replacing
 
 if TYPE_CHECKING:
     from dpslice.accounting import Guarantee
@@ -51,6 +52,9 @@ Numbers = NDArray[np.float64]
 # Float64 holds every integer up to here; encoding and decoding go through float64.
 _LARGEST_INTEGER = 2**53
 _MOST_SHOWN = 10  # unknown categories in a message
+_WEIGHTS = (1e-6, 1e6)  # beyond, squares of weights and shares of them lose their digits
+_FINEST_STEP = 1e-280  # so that its decimal places can be counted in floats
+_DEEPEST = 50  # levels of a file: a schema has five
 _EPOCH = datetime.datetime(1970, 1, 1)
 _SECONDS_PER_DAY = 86_400.0
 
@@ -76,8 +80,20 @@ def _check_common(column: Categorical | Boolean | Number | Datetime) -> None:
     """Check name, nullable and weight, and store the weight as a float."""
     _check_name(column.name)
     _check_flag(column.name, "nullable", column.nullable)
-    weight = _arrays.positive_real(f"column {column.name!r}: weight", column.weight)
+    label = f"column {column.name!r}: weight"
+    with _within_floats(label):
+        weight = _arrays.positive_real(label, column.weight)
+    if not _WEIGHTS[0] <= weight <= _WEIGHTS[1]:
+        raise ValueError(f"{label} must be from {_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}; got {weight:g}")
     object.__setattr__(column, "weight", weight)
+
+
+@contextlib.contextmanager
+def _within_floats(label: str) -> Iterator[None]:
+    try:
+        yield
+    except OverflowError:  # of an integer of hundreds of digits, which are not to be shown
+        raise ValueError(f"{label} must be a finite number within ±1.8e308") from None
 
 
 def _as_sequence(name: str, key: str, value: object) -> tuple[Any, ...]:
@@ -86,20 +102,34 @@ def _as_sequence(name: str, key: str, value: object) -> tuple[Any, ...]:
     return tuple(v.item() if isinstance(v, np.generic) else v for v in value)
 
 
-def _check_missing(name: str, nullable: bool, missing: NDArray[np.bool_]) -> None:
+def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
+    """Say where the first of some cells is, for the data holder: its line, if it is of a file.
+
+    How many there are would be said of this piece of a table only, and other labels than numbers
+    may name people.
+    """
+    label = series.index[int(np.flatnonzero(where)[0])]
+    if not isinstance(label, numbers.Integral):
+        return ""
+    return f" (the first at {'line' if series.index.name == LINE else 'index'} {label})"
+
+
+def _check_missing(
+    name: str, nullable: bool, series: pd.Series[Any], missing: NDArray[np.bool_]
+) -> None:
     if not nullable and missing.any():
         raise ValueError(
-            f"column {name!r}: {int(missing.sum())} missing value(s), but the schema does not "
-            "declare it nullable (nullable = true)"
+            f"column {name!r}: missing values{first_place(series, missing)}, but the schema does "
+            "not declare it nullable (nullable = true)"
         )
 
 
 def _wholly_missing(name: str, nullable: bool, series: pd.Series[Any]) -> Numbers | None:
     """NaN for every row if no value is there at all: such a column's dtype says nothing."""
-    if len(series) and pd.isna(series.iloc[0]):
+    if len(series) and pd.api.types.is_scalar(series.iloc[0]) and pd.isna(series.iloc[0]):
         missing = series.isna().to_numpy(dtype=bool)
         if missing.all():
-            _check_missing(name, nullable, missing)
+            _check_missing(name, nullable, series, missing)
             return np.full(len(series), np.nan)
     return None
 
@@ -187,6 +217,11 @@ class Categorical:
             raise ValueError(
                 f"column {self.name!r}: other must be one of the categories; got {self.other!r}"
             )
+        if self.nullable and "" in seen:
+            raise ValueError(
+                f"column {self.name!r}: categories must not hold '' where values may be missing "
+                "(nullable): a CSV file writes both as an empty cell"
+            )
         object.__setattr__(self, "categories", categories)
 
     @property
@@ -230,17 +265,17 @@ class Categorical:
             index = self._lookup(series)
             values = series
         missing = index == -2
-        _check_missing(self.name, self.nullable, missing)
+        _check_missing(self.name, self.nullable, series, missing)
         unknown = index == -1
         if unknown.any():
             if self.other is None:
                 strangers = list(dict.fromkeys(values[unknown].tolist()))
-                shown = ", ".join(repr(value) for value in strangers[:_MOST_SHOWN])
-                more = len(strangers) - _MOST_SHOWN
-                several = f"{shown} and {more} more" if more > 0 else shown
+                several = ", ".join(_arrays.describe(value) for value in strangers[:_MOST_SHOWN])
+                if len(strangers) > _MOST_SHOWN:
+                    several += " and more"
                 raise ValueError(
-                    f"column {self.name!r}: not among the schema's categories: {several} "
-                    f"({int(unknown.sum())} cell(s)); add them, or declare the level that unknown "
+                    f"column {self.name!r}: not among the schema's categories: {several}"
+                    f"{first_place(series, unknown)}; add them, or declare the level that unknown "
                     "values map to (other = ...)"
                 )
             index = np.where(unknown, self.categories.index(self.other), index)
@@ -266,7 +301,13 @@ class Categorical:
                 f"column {self.name!r}: its categories are integers, but the column holds "
                 f"{kind} values"
             )
-        index = known.get_indexer(pd.Index(values, dtype=values.dtype, tupleize_cols=False))
+        try:
+            index = known.get_indexer(pd.Index(values, dtype=values.dtype, tupleize_cols=False))
+        except TypeError:  # not hashable
+            raise TypeError(
+                f"column {self.name!r}: its categories are strings, but the column holds lists or "
+                "other values that are no scalars"
+            ) from None
         # The few values without category: missing ones, wrong kinds, unknown categories.
         where = np.flatnonzero(index < 0)
         rest = values[where]
@@ -373,9 +414,13 @@ class Boolean:
             )
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
         missing = np.isnan(values)
-        _check_missing(self.name, self.nullable, missing)
-        if not np.isin(values[~missing], (0.0, 1.0)).all():
-            raise ValueError(f"column {self.name!r}: numbers in a boolean column must be 0 or 1")
+        _check_missing(self.name, self.nullable, series, missing)
+        strange = ~missing & ~np.isin(values, (0.0, 1.0))
+        if strange.any():
+            raise ValueError(
+                f"column {self.name!r}: numbers in a boolean column must be 0 or 1"
+                f"{first_place(series, strange)}"
+            )
         return cast(Numbers, values)
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
@@ -487,6 +532,11 @@ class Number:
                 f"column {self.name!r}: step must be positive and at most max - min; got {step!r}"
             )
         for key, bound in (("min", self.min), ("max", self.max)):
+            if step < _FINEST_STEP or abs(bound) > step * _LARGEST_INTEGER:
+                raise ValueError(
+                    f"column {self.name!r}: step must be at least {_FINEST_STEP:g}, and {key} "
+                    f"within 2**53 of them; got step = {step!r}, {key} = {bound!r}"
+                )
             if not math.isclose(round(bound / step) * step, bound, rel_tol=1e-12, abs_tol=0.0):
                 raise ValueError(
                     f"column {self.name!r}: {key} must be a multiple of step ({step!r}); "
@@ -500,11 +550,13 @@ class Number:
             return values
         digits = max(0, -int(Decimal(repr(self.step)).normalize().as_tuple().exponent))
         rounded = np.round(np.rint(values / self.step) * self.step, digits)
-        return np.where(np.isin(values, self.special), values, rounded)
+        # + 0.0: without it small negative numbers would become -0.0
+        return np.where(np.isin(values, self.special), values, rounded) + 0.0
 
     def _number(self, key: str, value: object) -> float:
         label = f"column {self.name!r}: {key}"
-        number = _arrays.finite_real(label, value)
+        with _within_floats(label):
+            number = _arrays.finite_real(label, value)
         if self.type == "real":
             return number
         exact = int(value) if isinstance(value, numbers.Integral) else number
@@ -580,13 +632,19 @@ class Number:
             return gone
         values = _float_column(self.name, series, self.type)
         missing = np.isnan(values)
-        _check_missing(self.name, self.nullable, missing)
-        if np.isinf(values).any():
-            raise ValueError(f"column {self.name!r}: holds infinite values; numbers must be finite")
-        if self.type == "integer" and not (np.rint(values) == values)[~missing].all():
+        _check_missing(self.name, self.nullable, series, missing)
+        infinite = np.isinf(values)
+        if infinite.any():
             raise ValueError(
-                f"column {self.name!r}: holds numbers that are not whole, but the schema says "
-                "type = 'integer'; declare type = 'real'"
+                f"column {self.name!r}: holds infinite values{first_place(series, infinite)}; "
+                "numbers must be finite"
+            )
+        broken = ~missing & (np.rint(values) != values)
+        if self.type == "integer" and broken.any():
+            raise ValueError(
+                f"column {self.name!r}: holds numbers that are not whole"
+                f"{first_place(series, broken)}, but the schema says type = 'integer'; declare "
+                "type = 'real'"
             )
         return values
 
@@ -758,10 +816,13 @@ class Datetime:
         if gone is not None:
             return gone
         kind = _inferred(series)
-        if isinstance(series.dtype, pd.DatetimeTZDtype):
+        objects = pd.api.types.is_object_dtype(series.dtype)
+        if isinstance(series.dtype, pd.DatetimeTZDtype) or (
+            objects and any(getattr(value, "tzinfo", None) is not None for value in series)
+        ):
             raise TypeError(
                 f"column {self.name!r}: datetimes must be without time zone; convert with "
-                ".dt.tz_convert('UTC').dt.tz_localize(None)"
+                "pandas.to_datetime(..., utc=True).dt.tz_localize(None)"
             )
         if kind not in {"datetime64", "datetime", "date"}:
             raise TypeError(
@@ -769,8 +830,8 @@ class Datetime:
                 "values (pandas.to_datetime converts strings)"
             )
         missing = series.isna().to_numpy(dtype=bool)
-        _check_missing(self.name, self.nullable, missing)
-        if pd.api.types.is_object_dtype(series.dtype):
+        _check_missing(self.name, self.nullable, series, missing)
+        if objects:
             filled = [_EPOCH if gone else v for v, gone in zip(series, missing, strict=True)]
             stamps = np.array(filled, dtype="datetime64[s]")
         else:
@@ -1003,6 +1064,10 @@ class Schema:
         """
         block_rows = _arrays.positive_integer("block_rows", block_rows)
         pieces: Iterable[pd.DataFrame] = [df] if isinstance(df, pd.DataFrame) else df
+        if not isinstance(pieces, Iterable) or isinstance(pieces, (str, bytes, Mapping)):
+            raise TypeError(
+                f"df must be a pandas DataFrame, or an iterable of them; got {type(df).__name__}"
+            )
         empty = True
         for piece in pieces:
             if empty or not isinstance(piece, pd.DataFrame) or len(piece) > 0:
@@ -1302,7 +1367,8 @@ def _quoted(names: Sequence[str]) -> str:
 def _check_frame(df: pd.DataFrame, names: Sequence[str]) -> None:
     """Check that a frame has exactly these columns, once each, and at least one row."""
     if not isinstance(df, pd.DataFrame):
-        raise TypeError(f"df must be a pandas DataFrame; got {_arrays.describe(df)}")
+        # By its type alone: it may be a row, of an iterable of rows.
+        raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
     present = list(df.columns)
     doubled = _repeated(present)
     if doubled:
@@ -1361,19 +1427,35 @@ def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
         raise ValueError(f"{path}: a schema must be a UTF-8 text file ({error})") from None
     if text.lstrip().startswith("{"):
         return _parse_json(path, text), True
-    try:
-        return tomllib.loads(text), False
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not a valid TOML file: {error}") from None
+    document: dict[str, Any] = _parsed(path, "a valid TOML file", tomllib.loads, text)
+    return document, False
 
 
 def _parse_json(source: object, text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: not valid JSON: {error}") from None
+    document = _parsed(source, "valid JSON", json.loads, text)
     if not isinstance(document, dict):
         raise ValueError(f"{source}: must be a JSON object")
+    return document
+
+
+def _parsed(source: object, what: str, parse: Callable[[str], Any], text: str) -> Any:
+    """Parse the text of a file; whatever is wrong with it is a ValueError that names the file."""
+    try:
+        document = parse(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{source}: not {what}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{source}: not a schema: it is nested too deeply") from None
+    except ValueError:  # Python's own, of integers beyond sys.get_int_max_str_digits()
+        raise ValueError(f"{source}: holds a number of too many digits") from None
+    level = [document]
+    for _ in range(_DEEPEST):
+        parts = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        level = [child for part in parts for child in part]
+    if level:
+        raise ValueError(f"{source}: not a schema: it is nested too deeply")
     return document
 
 

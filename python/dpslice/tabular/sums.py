@@ -40,6 +40,7 @@ Numbers = NDArray[np.float64]
 TABLES_PER_COLUMN = 0.5
 COUNTING_SHARE = 0.2
 CHOOSING_SHARE = 0.04
+_MOST_COMPONENTS = 2**20  # of all models together: gigabytes, with a few hundred levels
 _WORST_SHOWN = 5  # tables in a report
 _AGAIN = 0.25  # of the steps and of the learning rate, to fit a model again to a release with more
 
@@ -75,7 +76,8 @@ class MixtureOptions:
     TypeError
         If an option is of the wrong kind.
     ValueError
-        If it is out of range: steps < 0, the others not positive.
+        If it is out of range: steps < 0, the others not positive, or more than 2**20 components in
+        all models together.
     """
 
     steps: int = 2000
@@ -94,6 +96,11 @@ class MixtureOptions:
         if self.stop_at is not None:
             _arrays.positive_real("stop_at", self.stop_at)
         _arrays.positive_integer("models", self.models)
+        if self.components * self.models > _MOST_COMPONENTS:
+            raise ValueError(
+                f"components times models must be at most {_MOST_COMPONENTS}, as all of them are "
+                f"in memory at once; got components={self.components}, models={self.models}"
+            )
 
 
 class _EachByItself(nn.Module):
@@ -263,6 +270,7 @@ class SumMethod:
             batch_size=mixture.components,
             lr=options.lr * (_AGAIN if again else 1.0),
             callbacks=(*callbacks, stop_at_floor),
+            settings={"spread": options.spread},
             **how,
         )
 

@@ -28,11 +28,14 @@ from dpslice.tabular.files import cell_value, replacing
 from dpslice.tabular.rows import RowMethod, TrainingOptions
 from dpslice.tabular.schema import Categorical, Datetime, Number, Schema
 from dpslice.tabular.sums import MixtureOptions, SumMethod
-from dpslice.torch.training import FitResult, TrainingState, checkpoint_path
+from dpslice.torch.training import FitResult, TrainingState, checkpoint_path, sealed, unsealed
 
 __all__ = ["MixtureOptions", "Synthesizer", "TrainingOptions"]
 
-_MODEL_FORMAT = 2
+_MODEL_FORMAT = 3
+_UNSEALED_FORMAT = 2  # had no checksum; read as before
+
+_MOST_ROWS = 10**10  # of one sample
 
 _Method = type[RowMethod] | type[SumMethod]
 METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
@@ -135,6 +138,14 @@ class Synthesizer:
         self.result: FitResult | None = None
         self._guarantee: Guarantee | None = None
         self._samples = 0  # drawn without a seed
+
+    def __repr__(self) -> str:
+        state = "released" if self.release is not None else "not released"
+        state = "trained" if self.model is not None else state
+        return (
+            f"Synthesizer({len(self.schema)} columns, method={self.method!r}, epsilon="
+            f"{self.epsilon:g}, delta={self.delta:g}, adjacency={self.adjacency!r}, {state})"
+        )
 
     def _use(self, settings: Mapping[str, Any]) -> None:
         """Take the method's coordinates of rows, with other settings than the defaults."""
@@ -242,6 +253,8 @@ class Synthesizer:
     ) -> Synthesizer:
         """Release the table, then train a generator on the release.
 
+        Ctrl-C ends the training, with a warning; the model of the last whole step is kept.
+
         Parameters
         ----------
         df : pandas.DataFrame, or iterable of them
@@ -262,7 +275,15 @@ class Synthesizer:
             As `publish` and `train`.
         """
         checkpoint_path(checkpoint)  # refused now: after the release epsilon would be spent
-        return self.train(self._publish(df), checkpoint=checkpoint, progress=progress)
+        self.train(self._publish(df), checkpoint=checkpoint, progress=progress)
+        if self.result is not None and self.result.interrupted:
+            warnings.warn(
+                f"training was interrupted after step {self.result.steps} of "
+                f"{self.training.steps}; the model is what it was then. train() trains a new one "
+                "on the same release, which costs no privacy",
+                stacklevel=2,
+            )
+        return self
 
     # -------------------------------------------------------------------------- public side
 
@@ -399,10 +420,12 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the synthesizer is not trained, n < 1, or a condition names no column, a value that
-            its column cannot hold, or rows that the model (nearly) never makes.
+            If the synthesizer is not trained, n < 1 or n > 10**10, or a condition names no column,
+            a value that its column cannot hold, or rows that the model (nearly) never makes.
         """
         n = _arrays.positive_integer("n", n)
+        if n > _MOST_ROWS:
+            raise ValueError(f"n must be at most {_MOST_ROWS}, as a table is in memory; got {n}")
         model = self._trained()
         if seed is not None:
             seed = _arrays.integer("seed", seed, minimum=0)
@@ -420,8 +443,13 @@ class Synthesizer:
         return int(words[0] >> np.uint64(1))
 
     def _checked_conditions(self, conditions: Mapping[str, object] | None) -> dict[str, object]:
+        if conditions is not None and not isinstance(conditions, Mapping):
+            raise TypeError(
+                "conditions must be a mapping from column names to values; got "
+                f"{_arrays.describe(conditions)}"
+            )
         checked: dict[str, object] = {}
-        for name, given in dict(conditions or {}).items():
+        for name, given in (conditions or {}).items():
             if name not in self.schema.names:
                 raise ValueError(f"conditions must name columns of the table; got {name!r}")
             column = self.schema[name]
@@ -433,6 +461,18 @@ class Synthesizer:
             value: Any = given
             if isinstance(given, str) and not isinstance(column, Categorical):
                 value = cell_value(column, given)
+            # What tables hold is mapped to `other`; here an unknown level is a mistake.
+            levels = column.categories if isinstance(column, Categorical) else None
+            if levels is not None and not pd.isna(value) and value not in levels:
+                raise ValueError(
+                    f"conditions must be values that column {name!r} can hold; got "
+                    f"{_arrays.describe(value)}, which is not among the schema's categories"
+                )
+            if pd.isna(value) and not column.nullable:
+                raise ValueError(
+                    f"conditions must be values that column {name!r} can hold; got a missing "
+                    "value, and the column is not nullable"
+                )
             number = column.to_numbers(pd.Series([value], name=name))
             # Tables are clipped to their bounds; a condition outside them is a mistake.
             kept, grid = True, ""
@@ -518,6 +558,8 @@ class Synthesizer:
         ------
         ValueError
             If the synthesizer is not trained.
+        OSError
+            If the file cannot be written, as on a full disk: an existing one is kept then.
         """
         state = self._trained().state_dict()
         header = {
@@ -533,11 +575,9 @@ class Synthesizer:
             "amplify_by_order": self.amplify_by_order,
             "guarantee": self.guarantee.to_dict(),
         }
+        data = sealed({"header": json.dumps(header), "state": state}, dpslice_model=_MODEL_FORMAT)
         with replacing(path) as temporary:
-            torch.save(
-                {"dpslice_model": _MODEL_FORMAT, "header": json.dumps(header), "state": state},
-                temporary,
-            )
+            temporary.write(data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Synthesizer:
@@ -568,13 +608,20 @@ class Synthesizer:
             version = content["dpslice_model"]
         except Exception as error:  # torch raises many kinds here; all mean the same to the user
             raise ValueError(f"{path}: not a model saved by dpslice, or damaged") from error
-        if version != _MODEL_FORMAT:
+        if type(version) is not int:
+            raise ValueError(
+                f"{path}: not a model saved by dpslice, or damaged (model format {version!r})"
+            )
+        if not _UNSEALED_FORMAT <= version <= _MODEL_FORMAT:
             age = "a newer" if version > _MODEL_FORMAT else "an older"
             raise ValueError(
                 f"{path}: written by {age} dpslice (model format {version}; this one reads "
-                f"{_MODEL_FORMAT}): train it again from its release, which costs no privacy"
+                f"{_UNSEALED_FORMAT} to {_MODEL_FORMAT}): train it again from its release, which "
+                "costs no privacy"
             )
         try:
+            if version != _UNSEALED_FORMAT:
+                content = unsealed(content)
             header = json.loads(content["header"])
             options = METHODS[header["method"]].options_class
             synthesizer = cls(
@@ -589,6 +636,9 @@ class Synthesizer:
             synthesizer._guarantee = Guarantee.from_dict(header["guarantee"])
             model = synthesizer._method.new_model()
             model.load_state_dict(content["state"])
+            for name, value in model.state_dict().items():
+                if not _arrays.all_finite(value):
+                    raise ValueError(f"{name} holds NaN or infinity")
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: damaged model file: {error}") from error
         synthesizer.model = model.eval()

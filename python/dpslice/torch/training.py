@@ -7,6 +7,7 @@ restarted and tuned on it for as long as one likes; epsilon does not move.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
 import os
@@ -29,13 +30,13 @@ from dpslice import _arrays
 __all__ = ["CheckpointError", "FitResult", "TrainingError", "TrainingState", "fit"]
 
 CHECKPOINT_FORMAT = "dpslice-checkpoint"
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2  # 1 had no checksum
 
 OptimizerLike = torch.optim.Optimizer | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss or a gradient is not finite. The message names the step."""
+    """Training cannot go on: output, loss or gradient overflow. The message names the step."""
 
 
 class CheckpointError(ValueError):
@@ -208,16 +209,56 @@ def _set_rng_state(
 # --------------------------------------------------------------------------------- checkpoints
 
 
+def sealed(content: Mapping[str, Any], **label: Any) -> bytes:
+    """Return the bytes of a file of tensors and plain values, under a label and a SHA-256.
+
+    torch does not check the sums that its own format holds.
+    """
+    inner, outer = io.BytesIO(), io.BytesIO()
+    torch.save(dict(content), inner)
+    packed = inner.getbuffer()
+    digest = hashlib.sha256(packed).hexdigest()
+    torch.save(
+        {**label, "sha256": digest, "content": torch.frombuffer(packed, dtype=torch.uint8)}, outer
+    )
+    return outer.getvalue()
+
+
+def unsealed(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of what `sealed` wrote, executing nothing in it.
+
+    Raises
+    ------
+    ValueError
+        If it is not what was written.
+    """
+    packed, digest = file.get("content"), file.get("sha256")
+    if not (isinstance(packed, Tensor) and isinstance(digest, str)):
+        raise ValueError("the content or its checksum is missing")
+    packed = packed.numpy().tobytes()
+    if hashlib.sha256(packed).hexdigest() != digest:
+        raise ValueError("the content is not what was written: its checksum differs")
+    try:
+        content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    except Exception as error:  # written by other hands: torch has no common class for what it says
+        raise ValueError(f"the content cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise ValueError("the content is no mapping")
+    return content
+
+
 def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that at any moment `path` is whole: the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
+    # Made in memory first: of a full disk, torch's own writer says nothing that helps.
+    data = sealed(content, format=CHECKPOINT_FORMAT, version=CHECKPOINT_VERSION)
     try:
         with open(temporary, "wb") as file:
-            torch.save(dict(content), file)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as the latter
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise OSError(
@@ -229,31 +270,39 @@ def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it, and check that it is one of ours."""
     file = io.BytesIO(path.read_bytes())  # what cannot be read is an OSError, nothing below is
+    damaged = f"checkpoint {str(path)!r} is truncated, damaged or not a checkpoint of dpslice"
+    way_out = "delete it, or pass resume=False to start again"
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for what damaged files raise
-        raise CheckpointError(
-            f"checkpoint {str(path)!r} is truncated, damaged or not a checkpoint of dpslice "
-            f"({type(error).__name__}); delete it, or pass resume=False to start again"
-        ) from error
+        raise CheckpointError(f"{damaged} ({type(error).__name__}); {way_out}") from error
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{str(path)!r} is not a checkpoint of dpslice; pass another path as checkpoint"
         )
     version = content.get("version")
-    if not isinstance(version, int) or version > CHECKPOINT_VERSION:
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{damaged} (format version {version!r}); {way_out}")
+    if version > CHECKPOINT_VERSION:
         raise CheckpointError(
             f"checkpoint {str(path)!r} has format version {version}; this dpslice reads up to "
             f"{CHECKPOINT_VERSION}: upgrade dpslice"
         )
-    return content
+    if version == 1 and "sha256" not in content:
+        return content
+    try:
+        return unsealed(content)
+    except ValueError as error:
+        raise CheckpointError(f"{damaged} ({error}); {way_out}") from error
 
 
 def _check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
     """Refuse to go on from a checkpoint of another release or of other settings."""
     for key, value in present.items():
+        if key == "given" and key not in saved:
+            continue  # of version 1, which did not say
         if saved.get(key) != value:
-            what = "release" if key == "release" else f"setting {key}"
+            what = {"release": "release", "given": "value of settings"}.get(key, f"setting {key}")
             raise CheckpointError(
                 f"checkpoint {str(path)!r} was made with another {what}: "
                 f"{saved.get(key)!r} there, {value!r} here; "
@@ -320,8 +369,6 @@ class _Run:
     def content(self) -> dict[str, Any]:
         loss = self.loss
         return {
-            "format": CHECKPOINT_FORMAT,
-            "version": CHECKPOINT_VERSION,
             "settings": self.settings,
             "step": self.step,
             "history": torch.tensor(self.history, dtype=torch.float64),
@@ -333,11 +380,17 @@ class _Run:
             "rng": _rng_state(self.device, self.latent),
         }
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, *, steps: int) -> None:
         content = _read_checkpoint(path)
         try:
             _check_same_run(content["settings"], self.settings, path)
             _check_same_architecture(content["generator"], self.generator, path)
+            if content["step"] > steps:
+                raise CheckpointError(
+                    f"checkpoint {str(path)!r} is of step {content['step']}, and steps = {steps}: "
+                    "a run cannot go back; pass as many steps or more, another checkpoint path, or "
+                    "resume=False to start again"
+                )
             # What is this run's own comes first, the caller's last: by then all has been read.
             self.base_lrs = [float(lr) for lr in content["base_lrs"]]
             self.history = content["history"].tolist()
@@ -411,6 +464,21 @@ def _latent_dim(generator: nn.Module, latent_dim: int | None) -> int:
     return _arrays.positive_integer("latent_dim", value)
 
 
+def _checked_settings(settings: object) -> dict[str, str | float]:
+    """Check what the caller says of the run, and return it as a checkpoint can hold it."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings must be a mapping; got {_arrays.describe(settings)}")
+    for key, value in settings.items():
+        if not (isinstance(key, str) and isinstance(value, (str, int, float))):
+            raise TypeError(
+                "settings must map strings to strings or numbers; got "
+                f"{_arrays.describe(key)}: {_arrays.describe(value)}"
+            )
+    return dict(settings)
+
+
 def _describe_loss(loss: object) -> str:
     """Name a loss; with its settings, where they are part of its repr."""
     fingerprint = getattr(getattr(loss, "release", None), "fingerprint", None)
@@ -436,7 +504,15 @@ def _one_step(
         )
     if not _arrays.all_finite(x):
         raise TrainingError(f"{where}: the generator's output holds NaN or infinity; {kept}")
-    value = run.loss(x)
+    try:
+        value = run.loss(x)
+    except ValueError as error:
+        if not run.history:
+            raise  # rows that never fitted: a mistake of the caller's
+        raise TrainingError(
+            f"{where}: the loss refuses the generator's output, of entries up to "
+            f"{float(x.detach().abs().max()):.3g} ({error}); {kept}"
+        ) from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise ValueError(
             "loss must map a tensor (c, d) to a scalar tensor that depends on it differentiably; "
@@ -479,6 +555,7 @@ def fit(
     resume: bool = True,
     progress: bool = True,
     callbacks: Sequence[Callable[[TrainingState], object]] = (),
+    settings: Mapping[str, str | float] | None = None,
 ) -> FitResult:
     r"""Train a generator: minimise ``loss(generator(z))`` over its weights, z ~ N(0, I).
 
@@ -496,7 +573,8 @@ def fit(
         Maps rows (c, d) to a scalar: `SmoothedLikelihood`, `SlicedDivergence`,
         `SlicedWasserstein`, or a function of one's own.
     steps : int
-        Steps to train for, in total: a resumed run does what is left of them.
+        Steps to train for, in total: a resumed run does what is left of them. A checkpoint of a
+        later step is refused.
     batch_size : int
         Synthetic rows per step (c).
     latent_dim : int, optional
@@ -534,6 +612,9 @@ def fit(
     callbacks : sequence of callables
         Each is called after each step with a `TrainingState`; ``state.stop()`` ends the run there.
         What a callback returns is ignored, what it raises ends the run.
+    settings : mapping from str to str or number, optional
+        What else makes the run what it is, such as how the generator was started. A checkpoint of a
+        run with other settings is refused.
 
     Returns
     -------
@@ -544,11 +625,11 @@ def fit(
     ------
     CheckpointError
         If the checkpoint is damaged, from a newer version, or from a run with another release,
-        architecture or setting. Nothing has been changed then. `steps` may differ: the schedule is
-        then that of the new number.
+        architecture or setting, or of a later step than `steps`. Nothing has been changed then.
+        `steps` may be greater than they were: the schedule is then that of the new number.
     TrainingError
-        If the loss or the gradient is not finite. The message names the step; the weights are
-        those before it, the last checkpoint is kept.
+        If the loss or the gradient is not finite, or the loss refuses rows as it did not before.
+        The message names the step; the weights are those before it, the last checkpoint is kept.
     TypeError, ValueError
         If an argument breaks the rules above.
     ImportError
@@ -619,7 +700,7 @@ def fit(
     made = _make_optimizer(optimizer, generator, lr)
     first = next(generator.parameters())
     device, dtype = first.device, first.dtype
-    settings: dict[str, Any] = {
+    all_settings: dict[str, Any] = {
         "release": getattr(getattr(loss, "release", None), "fingerprint", None),
         "loss": _describe_loss(loss),
         "batch_size": batch_size,
@@ -631,6 +712,7 @@ def fit(
         "clip_grad_norm": clip_grad_norm,
         "ema": ema,
         "seed": seed,
+        "given": _checked_settings(settings),
     }
     start = time.monotonic()
     was_training = generator.training
@@ -640,10 +722,10 @@ def fit(
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
-        run = _Run(generator, loss, made, settings=settings, device=device, seed=seed, ema=ema)
+        run = _Run(generator, loss, made, settings=all_settings, device=device, seed=seed, ema=ema)
         saved = -1  # step of the checkpoint on disk, -1: none of this run
         if path is not None and resume and path.exists():
-            run.restore(path)
+            run.restore(path, steps=steps)
             saved = run.step
         generator.train()
         bar = None
