@@ -180,9 +180,8 @@ def read_csv(
         If there is no such file.
     ValueError
         If the file is not UTF-8, not the gzip file its name says (``.gz``), empty, or a header
-        alone; if
-        its columns are not the schema's; if a row is ragged; if a cell is not of its column's
-        type; or if `separator` is not one character that can separate.
+        alone; if its columns are not the schema's; if a row is ragged; if a cell is not of its
+        column's type; or if `separator` is not one character that can separate.
     """
     blocks = list(iter_csv(path, schema, missing=missing, separator=separator))
     if len(blocks) == 1:
