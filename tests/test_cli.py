@@ -851,7 +851,7 @@ def test_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr("dpslice.tabular.files.os.fsync", full)
     refuse(
-        "no space left on the device to write .*nothing was published",
+        "no space left on the device to write .*it was not published",
         "sample",
         model,
         "-n",

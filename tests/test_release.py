@@ -590,6 +590,17 @@ def test_a_release_of_the_other_kind_is_overwritten(saved: Path) -> None:
     assert Release.load(saved).kind == "rows"
 
 
+def test_what_is_put_beside_a_release_while_it_is_replaced_is_kept(saved: Path) -> None:
+    with _storage.publishing(saved, overwrite=True) as directory:
+        new = make(seed=9)
+        new.write_files(directory)
+        (saved / "notes").mkdir()
+        (saved / "notes" / "thesis.tex").write_text("unique")
+    assert Release.load(saved).fingerprint == new.fingerprint
+    assert (saved / "notes" / "thesis.tex").read_text() == "unique"
+    assert os.listdir(saved.parent) == [saved.name]
+
+
 def test_overwriting_works_without_an_exchange_of_names(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -673,7 +684,7 @@ def test_a_release_that_fails_leaves_nothing(
         )
     if error is FULL:
         assert "no space left on the device to write" in str(caught.value)
-        assert "nothing was published" in str(caught.value)
+        assert "it was not published" in str(caught.value)
         assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ([target.name] if there else [])
