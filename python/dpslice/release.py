@@ -811,6 +811,12 @@ def refuse_foreign(target: Path) -> None:
         )
 
 
+def holds_release(directory: Path) -> bool:
+    """Tell whether a directory is that of a release, be it damaged: nothing else belongs there."""
+    arrays = set[str]().union(*_FILES.values())
+    return (directory / CERTIFICATE).is_file() and any((directory / f).is_file() for f in arrays)
+
+
 def foreign_entries(directory: Path, kind: str | None = None) -> list[str]:
     """Name what lies in the directory of a release and is no file of one, in order.
 
