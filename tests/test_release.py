@@ -436,7 +436,7 @@ def test_numbers_beyond_float64_in_a_certificate(saved: Path, number: str) -> No
         Release.load(saved)
 
 
-@pytest.mark.parametrize("count", [1e300, 1.7e308])
+@pytest.mark.parametrize("count", [1e20, 1e100])
 def test_sums_that_no_table_has(count: float) -> None:
     features = MarginalSums((2, 3), [(0,), (1,)])
     mechanism = SumMechanism(features=features, epsilon=2.0, delta=1e-6, adjacency="add_remove")
@@ -444,6 +444,8 @@ def test_sums_that_no_table_has(count: float) -> None:
     forged = SumRelease(features, np.full(5, count), made.sigma, made.guarantee)
     with pytest.raises(ReleaseError, match="sums must be such as a table can have"):
         forged.estimated_n  # noqa: B018 -- a property that raises
+    with pytest.raises(ReleaseError, match=r"sums must lie within ±1e\+100; got one of 1e\+300"):
+        SumRelease(features, np.full(5, -1e300), made.sigma, made.guarantee)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -62,6 +62,7 @@ _ENTRIES: Final = {  # by kind
     "sums": _COMMON_ENTRIES | {"features"},
 }
 _FILES: Final = {"rows": {FRAME, PROJECTIONS}, "sums": {SUMS}}
+_LARGEST_SUM: Final = 1e100  # squares of larger ones, and what is made of them, leave float64
 _MOST_RECORDS: Final = 2.0**53  # float64 counts no farther
 _BLOCK_BYTES: Final = 1 << 24  # looked at together for NaN
 
@@ -581,6 +582,8 @@ class SumRelease(Release):
         # A column, as every array file of a release has two axes.
         self._sums: Array = _read_only("sums", sums.reshape(-1, 1), (np.float64,))
         _refuse_infinite("sums", self._sums)
+        if self._sums.size and (largest := float(np.abs(self._sums).max())) > _LARGEST_SUM:
+            raise ReleaseError(f"sums must lie within ±{_LARGEST_SUM:g}; got one of {largest:g}")
         self._n = None if n is None else _arrays.positive_integer("n", n)
         for name, stated, actual in (
             ("p", guarantee.p, features.n_cells),
@@ -644,8 +647,7 @@ class SumRelease(Release):
         """
         if self._n is not None:
             return self._n
-        with np.errstate(over="ignore", invalid="ignore"):  # caught by the check that follows
-            taking_part = self._features.estimate_n(self.sums, self.noise)
+        taking_part = self._features.estimate_n(self.sums, self.noise)
         estimate = taking_part / (self.guarantee.sampling_rate or 1.0)
         if not estimate <= _MOST_RECORDS:
             raise ReleaseError(
