@@ -591,3 +591,12 @@ def test_finite_numbers_are_told_from_others(dtype: type, size: int) -> None:
             assert not _arrays.all_finite(spoilt)
             assert not _arrays.all_finite(torch.from_numpy(spoilt))
     assert _arrays.all_finite(np.zeros((0, 3), dtype))
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_beyond_float64_are_refused_by_name(digits: int) -> None:
+    number = 10**digits
+    with pytest.raises(ValueError, match=r"^sigma must be a finite number > 0; got .*float64$"):
+        _arrays.positive_real("sigma", number)
+    with pytest.raises(ValueError, match=r"^n must be an integer >= 1; got (-1000|int of)"):
+        _arrays.positive_integer("n", -number)

@@ -363,6 +363,30 @@ def test_account_of_a_schema_tells_what_its_release_will_state(
     )
 
 
+def test_account_of_another_target(table: Path, schema: Path, tmp_path: Path) -> None:
+    options = ["--epsilon", 5, "--schema", schema, "--target", "income", "--json"]
+    document = json.loads(succeed("account", *options).stdout)
+    made = succeed("release", table, *options, "--out", tmp_path / "p")
+    assert document["sums"]["sigma"] == json.loads(made.stdout)["sigma"]
+    own = json.loads(succeed("account", "--epsilon", 5, "--schema", schema, "--json").stdout)
+    assert own["sums"]["sigma"] != document["sums"]["sigma"]
+    refuse("give --schema", "account", "--epsilon", 5, "--dim", 3, "--target", "income")
+    unknown = ["--schema", schema, "--target", "name"]
+    refuse("target must name a column", "account", "--epsilon", 5, *unknown)
+
+
+def test_account_where_all_rows_are_alike(tmp_path: Path) -> None:
+    schema = tmp_path / "one.toml"
+    schema.write_text('[columns.town]\ntype = "categorical"\ncategories = ["Bern"]\n')
+    table = _write(tmp_path / "one.csv", [["Bern"]] * 9, ["town"])
+    options = ["--epsilon", 5, "--schema", schema]
+    document = json.loads(succeed("account", *options, "--json").stdout)
+    made = succeed("release", table, *options, "--out", tmp_path / "p", "--json")
+    assert document["sums"]["sigma"] == json.loads(made.stdout)["sigma"]
+    assert "1 counts" in succeed("account", *options).stdout
+    refuse("no column has two levels", "account", *options, "--rows", 10)
+
+
 def test_account_tells_what_the_order_of_rows_gives() -> None:
     shape = ["--epsilon", 1, "--delta", 1e-6, "--dim", 94, "--adjacency", "replace_one"]
     document = json.loads(succeed("account", *shape, "--rows", 32_561, "--json").stdout)
@@ -509,7 +533,19 @@ def test_verify_shows_the_certificate(released: Path) -> None:
     document = json.loads(succeed("verify", released, "--json").stdout)
     assert document["valid"] is True
     assert document["guarantee"] == loaded.guarantee.to_dict()
+    assert document["other_files"] == []
     assert succeed("verify", released, "--quiet").output == ""
+
+
+def test_verify_names_what_is_no_part_of_the_release(released: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "p.dpslice"
+    shutil.copytree(released, folder)
+    (folder / "frame.npy").write_bytes(b"")  # of the other kind
+    (folder / "people.csv").write_text("mine")
+    result = succeed("verify", folder, "--json")
+    assert json.loads(result.stdout)["other_files"] == ["frame.npy", "people.csv"]
+    assert "no part of the release" in result.stderr
+    assert result.stderr.endswith("frame.npy, people.csv\n")
 
 
 @pytest.mark.parametrize("kind", ["sums", "rows"])
@@ -646,6 +682,14 @@ def test_schema_infer_refuses_a_file_without_types(table: Path, tmp_path: Path) 
     refuse(r"must have a table \[columns", "schema", "infer", table, *arguments)
     types.write_text('[columns.age]\ntype = "integer"\nnullable = "no"\n')
     refuse("column 'age': nullable must be True or False", "schema", "infer", table, *arguments)
+    for text, match in (
+        ("type = 3", "column 'age': type must be a string; got int 3"),
+        ('type = "real"\n[tables]\ntarget = "age"', "alone; got 'tables'"),
+        ('type = "real"\n[table]\ntraget = "age"', r"\[table\]: unknown key 'traget'"),
+        ('type = "real"\n[[table]]\ntarget = "age"', r"\[table\] must be a table of keys"),
+    ):
+        types.write_text(f"[columns.age]\n{text}\n")
+        refuse(match, "schema", "infer", table, *arguments)
 
 
 def test_release_refuses_a_schema_of_another_adjacency(table: Path, tmp_path: Path) -> None:
@@ -764,6 +808,34 @@ class TestRefusals:
     def test_no_rows_to_sample(self, rows: int, model: Path) -> None:
         refuse("rows must be", "sample", model, "-n", rows)
 
+    def test_more_rows_than_can_be(self, model: Path, table: Path, schema: Path) -> None:
+        match = "rows must be at most 1,000,000,000; got 100000000000000000000: draw more"
+        refuse(match, "sample", model, "-n", 10**20)
+        options = ["--schema", schema, "--epsilon", 5, "--out", table.with_name("no.csv")]
+        refuse(match, "synthesize", table, *options, "-n", 10**20)
+
+    @pytest.mark.parametrize(
+        ("text", "match"),
+        [
+            (SCHEMA.replace("99", "9" * 400), "column 'age': max must be .* beyond float64"),
+            ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+            ('{"columns":' * 50_000, "nested too deeply"),
+        ],
+    )
+    def test_schemas_beyond_reason(self, text: str, match: str, tmp_path: Path) -> None:
+        schema = tmp_path / "s.toml"
+        schema.write_text(text)
+        refuse(match, "schema", "check", schema)
+
+    def test_not_enough_memory(
+        self, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        monkeypatch.setattr(Synthesizer, "train", lambda *_, **__: torch.empty(10**16))
+        match = r"not enough memory \(can't allocate memory: you tried to allocate"
+        refuse(match, "train", released, "--out", tmp_path / "m.pt", "--models", 10**6)
+
     def test_model_of_another_schema(self, model: Path, schema: Path, tmp_path: Path) -> None:
         other = tmp_path / "other.toml"
         other.write_text(SCHEMA.replace("max = 99\n", "max = 100\n"))
@@ -798,11 +870,10 @@ def test_existing_files_are_not_overwritten(
     old.write_text("mine")
     arguments = ["--schema", schema, "--epsilon", 5]
     for option in ("--report", "--release", "--model"):
-        out = ["--out", tmp_path / "s.csv", option, old]
+        out = ["--out", tmp_path / "s.csv", option, released if option == "--release" else old]
         refuse("exists already: pass --overwrite", "synthesize", table, *arguments, *out)
     for command in (
         ["synthesize", table, *arguments],
-        ["release", table, *arguments],
         ["train", released],
         ["sample", model, "-n", 3],
         ["report", table, "--real", table, "--schema", schema],
@@ -810,6 +881,7 @@ def test_existing_files_are_not_overwritten(
         ["schema", "infer", table, "--types", schema, "--epsilon", 1],
     ):
         refuse("exists already: pass --overwrite", *command, "--out", old)
+    refuse("must name a directory", "release", table, *arguments, "--out", old, "--overwrite")
     assert old.read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
     succeed("sample", model, "-n", 3, "--out", old, "--overwrite")
@@ -826,6 +898,101 @@ def test_overwrite_replaces_no_foreign_directory(
     refuse("is no release", *arguments, "--out", mine, "--overwrite")
     refuse("is a directory", "sample", model, "-n", 3, "--out", mine, "--overwrite")
     assert (mine / "thesis.tex").read_text() == "unique"
+
+
+def test_output_that_appears_meanwhile_is_kept(
+    table: Path, schema: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_commands, "_check_outputs", lambda *_, **__: None)
+    options = ["--schema", schema, "--epsilon", 5, "--out", released]
+    refuse("exists already; pass --overwrite to replace it", "release", table, *options)
+
+
+def test_nothing_beside_a_release_is_lost(
+    table: Path, schema: Path, released: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "p.dpslice"
+    shutil.copytree(released, folder)
+    shutil.copy(table, folder / "people.csv")
+    (folder / "notes").mkdir()
+    options = ["--schema", schema, "--epsilon", 5, "--overwrite"]
+    synthesis = ["synthesize", table, *options, "--out", tmp_path / "s.csv", "--release", folder]
+    refuse("holds 'notes' and 1 more besides a release", *synthesis)
+    (folder / "notes").rmdir()
+    refuse("holds 'people.csv' besides", "release", table, *options, "--out", folder)
+    inside = folder / "people.csv"
+    refuse("--out must not hold the input", "release", inside, *options, "--out", folder)
+    assert sorted(os.listdir(folder)) == ["certificate.json", "people.csv", "sums.npy"]
+    inside.unlink()
+    succeed("release", table, *options, "--out", folder, "--quiet")
+
+
+def test_nothing_is_written_into_a_release(
+    table: Path, schema: Path, released: Path, model: Path, tmp_path: Path
+) -> None:
+    inside = released / "x"
+    match = "must not lie in a release"
+    refuse(f"--out {match}", "train", released, "--out", inside)
+    checkpoint = ["--checkpoint", released / "sums.npy", "--restart"]
+    refuse(f"--checkpoint {match}", "train", released, "--out", tmp_path / "m", *checkpoint)
+    refuse(f"--out {match}", "sample", model, "-n", 3, "--out", inside)
+    refuse(f"--out {match}", "schema", "template", table, "--out", inside)
+    refuse(f"--out {match}", "demo", "--out", inside)
+    refuse(f"--out {match}", "demo", "--out", released)
+    options = ["--schema", schema, "--epsilon", 5, "--release", released, "--overwrite"]
+    refuse(f"--out {match}", "synthesize", table, *options, "--out", inside)
+    assert sorted(os.listdir(released)) == ["certificate.json", "sums.npy"]
+
+
+def test_inputs_are_no_outputs(table: Path, schema: Path, released: Path, model: Path) -> None:
+    same = "same file as the input"
+    before = model.read_bytes()
+    report = ["report", table, "--real", table, "--schema", schema, "--overwrite"]
+    refuse(same, *report, "--out", model, "--model", model)
+    sample = ["sample", model, "-n", 3, "--overwrite"]
+    refuse(same, *sample, "--out", schema, "--schema", schema)
+    assert model.read_bytes() == before
+    assert schema.read_text() == SCHEMA
+
+
+def test_only_regular_files_are_overwritten(released: Path, model: Path, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for out in (pipe, link):
+        for more in ([], ["--overwrite"]):
+            match = "must name a file; .* is none; standard output is --out -"
+            refuse(match, "sample", model, "-n", 3, "--out", out, *more)
+            refuse("must name a file; .* is none$", "train", released, "--out", out, *more)
+    for device in ("/dev/null", "/dev/stdout"):  # the check alone: a failing test breaks nothing
+        with pytest.raises(FileExistsError, match="must name a file"):
+            _commands._check_outputs({"--out": Path(device)}, [], overwrite=True)
+    out = tmp_path / "m.pt"
+    refuse("--checkpoint must name a file", "train", released, "--out", out, "--checkpoint", pipe)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    refuse("must name a file", "sample", model, "-n", 3, "--out", circle, "--overwrite")
+
+
+def test_restart_removes_checkpoints_only(
+    table: Path, released: Path, model: Path, tmp_path: Path
+) -> None:
+    out = ["--out", tmp_path / "m.pt"]
+    before = table.read_bytes(), model.read_bytes()
+    for other in (table, model):
+        options = [*out, "--checkpoint", other, *TINY]
+        refuse("--restart removes checkpoints that", "train", released, *options, "--restart")
+        refuse("not a checkpoint of dpslice", "train", released, *options, "--quiet")
+    assert (table.read_bytes(), model.read_bytes()) == before
+    refuse("same file as --out", "train", released, *out, "--checkpoint", out[1])
+    refuse("same file as the input", "train", released, *out, "--checkpoint", released)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"PK")
+    # What --restart would refuse is not what the message without it recommends.
+    refuse("delete it to start", "train", released, *out, "--checkpoint", damaged, "--quiet")
+    succeed("train", released, *out, "--checkpoint", tmp_path / "new", *TINY, "--restart")
 
 
 def test_outputs_that_cannot_be_written_are_refused_first(
@@ -851,7 +1018,7 @@ def test_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr("dpslice.tabular.files.os.fsync", full)
     refuse(
-        "no space left on the device to write .*nothing was published",
+        "no space left on the device to write .*it was not published",
         "sample",
         model,
         "-n",
@@ -905,7 +1072,10 @@ def interrupt_when(
     return errors
 
 
-def test_interrupted_release_leaves_nothing(schema: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_release_leaves_nothing(
+    by: signal.Signals, schema: Path, tmp_path: Path
+) -> None:
     big = tmp_path / "big.csv"
     lines = "".join(",".join(row) + "\n" for row in _rows(1000))
     big.write_text(",".join(HEADER) + "\n" + lines * 500)
@@ -913,7 +1083,7 @@ def test_interrupted_release_leaves_nothing(schema: Path, tmp_path: Path) -> Non
     folder.mkdir()
     arguments = ["release", big, "--schema", schema, "--epsilon", 5, "--out", folder / "p"]
     process = start(*arguments)
-    interrupt_when(process, lambda: any(folder.iterdir()))
+    interrupt_when(process, lambda: any(folder.iterdir()), by)
     assert list(folder.iterdir()) == []
 
 
@@ -933,6 +1103,7 @@ def test_interrupted_synthesis_keeps_the_release_only(
     [
         (signal.SIGINT, False),
         (signal.SIGTERM, False),  # a scheduler, a container
+        (signal.SIGHUP, False),  # a terminal that is closed
         (signal.SIGTERM, True),  # of a job in a shell's background, which ignores Ctrl-C
     ],
 )
@@ -1015,6 +1186,7 @@ def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.M
     result = succeed(
         "release", table, "--schema", schema, "--epsilon", 5, "--out", kept, "--rounds", 1
     )
+    assert "a model is fitted in each of 1 rounds" in result.stderr
     assert "round 1 of 1: counted " in result.stderr
     assert "tables were chosen by exponential mechanisms" in succeed("verify", kept).stdout
     refuse(
@@ -1025,7 +1197,7 @@ def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.M
     refuse(
         "rounds must be at most the number of tables of three columns",
         *("release", table, "--schema", schema, "--epsilon", 5, "--out", tmp_path / "other"),
-        *("--rounds", 99, "--quiet"),
+        *("--rounds", 99),  # before any fit is announced
     )
     assert [path.name for path in tmp_path.iterdir()] == ["p.dpslice"]
 
@@ -1069,6 +1241,28 @@ def test_hopeless_noise_is_said(method: str, schema: Path, tmp_path: Path) -> No
     assert "% of what all 4 rows together can make" in errors
 
 
+def test_conditions_on_columns_whose_names_hold_an_equals_sign(tmp_path: Path) -> None:
+    names = ["a", "a=b", "c=d"]
+    schema = tmp_path / "s.toml"
+    schema.write_text(
+        "".join(
+            f'[columns."{name}"]\ntype = "categorical"\ncategories = ["x", "b=x", "y"]\n'
+            for name in names
+        )
+    )
+    table = _write(tmp_path / "t.csv", [["x", "y", "b=x"], ["b=x", "x", "y"]] * 20, names)
+    model = tmp_path / "m.pt"
+    options = ["--epsilon", 9, "--out", tmp_path / "s.csv", "--model", model, *TINY, "--quiet"]
+    succeed("synthesize", table, "--schema", schema, *options)
+    for where, column, value in (
+        ("a=b=x", "a=b", "x"),  # the longest name that fits
+        ("a=x", "a", "x"),
+        ("c=d=b=x", "c=d", "b=x"),
+    ):
+        text = succeed("sample", model, "-n", 9, "--where", where).stdout
+        assert {row[column] for row in csv.DictReader(text.splitlines())} == {value}
+
+
 def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     where = ["--where", "town=Bern", "--where", "smoker=true", "--where", "income="]
@@ -1094,11 +1288,36 @@ def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
 
 def test_train_restart_ignores_the_checkpoint(released: Path, tmp_path: Path) -> None:
     out, state = tmp_path / "m.pt", tmp_path / "state"
-    state.write_text("not a checkpoint")
     arguments = ["train", released, "--out", out, *TINY, "--checkpoint", state]
-    refuse("checkpoint", *arguments, "--quiet")
+    succeed(*arguments, "--seed", 1, "--quiet")
+    out.unlink()
+    refuse("setting seed.*--restart", *arguments, "--quiet")
     assert json.loads(succeed(*arguments, "--restart", "--json").stdout)["steps"] == 3
     assert state.exists()  # named by the user, so it stays
+
+
+def test_train_with_fewer_steps_than_the_checkpoint_has(released: Path, tmp_path: Path) -> None:
+    state = ["--checkpoint", tmp_path / "state", "--quiet"]
+    succeed("train", released, "--out", tmp_path / "a.pt", "--steps", 6, *state)
+    arguments = ["train", released, "--out", tmp_path / "b.pt", "--steps", 3, *state]
+    refuse("steps must be at least the 6 that .*state has done; got 3", *arguments)
+    assert not (tmp_path / "b.pt").exists()
+    succeed(*arguments, "--restart")
+
+
+@pytest.mark.parametrize("extension", ["model", "report"])
+def test_synthetic_rows_are_there_whatever_else_fails(
+    extension: str, table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Synthesizer, "save", full)
+    monkeypatch.setattr("dpslice.tabular.report.write_report", full)
+    out = tmp_path / "s.csv"
+    options = ["--epsilon", 5, "--out", out, f"--{extension}", tmp_path / "x", *TINY, "--quiet"]
+    refuse("No space left", "synthesize", table, "--schema", schema, *options)
+    assert len(out.read_text().splitlines()) == 1 + ROWS
 
 
 @pytest.mark.parametrize("command", ["release", "train"])
@@ -1133,6 +1352,88 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lost_output_is_told_and_files_are_named(
+    unbuffered: str, table: Path, schema: Path, model: Path, tmp_path: Path
+) -> None:
+    def run(*arguments: object) -> str:
+        with open("/dev/full", "w") as full:
+            result = subprocess.run(
+                [sys.executable, "-m", "dpslice", *map(str, arguments)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**_environment(), "PYTHONUNBUFFERED": unbuffered},
+            )
+        assert result.returncode == 1
+        assert result.stderr.startswith("error: standard output could not be written")
+        assert result.stderr.count("\n") == 1, result.stderr
+        return result.stderr
+
+    out = tmp_path / "p.dpslice"
+    arguments = ["release", table, "--schema", schema, "--epsilon", 5, "--out", out]
+    assert f"is there: {out}" in run(*arguments)
+    succeed("verify", out)
+    run("--help")
+    run("sample", model, "-n", 2)
+    run("sample", model, "-n", 20_000)
+
+
+def test_summary_in_an_encoding_that_lacks_its_letters(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "Zürich"
+    arguments = ["release", table, "--schema", schema, "--epsilon", 5, "--out", out]
+    result = subprocess.run(
+        [sys.executable, "-m", "dpslice", *map(str, arguments)],
+        capture_output=True,
+        env={**_environment(), "PYTHONIOENCODING": "ascii"},
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert rb"Z\xfcrich" in result.stdout
+
+
+def test_closed_streams(model: Path, tmp_path: Path) -> None:
+    def run(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "dpslice", *map(str, arguments)]
+        command = f"{' '.join(words)} {redirection}"
+        return subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, env=_environment()
+        )
+
+    for arguments, code in ((["account", "--dim", 3], 1), (["account", "--nonsense"], 2)):
+        result = run("2>&-", *arguments)
+        assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
+    result = run(">&-", "sample", model, "-n", 2)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output is closed: open it, or name a file by --out\n"
+    # No file takes the place of a closed stream, and what is said on it.
+    out = tmp_path / "s.csv"
+    result = run(">&- 2>&-", "sample", model, "-n", 2, "--out", out)
+    assert result.returncode == 0
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_nohup_is_kept(schema: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from dpslice import _commands, cli\n"
+        "def hung_up(*args, **kwargs):\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print('still here')\n"
+        "_commands.app = hung_up\n"
+        "cli.main([])"
+    )
+    for ignored in (True, False):
+        lines = code if ignored else code.replace("SIG_IGN", "SIG_DFL")
+        result = subprocess.run(
+            [sys.executable, "-c", lines], capture_output=True, text=True, env=_environment()
+        )
+        assert result.stdout == ("still here\n" if ignored else "")
+        assert result.stderr == ("" if ignored else "interrupted\n")
 
 
 def test_without_typer_the_extra_is_named() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -25,7 +27,7 @@ from dpslice.accounting import Guarantee
 from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SlicingMechanism, SumMechanism
-from dpslice.release import Release, ReleaseError
+from dpslice.release import Release, ReleaseError, SumRelease
 
 PROMISE = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="test")
 
@@ -444,6 +446,77 @@ def test_infinity_is_no_number_of_json(saved: Path) -> None:
         Release.load(saved)
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" * 400, "1" * 5000])
+def test_numbers_beyond_float64_in_a_certificate(saved: Path, number: str) -> None:
+    file = saved / "certificate.json"
+    content = json.loads(file.read_text())
+    content["sigma"] = 4321.5
+    forged = json.dumps(content)
+    if len(number) == 400:  # Python reads and writes it, so that even its checksum can be made
+        edit_certificate(saved, lambda c: c.update(sigma=int(number)), sign=True)
+    else:
+        file.write_text(forged.replace("4321.5", number))
+    with pytest.raises(ReleaseError, match=r"certificate\.json"):
+        Release.load(saved)
+
+
+@pytest.mark.parametrize("count", [1e20, 1e100])
+def test_sums_that_no_table_has(count: float) -> None:
+    features = MarginalSums((2, 3), [(0,), (1,)])
+    mechanism = SumMechanism(features=features, epsilon=2.0, delta=1e-6, adjacency="add_remove")
+    made = mechanism.release(np.zeros((30, 2), np.int64))
+    forged = SumRelease(features, np.full(5, count), made.sigma, made.guarantee)
+    with pytest.raises(ReleaseError, match="sums must be such as a table can have"):
+        forged.estimated_n  # noqa: B018 -- a property that raises
+    with pytest.raises(ReleaseError, match=r"sums must lie within ±1e\+100; got one of 1e\+300"):
+        SumRelease(features, np.full(5, -1e300), made.sigma, made.guarantee)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["frame", "projections"])
+def test_numbers_of_a_release_are_finite(part: str, bad: float) -> None:
+    arrays = {"frame": frames.make_frame("gaussian", 3, 4, 0), "projections": np.zeros((9000, 4))}
+    arrays[part][-1, 2] = bad
+    with np.errstate(invalid="ignore"), pytest.raises(ReleaseError, match=f"{part} must be finite"):
+        Release(arrays["frame"], arrays["projections"], 1.5, PROMISE, frame_kind="gaussian")
+
+
+def test_what_is_not_finite_on_disk_is_found_by_verifying(saved: Path) -> None:
+    values = np.load(saved / "projections.npy")
+    values[3, 2] = np.nan
+    np.save(saved / "projections.npy", values)
+    digest = _storage.file_digest(saved / "projections.npy")
+    edit_certificate(saved, lambda c: c["files"].update({"projections.npy": digest}), sign=True)
+    with pytest.raises(ReleaseError, match=r"projections.npy must be finite"):
+        Release.load(saved)
+    with pytest.raises(ReleaseError, match=r"projections must be finite"):
+        Release.load(saved, verify=False, mmap=False)
+    mapped = Release.load(saved, verify=False)  # which does not read the rows
+    with pytest.raises(ReleaseError, match=r"projections.npy must be finite"):
+        mapped.verify()
+
+
+@pytest.mark.parametrize("kind", ["rows", "sums"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_copies_are_read_only_too(
+    kind: str, copied: Callable[[Release], Release], tmp_path: Path
+) -> None:
+    if kind == "rows":
+        release = make()
+    else:
+        features = MarginalSums((2, 3), [(0,), (1,)])
+        mechanism = SumMechanism(features=features, epsilon=2.0, delta=1e-6)
+        release = mechanism.release(np.zeros((30, 2), np.int64))
+    release.save(tmp_path / "r")
+    for one in (release, Release.load(tmp_path / "r")):
+        again = copied(one)
+        assert again.fingerprint == release.fingerprint
+        arrays = (again.sums,) if kind == "sums" else (again.frame, again.projections)
+        for array in arrays:
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0.0
+
+
 def test_pickles_are_never_read(saved: Path) -> None:
     np.save(saved / "frame.npy", np.array([[print]], dtype=object), allow_pickle=True)
     with pytest.raises(ReleaseError, match=r"frame.npy is damaged or truncated"):
@@ -511,6 +584,47 @@ def test_only_releases_are_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no directory .* to save r in"):
         make().save(tmp_path / "missing" / "r")
     assert (home / "thesis.tex").read_text() == file.read_text() == "x"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "file of the other kind that is a folder"])
+def test_releases_with_anything_else_beside_them_are_not_overwritten(
+    saved: Path, kind: str
+) -> None:
+    if kind == "file":
+        mine = saved / "people.csv"
+    else:
+        folder = saved / ("notes" if kind == "folder" else "sums.npy")
+        folder.mkdir()
+        mine = folder / "thesis.tex"
+    mine.write_text("unique")
+    old = Release.load(saved)
+    message = r"holds '(people\.csv|notes|sums\.npy)' besides a release; it is not overwritten"
+    with pytest.raises(ReleaseError, match=message):
+        make(seed=9).save(saved, overwrite=True)
+    with pytest.raises(ReleaseError, match=message):
+        SlicingMechanism(sigma=1.0).release(np.zeros((3, 2)), path=saved, overwrite=True)
+    assert mine.read_text() == "unique"
+    assert Release.load(saved).fingerprint == old.fingerprint
+
+
+def test_a_release_of_the_other_kind_is_overwritten(saved: Path) -> None:
+    features = MarginalSums((2, 3), [(0,), (1,)])
+    mechanism = SumMechanism(features=features, epsilon=2.0, delta=1e-6)
+    mechanism.release(np.zeros((30, 2), np.int64), path=saved, overwrite=True)
+    assert Release.load(saved).kind == "sums"
+    make().save(saved, overwrite=True)
+    assert Release.load(saved).kind == "rows"
+
+
+def test_what_is_put_beside_a_release_while_it_is_replaced_is_kept(saved: Path) -> None:
+    with _storage.publishing(saved, overwrite=True) as directory:
+        new = make(seed=9)
+        new.write_files(directory)
+        (saved / "notes").mkdir()
+        (saved / "notes" / "thesis.tex").write_text("unique")
+    assert Release.load(saved).fingerprint == new.fingerprint
+    assert (saved / "notes" / "thesis.tex").read_text() == "unique"
+    assert os.listdir(saved.parent) == [saved.name]
 
 
 def test_overwriting_works_without_an_exchange_of_names(
@@ -596,7 +710,7 @@ def test_a_release_that_fails_leaves_nothing(
         )
     if error is FULL:
         assert "no space left on the device to write" in str(caught.value)
-        assert "nothing was published" in str(caught.value)
+        assert "it was not published" in str(caught.value)
         assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ([target.name] if there else [])

@@ -118,7 +118,10 @@ def describe(value: object) -> str:
     if shape is not None and len(shape) > 0:
         dtype = getattr(value, "dtype", "?")
         return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than some 4,300 digits
+        return f"{type(value).__name__} of too many digits to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -127,7 +130,12 @@ def _real(name: str, value: object, rule: str) -> float:
         return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
         raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{name} must be {rule}; got {describe(value)}, which is beyond float64"
+        ) from None
 
 
 def finite_real(name: str, value: object) -> float:
@@ -210,7 +218,7 @@ def integer(name: str, value: object, *, minimum: int) -> int:
         raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
     number = operator.index(value)
     if number < minimum:
-        raise ValueError(f"{name} must be {rule}; got {number}")
+        raise ValueError(f"{name} must be {rule}; got {describe(number)}")
     return number
 
 
@@ -223,7 +231,7 @@ def seed(name: str, value: object) -> int:
     """Return `value` as an int, or raise unless it is an integer from 0 to 2**63 - 1."""
     number = integer(name, value, minimum=0)
     if number >= 2**63:
-        raise ValueError(f"{name} must be an integer < 2**63; got {number}")
+        raise ValueError(f"{name} must be an integer < 2**63; got {describe(number)}")
     return number
 
 

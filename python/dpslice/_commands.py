@@ -34,6 +34,7 @@ import typer
 from typer.core import TyperGroup
 
 from dpslice import __version__, _arrays, _console, accounting, frames
+from dpslice import release as releases
 from dpslice.release import Release, total_guarantee
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ INTERRUPTED = 130
 # A table of n rows wants delta well below 1/n. n is not known before the table is read, so the
 # default is fixed: right up to some 100,000 rows. `_warn_of_delta` speaks up where it is not.
 DEFAULT_DELTA = 1e-6
+
+# Rows of one synthetic table, which is made in memory.
+_MOST_ROWS = 10**9
 
 # Noise of this share of all rows leaves next to nothing to be learned.
 _HOPELESS = 0.2
@@ -94,8 +98,15 @@ class _Commands(TyperGroup):
 def _is_for_the_user(error: Exception) -> bool:
     if isinstance(error, (typer.Exit, typer.Abort)):
         return False  # how Typer itself ends a command
-    kinds = (ValueError, TypeError, OSError, ImportError, MemoryError)
-    return isinstance(error, kinds) or type(error).__module__.startswith("dpslice.")
+    kinds = (ValueError, TypeError, OSError, ImportError, OverflowError, RecursionError)
+    ours = type(error).__module__.startswith("dpslice.")
+    return isinstance(error, kinds) or _is_lack_of_memory(error) or ours
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    # torch reports it as a RuntimeError, on the CPU one of no class of its own.
+    of_torch = isinstance(error, RuntimeError) and "allocate" in str(error)
+    return isinstance(error, MemoryError) or of_torch
 
 
 def _one_line(error: Exception) -> str:
@@ -105,8 +116,13 @@ def _one_line(error: Exception) -> str:
         text = f"{error.name} is needed here and is not installed: pip install 'dpslice[tabular]'"
     else:
         text = str(error) or type(error).__name__
-    if isinstance(error, MemoryError):
-        text = f"not enough memory ({text})"
+    if _is_lack_of_memory(error):
+        text = f"not enough memory ({text.rpartition('Allocator: ')[2]})"
+    elif isinstance(error, RecursionError):
+        text = f"something is nested too deeply to be read ({text})"
+    elif isinstance(error, OverflowError):
+        text = f"a number is too large ({text})"
+    text = text.replace("pass overwrite=True", "pass --overwrite")
     return " ".join(text.split())
 
 
@@ -310,33 +326,93 @@ def _training(
     return TrainingOptions(**given) if method == "rows" else MixtureOptions(**given)
 
 
+_STANDARD_OUTPUT = "; standard output is --out -"
+
+
 def _check_outputs(
     outputs: Mapping[str, Path | None],
     inputs: Sequence[Path],
     *,
     overwrite: bool,
     directory: str = "--release",
+    hint: str = "",
 ) -> None:
     """Refuse, before any work is done or privacy spent, what could not be written in the end.
 
-    `directory` is the option whose output is a directory, all others being files.
+    `directory` is the option whose output is a directory, all others being files; `hint` is what to
+    do instead of writing to what is no file. A checkpoint that is there is gone on from.
     """
-    taken: dict[Path, str] = {path.resolve(): "the input" for path in inputs}
+    taken = {_real_path(path): "the input" for path in inputs}
     for option, path in outputs.items():
         if path is None:
             continue
-        owner = taken.setdefault(path.resolve(), option)
+        place = _real_path(path)
+        owner = taken.setdefault(place, option)
         if owner != option:
             raise ValueError(f"{option} must not be the same file as {owner}; got {path}")
-        if os.path.lexists(path) and not overwrite:
-            raise FileExistsError(f"{path} exists already: pass --overwrite to replace it")
-        if path.is_dir() and option != directory:
+        if option == directory:
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+                raise NotADirectoryError(f"{option} must name a directory; {path} is none")
+            for source in inputs:
+                if place in _real_path(source).parents:
+                    raise ValueError(f"{option} must not hold the input; {source} lies in {path}")
+        elif path.is_dir():
             raise IsADirectoryError(f"{option} must name a file; {path} is a directory")
+        elif os.path.lexists(path) and (not path.is_file() or _is_device(path)):
+            raise FileExistsError(f"{option} must name a file; {path} is none{hint}")
+        if os.path.lexists(path) and not overwrite and option != "--checkpoint":
+            raise FileExistsError(f"{path} exists already: pass --overwrite to replace it")
+        if option == directory:
+            releases.refuse_foreign(path)
+        _refuse_in_release(option, place)
         parent = path.absolute().parent
         if not parent.is_dir():
             raise NotADirectoryError(f"{option}: there is no directory {parent}")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(f"{option}: the directory {parent} cannot be written to")
+
+
+def _is_device(path: Path) -> bool:
+    # /dev/stdout may lead to a file: what would be replaced is the link.
+    return path.absolute().parent == Path("/dev")
+
+
+def _real_path(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # which takes a circle of links, as `Path.resolve` does not
+
+
+def _refuse_in_release(option: str, path: Path) -> None:
+    for outer in path.parents:
+        if releases.holds_release(outer):
+            raise ValueError(f"{option} must not lie in a release; {path} would be in {outer}")
+
+
+def _check_rows(rows: int) -> None:
+    if _arrays.positive_integer("rows", rows) > _MOST_ROWS:
+        raise ValueError(
+            f"rows must be at most {_MOST_ROWS:,}; got {_arrays.describe(rows)}: draw more in "
+            "several runs, each with a --seed of its own"
+        )
+
+
+@contextmanager
+def _telling(*files: Path | None) -> Iterator[None]:
+    """Write a result to standard output; where that fails, say which files are there all the same.
+
+    They may have cost privacy.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        there = ", ".join(str(file) for file in files if file is not None)
+        raise OSError(
+            f"standard output could not be written ({error.strerror or error})"
+            + (f"; what was to be written to files is there: {there}" if there else "")
+        ) from error
 
 
 def _check_report_packages() -> None:
@@ -396,15 +472,23 @@ def _publish(
         named = "; ".join(" x ".join(columns) for columns in tables)
         counts.append(f"round {i + 1} of {synthesizer.rounds}: counted {named}")
 
-    if synthesizer.rounds:
-        _console.remark(
-            f"a model is fitted in each of {synthesizer.rounds} rounds, after the rows are read; "
-            "each fit takes some of the time of a training",
-            quiet=quiet,
-        )
+    announced = synthesizer.rounds == 0  # once rows are read, as there may be too many rounds
+
     with _console.rows_progress("releasing", quiet=quiet, counted=counted) as done:
+
+        def on_rows(rows: int) -> None:
+            nonlocal announced
+            if not announced:
+                announced = True
+                _console.remark(
+                    f"a model is fitted in each of {synthesizer.rounds} rounds, after the rows are "
+                    "read; each fit takes some of the time of a training",
+                    quiet=quiet,
+                )
+            done(rows)
+
         release = synthesizer.publish(
-            table, path=path, overwrite=overwrite, progress=done, on_round=on_round, n=n
+            table, path=path, overwrite=overwrite, progress=on_rows, on_round=on_round, n=n
         )
     for line in counts:
         _console.remark(line, quiet=quiet)
@@ -529,7 +613,7 @@ def synthesize(
     outputs = {"--out": out, "--report": report, "--release": release_path, "--model": model}
     _check_outputs(outputs, [table, schema], overwrite=overwrite)
     if rows is not None:
-        _arrays.positive_integer("rows", rows)
+        _check_rows(rows)
     if report is not None:
         _check_report_packages()
     description = _load_schema(schema, target=target)  # before torch, which takes seconds
@@ -566,9 +650,11 @@ def synthesize(
     with _timed(seconds, "sampling"):
         count = rows if rows is not None else release.estimated_n
         synthetic = synthesizer.sample(count)
+        write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
+        if model is not None or report is not None:
+            _console.remark(f"written: {out}", quiet=quiet)
         if model is not None:
             synthesizer.save(model)
-        write_csv(synthetic, out)
     if report is not None and frame is not None:
         from dpslice.tabular.report import write_report
 
@@ -592,12 +678,13 @@ def synthesize(
         rows=count,
         steps=synthesizer.training.steps,
     )
-    if json:
-        _console.print_json(summary)
-    elif not quiet:
-        _print_summary(summary, synthesizer.guarantee)
-        if report is not None:
-            print("The report compares with real rows: NOT PRIVATE, for the data holder only.")
+    with _telling(out, release_path, model, report):
+        if json:
+            _console.print_json(summary)
+        elif not quiet:
+            _print_summary(summary, synthesizer.guarantee)
+            if report is not None:
+                print("The report compares with real rows: NOT PRIVATE, for the data holder only.")
 
 
 # ----------------------------------------------------------------------- release, train, sample
@@ -667,10 +754,11 @@ def release(
         **_sizes(made),
         fingerprint=made.fingerprint,
     )
-    if json:
-        _console.print_json(summary)
-    elif not quiet:
-        _print_summary(summary, synthesizer.guarantee)
+    with _telling(out):
+        if json:
+            _console.print_json(summary)
+        elif not quiet:
+            _print_summary(summary, synthesizer.guarantee)
 
 
 @app.command(epilog=_examples("dpslice train people.dpslice --out model.pt"))
@@ -704,16 +792,17 @@ def train(
 
     Ctrl-C keeps a checkpoint: the same command goes on from there.
     """
-    _check_outputs({"--out": out}, [release_path], overwrite=overwrite)
+    state = checkpoint if checkpoint is not None else out.with_name(out.name + ".checkpoint")
+    outputs = {"--out": out, "--checkpoint": state}
+    _check_outputs(outputs, [release_path], overwrite=overwrite)
     from dpslice.tabular.synthesizer import Synthesizer
     from dpslice.torch import CheckpointError
 
-    state = checkpoint if checkpoint is not None else out.with_name(out.name + ".checkpoint")
     release = Release.load(release_path)
     options = _training(release.kind, steps, batch_size, models)
     synthesizer = Synthesizer.from_release(release, training=options, seed=seed)
     if restart:
-        state.unlink(missing_ok=True)
+        _remove_checkpoint(state)
     elif state.exists():
         _console.remark(f"going on from {state}", quiet=quiet)
     seconds: dict[str, float] = {}
@@ -722,12 +811,18 @@ def train(
         try:
             _train(synthesizer, checkpoint=state, quiet=quiet, kept=kept)
         except CheckpointError as error:
-            text = str(error).replace("resume=False", "--restart")
-            raise CheckpointError(text) from None
+            # One that cannot be read is not known to be one: --restart does not remove it.
+            text = str(error).replace("delete it, or pass resume=False", "delete it")
+            raise CheckpointError(text.replace("resume=False", "--restart")) from None
+    assert synthesizer.result is not None
+    if synthesizer.result.steps > options.steps:
+        raise ValueError(
+            f"steps must be at least the {synthesizer.result.steps} that {state} has done; "
+            f"got {options.steps}: pass --restart to train anew"
+        )
     synthesizer.save(out)
     if checkpoint is None:
         state.unlink(missing_ok=True)
-    assert synthesizer.result is not None
     summary = _summary(
         "train",
         synthesizer.guarantee,
@@ -736,10 +831,27 @@ def train(
         steps=synthesizer.result.steps,
         loss=float(synthesizer.result.history[-1]),
     )
-    if json:
-        _console.print_json(summary)
-    elif not quiet:
-        _print_summary(summary, synthesizer.guarantee)
+    with _telling(out):
+        if json:
+            _console.print_json(summary)
+        elif not quiet:
+            _print_summary(summary, synthesizer.guarantee)
+
+
+def _remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, and nothing that is not known to be one."""
+    from dpslice.torch.training import CheckpointError, _read_checkpoint
+
+    if not os.path.lexists(path):
+        return
+    try:
+        _read_checkpoint(path)
+    except CheckpointError:
+        raise ValueError(
+            f"--restart removes checkpoints that this dpslice can read; {path} is none: delete it "
+            "yourself, or name another file by --checkpoint"
+        ) from None
+    path.unlink()
 
 
 @app.command(epilog=_examples("dpslice sample model.pt -n 10000 --out synthetic.csv"))
@@ -772,8 +884,11 @@ def sample(
 ) -> None:
     """Draw synthetic rows from a model. Costs no privacy."""
     path = None if out == "-" else Path(out)
-    _check_outputs({"--out": path}, [model], overwrite=overwrite)
-    _arrays.positive_integer("rows", rows)
+    inputs = [model] if schema is None else [model, schema]
+    _check_outputs({"--out": path}, inputs, overwrite=overwrite, hint=_STANDARD_OUTPUT)
+    _check_rows(rows)
+    if path is None and sys.stdout is None:
+        raise ValueError("standard output is closed: open it, or name a file by --out")
     from dpslice.tabular.files import write_csv, write_text
     from dpslice.tabular.synthesizer import Synthesizer
 
@@ -783,7 +898,8 @@ def sample(
     conditions = _conditions(synthesizer.schema, where or [])
     synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions)
     if path is None:
-        write_text(synthetic, sys.stdout.buffer)
+        with _telling():
+            write_text(synthetic, sys.stdout.buffer)
         return
     write_csv(synthetic, path)
     total = synthesizer.guarantee
@@ -801,14 +917,15 @@ def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
 
     conditions: dict[str, object] = {}
     for text in where:
-        name, equals, cell = text.partition("=")
-        if not equals or name not in schema.names:
+        # A column's name may itself hold "=", and begin as another one does.
+        name = max((n for n in schema.names if text.startswith(f"{n}=")), key=len, default=None)
+        if name is None:
             raise ValueError(
                 f"--where must be COLUMN=VALUE for a column of the table; got {text!r}"
             )
         if name in conditions:
             raise ValueError(f"--where must name a column once; got {name!r} twice")
-        conditions[name] = cell_value(schema[name], cell)
+        conditions[name] = cell_value(schema[name], text[len(name) + 1 :])
     return conditions
 
 
@@ -844,6 +961,12 @@ def account(
         Path | None,
         typer.Option("--schema", help="Take d and the bounds on the rows from a schema file."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Of --schema: the target that is to be released. Default: its own."
+        ),
+    ] = None,
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", help="Total epsilon wanted: what noise?")
     ] = None,
@@ -877,6 +1000,8 @@ def account(
         raise ValueError("exactly one of --epsilon and --sigma must be given")
     if (dim is None) == (schema is None):
         raise ValueError("exactly one of --dim and --schema must be given")
+    if target is not None and schema is None:
+        raise ValueError("--target is a column of a schema: give --schema")
     if adjacency is Adjacency.add_remove:
         if schema is None:
             raise ValueError("--adjacency add_remove is for releases of sums: give --schema")
@@ -887,12 +1012,17 @@ def account(
             raise ValueError("--max-norm and --diameter follow from --schema: leave them out")
         from dpslice.tabular.encoding import Encoding
 
-        description = _load_schema(schema)
-        if adjacency is Adjacency.add_remove:
+        description = _load_schema(schema, target=target)
+        encoding = Encoding(description)
+        if encoding.max_norm == 0.0 and (columns is not None or rows is not None):
+            raise ValueError(
+                f"all rows of {schema} are alike, as no column has two levels: there is no release "
+                "of rows; leave out --columns and --rows"
+            )
+        if adjacency is Adjacency.add_remove or encoding.max_norm == 0.0:
             promise = _account_sums(description, epsilon, sigma, delta, adjacency.value)
             _print_sums(promise, {"epsilon": epsilon, "sigma": sigma, "delta": delta}, json)
             return
-        encoding = Encoding(description)
         dim, max_norm, diameter = encoding.d, encoding.max_norm, encoding.diameter
     d = _arrays.positive_integer("dim", dim)
     p = d if columns is None else _arrays.positive_integer("columns", columns)
@@ -1085,12 +1215,20 @@ def verify(
     """
     loaded = Release.load(release_path, verify=True)
     total = total_guarantee(loaded)
+    foreign = releases.foreign_entries(release_path, loaded.kind)
+    if foreign:
+        _console.remark(
+            f"warning: {release_path} holds what is no part of the release, and was not checked: "
+            + ", ".join(foreign),
+            quiet=quiet,
+        )
     if json:
         _console.print_json(
             {
                 "valid": True,
                 **_sizes(loaded),
                 "fingerprint": loaded.fingerprint,
+                "other_files": foreign,
                 "guarantee": total.to_dict(),
             }
         )
@@ -1168,7 +1306,8 @@ def report(
     The comparison reads real rows without noise. The page and the scores are for the data
     holder's eyes only; the certificate does not cover them.
     """
-    inputs = [path for path in (synthetic, real, schema, holdout) if path is not None]
+    given = (synthetic, real, schema, holdout, release_path, model)
+    inputs = [path for path in given if path is not None]
     _check_outputs({"--out": out}, inputs, overwrite=overwrite)
     if release_path is not None and model is not None:
         raise ValueError("at most one of --release and --model may be given")
@@ -1195,11 +1334,14 @@ def report(
         holdout=None if holdout is None else read_csv(holdout, description, **how),
         seed=seed,
     )
-    if json:
-        _console.print_json({"command": "report", "private": False, "file": str(out), **results})
-    elif not quiet:
-        _print_scores(results)
-        print(f"written: {out}")
+    with _telling(out):
+        if json:
+            _console.print_json(
+                {"command": "report", "private": False, "file": str(out), **results}
+            )
+        elif not quiet:
+            _print_scores(results)
+            print(f"written: {out}")
 
 
 # ---------------------------------------------------------------------------------------- schema
@@ -1221,7 +1363,7 @@ def schema_template(
     Reads the header line alone: column names are public, values are not looked at.
     """
     path = None if out == "-" else Path(out)
-    _check_outputs({"--out": path}, [table], overwrite=overwrite)
+    _check_outputs({"--out": path}, [table], overwrite=overwrite, hint=_STANDARD_OUTPUT)
     from dpslice.tabular.files import read_header, replacing
 
     text = _template(read_header(table, separator=_reading(separator, None)["separator"]))
@@ -1314,21 +1456,23 @@ def schema_infer(
         prior=prior,
     )
     inferred.save(out)
-    if json:
-        _console.print_json(
-            {
-                "command": "schema infer",
-                "file": str(out),
-                "columns": len(inferred),
-                "guarantee": None if inferred.guarantee is None else inferred.guarantee.to_dict(),
-            }
-        )
-    elif not quiet:
-        if inferred.guarantee is None:
-            print("every column was described completely: the schema cost nothing")
-        else:
-            print(inferred.guarantee)
-        print(f"written: {out}")
+    cost = inferred.guarantee
+    with _telling(out):
+        if json:
+            _console.print_json(
+                {
+                    "command": "schema infer",
+                    "file": str(out),
+                    "columns": len(inferred),
+                    "guarantee": None if cost is None else cost.to_dict(),
+                }
+            )
+        elif not quiet:
+            if cost is None:
+                print("every column was described completely: the schema cost nothing")
+            else:
+                print(cost)
+            print(f"written: {out}")
 
 
 def _read_types(
@@ -1345,23 +1489,35 @@ def _read_types(
     if is_sdv:
         sdv: dict[str, str | Column] = dict(sdv_types(document))
         return sdv, list(sdv), None, None
+    unknown = [key for key in document if key not in ("table", "columns", "guarantee")]
+    if unknown:
+        raise ValueError(
+            f"{path}: must have the tables [columns.<name>], [table] and [guarantee] alone; got "
+            f"{unknown[0]!r}"
+        )
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
+    about = document.get("table", {})
+    if not isinstance(about, Mapping):
+        raise ValueError(f"{path}: [table] must be a table of keys; got {_arrays.describe(about)}")
+    strange = [key for key in about if key not in ("name", "description", "target")]
+    if strange:
+        raise ValueError(
+            f"{path}: [table]: unknown key {strange[0]!r}; known keys: name, description, target"
+        )
     kinds: dict[str, str | Column] = {}
     nullable = []
     for name, keys in tables.items():
         if isinstance(keys, Mapping) and "type" in keys and set(keys) <= {"type", "nullable"}:
-            kinds[name] = keys["type"]
+            kinds[name] = _arrays.text(f"column {name!r}: type", keys["type"])
             may_miss = _arrays.boolean(f"column {name!r}: nullable", keys.get("nullable", True))
         else:
             kinds[name] = described = Schema.from_dict({"columns": {name: keys}}).columns[0]
             may_miss = described.nullable
         if may_miss:
             nullable.append(name)
-    about = document.get("table", {})
-    target = about.get("target") if isinstance(about, Mapping) else None
-    return kinds, nullable, read_guarantee(document), target
+    return kinds, nullable, read_guarantee(document), about.get("target")
 
 
 def _csv_type(kind: str | Column) -> str:
@@ -1496,9 +1652,9 @@ def demo(
     }
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out must name a directory; {out} is a file")
-    there = [path for path in paths.values() if os.path.lexists(path)]
-    if there and not overwrite:
-        raise FileExistsError(f"{there[0]} exists already: pass --overwrite to replace it")
+    _refuse_in_release("--out", _real_path(paths["release"]))
+    if out.exists():
+        _check_outputs(paths, [], overwrite=overwrite, directory="release")
     _arrays.require("statsmodels", extra="demo")
     _check_report_packages()
     from dpslice.tabular import demo as embedded
@@ -1554,15 +1710,16 @@ def demo(
         rows=len(synthetic),
         scores_not_private={key: results[key] for _, key, _ in _SCORES},
     )
-    if json:
-        _console.print_json(summary)
-    elif not quiet:
-        _print_summary(summary, synthesizer.guarantee)
-        print()
-        _print_scores(results)
-        print()
-        print(f"Open {paths['report']} in a browser. By hand, the same job is:")
-        print(
-            f"  dpslice synthesize {paths['table']} --schema {paths['schema']} "
-            f"--epsilon {epsilon:g} --delta {delta:g} --out synthetic.csv"
-        )
+    with _telling(*paths.values()):
+        if json:
+            _console.print_json(summary)
+        elif not quiet:
+            _print_summary(summary, synthesizer.guarantee)
+            print()
+            _print_scores(results)
+            print()
+            print(f"Open {paths['report']} in a browser. By hand, the same job is:")
+            print(
+                f"  dpslice synthesize {paths['table']} --schema {paths['schema']} "
+                f"--epsilon {epsilon:g} --delta {delta:g} --out synthetic.csv"
+            )

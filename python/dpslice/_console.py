@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -80,7 +80,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def remark(text: str, *, quiet: bool = False) -> None:
     """Write a line to standard error, unless `quiet`."""
-    if not quiet:
+    if quiet or sys.stderr is None:  # None, if it is closed: `print` would take standard output
+        return
+    # Nobody to tell: a terminal that was closed, a full disk. The work itself goes on.
+    with suppress(OSError):
         print(text, file=sys.stderr)
 
 

@@ -43,7 +43,7 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         The directory to create. Its parent must exist.
     overwrite : bool
         Whether an existing directory is replaced; the two change places in one step where the
-        system can do that, and the old one is removed then.
+        system can do that, and the old one is removed then, all that it held at first.
 
     Yields
     ------
@@ -64,6 +64,7 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     refuse_existing(target, overwrite=overwrite)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {target.parent} to save {target.name} in")
+    replaced = set(os.listdir(target)) if target.is_dir() else set()
     with telling_of_full_disk(target):
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
         try:
@@ -79,6 +80,8 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             refuse_existing(target, overwrite=overwrite)
             if target.exists():
                 _exchange(partial, target)  # the old one is now called `partial`
+                for name in set(os.listdir(partial)) - replaced - set(os.listdir(target)):
+                    os.rename(partial / name, target / name)  # came meanwhile, from someone else
             else:
                 os.rename(partial, target)
             flush_to_disk(target.parent)
@@ -108,7 +111,7 @@ def telling_of_full_disk(target: Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"no space left on the device to write {target} ({os.strerror(error.errno)}); "
-            "nothing was published and no existing file was changed",
+            "it was not published, and no existing file was changed",
         ) from error
 
 

@@ -1,8 +1,8 @@
 """The command ``dpslice``: its entry point and its way of failing.
 
 Exit codes: 0 success; 1 an error in files, data or values, told in one line; 2 wrong usage (unknown
-command or option, missing argument), or the extra ``tabular`` is not installed; 130 Ctrl-C or
-SIGTERM, which ends a command in the same way: with its checkpoint, and without half a file.
+command or option, missing argument), or the extra ``tabular`` is not installed; 130 Ctrl-C, SIGTERM
+or SIGHUP, which end a command in the same way: with its checkpoint, and without half a file.
 
 The commands are in `dpslice._commands`, which needs Typer; this module needs only the standard
 library, so that a bare installation can say what is missing.
@@ -11,6 +11,7 @@ library, so that a bare installation can say what is missing.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 __all__ = ["main"]
 
+FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    _settle_streams()
     # Threads that wait actively starve one another wherever cores are shared: training on a busy
     # two-core machine took five times as much processor time. Read when torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -55,22 +58,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     from dpslice._commands import app
 
-    # Schedulers and containers end a job by SIGTERM, also one that ignores SIGINT, as jobs in a
-    # shell's background do.
-    before: Any = None
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Schedulers and containers end a job by SIGTERM, also one that ignores SIGINT, as jobs in a
+        # shell's background do.
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # A terminal that is closed sends SIGHUP; nohup has it ignored.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _terminate)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="dpslice")
+        code = os.EX_OK
     except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
+    except OSError as error:  # of a help text: commands tell of their own
+        code = _output_lost(error)
     finally:
-        if before is not None:  # None: not there, or not Python's to put back
-            signal.signal(signal.SIGTERM, before)
-    return os.EX_OK
+        for which, handler in before.items():
+            if handler is not None:  # None: not Python's to put back
+                signal.signal(which, handler)
+    try:
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()  # now, while it can still be told that this failed
+    except OSError as error:
+        code = code or _output_lost(error)
+        # What is left in the buffer would be tried, and told of, again as the interpreter ends.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return code
+
+
+def _settle_streams() -> None:
+    """Make the standard streams such as can be written to without a thought."""
+    # A file that is opened while one of them is closed would take its place, and what libraries in
+    # C have to say would be written into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stderr is None:  # `print` would take standard output instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of columns and files may hold what an encoding lacks (PYTHONIOENCODING=ascii).
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _terminate(*_: object) -> None:
+    # As whoever waits for SIGTERM (training, which saves a checkpoint) will want to know of it.
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _output_lost(error: OSError) -> int:
+    if not isinstance(error, BrokenPipeError):  # then the reader has had enough
+        print(
+            f"error: standard output could not be written: {error.strerror or error}",
+            file=sys.stderr,
+        )
+    return FAILED
 
 
 if __name__ == "__main__":

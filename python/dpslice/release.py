@@ -62,6 +62,9 @@ _ENTRIES: Final = {  # by kind
     "sums": _COMMON_ENTRIES | {"features"},
 }
 _FILES: Final = {"rows": {FRAME, PROJECTIONS}, "sums": {SUMS}}
+_LARGEST_SUM: Final = 1e100  # squares of larger ones, and what is made of them, leave float64
+_MOST_RECORDS: Final = 2.0**53  # float64 counts no farther
+_BLOCK_BYTES: Final = 1 << 24  # looked at together for NaN
 
 Array = NDArray[np.float64]
 FloatArray = NDArray[np.floating[Any]]
@@ -158,6 +161,10 @@ class Release:
         )
         self._frame_kind = _arrays.choice("frame_kind", frame_kind, frames.FRAMES)
         self._check_consistency()
+        for name, array in (("frame", self._frame), ("projections", self._projections)):
+            # A memory map is not to be read before it is used: `verify` looks at it.
+            if not isinstance(array, np.memmap):
+                _refuse_infinite(name, array)
 
     def _hold(self, sigma: object, guarantee: object, metadata: Mapping[str, Any] | None) -> None:
         """Check and keep what both kinds have."""
@@ -167,6 +174,12 @@ class Release:
         self._guarantee = guarantee
         self._metadata = plain_metadata(metadata)
         self._stored_digests: dict[str, str] | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was pickled or deeply copied; NumPy makes such arrays writable."""
+        self.__dict__.update(state)
+        for array in self._files().values():
+            array.flags.writeable = False
 
     # --------------------------------------------------------------------------- what it holds
 
@@ -349,15 +362,16 @@ class Release:
         return str(self._certificate["certificate_sha256"])
 
     def verify(self) -> None:
-        """Check the arrays against the checksums of the certificate, reading all of them once.
+        """Check the arrays against the checksums of the certificate, and that they are finite.
 
         Raises
         ------
         ReleaseError
-            If an array is not what the certificate says.
+            If an array is not what the certificate says, or holds NaN or infinity.
         """
         stored = self._certificate["files"]
         for name, array in self._files().items():
+            _refuse_infinite(name, array)
             if _storage.array_digest(array) != stored[name]:
                 raise ReleaseError(
                     f"{name} has been altered or damaged: its checksum is not the certificate's"
@@ -414,7 +428,8 @@ class Release:
         mmap : bool
             Whether to map the projections into memory instead of reading them.
         verify : bool
-            Whether to check the checksums, which reads each file once, in pieces.
+            Whether to check the checksums, and that all numbers are finite, which reads each file
+            in pieces.
 
         Returns
         -------
@@ -441,6 +456,8 @@ class Release:
                     f"{directory / name} has been altered or damaged: its checksum is not the "
                     "certificate's"
                 )
+            if verify:
+                _refuse_infinite(str(directory / name), arrays[name])
         large = arrays.get(PROJECTIONS)
         if large is not None and mmap:
             arrays = {name: a if a is large else np.array(a) for name, a in arrays.items()}
@@ -566,8 +583,9 @@ class SumRelease(Release):
             raise TypeError(f"sums must be a NumPy array; got {_arrays.describe(sums)}")
         # A column, as every array file of a release has two axes.
         self._sums: Array = _read_only("sums", sums.reshape(-1, 1), (np.float64,))
-        if not np.isfinite(self._sums).all():
-            raise ReleaseError("sums must be finite; some are NaN or infinity")
+        _refuse_infinite("sums", self._sums)
+        if self._sums.size and (largest := float(np.abs(self._sums).max())) > _LARGEST_SUM:
+            raise ReleaseError(f"sums must lie within ±{_LARGEST_SUM:g}; got one of {largest:g}")
         self._n = None if n is None else _arrays.positive_integer("n", n)
         for name, stated, actual in (
             ("p", guarantee.p, features.n_cells),
@@ -626,12 +644,18 @@ class SumRelease(Release):
         """Number of records where it is public, else an estimate from what was released.
 
         Of a release with sampling it is the number of records in the table too, not in the sample.
-        A feature map that does not count records raises a ValueError where it is protected.
+        A feature map that does not count records raises a ValueError where it is protected, and so
+        do sums that no table has.
         """
         if self._n is not None:
             return self._n
         taking_part = self._features.estimate_n(self.sums, self.noise)
-        return max(1, round(taking_part / (self.guarantee.sampling_rate or 1.0)))
+        estimate = taking_part / (self.guarantee.sampling_rate or 1.0)
+        if not estimate <= _MOST_RECORDS:
+            raise ReleaseError(
+                f"sums must be such as a table can have; these lead to {estimate:.6g} records"
+            )
+        return max(1, round(estimate))
 
     @property
     def frame(self) -> Array:
@@ -775,11 +799,43 @@ def write_certificate(directory: Path, certificate: Mapping[str, Any]) -> None:
 
 
 def refuse_foreign(target: Path) -> None:
-    """Raise unless `target` is free, or a release: nothing else is ever overwritten."""
-    if target.is_dir() and not (target / CERTIFICATE).is_file():
+    """Raise unless `target` is free, or a release alone: nothing else is ever overwritten."""
+    if not target.is_dir():
+        return
+    if not (target / CERTIFICATE).is_file():
         raise ReleaseError(
             f"{target} exists and is no release (it has no {CERTIFICATE}); it is not overwritten"
         )
+    foreign = foreign_entries(target)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise ReleaseError(
+            f"{target} holds {foreign[0]!r}{more} besides a release; it is not overwritten: move "
+            "what is no part of the release away, or name another directory"
+        )
+
+
+def holds_release(directory: Path) -> bool:
+    """Tell whether a directory is that of a release, be it damaged: nothing else belongs there."""
+    arrays = set[str]().union(*_FILES.values())
+    return (directory / CERTIFICATE).is_file() and any((directory / f).is_file() for f in arrays)
+
+
+def foreign_entries(directory: Path, kind: str | None = None) -> list[str]:
+    """Name what lies in the directory of a release and is no file of one, in order.
+
+    Parameters
+    ----------
+    directory : Path
+        The directory.
+    kind : {"rows", "sums"}, optional
+        Kind of the release. Default: files of either kind are a release's.
+    """
+    kinds = _FILES if kind is None else (kind,)
+    own = {CERTIFICATE}.union(*(_FILES[known] for known in kinds))
+    return sorted(
+        entry.name for entry in directory.iterdir() if entry.name not in own or not entry.is_file()
+    )
 
 
 def _certificate_digest(certificate: Mapping[str, Any]) -> str:
@@ -795,7 +851,8 @@ def _read_certificate(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ReleaseError(f"{directory} is no release, or an incomplete one: no {CERTIFICATE}")
     try:
-        certificate = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        text = path.read_text(encoding="utf-8")
+        certificate = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except ValueError as error:
         raise ReleaseError(f"{path} is damaged or truncated: it is not JSON ({error})") from error
     except RecursionError:
@@ -861,6 +918,12 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is beyond the numbers of float64")
+    return number
+
+
 def _open_array(path: Path, shape: tuple[int, int], dtype: str) -> FloatArray:
     if not path.is_file():
         raise ReleaseError(f"the release is incomplete: {path} is missing")
@@ -887,6 +950,14 @@ def _read_only(name: str, value: object, dtypes: tuple[type, ...]) -> NDArray[An
     view: NDArray[Any] = np.require(value, requirements=["C", "A"]).view()
     view.flags.writeable = False
     return view
+
+
+def _refuse_infinite(name: str, array: FloatArray) -> None:
+    """Raise if an array holds NaN or infinity; block by block, as it may be larger than memory."""
+    rows = max(1, _BLOCK_BYTES // max(1, array.shape[1] * array.itemsize))
+    for start in range(0, array.shape[0], rows):
+        if not _arrays.all_finite(array[start : start + rows]):
+            raise ReleaseError(f"{name} must be finite; some are NaN or infinity")
 
 
 def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
