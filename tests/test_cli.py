@@ -24,7 +24,7 @@ import pytest
 from typer.testing import CliRunner
 
 import dpslice
-from dpslice import Release, _commands, accounting
+from dpslice import Release, SumRelease, _commands, accounting
 from dpslice.accounting import Guarantee
 from dpslice.cli import main
 from dpslice.tabular import Schema, Synthesizer, read_csv
@@ -483,6 +483,36 @@ def test_account_in_words_names_the_adjacency() -> None:
 )
 def test_account_refuses(arguments: list[object], match: str) -> None:
     refuse(match, "account", *arguments)
+
+
+def test_account_tells_of_rows_where_sums_are_too_many(schema: Path) -> None:
+    """Of these thousands of numbers, rounding alone would take delta; not of so few columns."""
+    result = succeed("account", "--epsilon", 31, "--schema", schema, "--json")
+    assert "of sums, no such release can be made: delta must exceed" in result.stderr
+    assert "sums" not in json.loads(result.stdout)
+
+
+def test_verify_computes_epsilon_again(table: Path, schema: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.dpslice"
+    succeed("release", table, "--schema", schema, "--epsilon", 20, "--out", out, "--quiet")
+    result = succeed("verify", out, "--json")
+    again = json.loads(result.stdout)["computed_again"]
+    assert again["epsilon"] == pytest.approx(20.0, rel=1e-6)
+    assert "warning" not in result.stderr
+
+    def rewritten(**entries: object) -> str:
+        made = Release.load(out)
+        changed = dataclasses.replace(made.guarantee, **entries)
+        SumRelease(
+            made.features, made.sums, made.sigma, changed, n=made.n, metadata=made.metadata
+        ).save(tmp_path / "changed.dpslice", overwrite=True)
+        return succeed("verify", tmp_path / "changed.dpslice").stderr
+
+    # As before 2026-11-27, when less was charged; and with nothing to compute from.
+    before = accounting.computed_again(Release.load(out).guarantee, at_least=True)
+    assert before is not None
+    assert "warning: epsilon is 20" in rewritten(epsilon=before.epsilon)
+    assert "warning: epsilon could not be computed again" in rewritten(diameter=None)
 
 
 def test_account_of_sums_under_add_remove_is_what_a_release_will_state(
@@ -1300,7 +1330,7 @@ def test_train_with_fewer_steps_than_the_checkpoint_has(released: Path, tmp_path
     state = ["--checkpoint", tmp_path / "state", "--quiet"]
     succeed("train", released, "--out", tmp_path / "a.pt", "--steps", 6, *state)
     arguments = ["train", released, "--out", tmp_path / "b.pt", "--steps", 3, *state]
-    refuse("steps must be at least the 6 that .*state has done; got 3", *arguments)
+    refuse("is of step 6, and steps = 3: .*--restart", *arguments)
     assert not (tmp_path / "b.pt").exists()
     succeed(*arguments, "--restart")
 

@@ -814,15 +814,10 @@ def train(
             # One that cannot be read is not known to be one: --restart does not remove it.
             text = str(error).replace("delete it, or pass resume=False", "delete it")
             raise CheckpointError(text.replace("resume=False", "--restart")) from None
-    assert synthesizer.result is not None
-    if synthesizer.result.steps > options.steps:
-        raise ValueError(
-            f"steps must be at least the {synthesizer.result.steps} that {state} has done; "
-            f"got {options.steps}: pass --restart to train anew"
-        )
     synthesizer.save(out)
     if checkpoint is None:
         state.unlink(missing_ok=True)
+    assert synthesizer.result is not None
     summary = _summary(
         "train",
         synthesizer.guarantee,
@@ -1066,7 +1061,10 @@ def account(
     }
     sums = None
     if schema is not None and epsilon is not None:
-        sums = _account_sums(description, epsilon, None, delta, adjacency.value)
+        try:
+            sums = _account_sums(description, epsilon, None, delta, adjacency.value)
+        except ValueError as error:  # what rows can do, sums may not: they are more numbers
+            _console.remark(f"of sums, no such release can be made: {error}")
     if json:
         _console.print_json(
             {
@@ -1215,6 +1213,20 @@ def verify(
     """
     loaded = Release.load(release_path, verify=True)
     total = total_guarantee(loaded)
+    own = loaded.guarantee
+    # Claims of the order are computed again as they are read.
+    again = own if own.amplified_by_order else accounting.computed_again(own)
+    if again is None:
+        _console.remark(
+            "warning: epsilon could not be computed again; the certificate lacks the numbers",
+            quiet=quiet,
+        )
+    elif again.epsilon > own.epsilon * (1.0 + 1e-6):
+        _console.remark(
+            f"warning: epsilon is {accounting._rounded_up(again.epsilon)} by the accounting of "
+            "this version; the certificate is of an earlier one, which charged less for rounding",
+            quiet=quiet,
+        )
     foreign = releases.foreign_entries(release_path, loaded.kind)
     if foreign:
         _console.remark(
@@ -1229,6 +1241,7 @@ def verify(
                 **_sizes(loaded),
                 "fingerprint": loaded.fingerprint,
                 "other_files": foreign,
+                "computed_again": None if again is None else again.to_dict(),
                 "guarantee": total.to_dict(),
             }
         )

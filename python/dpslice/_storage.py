@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,14 +68,14 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     with telling_of_full_disk(target):
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
         try:
-            partial.mkdir()
-            mode = partial.stat().st_mode
             # What is not complete may tell more than the whole: rows in the order of the table.
-            partial.chmod(0o700)
+            partial.mkdir(mode=0o700)
+            mode = _usual_mode(partial)
             yield partial
             for file in partial.iterdir():
                 flush_to_disk(file)
-            partial.chmod(mode)
+            with suppress(PermissionError):  # of a file system that keeps no modes
+                partial.chmod(mode)
             flush_to_disk(partial)
             refuse_existing(target, overwrite=overwrite)
             if target.exists():
@@ -88,6 +88,15 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         finally:
             # After success only an overwritten directory is left under this name, if any.
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _usual_mode(directory: Path) -> int:
+    """Return the mode of directories that are made in this one: the umask cannot just be read."""
+    probe = directory / "probe"
+    probe.mkdir()
+    mode = probe.stat().st_mode
+    probe.rmdir()
+    return mode
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
