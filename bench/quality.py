@@ -72,6 +72,7 @@ TABLES = {
     "acs_income": "acs_income_ca.csv.gz",
     "acs_publiccoverage": "acs_publiccoverage_ca.csv.gz",
     "acs_mobility": "acs_mobility_ca.csv.gz",
+    "acs_employment": "acs_employment_ca_derived.csv.gz",
 }
 SCORES = (
     "tv_complement",
