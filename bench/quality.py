@@ -29,6 +29,8 @@ Methods
 
         pip install smartnoise-synth==1.0.8 mbi==1.1.0
 
+``dpgan``, ``dpctgan``, ``pategan``
+    GANs of smartnoise-synth with their defaults, on the same bins, one-hot, for about 100 s.
 ``dp-merf``
     A noisy mean embedding (Harder et al. 2021), written out in `quality_peers.py`, in torch.
 
@@ -64,7 +66,7 @@ from dpslice.tabular import MixtureOptions, Schema, Synthesizer, TabularGenerato
 from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.metrics import scores
 from dpslice.torch import SlicedDivergence, fit
-from quality_peers import dp_merf, missing, smartnoise
+from quality_peers import dp_merf, missing, smartnoise, smartnoise_gan
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = {
@@ -157,6 +159,9 @@ METHODS = {
     "mst": lambda *given: smartnoise(*given, method="mst"),
     "aim": lambda *given: smartnoise(*given, method="aim"),
     "aim, 32 rounds": lambda *given: smartnoise(*given, method="aim", rounds=32),
+    "dpgan": lambda *given: smartnoise_gan(*given, method="dpgan"),
+    "dpctgan": lambda *given: smartnoise_gan(*given, method="dpctgan"),
+    "pategan": lambda *given: smartnoise_gan(*given, method="pategan"),
     "dp-merf": dp_merf,
 }
 
