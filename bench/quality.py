@@ -175,7 +175,8 @@ def boosted_auc(schema: Schema, train: pd.DataFrame, test: pd.DataFrame) -> floa
         return np.column_stack(list(columns.values())), label
 
     (x, y), (x_test, y_test) = numbers(train), numbers(test)
-    if len(np.unique(y)) < 2:
+    counts = np.unique(y, return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < 2:  # of a class with one row it holds out none
         return None
     model = HistGradientBoostingClassifier(random_state=0).fit(x, y)
     return float(roc_auc_score(y_test, model.predict_proba(x_test)[:, 1]))
