@@ -147,16 +147,14 @@ class _Independent:
 # -------------------------------------------------------------- dpgan, dpctgan and pategan
 
 
-# Training stops after about 100 s of a core, by a count that repeats and that tells nothing of the
-# rows: so many entries of gradients by row, but an epoch at least; so many batches for teachers.
-GRADIENT_ENTRIES = 6e9
-TEACHER_BATCHES = 10000
+# Training stops after about 100 s of a core, by a count of steps of the generator that repeats and
+# that tells nothing of the rows; of DP-SGD it is whole epochs, and one at least.
+GAN_STEPS = {"dpgan": 8000, "dpctgan": 100, "pategan": 100}
 
 # Of smartnoise-synth, for the accounting below.
 GAN_BATCH = {"dpgan": 64, "dpctgan": 500, "pategan": 64}
 GAN_NOISE = {"dpgan": 3.5, "dpctgan": 5.0}  # over the clipping norm
 GAN_ORDERS = [1.0 + x / 10.0 for x in range(1, 100)] + list(range(12, 64))
-TEACHER_ROWS = 1000
 TEACHER_ROUNDS = 5  # for a step of the generator; as many rounds of labels
 VOTE_PRECISION = 1e-3  # one over the scale of the Laplace noise of votes
 VOTE_ORDERS = np.arange(1, 101)
@@ -176,16 +174,10 @@ def _gan_epsilon(method: str, n: int, delta: float, steps: int) -> float:
     return float(np.min((moments - math.log(delta)) / VOTE_ORDERS))
 
 
-def _gan_rounds(method: str, n: int, width: int, epsilon: float, delta: float) -> tuple[int, int]:
+def _gan_rounds(method: str, n: int, epsilon: float, delta: float) -> tuple[int, int]:
     """Return how many epochs (of `pategan`: steps) time and `epsilon` allow, and steps of each."""
-    if method in GAN_NOISE:
-        each = n // GAN_BATCH[method]
-        layers = (width, 2 * width // 3, width // 3) if method == "dpgan" else (2 * width, 256, 256)
-        weights = sum(a * b for a, b in itertools.pairwise(layers))
-        rounds = max(int(GRADIENT_ENTRIES / (GAN_BATCH[method] * weights)) // each, 1)
-    else:
-        each = 1
-        rounds = TEACHER_BATCHES // (TEACHER_ROUNDS * (n // TEACHER_ROWS))
+    each = n // GAN_BATCH[method] if method in GAN_NOISE else 1
+    rounds = max(GAN_STEPS[method] // each, 1)
     while rounds and _gan_epsilon(method, n, delta, rounds * each) > epsilon:
         rounds -= 1
     if not rounds:
@@ -225,7 +217,7 @@ def smartnoise_gan(
     transformer = TableTransformer([OneHotEncoder() for _ in schema])
     transformer.fit(every)
     n = len(private)
-    rounds, each = _gan_rounds(method, n, transformer.output_width, epsilon, delta)
+    rounds, each = _gan_rounds(method, n, epsilon, delta)
 
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)

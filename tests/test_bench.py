@@ -238,12 +238,12 @@ def test_smartnoise():
 
 def test_gan_rounds():
     """Labels of teachers are accounted as their own loop does, and no step is beyond epsilon."""
-    rounds, each = quality_peers._gan_rounds("pategan", 40000, 100, 1.0, 1e-5)
+    rounds, each = quality_peers._gan_rounds("pategan", 40000, 1.0, 1e-5)
     assert each == 1
     assert quality_peers._gan_epsilon("pategan", 40000, 1e-5, rounds) <= 1.0
     assert quality_peers._gan_epsilon("pategan", 40000, 1e-5, rounds + 1) > 1.0
     with pytest.raises(ValueError, match="too little"):
-        quality_peers._gan_rounds("pategan", 40000, 100, 0.01, 1e-5)
+        quality_peers._gan_rounds("pategan", 40000, 0.01, 1e-5)
 
 
 @pytest.mark.slow
@@ -251,8 +251,7 @@ def test_gan_rounds():
 def test_smartnoise_gan(method, monkeypatch):
     """Rows of the schema, after the steps that are paid for, as smartnoise-synth counts them."""
     nn = pytest.importorskip("snsynth.pytorch.nn")
-    monkeypatch.setattr(quality_peers, "GRADIENT_ENTRIES", 0.0)  # one epoch
-    monkeypatch.setattr(quality_peers, "TEACHER_BATCHES", 60)
+    monkeypatch.setitem(quality_peers.GAN_STEPS, method, 3)  # of DP-SGD one epoch
     stated = []
     if method == "pategan":
         original = nn.pategan.moments_acc
