@@ -38,8 +38,8 @@ What the peers' epsilon is about, and what they are given, is said in `quality_p
 
 Results are appended to OUT.jsonl as they come, and runs already there are skipped, so the command
 can be stopped and started again. OUT.md holds the means over seeds, OUT.svg (with matplotlib)
-shows them against epsilon. Scores compare with real rows and are not private; the data sets are
-public.
+shows them against epsilon, but for the GANs, which would flatten all else. Scores compare with real
+rows and are not private; the data sets are public.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ SCORES = (
     "boosted_auc_synthetic",
 )
 PLOTTED = ("contingency_similarity", "auc_synthetic", "boosted_auc_synthetic")
+UNPLOTTED = ("dpgan", "dpctgan", "pategan")
 PAPER_STEPS = 3000
 PAPER_BATCH = 128
 
@@ -272,13 +273,15 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     tables = [table for table in TABLES if any(row["table"] == table for row in rows)]
+    plotted = [method for method in METHODS if method not in UNPLOTTED]
+    colours = matplotlib.color_sequences["tab20"]
     figure, axes = pyplot.subplots(
         len(PLOTTED), len(tables), figsize=(3.2 * len(tables), 2.4 * len(PLOTTED)), squeeze=False
     )
     for score, across in zip(PLOTTED, axes, strict=True):
         for table, panel in zip(tables, across, strict=True):
             here = [row for row in rows if row["table"] == table]
-            for method in METHODS:
+            for method, colour in zip(plotted, colours, strict=False):
                 points: dict[float, list[float]] = {}
                 for row in here:
                     if row["method"] == method and row.get(score) is not None:
@@ -286,7 +289,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 if points:
                     x = sorted(points)
                     y = [statistics.mean(points[epsilon]) for epsilon in x]
-                    panel.plot(x, y, marker="o", markersize=3, label=method)
+                    panel.plot(x, y, marker="o", markersize=3, label=method, color=colour)
             real = [row["real"].get(score.removesuffix("_synthetic")) for row in here]
             known = [value for value in real if value is not None]
             if known:
@@ -301,7 +304,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for panel in axes[-1]:
         panel.set_xlabel("epsilon", size=8)
     lines = {line.get_label(): line for panel in axes.flat for line in panel.get_lines()}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), fontsize=8)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=7, fontsize=8)
     figure.set_layout_engine("constrained")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
