@@ -149,7 +149,7 @@ class _Independent:
 
 # Training stops after about 100 s of a core, by a count of steps of the generator that repeats and
 # that tells nothing of the rows; of DP-SGD it is whole epochs, and one at least.
-GAN_STEPS = {"dpgan": 8000, "dpctgan": 100, "pategan": 100}
+GAN_STEPS = {"dpgan": 4000, "dpctgan": 100, "pategan": 60}
 
 # Of smartnoise-synth, for the accounting below.
 GAN_BATCH = {"dpgan": 64, "dpctgan": 500, "pategan": 64}
