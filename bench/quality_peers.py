@@ -147,8 +147,8 @@ class _Independent:
 # -------------------------------------------------------------- dpgan, dpctgan and pategan
 
 
-# Training stops after about 100 s of a core, by a count of steps of the generator that repeats and
-# that tells nothing of the rows; of DP-SGD it is whole epochs, and one at least.
+# Training stops after about 100 s of a busy core, by a count of steps of the generator that repeats
+# and that tells nothing of the rows; of DP-SGD it is whole epochs, and one at least.
 GAN_STEPS = {"dpgan": 4000, "dpctgan": 100, "pategan": 60}
 
 # Of smartnoise-synth, for the accounting below.
