@@ -30,9 +30,8 @@ Methods
         pip install smartnoise-synth==1.0.8 mbi==1.1.0
 
 ``dpgan``, ``dpctgan``, ``pategan``
-    GANs of smartnoise-synth with their defaults, on the same bins, one-hot, for a minute or
-    two (of ``dpctgan`` an epoch). Most of epsilon is left over then: `epsilon` of a run is what it
-    spent.
+    GANs of smartnoise-synth with their defaults, on the same bins, one-hot, for a minute or two (of
+    ``dpctgan`` an epoch). Most of epsilon is left then: a run's `epsilon` is what it spent.
 ``dp-merf``
     A noisy mean embedding (Harder et al. 2021), written out in `quality_peers.py`, in torch.
 
