@@ -8,15 +8,25 @@ not, and the number of rows is public. ``mst`` and ``aim`` measure histograms, w
 or less moves by 1 in L2: that is their authors' add/remove convention, and ``mst`` is told the
 exact number of rows besides, which makes it this one. Their epsilon is what they state (zero-
 concentrated DP, turned into epsilon and delta by OpenDP), not checked here.
+
+``dpgan``, ``dpctgan`` and ``pategan`` run on opacus 0.14, which smartnoise-synth 1.0.8 pins, and
+current torch. Their epsilon, too, is what they state for the steps they did (often less than what
+was asked, for time is up first), and states too little for ``dpctgan``: the exact shares of the
+levels, which it draws its conditions from, are not counted, and its batches, drawn by level, are
+accounted as if drawn evenly. ``pategan`` gives labels by votes of n / 1000 teachers with Laplace
+noise of scale 1000. ``patectgan`` is left out: in 1.0.8 its teachers and its student are one
+network, trained on the private rows themselves, whatever epsilon it states.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +52,9 @@ NEEDS = {
     "mst": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
     "aim": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
     "aim, 32 rounds": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
+    "dpgan": ("snsynth", "smartnoise-synth==1.0.8"),
+    "dpctgan": ("snsynth", "smartnoise-synth==1.0.8"),
+    "pategan": ("snsynth", "smartnoise-synth==1.0.8"),
 }
 
 
@@ -51,6 +64,21 @@ def missing(method: str) -> str | None:
     if module is None or importlib.util.find_spec(module):
         return None
     return f"{method} needs {module}: pip install {packages}"
+
+
+# ------------------------------------------------------------------- what smartnoise-synth gets
+
+
+def _codes(
+    schema: Schema, private: pd.DataFrame
+) -> tuple[Discretization, pd.DataFrame, pd.DataFrame]:
+    """Return the bins of ``sums``, the rows in codes of them, and a public table of all codes."""
+    discretization = Discretization(schema)
+    names, columns = list(schema.names), discretization.n_columns
+    last = np.array(discretization.sizes[:columns]) - 1
+    codes = pd.DataFrame(discretization.encode(private)[:, :columns], columns=names)
+    every = pd.DataFrame(np.minimum(np.arange(last.max() + 1)[:, None], last), columns=names)
+    return discretization, codes, every
 
 
 # ------------------------------------------------------------------------------- mst and aim
@@ -75,16 +103,11 @@ def smartnoise(
     from snsynth.mst import MSTSynthesizer
     from snsynth.transform import LabelTransformer, TableTransformer
 
-    discretization = Discretization(schema)
-    columns = discretization.n_columns
-    sizes = discretization.sizes[:columns]
-    codes = pd.DataFrame(discretization.encode(private)[:, :columns], columns=list(schema.names))
-
+    discretization, codes, every = _codes(schema, private)
     # Labels are learned from whatever table the transformer sees first. A private one would tell
     # which levels occur, and spend no budget on it; this one holds every level of the schema.
-    every = np.minimum(np.arange(max(sizes))[:, None], np.array(sizes) - 1)
-    transformer = TableTransformer([LabelTransformer(nullable=False) for _ in sizes])
-    transformer.fit(pd.DataFrame(every, columns=list(schema.names)))
+    transformer = TableTransformer([LabelTransformer(nullable=False) for _ in schema])
+    transformer.fit(every)
 
     np.random.seed(seed)  # noqa: NPY002  (where their choices and samples come from)
     kind = MSTSynthesizer if method == "mst" else AIMSynthesizer
@@ -119,6 +142,105 @@ class _Independent:
 
     def synthetic_data(self, rows: int) -> Any:
         return self.model.synthetic_data(rows=rows, method="sample")
+
+
+# -------------------------------------------------------------- dpgan, dpctgan and pategan
+
+
+# Training stops after about 100 s of a busy core, by a count of steps of the generator that repeats
+# and that tells nothing of the rows; of DP-SGD it is whole epochs, and one at least.
+GAN_STEPS = {"dpgan": 4000, "dpctgan": 100, "pategan": 60}
+
+# Of smartnoise-synth, for the accounting below.
+GAN_BATCH = {"dpgan": 64, "dpctgan": 500, "pategan": 64}
+GAN_NOISE = {"dpgan": 3.5, "dpctgan": 5.0}  # over the clipping norm
+GAN_ORDERS = [1.0 + x / 10.0 for x in range(1, 100)] + list(range(12, 64))
+TEACHER_ROUNDS = 5  # for a step of the generator; as many rounds of labels
+VOTE_PRECISION = 1e-3  # one over the scale of the Laplace noise of votes
+VOTE_ORDERS = np.arange(1, 101)
+
+
+def _gan_epsilon(method: str, n: int, delta: float, steps: int) -> float:
+    """Compute what smartnoise-synth states after so many steps of the generator."""
+    if method in GAN_NOISE:
+        from opacus.privacy_analysis import compute_rdp, get_privacy_spent
+
+        # Of the two steps of the discriminator, that on generated rows counts as well.
+        rate = GAN_BATCH[method] / n
+        moments = compute_rdp(rate, GAN_NOISE[method], 2 * steps, GAN_ORDERS)
+        return float(get_privacy_spent(GAN_ORDERS, moments, delta)[0])
+    labels = GAN_BATCH[method] * TEACHER_ROUNDS * steps
+    moments = labels * 2.0 * VOTE_PRECISION**2 * VOTE_ORDERS * (VOTE_ORDERS + 1)
+    return float(np.min((moments - math.log(delta)) / VOTE_ORDERS))
+
+
+def _gan_rounds(method: str, n: int, epsilon: float, delta: float) -> tuple[int, int]:
+    """Return how many epochs (of `pategan`: steps) time and `epsilon` allow, and steps of each."""
+    each = n // GAN_BATCH[method] if method in GAN_NOISE else 1
+    rounds = max(GAN_STEPS[method] // each, 1)
+    while rounds and _gan_epsilon(method, n, delta, rounds * each) > epsilon:
+        rounds -= 1
+    if not rounds:
+        raise ValueError(f"{method}: epsilon = {epsilon:g} is too little for {each} steps")
+    return rounds, each
+
+
+@contextlib.contextmanager
+def _stop_after(module: Any, labellings: int) -> Iterator[None]:
+    """End the loop of `pategan`, which only epsilon ends: what is after that costs infinitely."""
+    original, count = module.moments_acc, itertools.count(1)
+
+    def moments_acc(*given: Any, **options: Any) -> Tensor:
+        moments = original(*given, **options)
+        return moments if next(count) < labellings else torch.full_like(moments, math.inf)
+
+    module.moments_acc = moments_acc
+    try:
+        yield
+    finally:
+        module.moments_acc = original
+
+
+def smartnoise_gan(
+    schema: Schema, private: pd.DataFrame, epsilon: float, delta: float, seed: int, method: str
+) -> Any:
+    """Train a GAN of smartnoise-synth, with its defaults, on the codes of ``sums``, one-hot.
+
+    The last step is one that `epsilon` pays for; by themselves they stop after one that it does
+    not. Their noise, and much else that they draw, comes from the operating system or from seeds of
+    their own: `seed` repeats only part of a run.
+    """
+    from snsynth.pytorch.nn import dpctgan, dpgan, pategan
+    from snsynth.transform import OneHotEncoder, TableTransformer
+
+    discretization, codes, every = _codes(schema, private)
+    transformer = TableTransformer([OneHotEncoder() for _ in schema])
+    transformer.fit(every)
+    n = len(private)
+    rounds, each = _gan_rounds(method, n, epsilon, delta)
+
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    limit: Any = contextlib.nullcontext()
+    if method == "pategan":
+        peer = pategan.PATEGAN(epsilon=epsilon, delta=delta)
+        limit = _stop_after(pategan, rounds * TEACHER_ROUNDS)
+    else:
+        kind = dpgan.DPGAN if method == "dpgan" else dpctgan.DPCTGAN
+        peer = kind(epsilon=epsilon, delta=delta, epochs=rounds)
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), limit:
+        warnings.simplefilter("ignore")
+        peer.fit(codes, transformer=transformer)
+        sampled = peer.sample(n).to_numpy(dtype=np.int64)
+    guarantee = Guarantee(
+        epsilon=_gan_epsilon(method, n, delta, rounds * each),
+        delta=delta,
+        adjacency="zero_out",
+        mechanism=method,
+        n=n,
+        notes=("As stated by smartnoise-synth.",),
+    )
+    return discretization.decode(sampled, {}, np.random.default_rng(seed)), guarantee
 
 
 # ------------------------------------------------------------------------------------ dp-merf

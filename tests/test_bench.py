@@ -234,3 +234,46 @@ def test_smartnoise():
     SCHEMA.validate(made)
     assert abs((made["gain"] == 0).mean() - 0.8) < 0.06
     assert abs((made["job"] == "baker").mean() - 0.36) < 0.06
+
+
+def test_gan_rounds():
+    """Labels of teachers are accounted as their own loop does, and no step is beyond epsilon."""
+    rounds, each = quality_peers._gan_rounds("pategan", 40000, 1.0, 1e-5)
+    assert each == 1
+    assert quality_peers._gan_epsilon("pategan", 40000, 1e-5, rounds) <= 1.0
+    assert quality_peers._gan_epsilon("pategan", 40000, 1e-5, rounds + 1) > 1.0
+    with pytest.raises(ValueError, match="too little"):
+        quality_peers._gan_rounds("pategan", 40000, 0.01, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpgan", "dpctgan", "pategan"])
+def test_smartnoise_gan(method, monkeypatch):
+    """Rows of the schema, after the steps that are paid for, as smartnoise-synth counts them."""
+    nn = pytest.importorskip("snsynth.pytorch.nn")
+    monkeypatch.setitem(quality_peers.GAN_STEPS, method, 3)  # of DP-SGD one epoch
+    stated = []
+    if method == "pategan":
+        original = nn.pategan.moments_acc
+        monkeypatch.setattr(
+            nn.pategan, "moments_acc", lambda *given: stated.append(original(*given)) or stated[-1]
+        )
+    else:
+        opacus = importlib.import_module("opacus")
+        original = opacus.PrivacyEngine.step
+        engines = set()
+        monkeypatch.setattr(
+            opacus.PrivacyEngine,
+            "step",
+            lambda engine, *given: engines.add(engine) or original(engine, *given),
+        )
+    table = mixed_table(4000, 0)
+    made, guarantee = quality_peers.smartnoise_gan(SCHEMA, table, 20.0, 1e-5, 0, method)
+    SCHEMA.validate(made)
+    assert len(made) == len(table)
+    if method == "pategan":
+        orders = quality_peers.VOTE_ORDERS
+        epsilon = ((sum(stated).numpy() - np.log(1e-5)) / orders).min()
+    else:
+        epsilon = engines.pop().get_privacy_spent(1e-5)[0]
+    assert guarantee.epsilon == pytest.approx(epsilon, rel=1e-6)
