@@ -415,6 +415,8 @@ def test_what_was_composed_is_computed_again() -> None:
         Guarantee.from_dict({**record, "epsilon": record["epsilon"] * 0.99})
     with pytest.raises(ValueError, match="its numbers give: delta must be at least"):
         Guarantee.from_dict({**record, "delta": 1e-6})
+    with pytest.raises(ValueError, match="its numbers give: epsilon must be at least"):
+        Guarantee.from_dict({**record, "parts": record["parts"][:1], "epsilon": 0.01})
     # What is composed is how far neighbours are apart by the bounds, not what is said of it.
     with pytest.raises(ValueError, match="its numbers give: sensitivity must be at least 1; got"):
         Guarantee.from_dict({**one.to_dict(), "sensitivity": 1e-3})

@@ -624,10 +624,10 @@ HUGE = 10**400
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Number("x", "real", -HUGE, 1), "'x': min must be a finite number within ±1.8e308"),
-        (lambda: Number("x", "integer", 0, HUGE), "'x': max must be a finite number within"),
+        (lambda: Number("x", "real", -HUGE, 1), "'x': min must be .* beyond float64"),
+        (lambda: Number("x", "integer", 0, HUGE), "'x': max must be .* beyond float64"),
         (lambda: Number("x", "real", 0, 1, special=[HUGE]), "'x': special must be a finite number"),
-        (lambda: Number("x", "real", 0, 1, step=HUGE), "'x': step must be a finite number within"),
+        (lambda: Number("x", "real", 0, 1, step=HUGE), "'x': step must be .* beyond float64"),
         (lambda: Number("x", "real", 0, 1, weight=HUGE), "'x': weight must be a finite number"),
         (
             lambda: Boolean("x", weight=1e300),

@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -646,20 +647,36 @@ def test_nothing_in_a_checkpoint_is_executed(saved, release):
     assert not Path("/tmp/dpslice-was-here").exists()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "c.pt"
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path):
+    path, other = tmp_path / "c.pt", tmp_path / "d.pt"
     train(net(), squared, checkpoint=path, steps=4)
     whole = path.read_bytes()
-    path.with_name("c.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"could not be written .*No space left.*; the previous one"):
-        train(net(), squared, checkpoint=path)
+    # A limit on the size of files stands in for the disk: the write itself fails, in the system.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
+    try:
+        with pytest.raises(OSError, match=r"could not be written .*; the previous one"):
+            train(net(), squared, checkpoint=path)
+        with pytest.raises(OSError, match="none was written before"):
+            train(net(), squared, checkpoint=other)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
-    other = tmp_path / "d.pt"
-    other.with_name("d.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="none was written before"):
-        train(net(), squared, checkpoint=other)
+
+
+def test_settings_may_be_numbers_of_any_library(tmp_path):
+    settings = {"half": np.float32(0.5), "one": np.int64(1), "third": np.float64(0.25), "x": "y"}
+    how = {"checkpoint": tmp_path / "c.pt", "settings": settings}
+    train(net(), squared, steps=3, **how)
+    assert train(net(), squared, steps=4, **how).steps == 4
+
+
+def test_nothing_beside_a_checkpoint_is_lost(tmp_path):
+    mine = tmp_path / "c.pt.tmp"
+    mine.write_text("unique")
+    train(net(), squared, checkpoint=tmp_path / "c.pt", steps=4)
+    assert mine.read_text() == "unique"
 
 
 # ------------------------------------------------------------------------------- Ctrl-C

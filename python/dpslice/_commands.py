@@ -1134,7 +1134,11 @@ def _print_sums(promise: Guarantee, asked: Mapping[str, float | None], json: boo
             {"asked": asked, "adjacency": promise.adjacency, "sums": promise.to_dict()}
         )
         return
-    print(f"adjacency {promise.adjacency}: {accounting._NEIGHBOURS[promise.adjacency]}")
+    neighbours = accounting._NEIGHBOURS[promise.adjacency]
+    if promise.adjacency == "zero_out":
+        neighbours = accounting.wording(promise).nothing
+    public = "" if promise.adjacency == "add_remove" else "; the number of rows is public"
+    print(f"adjacency {promise.adjacency}: {neighbours}{public}")
     print(f"delta {promise.delta:g}, {promise.p} counts,")
     print(f"neighbouring tables at most {promise.sensitivity:.9g} apart")
     print()
@@ -1221,12 +1225,16 @@ def verify(
             "warning: epsilon could not be computed again; the certificate lacks the numbers",
             quiet=quiet,
         )
-    elif again.epsilon > own.epsilon * (1.0 + 1e-6):
-        _console.remark(
-            f"warning: epsilon is {accounting._rounded_up(again.epsilon)} by the accounting of "
-            "this version; the certificate is of an earlier one, which charged less for rounding",
-            quiet=quiet,
-        )
+    else:
+        for name in ("epsilon", "epsilon_replace_one"):
+            stated, now = getattr(own, name), getattr(again, name)
+            if stated is not None and now is not None and now > stated * (1.0 + 1e-6):
+                _console.remark(
+                    f"warning: {name} is {accounting._rounded_up(now)} by the accounting of this "
+                    "version; the certificate is of an earlier one, which charged less for "
+                    "rounding",
+                    quiet=quiet,
+                )
     foreign = releases.foreign_entries(release_path, loaded.kind)
     if foreign:
         _console.remark(

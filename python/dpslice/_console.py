@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -148,9 +148,28 @@ def steps_progress(
         yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4g}")
 
 
+class _Lenient:
+    """A stream whose terminal may be gone: the work that a bar tells of goes on all the same."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 @contextmanager
 def _progress(*columns: Any, quiet: bool) -> Iterator[Progress]:
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], _Lenient(sys.stderr)))
     # In a log file a bar would be a clutter of lines.
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         yield bar

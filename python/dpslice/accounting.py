@@ -2400,7 +2400,7 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
     -------
     Guarantee or None
     """
-    if guarantee.mechanism == "composition" and len(guarantee.parts) > 1:
+    if guarantee.mechanism == "composition" and guarantee.parts:
         if any(part.adjacency != guarantee.adjacency for part in guarantee.parts):
             raise ValueError("parts of a guarantee must have its adjacency")
         return _composed_guarantee(

@@ -46,12 +46,6 @@ def default_options(method: str) -> MixtureOptions | TrainingOptions:
     return METHODS[method].options_class()
 
 
-def _way_out(adjacency: str) -> str:
-    if adjacency == "add_remove":
-        return "schemas are not inferred under add_remove: describe the columns yourself"
-    return "or infer the schema anew"
-
-
 class Synthesizer:
     """Private synthetic tables.
 
@@ -115,7 +109,7 @@ class Synthesizer:
             # Said now: after the release its cost would be spent and the total still unknown.
             raise ValueError(
                 f"adjacency must be {schema.guarantee.adjacency!r}, as the schema was inferred "
-                f"under that; got {adjacency!r} ({_way_out(self.adjacency)})"
+                f"under that; got {adjacency!r} (or infer the schema anew)"
             )
         if training is not None and not isinstance(training, kind.options_class):
             raise TypeError(
@@ -425,7 +419,10 @@ class Synthesizer:
         """
         n = _arrays.positive_integer("n", n)
         if n > _MOST_ROWS:
-            raise ValueError(f"n must be at most {_MOST_ROWS}, as a table is in memory; got {n}")
+            raise ValueError(
+                f"n must be at most {_MOST_ROWS}, as a table is in memory; "
+                f"got {_arrays.describe(n)}"
+            )
         model = self._trained()
         if seed is not None:
             seed = _arrays.integer("seed", seed, minimum=0)

@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import io
 import math
+import numbers
 import os
+import secrets
 import signal
 import threading
 import time
@@ -235,6 +237,10 @@ def unsealed(file: Mapping[str, Any]) -> dict[str, Any]:
     packed, digest = file.get("content"), file.get("sha256")
     if not (isinstance(packed, Tensor) and isinstance(digest, str)):
         raise ValueError("the content or its checksum is missing")
+    if packed.dtype != torch.uint8 or packed.layout != torch.strided or packed.is_meta:
+        raise ValueError("the content is no bytes")
+    if not packed.is_contiguous():  # a few bytes that are said to be more than memory holds
+        raise ValueError("the content is no bytes")
     packed = packed.numpy().tobytes()
     if hashlib.sha256(packed).hexdigest() != digest:
         raise ValueError("the content is not what was written: its checksum differs")
@@ -249,11 +255,11 @@ def unsealed(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that at any moment `path` is whole: the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     # Made in memory first: of a full disk, torch's own writer says nothing that helps.
     data = sealed(content, format=CHECKPOINT_FORMAT, version=CHECKPOINT_VERSION)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -470,13 +476,17 @@ def _checked_settings(settings: object) -> dict[str, str | float]:
         return {}
     if not isinstance(settings, Mapping):
         raise TypeError(f"settings must be a mapping; got {_arrays.describe(settings)}")
+    plain: dict[str, str | float] = {}
     for key, value in settings.items():
-        if not (isinstance(key, str) and isinstance(value, (str, int, float))):
+        if not (isinstance(key, str) and isinstance(value, (str, numbers.Real, np.number))):
             raise TypeError(
                 "settings must map strings to strings or numbers; got "
                 f"{_arrays.describe(key)}: {_arrays.describe(value)}"
             )
-    return dict(settings)
+        # Of other types, such as NumPy's, a checkpoint could be written but not be read again.
+        text = isinstance(value, str)
+        plain[str(key)] = str(value) if text else _arrays.finite_real(f"settings[{key!r}]", value)
+    return plain
 
 
 def _describe_loss(loss: object) -> str:
