@@ -1504,7 +1504,13 @@ def _read_types(
     The file may be a schema that was itself inferred, some of its columns to be done again: what it
     has cost is not undone by that.
     """
-    from dpslice.tabular.schema import Schema, read_document, read_guarantee, sdv_types
+    from dpslice.tabular.schema import (
+        Schema,
+        read_document,
+        read_guarantee,
+        sdv_types,
+        table_keys,
+    )
 
     document, is_sdv = read_document(path)
     if is_sdv:
@@ -1519,14 +1525,10 @@ def _read_types(
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
-    about = document.get("table", {})
-    if not isinstance(about, Mapping):
-        raise ValueError(f"{path}: [table] must be a table of keys; got {_arrays.describe(about)}")
-    strange = [key for key in about if key not in ("name", "description", "target")]
-    if strange:
-        raise ValueError(
-            f"{path}: [table]: unknown key {strange[0]!r}; known keys: name, description, target"
-        )
+    try:
+        about = table_keys(document)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     kinds: dict[str, str | Column] = {}
     nullable = []
     for name, keys in tables.items():

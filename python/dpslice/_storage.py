@@ -1,8 +1,8 @@
-"""Directories that appear whole or not at all, and .npy files that are written row by row.
+"""Files and directories that appear whole or not at all, and .npy files written row by row.
 
-Everything is written into a hidden directory beside the target, flushed to disk and renamed. An
-error, a full disk or Ctrl-C removes that directory; a killed process leaves at most the hidden
-directory (its name ends in ``.partial``), never a half-written target.
+Everything is written under a hidden name beside the target, flushed to disk and renamed. An error,
+a full disk or Ctrl-C removes what is there; a killed process leaves at most that (its name ends in
+``.partial`` or ``.tmp``), never a half-written target.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NpyWriter", "array_digest", "file_digest", "publishing", "write_npy"]
+__all__ = ["NpyWriter", "array_digest", "file_digest", "publishing", "replacing", "write_npy"]
 
 FloatArray = NDArray[np.floating[Any]]
 
 _CHUNK_BYTES: Final = 1 << 24  # read, hashed and written at a time
 
 
-# --------------------------------------------------------------------------------- directories
+# ----------------------------------------------------------------------- directories and files
 
 
 @contextmanager
@@ -122,6 +122,36 @@ def telling_of_full_disk(target: Path) -> Iterator[None]:
             f"no space left on the device to write {target} ({os.strerror(error.errno)}); "
             "it was not published, and no existing file was changed",
         ) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears at `path` only once it is complete.
+
+    The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed.
+    After an error or an interrupt the old file, if any, is still there and nothing else is.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to replace or create.
+
+    Yields
+    ------
+    file
+        Binary file open for writing.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with telling_of_full_disk(target), open(temporary, "xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C too must leave no half-written file behind
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def flush_to_disk(path: Path) -> None:

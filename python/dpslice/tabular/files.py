@@ -14,18 +14,17 @@ import gzip
 import io
 import math
 import os
-import secrets
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpslice import _arrays, _storage
+from dpslice import _arrays
+from dpslice._storage import replacing
 
 if TYPE_CHECKING:
     from dpslice.tabular.schema import Column, Schema
@@ -45,36 +44,6 @@ LINE = "line"  # name of the index that tells where rows stand in a file
 
 
 # -------------------------------------------------------------------------------------- writing
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears at `path` only once it is complete.
-
-    The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed.
-    After an error or an interrupt the old file, if any, is still there and nothing else is.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file to replace or create.
-
-    Yields
-    ------
-    file
-        Binary file open for writing.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with _storage.telling_of_full_disk(target), open(temporary, "xb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, target)
-    except BaseException:  # Ctrl-C too must leave no half-written file behind
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:

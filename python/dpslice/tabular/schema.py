@@ -1139,14 +1139,7 @@ class Schema:
                 pairs.append((entry["name"], {k: v for k, v in entry.items() if k != "name"}))
         else:
             raise ValueError("a schema must have columns ([columns.<name>] tables)")
-        table = document.get("table", {})
-        if not isinstance(table, Mapping):
-            raise ValueError("[table] must be a table of keys")
-        strange = [key for key in table if key not in ("name", "description", "target")]
-        if strange:
-            raise ValueError(
-                f"[table]: unknown key {strange[0]!r}; known keys: name, description, target"
-            )
+        table = table_keys(document)
         columns = [_column_from_dict(name, keys) for name, keys in pairs]
         try:
             return cls(tuple(columns), guarantee=read_guarantee(document), **table)
@@ -1418,6 +1411,19 @@ def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
         return _parse_json(path, text), True
     document: dict[str, Any] = _parsed(path, "a valid TOML file", tomllib.loads, text)
     return document, False
+
+
+def table_keys(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a document says of the table as a whole, in known keys alone."""
+    table = document.get("table", {})
+    if not isinstance(table, Mapping):
+        raise ValueError(f"[table] must be a table of keys; got {_arrays.describe(table)}")
+    strange = [key for key in table if key not in ("name", "description", "target")]
+    if strange:
+        raise ValueError(
+            f"[table]: unknown key {strange[0]!r}; known keys: name, description, target"
+        )
+    return table
 
 
 def _parse_json(source: object, text: str) -> dict[str, Any]:

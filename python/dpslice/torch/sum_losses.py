@@ -125,16 +125,8 @@ class _ScaledOnce(torch.autograd.Function):
     def forward(scale: Tensor, grad: Tensor, rows: Tensor) -> Tensor:
         return scale * grad
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(
-            "second moments can be differentiated once only; their second derivative is not "
-            "implemented"
-        )
+    setup_context = staticmethod(functional._save_nothing)
+    backward = staticmethod(functional._dead_end("the misfit of second moments"))
 
 
 def _taken_apart(

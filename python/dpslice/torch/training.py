@@ -12,7 +12,6 @@ import io
 import math
 import numbers
 import os
-import secrets
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpslice import _arrays
+from dpslice import _arrays, _storage
 
 __all__ = ["CheckpointError", "FitResult", "TrainingError", "TrainingState", "fit"]
 
@@ -255,18 +254,12 @@ def unsealed(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that at any moment `path` is whole: the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     # Made in memory first: of a full disk, torch's own writer says nothing that helps.
     data = sealed(content, format=CHECKPOINT_FORMAT, version=CHECKPOINT_VERSION)
     try:
-        with open(temporary, "xb") as file:
+        with _storage.replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise OSError(
             f"checkpoint {str(path)!r} could not be written ({error}); "
             f"{'the previous one is kept' if path.exists() else 'none was written before'}"
