@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import peers
 from dpslice import accounting
-from harness import OURS, Case, Contender, Group, parameters
+from harness import OURS, Case, Contender, Group, Replay, parameters
 
 EPSILON, DELTA, SIGMA = 3.0, 1e-6, 1.5
 
 
-def _group(ours: Callable[[], float], google: str, scipy: Callable[[], float], at: tuple) -> Group:
+def _group(
+    ours: Callable[[], float], google: str, scipy: Callable[[], float], at: tuple[float, ...]
+) -> Group:
     def theirs() -> Contender:
         function = getattr(peers.imported("dp_accounting").gaussian_mechanism, google)
         return Contender(lambda: {"value": function(*at)})
@@ -56,5 +58,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_accounting(case, contender, replay):
+def test_accounting(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -17,6 +17,7 @@ from harness import (
     Contender,
     Counts,
     Group,
+    Replay,
     parameters,
     tuned,
     two_threads,
@@ -113,5 +114,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_density_ratio(case, contender, replay):
+def test_density_ratio(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -13,13 +13,25 @@ import torch
 
 import dpslice
 from dpslice.features import FeatureMap
-from harness import NAIVE, OURS, OURS_TWO, Case, Contender, Counts, Group, parameters, two_threads
+from harness import (
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    Replay,
+    parameters,
+    two_threads,
+)
 
 SLICES, LANDMARKS = 32, 32
 
 
 def _rows(n: int, d: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(n, d)) * (0.5 / np.sqrt(d))  # none is clipped
+    # None is clipped.
+    return np.random.default_rng(0).normal(scale=0.5 / np.sqrt(d), size=(n, d))
 
 
 def _group(
@@ -109,5 +121,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_feature_sums(case, contender, replay):
+def test_feature_sums(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -23,6 +23,7 @@ from harness import (
     Contender,
     Counts,
     Group,
+    Replay,
     parameters,
     tuned,
     two_threads,
@@ -169,5 +170,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_kernel_sum(case, contender, replay):
+def test_kernel_sum(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

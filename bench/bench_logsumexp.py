@@ -21,6 +21,7 @@ from harness import (
     Case,
     Contender,
     Group,
+    Replay,
     parameters,
     tuned,
     two_threads,
@@ -122,5 +123,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_logsumexp(case, contender, replay):
+def test_logsumexp(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -15,6 +15,7 @@ from harness import (
     Contender,
     Counts,
     Group,
+    Replay,
     parameters,
     two_threads,
 )
@@ -51,5 +52,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_median_distance(case, contender, replay):
+def test_median_distance(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

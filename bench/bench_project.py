@@ -7,6 +7,7 @@ deviation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from harness import (
     Contender,
     Counts,
     Group,
+    Replay,
     parameters,
     tuned,
     two_threads,
@@ -44,7 +46,7 @@ def build(noise: str) -> Callable[..., Group]:
         x, frame = data(n, d, p)
         exact = x.double() @ frame.double()
 
-        def judged(make: Callable[[float], Callable[[], Answer]], **options: bool) -> Contender:
+        def judged(make: Callable[[float], Callable[[], Answer]], **options: Any) -> Contender:
             def checked() -> Answer:
                 residual = torch.as_tensor(make(SIGMA)()["value"]).double() - exact
                 answer = {"noise": residual.square().mean().sqrt()}
@@ -130,5 +132,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_project(case, contender, replay):
+def test_project(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -25,7 +25,18 @@ import numpy as np
 
 import dpslice
 import peers
-from harness import NAIVE, OURS, OURS_TWO, Case, Contender, Counts, Group, parameters, two_threads
+from harness import (
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    Case,
+    Contender,
+    Counts,
+    Group,
+    Replay,
+    parameters,
+    two_threads,
+)
 
 SIGMA = 0.3
 MEAN = 0.05
@@ -101,7 +112,7 @@ CASES = [
 
 
 @parameters(CASES)
-def test_release(case, contender, replay):
+def test_release(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)
 
 

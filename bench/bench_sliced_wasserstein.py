@@ -15,6 +15,7 @@ from harness import (
     Contender,
     Counts,
     Group,
+    Replay,
     parameters,
     tuned,
     two_threads,
@@ -78,5 +79,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_sliced_wasserstein(case, contender, replay):
+def test_sliced_wasserstein(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -20,7 +20,18 @@ import dpslice
 import peers
 from dpslice.divergences import get_divergence
 from dpslice.torch import SlicedDivergence, SlicedWasserstein, SmoothedLikelihood
-from harness import NAIVE, OURS, OURS_TWO, Answer, Case, Contender, Group, parameters, two_threads
+from harness import (
+    NAIVE,
+    OURS,
+    OURS_TWO,
+    Answer,
+    Case,
+    Contender,
+    Group,
+    Replay,
+    parameters,
+    two_threads,
+)
 
 ROWS, D = 20_000, 94
 LATENT, HIDDEN = 32, 128
@@ -106,7 +117,8 @@ def answer(loss: Loss, c: int, dtype: torch.dtype = torch.float32) -> Answer:
     z = torch.randn(c, LATENT, generator=torch.Generator().manual_seed(1)).to(dtype)
     value = loss(generator(z))
     value.backward()
-    parts = [parameter.grad.flatten() for parameter in generator.parameters()]
+    gradients = [parameter.grad for parameter in generator.parameters()]
+    parts = [gradient.flatten() for gradient in gradients if gradient is not None]
     return {"value": value.detach(), "gradient": torch.cat(parts)}
 
 
@@ -162,5 +174,5 @@ CASES = [
 
 
 @parameters(CASES)
-def test_training_step(case, contender, replay):
+def test_training_step(case: Case, contender: str, replay: Replay) -> None:
     replay(case, contender)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -75,16 +74,17 @@ def replay(
     benchmark: Any,
     _measured: dict[str, dict[str, harness.Measurement]],
     request: pytest.FixtureRequest,
-) -> Callable[[harness.Case, str], None]:
+) -> harness.Replay:
     """Measure the case unless that was done, and replay the samples of one contender."""
 
     def run(case: harness.Case, contender: str) -> None:
         if case.id not in _measured:
             # Contenders that were deselected are not run.
             names = [
-                item.callspec.params["contender"]
+                callspec.params["contender"]
                 for item in request.session.items
-                if getattr(item, "callspec", None) and item.callspec.params.get("case") is case
+                if (callspec := getattr(item, "callspec", None))
+                and callspec.params.get("case") is case
             ]
             quick = request.config.getoption("--quick")
             _measured[case.id] = harness.measure(case, names, quick=quick)

@@ -124,6 +124,9 @@ class Case:
         return self.build(**dict(self.sizes))
 
 
+Replay = Callable[[Case, str], None]  # reports what one contender of a case has measured
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What is known of one contender after its case was run."""
@@ -137,7 +140,7 @@ class Measurement:
     failed: str = ""
 
 
-def parameters(cases: Sequence[Case]) -> Any:
+def parameters(cases: Sequence[Case]) -> pytest.MarkDecorator:
     """Parametrize a test over cases and contenders; the reduced set is marked quick."""
     return pytest.mark.parametrize(
         ("case", "contender"),

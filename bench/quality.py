@@ -52,7 +52,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,32 +149,35 @@ def paper(
     return encoding.decode(rows), release.guarantee
 
 
-METHODS = {
-    "sums": lambda *given: ours(*given, method="sums"),
-    "sums, 3 rounds": lambda *given: ours(*given, method="sums", rounds=3),
-    "sums, stop at 0.91": lambda *given: ours(*given, method="sums", stop_at=0.91),
-    "sums, 4 models": lambda *given: ours(*given, method="sums", models=4),
-    "rows": lambda *given: ours(*given, method="rows"),
-    "rows, in order": lambda *given: ours(*given, method="rows", amplify_by_order=True),
-    "paper k=1": lambda *given: paper(*given, k=1),
-    "paper k=2": lambda *given: paper(*given, k=2),
-    "paper k=3": lambda *given: paper(*given, k=3),
-    "mst": lambda *given: smartnoise(*given, method="mst"),
-    "aim": lambda *given: smartnoise(*given, method="aim"),
-    "aim, 32 rounds": lambda *given: smartnoise(*given, method="aim", rounds=32),
-    "dpgan": lambda *given: smartnoise_gan(*given, method="dpgan"),
-    "dpctgan": lambda *given: smartnoise_gan(*given, method="dpctgan"),
-    "pategan": lambda *given: smartnoise_gan(*given, method="pategan"),
+METHODS: dict[str, Callable[..., Any]] = {
+    "sums": partial(ours, method="sums"),
+    "sums, 3 rounds": partial(ours, method="sums", rounds=3),
+    "sums, stop at 0.91": partial(ours, method="sums", stop_at=0.91),
+    "sums, 4 models": partial(ours, method="sums", models=4),
+    "rows": partial(ours, method="rows"),
+    "rows, in order": partial(ours, method="rows", amplify_by_order=True),
+    "paper k=1": partial(paper, k=1),
+    "paper k=2": partial(paper, k=2),
+    "paper k=3": partial(paper, k=3),
+    "mst": partial(smartnoise, method="mst"),
+    "aim": partial(smartnoise, method="aim"),
+    "aim, 32 rounds": partial(smartnoise, method="aim", rounds=32),
+    "dpgan": partial(smartnoise_gan, method="dpgan"),
+    "dpctgan": partial(smartnoise_gan, method="dpctgan"),
+    "pategan": partial(smartnoise_gan, method="pategan"),
     "dp-merf": dp_merf,
 }
 
 
 def boosted_auc(schema: Schema, train: pd.DataFrame, test: pd.DataFrame) -> float | None:
     """Area under the curve of gradient boosting on the target, trained and tested on these rows."""
+    target = schema.target
+    if target is None:
+        return None
 
     def numbers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         columns = {column.name: column.to_numbers(rows[column.name]) for column in schema}
-        label = columns.pop(schema.target)
+        label = columns.pop(target)
         return np.column_stack(list(columns.values())), label
 
     (x, y), (x_test, y_test) = numbers(train), numbers(test)

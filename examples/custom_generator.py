@@ -24,7 +24,8 @@ class Ring(torch.nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map noise (b, 4) to rows (b, 2)."""
         direction = torch.nn.functional.normalize(z[:, :2], dim=1)
-        return self.radius * direction + 0.1 * self.wobble(z)
+        wobble: torch.Tensor = self.wobble(z)
+        return self.radius * direction + 0.1 * wobble
 
 
 # Private rows: points near a circle of radius 0.8. Rows longer than max_norm = 1 would be clipped.
