@@ -490,6 +490,24 @@ def test_resume_false_starts_again(tmp_path):
     assert content_of(path)["step"] == 4
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_files_that_are_no_checkpoints_are_never_replaced(tmp_path, resume):
+    for content, message in (
+        (b"age,income\n39,50000\n", "truncated, damaged or not a checkpoint .* delete it"),
+        (b"", "truncated, damaged or not a checkpoint .* delete it"),
+    ):
+        path = tmp_path / "c.pt"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            train(net(), squared, checkpoint=path, resume=resume, steps=4)
+        assert path.read_bytes() == content
+    torch.save({"weights": torch.ones(2)}, path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="is not a checkpoint of dpslice"):
+        train(net(), squared, checkpoint=path, resume=resume, steps=4)
+    assert path.read_bytes() == before
+
+
 def test_checkpoints_are_written_as_often_as_asked(tmp_path):
     path, steps = tmp_path / "c.pt", []
 

@@ -811,9 +811,7 @@ def train(
         try:
             _train(synthesizer, checkpoint=state, quiet=quiet, kept=kept)
         except CheckpointError as error:
-            # One that cannot be read is not known to be one: --restart does not remove it.
-            text = str(error).replace("delete it, or pass resume=False", "delete it")
-            raise CheckpointError(text.replace("resume=False", "--restart")) from None
+            raise CheckpointError(str(error).replace("resume=False", "--restart")) from None
     synthesizer.save(out)
     if checkpoint is None:
         state.unlink(missing_ok=True)

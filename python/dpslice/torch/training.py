@@ -270,7 +270,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it, and check that it is one of ours."""
     file = io.BytesIO(path.read_bytes())  # what cannot be read is an OSError, nothing below is
     damaged = f"checkpoint {str(path)!r} is truncated, damaged or not a checkpoint of dpslice"
-    way_out = "delete it, or pass resume=False to start again"
+    way_out = "delete it to start again"
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for what damaged files raise
@@ -609,7 +609,8 @@ def fit(
         Steps between two saves. The last step is always saved.
     resume : bool
         Whether to go on from `checkpoint` if it exists. A resumed run ends with the very weights
-        of an uninterrupted one, bit by bit, for the same number of threads.
+        of an uninterrupted one, bit by bit, for the same number of threads. If not, the checkpoint
+        is replaced at the first save; a file that is none is never replaced.
     progress : bool
         Whether to show a progress bar (tqdm).
     callbacks : sequence of callables
@@ -627,8 +628,9 @@ def fit(
     Raises
     ------
     CheckpointError
-        If the checkpoint is damaged, from a newer version, or from a run with another release,
-        architecture or setting, or of a later step than `steps`. Nothing has been changed then.
+        If the checkpoint is damaged or from a newer version, or, where the run is to go on from it,
+        from a run with another release, architecture or setting, or of a later step than `steps`.
+        Nothing has been changed then.
         `steps` may be greater than they were: the schedule is then that of the new number.
     TrainingError
         If the loss or the gradient is not finite, or the loss refuses rows as it did not before.
@@ -727,9 +729,12 @@ def fit(
     ):
         run = _Run(generator, loss, made, settings=all_settings, device=device, seed=seed, ema=ema)
         saved = -1  # step of the checkpoint on disk, -1: none of this run
-        if path is not None and resume and path.exists():
-            run.restore(path, steps=steps)
-            saved = run.step
+        if path is not None and path.exists():
+            if resume:
+                run.restore(path, steps=steps)
+                saved = run.step
+            else:
+                _read_checkpoint(path)  # what is not known to be a checkpoint is not replaced
         generator.train()
         bar = None
         if bar_class is not None:
