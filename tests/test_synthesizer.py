@@ -624,7 +624,7 @@ def test_a_checkpoint_of_other_options_is_refused(
 
 
 def test_what_no_memory_holds_is_refused(fitted: Synthesizer) -> None:
-    with pytest.raises(ValueError, match=r"n must be at most 10000000000, .*; got 1000000000000"):
+    with pytest.raises(ValueError, match=r"n must be at most 1,000,000,000, .*; got 1000000000000"):
         fitted.sample(10**20)
     with pytest.raises(ValueError, match=r"components times models must .* models=1000000$"):
         MixtureOptions(models=10**6)

@@ -53,9 +53,6 @@ INTERRUPTED = 130
 # default is fixed: right up to some 100,000 rows. `_warn_of_delta` speaks up where it is not.
 DEFAULT_DELTA = 1e-6
 
-# Rows of one synthetic table, which is made in memory.
-_MOST_ROWS = 10**9
-
 # Noise of this share of all rows leaves next to nothing to be learned.
 _HOPELESS = 0.2
 
@@ -388,9 +385,11 @@ def _refuse_in_release(option: str, path: Path) -> None:
 
 
 def _check_rows(rows: int) -> None:
-    if _arrays.positive_integer("rows", rows) > _MOST_ROWS:
+    from dpslice.tabular.synthesizer import MOST_ROWS
+
+    if _arrays.positive_integer("rows", rows) > MOST_ROWS:
         raise ValueError(
-            f"rows must be at most {_MOST_ROWS:,}; got {_arrays.describe(rows)}: draw more in "
+            f"rows must be at most {MOST_ROWS:,}; got {_arrays.describe(rows)}: draw more in "
             "several runs, each with a --seed of its own"
         )
 

@@ -35,7 +35,7 @@ __all__ = ["MixtureOptions", "Synthesizer", "TrainingOptions"]
 _MODEL_FORMAT = 3
 _UNSEALED_FORMAT = 2  # had no checksum; read as before
 
-_MOST_ROWS = 10**10  # of one sample
+MOST_ROWS = 10**9  # of one sample, which is made in memory
 
 _Method = type[RowMethod] | type[SumMethod]
 METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
@@ -414,13 +414,13 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the synthesizer is not trained, n < 1 or n > 10**10, or a condition names no column,
+            If the synthesizer is not trained, n < 1 or n > 10**9, or a condition names no column,
             a value that its column cannot hold, or rows that the model (nearly) never makes.
         """
         n = _arrays.positive_integer("n", n)
-        if n > _MOST_ROWS:
+        if n > MOST_ROWS:
             raise ValueError(
-                f"n must be at most {_MOST_ROWS}, as a table is in memory; "
+                f"n must be at most {MOST_ROWS:,}, as a table is made in memory; "
                 f"got {_arrays.describe(n)}"
             )
         model = self._trained()
