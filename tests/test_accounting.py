@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, special, stats
 
 import accounting_oracle as oracle
-from dpslice import _core, _special, accounting
-from dpslice.accounting import Guarantee, Slicing, Subsample
+from dpslice import _core, accounting
+from dpslice.accounting import Guarantee, Slicing, Subsample, _shuffling, _special, _subsampling
 
 GOLDEN = json.loads(oracle.GOLDEN.read_text())
 FRAMES = accounting.FRAMES
@@ -653,12 +653,12 @@ def test_poisson_averages_the_fixed_size_values(adjacency: str, n: int, rate: fl
 
 def test_poisson_interpolation_agrees_with_every_term() -> None:
     for adjacency in ("zero_out", "replace_one"):
-        base = accounting._subsampled(
+        base = _subsampling._subsampled(
             Subsample(n=3000, rate=0.3), adjacency, 1.2, 6, 6, "orthonormal", 1.0, None
         )
         t = np.arange(700, 1100) / 3000
         direct = base._fixed(0.9, t)
-        quick = accounting._interpolated(lambda t, base=base: base._fixed(0.9, t), t)
+        quick = _subsampling._interpolated(lambda t, base=base: base._fixed(0.9, t), t)
         np.testing.assert_allclose(quick, direct, atol=3e-10)
         assert (quick >= direct - 1e-12).all()
 
@@ -1287,7 +1287,7 @@ def test_clone_bound_does_not_lose_digits() -> None:
                 term *= mp.mpf(c - k) / (k + 1)
                 k += 1
             exact = mp.log(first + tail - odds * tail)
-            (value,) = accounting._log_clones(np.array([float(c)]), epsilon)
+            (value,) = _shuffling._log_clones(np.array([float(c)]), epsilon)
             assert abs(float(value - exact)) <= 5e-10 + c * 2.0**-50
 
 

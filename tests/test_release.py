@@ -345,6 +345,7 @@ def test_inconsistent_certificate(
         (lambda c: c["guarantee"].update(epsilon=0.5), "claims more than its numbers give"),
         (lambda c: c["guarantee"].update(n=10**6), "what rounding costs is too small"),
         (lambda c: c["guarantee"].update(n=2999), "claims more than its numbers give"),
+        (lambda c: c["guarantee"].update(sensitivity=1.9), "sensitivity is too small for its"),
         (lambda c: c["guarantee"].update(sigma=100.0), "the guarantee is about another release"),
         (lambda c: c["guarantee"].update(amplified_by_order=0), "must be True or False"),
     ],

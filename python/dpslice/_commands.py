@@ -35,6 +35,8 @@ from typer.core import TyperGroup
 
 from dpslice import __version__, _arrays, _console, accounting, frames
 from dpslice import release as releases
+from dpslice.accounting._adjacency import NEIGHBOURS
+from dpslice.accounting._guarantee import rounded_up, wording
 from dpslice.release import Release, total_guarantee
 
 if TYPE_CHECKING:
@@ -897,7 +899,7 @@ def sample(
     total = synthesizer.guarantee
     _console.remark(
         f"{rows} rows written to {path}; they carry the model's guarantee: epsilon "
-        f"{accounting._rounded_up(total.epsilon)}, delta {accounting._rounded_up(total.delta)}, "
+        f"{rounded_up(total.epsilon)}, delta {rounded_up(total.delta)}, "
         f"{total.adjacency} adjacency",
         quiet=quiet,
     )
@@ -1076,12 +1078,12 @@ def account(
             }
         )
         return
-    neighbours = accounting._NEIGHBOURS[adjacency.value]
+    neighbours = NEIGHBOURS[adjacency.value]
     print(f"adjacency {adjacency.value}: {neighbours}; the number of rows is public")
     print(f"delta {delta:g}, d = {d}, p = {p}, rows of norm at most {norm:.9g},")
     print(f"neighbouring rows at most {distance:.9g} apart")
     print()
-    up = accounting._rounded_up
+    up = rounded_up
     shown = {f"{name}, exact": g for name, g in stated.items()}
     if in_order is not None:
         shown[f"orthonormal, order of {rows} rows"] = in_order
@@ -1131,15 +1133,15 @@ def _print_sums(promise: Guarantee, asked: Mapping[str, float | None], json: boo
             {"asked": asked, "adjacency": promise.adjacency, "sums": promise.to_dict()}
         )
         return
-    neighbours = accounting._NEIGHBOURS[promise.adjacency]
+    neighbours = NEIGHBOURS[promise.adjacency]
     if promise.adjacency == "zero_out":
-        neighbours = accounting.wording(promise).nothing
+        neighbours = wording(promise).nothing
     public = "" if promise.adjacency == "add_remove" else "; the number of rows is public"
     print(f"adjacency {promise.adjacency}: {neighbours}{public}")
     print(f"delta {promise.delta:g}, {promise.p} counts,")
     print(f"neighbouring tables at most {promise.sensitivity:.9g} apart")
     print()
-    up = accounting._rounded_up
+    up = rounded_up
     shown = {
         "sigma on each of a column of weight 1": promise.sigma,
         "epsilon": promise.epsilon,
@@ -1227,7 +1229,7 @@ def verify(
             stated, now = getattr(own, name), getattr(again, name)
             if stated is not None and now is not None and now > stated * (1.0 + 1e-6):
                 _console.remark(
-                    f"warning: {name} is {accounting._rounded_up(now)} by the accounting of this "
+                    f"warning: {name} is {rounded_up(now)} by the accounting of this "
                     "version; the certificate is of an earlier one, which charged less for "
                     "rounding",
                     quiet=quiet,

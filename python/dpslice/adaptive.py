@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, accounting
 from dpslice import release as _release
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._guarantee import rounded_up
 from dpslice.features import GroupedSums, KernelSums, MarginalSums
 from dpslice.mechanism import (
     ExactSums,
@@ -274,7 +275,7 @@ class AdaptiveSumMechanism:
             n=n,
         )
         assert guarantee.sigma is not None
-        range_ = accounting._rounded_up(self._choice_range(guarantee.sigma))
+        range_ = rounded_up(self._choice_range(guarantee.sigma))
         note = (
             f"up to {self._picks} {self._all.groups_called} were chosen by exponential mechanisms, "
             f"with epsilon below {range_} each under {self.adjacency}: {self.choosing_share:.3g} "

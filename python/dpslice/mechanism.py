@@ -52,6 +52,8 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._slicing import check_order_frame
+from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
 from dpslice.release import Release, SumRelease
 
@@ -186,7 +188,7 @@ class SlicingMechanism:
             put("seed", _arrays.integer("seed", self.seed, minimum=0))
         _arrays.boolean("amplify_by_order", self.amplify_by_order)
         if self.amplify_by_order:
-            accounting.check_order_frame(self.frame, known=self.seed is not None)
+            check_order_frame(self.frame, known=self.seed is not None)
 
     # ------------------------------------------------------------------------------ accounting
 
@@ -515,7 +517,7 @@ class SumMechanism:
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
         assert self.delta is not None
-        accounting.checked_sampling_rate(self.sampling_rate, self.adjacency, self.delta)
+        checked_sampling_rate(self.sampling_rate, self.adjacency, self.delta)
 
     def account(self, *, n: int | None = None) -> Guarantee:
         """Tell what a release will guarantee, and its sigma.

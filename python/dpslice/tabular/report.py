@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpslice import _arrays
-from dpslice.accounting import Guarantee, wording
+from dpslice.accounting import Guarantee
+from dpslice.accounting._guarantee import wording
 from dpslice.tabular.files import replacing
 from dpslice.tabular.metrics import TableColumn, scores, table_columns
 from dpslice.tabular.schema import Datetime, Number, Schema
