@@ -335,11 +335,39 @@ def test_integer_categories():
 def test_missing_values_are_a_public_matter():
     values = [None] * 1000 + ["a"] * 2000 + ["b"] * 2000
     column = infer_one(values, "categorical", nullable=True)
-    assert column.nullable
-    assert set(column.categories) >= {"a", "b"}
+    # Those that are missing need no level of the rest.
+    assert column == Categorical("x", ("a", "b"), other="b", nullable=True) or (
+        column == Categorical("x", ("a", "b"), other="a", nullable=True)
+    )
     for kind in ("categorical", "categorical_integer", "real", "date"):
         with pytest.raises(ValueError, match=r"'x': .*missing value"):
             infer_one([None] * 5, kind)
+
+
+def test_missing_values_hide_no_zeros():
+    """Zero is judged by its share of the values that are there."""
+    values = np.where(np.arange(20_000) % 10 < 7, 0.0, np.linspace(1.0, 9.0, 20_000))
+    for share in (0.0, 0.4, 0.8):
+        some = np.where(np.random.default_rng(0).random(20_000) < share, np.nan, values)
+        assert infer_one(some, "real", nullable=True).special == (0.0,)
+
+
+def test_missing_values_get_noise_though_there_are_none(monkeypatch):
+    seen = []
+    add = inference._Noise.add
+    monkeypatch.setattr(
+        inference._Noise,
+        "add",
+        lambda self, counts: seen.append(counts.tolist()) or add(self, counts),
+    )
+    for kind, nullable, missing in (
+        ("categorical", True, 0),
+        ("categorical", True, 7),
+        ("categorical", False, 0),
+    ):
+        infer_one(["a"] * 500 + ["b"] * 500 + [None] * missing, kind, nullable=nullable)
+        assert seen == [[500, 500], [missing]][: 1 + nullable]
+        seen.clear()
 
 
 def test_integer_bounds_are_near():

@@ -17,13 +17,15 @@ Mechanism
       sign, and one for zero; datetimes into the months of four centuries. Every bin gets noise.
       Bounds are then read from the noisy counts, and so are the decisions for a state of its own
       for zero and for a logarithmic scale: post-processing.
+    * Missing values of a column that may have them are a bin of its histogram (but of months, where
+      nothing depends on their number), which gets noise even if there are none.
     * Under ``add_remove`` the rows are counted too, with the same noise, in a histogram of one bin.
 
 Neighbours
-    A missing value falls into no bin. Under ``zero_out`` the record of one table is the null
-    record in the other, which falls into no bin of any histogram (and is the zero row of a
-    release). Let there be m histograms. Under ``zero_out`` and ``add_remove`` a record changes at
-    most one count in each, by 1: k = m changes. Under ``replace_one`` at most two in each: k = 2m.
+    Under ``zero_out`` the record of one table is the null record in the other, which falls into no
+    bin of any histogram, that of missing values included (and is the zero row of a release). Let
+    there be m histograms. Under ``zero_out`` and ``add_remove`` a record changes at most one count
+    in each, by 1: k = m changes. Under ``replace_one`` at most two in each: k = 2m.
 
 Privacy
     Let X, X' be neighbours and S the categories (of any of the c categorical columns) that occur
@@ -331,6 +333,10 @@ class _Noise:
         """Return n where it is public, else n with noise."""
         return int(self.add(np.array([n]))[0]) if self.counts_rows else n
 
+    def number_missing(self, missing: NDArray[np.bool_], nullable: bool) -> int:
+        """Return how many values are missing, with noise; 0 of a column that may have none."""
+        return int(self.add(np.array([np.count_nonzero(missing)]))[0]) if nullable else 0
+
     def guarantee(self, *, n: int | None) -> Guarantee:
         """State what publishing all histograms has cost."""
         threshold_cost = -math.log1p(-self.delta_threshold)
@@ -392,7 +398,8 @@ def _infer_categories(
     """Publish the categories whose noisy count reaches the threshold."""
     if kind == "categorical_integer":
         checked = Number(name, "integer", -(2**53), 2**53, nullable=nullable).to_numbers(series)
-        present: NDArray[Any] = checked[~np.isnan(checked)].astype(np.int64)
+        missing = np.isnan(checked)
+        present: NDArray[Any] = checked[~missing].astype(np.int64)
     else:
         values = np.asarray(series, dtype=object)
         missing = np.asarray(pd.isna(values), dtype=bool)
@@ -417,14 +424,15 @@ def _infer_categories(
             )
     levels, counts = np.unique(present, return_counts=True)
     noisy = noise.add(counts.astype(np.int64))
+    without = noise.number_missing(missing, nullable)
     passed = noisy >= noise.threshold
     # np.unique has sorted the levels: their order says nothing about the rows'.
     published = levels[passed].tolist()
     if not published:
         raise _nothing_found(name, "category")
     # Rows that no published category accounts for, beyond what noise explains.
-    rest = rows - int(noisy[passed].sum())
-    explained = noise.sigma * math.sqrt(len(published) + noise.counts_rows)
+    rest = rows - without - int(noisy[passed].sum())
+    explained = noise.sigma * math.sqrt(len(published) + nullable + noise.counts_rows)
     if kind == "categorical" and rest > _NOTICEABLE * explained:
         other: str | int = OTHER
         if OTHER not in published:
@@ -509,7 +517,9 @@ def _infer_bounds(
     """Read bounds, scale and a special zero from a noisy histogram of magnitudes."""
     widest = float(2**53) if kind == "integer" else 1e300
     values = Number(name, kind, -widest, widest, nullable=nullable).to_numbers(series)
-    values = values[~np.isnan(values)]
+    missing = np.isnan(values)
+    present = rows - noise.number_missing(missing, nullable)
+    values = values[~missing]
     edges = _magnitude_edges(kind)
     zero = len(edges) - 1  # index of zero's bin; magnitude bin j >= 1 lies at zero ± j
     magnitude = np.minimum(np.searchsorted(edges, np.abs(values), side="right"), zero)
@@ -537,7 +547,7 @@ def _infer_bounds(
         high = low + 1.0
     special: tuple[float, ...] = ()
     counts = np.maximum(noisy[found[0] : found[1] + 1], 0)
-    if first <= 0 <= last and noisy[zero] >= _ZERO_INFLATED * rows and high - low > 2.0 * step:
+    if first <= 0 <= last and noisy[zero] >= _ZERO_INFLATED * present and high - low > 2.0 * step:
         special = (0.0,)
         counts[-first] = 0  # the scale is judged by the other values
     cumulative = np.cumsum(counts)
