@@ -9,6 +9,7 @@ import json
 import math
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,59 @@ def test_checkpoint_is_checked_before_anything_is_spent(tmp_path: Path) -> None:
     assert synthesizer.release is None
 
 
+def test_mistakes_of_fit_are_found_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (2**63, 2**64, -1, 1.5):
+        with pytest.raises((TypeError, ValueError), match="seed"):
+            _synthesizer("sums", seed=seed)
+    synthesizer = _synthesizer("sums", seed=2**63 - 1)
+    there = tmp_path / "state"
+    there.write_bytes(b"of another release")
+    with pytest.raises(ValueError, match="checkpoint must be a new file, as each release is new"):
+        synthesizer.fit(_table(50), checkpoint=there, progress=False)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match="tqdm"):
+        synthesizer.fit(_table(50))
+    assert synthesizer.release is None
+    sample = synthesizer.fit(_table(50), progress=False).sample(3, seed=2**63 - 1)
+    assert len(sample) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (
+            "sums",
+            MixtureOptions(
+                steps=np.int64(3),
+                components=np.int32(8),
+                lr=np.float32(0.05),
+                spread=np.float64(0.5),
+                stop_at=np.float32(0.5),
+                models=np.int8(1),
+            ),
+        ),
+        (
+            "rows",
+            TrainingOptions(
+                steps=np.int64(3),
+                batch_size=np.int32(8),
+                lr=np.float32(0.01),
+                ema=np.float32(0.9),
+                code_dim=np.int16(4),
+                hidden=[np.int64(8)],
+                temperature=np.float32(0.5),
+            ),
+        ),
+    ],
+)
+def test_options_of_numpy_are_saved_with_the_model(method, options, tmp_path: Path) -> None:
+    synthesizer = _synthesizer(method, training=options).fit(_table(50), progress=False)
+    synthesizer.save(tmp_path / "m.pt")
+    assert Synthesizer.load(tmp_path / "m.pt").training == options
+
+
 def test_a_second_release_is_said_to_spend_again() -> None:
     synthesizer = _synthesizer("sums")
     synthesizer.publish(_table(50))
@@ -354,8 +408,9 @@ def test_conditions_are_met(fitted: Synthesizer) -> None:
     assert set(sample["job"]) == {"cook"}
     assert sample["member"].all()
     assert fitted.sample(5, conditions={"member": None})["member"].isna().all()
-    if fitted.method == "sums":  # the very value, not another of its bin
-        assert (fitted.sample(20, conditions={"age": 33})["age"] == 33).all()
+    # The very value, not another of its bin, or one near it.
+    age = int(fitted.sample(500)["age"].mode()[0])  # one that a hardly trained model makes
+    assert (fitted.sample(20, conditions={"age": age})["age"] == age).all()
     for conditions, match in (
         ({"town": "Bern"}, "conditions must name columns of the table; got 'town'"),
         (
@@ -401,6 +456,34 @@ def test_a_condition_on_an_unknown_level_is_no_condition_on_other(method: str) -
 def test_conditions_of_another_kind(fitted: Synthesizer, conditions: object) -> None:
     with pytest.raises(TypeError, match="conditions must be a mapping from column names to"):
         fitted.sample(3, conditions=conditions)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_conditions_on_continuous_columns_are_met(method: str) -> None:
+    schema = Schema(
+        [
+            Number("x", "real", 0.0, 100.0, special=(0.0,), nullable=True),
+            Datetime("day", "2000-01-01", "2020-12-31"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 100.0, 2000)
+    x[::4], x[1::4] = 0.0, np.nan
+    day = pd.Timestamp("2000-01-01") + pd.to_timedelta(rng.integers(0, 7000, 2000), unit="D")
+    table = pd.DataFrame({"x": x, "day": day})
+    synthesizer = _synthesizer(method, schema=schema, epsilon=20.0).fit(table, progress=False)
+    made = synthesizer.sample(2000)
+    likely = made[made["x"] > 0.0].iloc[0]
+    for conditions in (
+        {"x": likely["x"] + 1e-3},
+        {"x": likely["x"], "day": likely["day"]},
+        {"x": 0.0},
+        {"x": None},
+    ):
+        sample = synthesizer.sample(30, conditions=conditions)
+        assert len(sample) == 30
+        for name, value in conditions.items():
+            assert (sample[name].isna() if value is None else sample[name] == value).all()
 
 
 def test_a_time_beyond_nanoseconds_is_reported_and_conditioned_on(tmp_path: Path) -> None:

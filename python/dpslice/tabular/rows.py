@@ -14,10 +14,10 @@ from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import Release
-from dpslice.tabular.encoding import Encoding
+from dpslice.tabular.encoding import Encoding, Rows, states_of, value_to_place
 from dpslice.tabular.generator import TabularGenerator
 from dpslice.tabular.moments import estimate_moments
-from dpslice.tabular.schema import Schema
+from dpslice.tabular.schema import Datetime, Number, Schema
 from dpslice.torch.losses import SmoothedLikelihood
 from dpslice.torch.training import FitResult, fit
 
@@ -25,6 +25,9 @@ __all__ = ["RowMethod", "TrainingOptions"]
 
 _SAMPLE_ROWS: Final = 16_384  # generated at a time: memory beyond the output does not grow with n
 _MOST_TRIES: Final = 1_000  # rows generated for each row wanted, where conditions are rare
+# Of a column's scale: what lies no farther from a number meets the condition to be it, and then is
+# made it. Bins of sums are as wide on both sides together.
+_NEAR: Final = 1.0 / 64.0
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,21 @@ class TrainingOptions:
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # lists come out of files
-        # Checked before anything is released: the budget is not to be spent for a mistake.
-        _arrays.integer("steps", self.steps, minimum=0)
-        _arrays.positive_integer("batch_size", self.batch_size)
-        _arrays.positive_real("lr", self.lr)
-        if self.ema is not None:
-            _arrays.open_unit("ema", self.ema)
-        _arrays.positive_integer("code_dim", self.code_dim)
-        for width in self.hidden:
-            _arrays.positive_integer("hidden", width)
-        _arrays.positive_real("temperature", self.temperature)
+        # Checked before anything is released: the budget is not to be spent for a mistake. What is
+        # kept are Python's own numbers, which a file can hold.
+        if not isinstance(self.hidden, (tuple, list)):  # lists come out of files
+            raise TypeError(f"hidden must be a tuple; got {_arrays.describe(self.hidden)}")
+        checked = {
+            "steps": _arrays.integer("steps", self.steps, minimum=0),
+            "batch_size": _arrays.positive_integer("batch_size", self.batch_size),
+            "lr": _arrays.positive_real("lr", self.lr),
+            "ema": None if self.ema is None else _arrays.open_unit("ema", self.ema),
+            "code_dim": _arrays.positive_integer("code_dim", self.code_dim),
+            "hidden": tuple(_arrays.positive_integer("hidden", width) for width in self.hidden),
+            "temperature": _arrays.positive_real("temperature", self.temperature),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 class RowMethod:
@@ -203,7 +210,12 @@ class RowMethod:
                 raise ValueError(
                     f"conditions must not be so rare: {found} of {made} generated rows meet them"
                 )
-        return pd.concat(pieces, ignore_index=True)
+        table = pd.concat(pieces, ignore_index=True)
+        for name, value in wanted.items():
+            column = self.encoding.schema[name]
+            if isinstance(column, Number | Datetime):  # the very value, not one near it
+                table[name] = column.from_numbers(np.full(n, value))
+        return table
 
     def _wanted(self, conditions: Mapping[str, object]) -> dict[str, float]:
         schema = self.encoding.schema
@@ -215,10 +227,27 @@ class RowMethod:
     def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
         meets = np.ones(len(piece), dtype=bool)
         for name, value in wanted.items():
-            values = self.encoding.schema[name].to_numbers(piece[name])
-            meets &= np.isnan(values) if np.isnan(value) else values == value
+            column = self.encoding.schema[name]
+            values = column.to_numbers(piece[name])
+            if np.isnan(value):
+                meets &= np.isnan(values)
+            elif isinstance(column, Number | Datetime):
+                meets &= _near(column, values, value)
+            else:
+                meets &= values == value
         return meets
 
     def facts(self, release: Release | None, model: TabularGenerator) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
         return {"batch size": self.options.batch_size}
+
+
+def _near(column: Number | Datetime, values: Rows, wanted: float) -> np.ndarray[Any, Any]:
+    """Tell which values are as good as the wanted one."""
+    at = np.array([wanted])
+    state = states_of(column, at)[0]
+    near: np.ndarray[Any, Any] = states_of(column, values) == state
+    if state == 0:  # no special value
+        apart = value_to_place(column, values) - value_to_place(column, at)
+        near &= np.abs(apart) <= _NEAR
+    return near

@@ -117,7 +117,7 @@ class Synthesizer:
                 f"got {_arrays.describe(training)}"
             )
         self.training: Any = training if training is not None else default_options(self.method)
-        self.seed = _arrays.integer("seed", seed, minimum=0)
+        self.seed = _arrays.seed("seed", seed)
         self.rounds = _arrays.integer("rounds", rounds, minimum=0)
         if self.rounds and self.method != "sums":
             raise ValueError(f"rounds are for method='sums'; got {rounds} with {method!r}")
@@ -254,7 +254,8 @@ class Synthesizer:
         df : pandas.DataFrame, or iterable of them
             The private table.
         checkpoint : path, optional
-            As in `train`.
+            File to which training is saved now and then, and from which `train` goes on; it must
+            not be there yet.
         progress : bool
             Whether to show a progress bar.
 
@@ -265,10 +266,18 @@ class Synthesizer:
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError, ValueError, ImportError
             As `publish` and `train`.
         """
-        checkpoint_path(checkpoint)  # refused now: after the release epsilon would be spent
+        # Refused now: after the release epsilon would be spent.
+        path = checkpoint_path(checkpoint)
+        if path is not None and os.path.lexists(path):
+            raise ValueError(
+                f"checkpoint must be a new file, as each release is new; got {str(path)!r}, which "
+                "is there: name another, or go on by train(), which costs no privacy"
+            )
+        if _arrays.boolean("progress", progress):
+            _arrays.require("tqdm", extra="torch")
         self.train(self._publish(df), checkpoint=checkpoint, progress=progress)
         if self.result is not None and self.result.interrupted:
             warnings.warn(
@@ -404,7 +413,8 @@ class Synthesizer:
         conditions : mapping from str to value, optional
             Values that columns are to have (None: missing), such as ``{"sex": "Female"}``. Models
             of sums draw from their exact conditional distribution; a number is conditioned on by
-            its bin. Models of rows draw until enough rows meet the conditions.
+            its bin. Models of rows draw until enough rows meet the conditions; a number is met by
+            what lies within 1/64 of its column's scale. In both the rows then have the very number.
 
         Returns
         -------
@@ -425,7 +435,7 @@ class Synthesizer:
             )
         model = self._trained()
         if seed is not None:
-            seed = _arrays.integer("seed", seed, minimum=0)
+            seed = _arrays.seed("seed", seed)
         conditions = self._checked_conditions(conditions)
         seed = self._next_seed() if seed is None else seed
         table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
