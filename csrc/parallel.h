@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#ifdef DPSLICE_STD_THREADS
+#include <thread>
+#include <vector>
+#endif
 
 #include "threads.h"
 
@@ -59,8 +63,7 @@ void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) 
   }
   FirstError error;
   std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads)
-  {
+  const auto work = [&] {
     try {
       Scratch scratch;
       for (;;) {
@@ -72,7 +75,17 @@ void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) 
       next.store(tasks, std::memory_order_relaxed);  // the other threads finish what they hold
       error.keep_current();
     }
-  }
+  };
+#ifdef DPSLICE_STD_THREADS
+  // For ThreadSanitizer, which takes what GNU's OpenMP orders for races.
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+#else
+#pragma omp parallel num_threads(threads)
+  work();
+#endif
   error.rethrow();
 }
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Build the extension with AddressSanitizer and UndefinedBehaviorSanitizer and run the kernel tests on
-# it. Usage: sanitize.sh PYTHON
+# Build the extension with sanitizers and run the kernel tests on it.
+# Usage: sanitize.sh PYTHON [SANITIZERS], by default address,undefined; or thread.
 set -euo pipefail
+sanitizers=${2:-address,undefined}
 python=$(command -v "$1")
 python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 cd "$(dirname "$0")/../.."
-build=build/sanitize
+build=build/sanitize-${sanitizers/,/-}
 rm -rf "$build/package"
 mkdir -p "$build/package"
 "$python" -m cmake --version >/dev/null 2>&1 || true
@@ -14,15 +15,20 @@ cmake -S . -B "$build" -G Ninja \
   -DPython_EXECUTABLE="$python" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
   -DSKBUILD_PROJECT_VERSION=0 \
-  -DDPSLICE_SANITIZE=address,undefined >"$build/configure.log"
+  -DDPSLICE_SANITIZE="$sanitizers" >"$build/configure.log"
 cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exit 1; }
 cp -r python/dpslice "$build/package/"
 find "$build/package" -name '*.so' -delete
 cp "$build"/_core*.so "$build/package/dpslice/"
 # The sanitizer's runtime has to be there before Python; torch is kept out (it leaks by design and is
 # not what is tested), so only tests that need NumPy alone run here.
-runtime="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so) $(g++ -print-file-name=libstdc++.so)"
+if [ "$sanitizers" = thread ]; then
+  runtime="$(g++ -print-file-name=libtsan.so) $(g++ -print-file-name=libstdc++.so)"
+else
+  runtime="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so) $(g++ -print-file-name=libstdc++.so)"
+fi
 env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  TSAN_OPTIONS=halt_on_error=1 \
   PYTHONPATH="$build/package" OMP_NUM_THREADS=2 \
   "$python" -m pytest -q -p no:cacheprovider --benchmark-disable -m "not slow" \
   -n auto --dist worksteal \
