@@ -41,7 +41,7 @@ BANDWIDTH, RIDGE, R_MIN = 0.5, 1e-2, get_divergence("kl").r_min
 Loss = Callable[[Tensor], Tensor]
 
 
-def make_release(n: int, sigma: float) -> dpslice.Release:
+def make_release(n: int, sigma: float) -> dpslice.RowRelease:
     rows = 0.08 * np.random.default_rng(0).standard_normal((n, D))
     return dpslice.SlicingMechanism(sigma=sigma, delta=1e-6, seed=0).release(rows)
 
@@ -60,7 +60,7 @@ class Plain:
 
     def __init__(
         self,
-        release: dpslice.Release,
+        release: dpslice.RowRelease,
         b: int,
         k: int,
         compare: Callable[[Tensor, Tensor], Tensor],

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpslice.accounting import Guarantee
-from dpslice.release import Release
+from dpslice.release import Release, RowRelease
 
 GUARANTEE = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="test")
 
@@ -28,7 +28,7 @@ def make_release(
     else:
         frame = rng.normal(size=(d, p)) / np.sqrt(d)
     projections = rows @ frame + sigma * rng.normal(size=(len(rows), p))
-    return Release(
+    return RowRelease(
         np.ascontiguousarray(frame),
         np.ascontiguousarray(projections, dtype=np.float32),
         sigma,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dpslice import Guarantee, Release
+from dpslice import Guarantee, Release, RowRelease
 from dpslice.frames import make_frame
 from dpslice.tabular.moments import _shrink, estimate_moments
 
@@ -16,7 +16,7 @@ def _release(rows: np.ndarray, p: int, sigma: float, *, kind: str = "orthonormal
     frame = make_frame(kind, rows.shape[1], p, 3)
     noisy = rows @ frame + sigma * rng.standard_normal((len(rows), p))
     promise = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="test")
-    return Release(frame, noisy.astype(np.float32), sigma, promise, frame_kind=kind)
+    return RowRelease(frame, noisy.astype(np.float32), sigma, promise, frame_kind=kind)
 
 
 def _spiked(n: int, d: int, strength: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from dpslice.accounting import Guarantee
 from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SlicingMechanism, SumMechanism
-from dpslice.release import Release, ReleaseError, SumRelease
+from dpslice.release import Release, ReleaseError, RowRelease, SumRelease
 
 PROMISE = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="test")
 
@@ -43,7 +43,7 @@ def make(
     **options: Any,
 ) -> Release:
     rng = np.random.default_rng(seed)
-    return Release(
+    return RowRelease(
         frames.make_frame(kind, d, p, seed),
         rng.normal(size=(n, p)).astype(dtype),
         1.5,
@@ -138,7 +138,7 @@ def test_fingerprint_tells_releases_apart() -> None:
 def test_release_states_itself() -> None:
     release = make(7, 3, 3)
     assert len(release) == 7
-    assert repr(release).startswith("Release(n=7, d=3, p=3, kind='rows', frame_kind='orthonormal'")
+    assert repr(release).startswith("RowRelease(n=7, d=3, p=3, frame_kind='orthonormal'")
     with pytest.raises(ValueError, match="read-only"):
         release.projections[0, 0] = 1.0
     with pytest.raises(ValueError, match="read-only"):
@@ -156,7 +156,9 @@ def test_parts_must_fit() -> None:
 
     def build(frame: Any = frame, rows: Any = rows, sigma: Any = 1.0, **options: Any) -> Release:
         guarantee = options.pop("guarantee", PROMISE)
-        return Release(frame, rows, sigma, guarantee, **({"frame_kind": "orthonormal"} | options))
+        return RowRelease(
+            frame, rows, sigma, guarantee, **({"frame_kind": "orthonormal"} | options)
+        )
 
     build()
     with pytest.raises(ReleaseError, match=r"as many columns as the frame \(3\)"):
@@ -481,7 +483,7 @@ def test_numbers_of_a_release_are_finite(part: str, bad: float) -> None:
     arrays = {"frame": frames.make_frame("gaussian", 3, 4, 0), "projections": np.zeros((9000, 4))}
     arrays[part][-1, 2] = bad
     with np.errstate(invalid="ignore"), pytest.raises(ReleaseError, match=f"{part} must be finite"):
-        Release(arrays["frame"], arrays["projections"], 1.5, PROMISE, frame_kind="gaussian")
+        RowRelease(arrays["frame"], arrays["projections"], 1.5, PROMISE, frame_kind="gaussian")
 
 
 def test_what_is_not_finite_on_disk_is_found_by_verifying(saved: Path) -> None:
@@ -847,7 +849,7 @@ def test_slices_that_do_not_exist(arguments: tuple[int, ...], message: str) -> N
 def test_reslicing_gives_orthonormal_directions_of_the_rows(p: int, k: int, m: int) -> None:
     x = np.random.default_rng(0).normal(size=(30, 6))
     frame = frames.make_frame("orthonormal", 6, p, 1)
-    release = Release(frame, x @ frame, 1.5, PROMISE, frame_kind="orthonormal")
+    release = RowRelease(frame, x @ frame, 1.5, PROMISE, frame_kind="orthonormal")
     w, directions = release.reslice(k, m, np.random.default_rng(2))
     assert w.shape == (m, p, k)
     assert directions.shape == (m, 6, k)
@@ -864,7 +866,9 @@ def test_resliced_noise_is_as_large_and_as_white() -> None:
     rng = np.random.default_rng(3)
     n, d = 40_000, 5
     frame = frames.make_frame("orthonormal", d, d, 1)
-    release = Release(frame, 1.5 * rng.normal(size=(n, d)), 1.5, PROMISE, frame_kind="orthonormal")
+    release = RowRelease(
+        frame, 1.5 * rng.normal(size=(n, d)), 1.5, PROMISE, frame_kind="orthonormal"
+    )
     w, _ = release.reslice(3, 4, rng)
     for s in range(4):
         covariance = np.cov((release.projections @ w[s]).T)

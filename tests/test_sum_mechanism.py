@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from fractions import Fraction
@@ -19,6 +20,7 @@ from dpslice import (
     MarginalSums,
     Release,
     ReleaseError,
+    RowRelease,
     SecondMoments,
     SlicingMechanism,
     SumMechanism,
@@ -347,19 +349,39 @@ def test_damaged_sums_are_refused(tmp_path: Path) -> None:
 
 def test_the_kinds_say_what_they_do_not_have() -> None:
     sums = _mechanism().release(_codes())
-    for name in ("frame", "projections", "frame_kind"):
-        with pytest.raises(ReleaseError, match="that is for kind 'rows'"):
-            getattr(sums, name)
-    with pytest.raises(ReleaseError, match="no slices"):
-        sums.slices(1)
-    with pytest.raises(ReleaseError, match="no slices"):
-        sums.reslice(1, 1, np.random.default_rng(0))
     rows = SlicingMechanism(sigma=1.0).release(np.ones((4, 2)) / 2)
+    for name in ("frame", "projections", "frame_kind", "slices", "reslice", "__len__"):
+        assert (hasattr(rows, name), hasattr(sums, name)) == (True, False), name
     for name in ("sums", "features", "noise"):
-        with pytest.raises(ReleaseError, match="that is for kind 'sums'"):
-            getattr(rows, name)
+        assert (hasattr(rows, name), hasattr(sums, name)) == (False, True), name
     assert rows.estimated_n == 4
     assert sums.estimated_n == 1000
+
+
+def test_a_protected_number_of_records_is_an_attribute_that_is_not_there() -> None:
+    sums = _mechanism(adjacency="add_remove").release(_codes())
+    assert sums
+    with pytest.raises(ReleaseError, match="the number of records is protected by this release"):
+        sums.n  # noqa: B018
+    assert not hasattr(sums, "n")
+    assert dict(inspect.getmembers(sums))["kind"] == "sums"
+
+
+def test_each_class_loads_its_own_kind(tmp_path: Path) -> None:
+    made = {
+        RowRelease: SlicingMechanism(sigma=1.0).release(np.ones((4, 2)) / 2),
+        SumRelease: _mechanism().release(_codes()),
+    }
+    for kind, release in made.items():
+        path = tmp_path / release.kind
+        release.save(path)
+        assert type(release) is type(Release.load(path)) is type(kind.load(path)) is kind
+    with pytest.raises(ReleaseError, match="holds a release of sums, no RowRelease"):
+        RowRelease.load(tmp_path / "sums")
+    with pytest.raises(ReleaseError, match="holds a release of rows, no SumRelease"):
+        SumRelease.load(tmp_path / "rows")
+    with pytest.raises(TypeError, match="abstract"):
+        Release()  # type: ignore[abstract]
 
 
 def test_nothing_is_left_of_a_failed_release(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dpslice.features import (
     SecondMoments,
 )
 from dpslice.mechanism import SlicingMechanism, SumMechanism
-from dpslice.release import Release, ReleaseError, SumRelease
+from dpslice.release import Release, ReleaseError, RowRelease, SumRelease
 from dpslice.threads import get_num_threads, set_num_threads
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "MarginalSums",
     "Release",
     "ReleaseError",
+    "RowRelease",
     "SecondMoments",
     "SlicingMechanism",
     "SumMechanism",

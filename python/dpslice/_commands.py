@@ -37,7 +37,7 @@ from dpslice import __version__, _arrays, _console, accounting, frames
 from dpslice import release as releases
 from dpslice.accounting._adjacency import NEIGHBOURS
 from dpslice.accounting._guarantee import rounded_up, wording
-from dpslice.release import Release, total_guarantee
+from dpslice.release import Release, RowRelease, SumRelease, total_guarantee
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -433,7 +433,7 @@ def _warn_of_delta(guarantee: Guarantee, n: int, *, quiet: bool) -> None:
 def _warn_of_noise(release: Release, *, quiet: bool) -> None:
     """Say so where noise is about as large as all there is; told from public numbers alone."""
     n = release.estimated_n
-    if release.kind == "sums":
+    if isinstance(release, SumRelease):
         share, what = float(np.min(release.noise)) / n, "each count"
     else:
         whole = release.guarantee.max_norm or math.inf
@@ -517,7 +517,7 @@ def _sizes(release: Release) -> dict[str, Any]:
     sizes: dict[str, Any] = {"kind": release.kind, "d": release.d, "p": release.p}
     if release.guarantee.adjacency != "add_remove":
         sizes["n"] = release.n
-    if release.kind == "rows":
+    if isinstance(release, RowRelease):
         sizes["frame"] = release.frame_kind
     return {**sizes, "sigma": release.sigma}
 

@@ -55,7 +55,7 @@ from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
 from dpslice.accounting._slicing import check_order_frame
 from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
-from dpslice.release import Release, SumRelease
+from dpslice.release import RowRelease, SumRelease
 
 __all__ = ["SlicingMechanism", "SumMechanism"]
 
@@ -292,7 +292,7 @@ class SlicingMechanism:
         metadata: Mapping[str, Any] | None = None,
         progress: Callable[[int], None] | None = None,
         n: int | None = None,
-    ) -> Release:
+    ) -> RowRelease:
         """Release private rows: read once, block by block.
 
         Parameters
@@ -369,13 +369,13 @@ class SlicingMechanism:
         n: int | None,
         metadata: dict[str, Any],
         progress: Callable[[int], None] | None,
-    ) -> Release:
+    ) -> RowRelease:
         plan, pieces = self._plan(pieces, n)
         rows = _Rows(n, plan.p, plan.dtype)
         plan.project(pieces, rows, progress)
         projections = rows.finish()
         _shuffle(projections)
-        return Release(
+        return RowRelease(
             plan.frame,
             projections,
             plan.sigma,
@@ -392,7 +392,7 @@ class SlicingMechanism:
         overwrite: bool,
         metadata: dict[str, Any],
         progress: Callable[[int], None] | None,
-    ) -> Release:
+    ) -> RowRelease:
         _release.refuse_foreign(path)
         with _storage.publishing(path, overwrite=overwrite) as directory:
             plan, pieces = self._plan(pieces, expected)
@@ -419,7 +419,7 @@ class SlicingMechanism:
                 },
             )
             _release.write_certificate(directory, certificate)
-        return Release.load(path, verify=False)
+        return RowRelease.load(path, verify=False)
 
     def _plan(
         self, pieces: Iterator[FloatArray], n: int | None

@@ -1,10 +1,10 @@
 r"""Release: the published artefact, and everything one may do with it for ever.
 
-There are two kinds. A release of *rows* is (U, O = XU + V, sigma, guarantee): the public frame, the
-noisy projections of the private rows in random order, the standard deviation of the noise, and what
-it all guarantees. A release of *sums* (`SumRelease`) is (phi, T = sum of phi(x) + noise, sigma,
-guarantee). Whatever is computed from either is post-processing and costs nothing. Nothing here
-reads private data.
+There are two kinds. A release of *rows* (`RowRelease`) is (U, O = XU + V, sigma, guarantee): the
+public frame, the noisy projections of the private rows in random order, the standard deviation of
+the noise, and what it all guarantees. A release of *sums* (`SumRelease`) is (phi, T = sum of phi(x)
++ noise, sigma, guarantee). Whatever is computed from either is post-processing and costs nothing.
+Nothing here reads private data.
 
 On disk it is a directory:
 
@@ -24,10 +24,11 @@ import hashlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ from dpslice import _arrays, _storage, frames
 from dpslice.accounting import Guarantee
 from dpslice.features import FeatureMap
 
-__all__ = ["Release", "ReleaseError", "Slices", "SumRelease"]
+__all__ = ["Release", "ReleaseError", "RowRelease", "Slices", "SumRelease"]
 
 FORMAT: Final = "dpslice release"
 FORMAT_VERSION: Final = 1
@@ -74,6 +75,10 @@ class ReleaseError(ValueError):
     """A release that cannot be used: damaged, altered, incomplete, or of a newer format."""
 
 
+class ProtectedError(ReleaseError, AttributeError):
+    """What a release does not tell; for Python, an attribute that it does not have."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slices:
     """Fixed slices of a release: consecutive groups of its columns.
@@ -100,11 +105,221 @@ class Slices:
         return int(self.columns.shape[1])
 
 
-class Release:
+class Release(ABC):
+    """A published release, of rows (`RowRelease`) or of sums (`SumRelease`).
+
+    This is what both have: the noise, the guarantee, public metadata, and files.
+    """
+
+    def _hold(self, sigma: object, guarantee: object, metadata: Mapping[str, Any] | None) -> None:
+        """Check and keep what both kinds have."""
+        self._sigma = _arrays.positive_real("sigma", sigma)
+        if not isinstance(guarantee, Guarantee):
+            raise TypeError(f"guarantee must be a Guarantee; got {_arrays.describe(guarantee)}")
+        self._guarantee = guarantee
+        self._metadata = plain_metadata(metadata)
+        self._stored_digests: dict[str, str] | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was pickled or deeply copied; NumPy makes such arrays writable."""
+        self.__dict__.update(state)
+        for array in self._files().values():
+            array.flags.writeable = False
+
+    # --------------------------------------------------------------------------- what it holds
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise, in the unit of the projections."""
+        return self._sigma
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the release promises; ``str()`` of it is a certificate in words."""
+        return self._guarantee
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Kind of release: ``rows``, one noisy row per private row, or ``sums`` over them."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Public facts kept with the release; a copy."""
+        return copy.deepcopy(self._metadata)
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """Number of records, where it is public; `estimated_n` serves everywhere."""
+
+    @property
+    def estimated_n(self) -> int:
+        """Number of records where it is public, else an estimate from what was released."""
+        return self.n
+
+    @property
+    @abstractmethod
+    def d(self) -> int:
+        """Number of features of a row, or of columns of a record."""
+
+    @property
+    @abstractmethod
+    def p(self) -> int:
+        """Number of released columns, or sums."""
+
+    # ----------------------------------------------------------------------------------- files
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest that identifies the release: of its certificate, checksums included.
+
+        It is the same before and after saving, and differs between any two releases.
+        """
+        return str(self._certificate["certificate_sha256"])
+
+    def verify(self) -> None:
+        """Check the arrays against the checksums of the certificate, and that they are finite.
+
+        Raises
+        ------
+        ReleaseError
+            If an array is not what the certificate says, or holds NaN or infinity.
+        """
+        stored = self._certificate["files"]
+        for name, array in self._files().items():
+            _refuse_infinite(name, array)
+            if _storage.array_digest(array) != stored[name]:
+                raise ReleaseError(
+                    f"{name} has been altered or damaged: its checksum is not the certificate's"
+                )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Save the release as a directory, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            Directory to create.
+        overwrite : bool
+            Whether to replace an existing release; it is in place until the new one is complete.
+
+        Raises
+        ------
+        FileExistsError
+            If `path` exists and is not to be (or cannot be) overwritten.
+        FileNotFoundError
+            If the parent directory does not exist.
+        OSError
+            If the disk is full or cannot be written; nothing is left behind.
+        ReleaseError
+            If `path` is a directory that holds something else than a release.
+        """
+        target = Path(path)
+        refuse_foreign(target)
+        with _storage.publishing(target, overwrite=overwrite) as directory:
+            self.write_files(directory)
+
+    def write_files(self, directory: Path) -> None:
+        """Write the files of the release into an empty directory.
+
+        Parameters
+        ----------
+        directory : Path
+            Where to. Not atomic: `save` is.
+        """
+        for name, array in self._files().items():
+            _storage.write_npy(directory / name, array)
+        write_certificate(directory, self._certificate)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = True) -> Self:
+        """Load a saved release.
+
+        Parameters
+        ----------
+        path : path
+            Directory that `save` or `SlicingMechanism.release` wrote.
+        mmap : bool
+            Whether to map the projections into memory instead of reading them.
+        verify : bool
+            Whether to check the checksums, and that all numbers are finite, which reads each file
+            in pieces.
+
+        Returns
+        -------
+        RowRelease or SumRelease
+            What is there. Called on one of these classes: that one.
+
+        Raises
+        ------
+        ReleaseError
+            If there is no release at `path`, or it is incomplete, damaged, altered, inconsistent,
+            of a newer format, or of another kind than the class.
+        """
+        directory = Path(path)
+        certificate = _read_certificate(directory)
+        digests = certificate["files"]
+        try:
+            shapes = _shapes(certificate)
+        except (TypeError, ValueError) as error:
+            raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
+        arrays = {}
+        for name, (shape, dtype) in shapes.items():
+            arrays[name] = _open_array(directory / name, shape, dtype)
+            if verify and _storage.file_digest(directory / name) != digests[name]:
+                raise ReleaseError(
+                    f"{directory / name} has been altered or damaged: its checksum is not the "
+                    "certificate's"
+                )
+            if verify:
+                _refuse_infinite(str(directory / name), arrays[name])
+        large = arrays.get(PROJECTIONS)
+        if large is not None and mmap:
+            arrays = {name: a if a is large else np.array(a) for name, a in arrays.items()}
+        else:
+            arrays = {name: np.array(a) for name, a in arrays.items()}
+        try:
+            release = _rebuild(certificate, arrays)
+        except (TypeError, ValueError) as error:
+            raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
+        if not isinstance(release, cls):
+            raise ReleaseError(f"{directory} holds a release of {release.kind}, no {cls.__name__}")
+        release._stored_digests = dict(digests)
+        return release
+
+    # --------------------------------------------------------------------------------- helpers
+
+    @abstractmethod
+    def _files(self) -> dict[str, FloatArray]:
+        """Return the arrays by the names of their files."""
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """Return the certificate's entries about this kind."""
+
+    @functools.cached_property
+    def _certificate(self) -> dict[str, Any]:
+        digests = self._stored_digests
+        if digests is None:
+            digests = {name: _storage.array_digest(a) for name, a in self._files().items()}
+        return make_certificate(
+            self._facts(), guarantee=self._guarantee, metadata=self._metadata, digests=digests
+        )
+
+    def _check_sigma(self) -> None:
+        stated_sigma = self._guarantee.sigma
+        if stated_sigma is not None and not math.isclose(stated_sigma, self._sigma, rel_tol=1e-12):
+            raise ReleaseError(
+                f"the guarantee is about another release: it says sigma = {stated_sigma}, "
+                f"this one has {self._sigma}"
+            )
+
+
+class RowRelease(Release):
     r"""A published release of rows: frame, noisy projections, and their guarantee.
 
-    Made by `SlicingMechanism.release` or `Release.load`. Arrays are read-only. A release of sums is
-    a `SumRelease`, which is a Release of the other `kind`.
+    Made by `SlicingMechanism.release` or `Release.load`. Arrays are read-only.
 
     Parameters
     ----------
@@ -136,12 +351,12 @@ class Release:
     Examples
     --------
     >>> import numpy as np
-    >>> from dpslice import Guarantee, Release
+    >>> from dpslice import Guarantee, RowRelease
     >>> promise = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="example")
-    >>> release = Release(np.eye(3), np.zeros((10, 3), np.float32), 5.0, promise,
-    ...                   frame_kind="orthonormal")
+    >>> release = RowRelease(np.eye(3), np.zeros((10, 3), np.float32), 5.0, promise,
+    ...                      frame_kind="orthonormal")
     >>> release
-    Release(n=10, d=3, p=3, kind='rows', frame_kind='orthonormal', sigma=5, epsilon=1, delta=1e-06)
+    RowRelease(n=10, d=3, p=3, frame_kind='orthonormal', sigma=5, epsilon=1, delta=1e-06)
     """
 
     def __init__(
@@ -166,22 +381,10 @@ class Release:
             if not isinstance(array, np.memmap):
                 _refuse_infinite(name, array)
 
-    def _hold(self, sigma: object, guarantee: object, metadata: Mapping[str, Any] | None) -> None:
-        """Check and keep what both kinds have."""
-        self._sigma = _arrays.positive_real("sigma", sigma)
-        if not isinstance(guarantee, Guarantee):
-            raise TypeError(f"guarantee must be a Guarantee; got {_arrays.describe(guarantee)}")
-        self._guarantee = guarantee
-        self._metadata = plain_metadata(metadata)
-        self._stored_digests: dict[str, str] | None = None
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what was pickled or deeply copied; NumPy makes such arrays writable."""
-        self.__dict__.update(state)
-        for array in self._files().values():
-            array.flags.writeable = False
-
-    # --------------------------------------------------------------------------- what it holds
+    @property
+    def kind(self) -> str:
+        """Kind of release: ``rows``."""
+        return "rows"
 
     @property
     def frame(self) -> Array:
@@ -194,49 +397,9 @@ class Release:
         return self._projections
 
     @property
-    def sigma(self) -> float:
-        """Standard deviation of the noise, in the unit of the projections."""
-        return self._sigma
-
-    @property
-    def guarantee(self) -> Guarantee:
-        """What the release promises; ``str()`` of it is a certificate in words."""
-        return self._guarantee
-
-    @property
     def frame_kind(self) -> str:
         """Law of the frame: ``orthonormal`` or ``gaussian``."""
         return self._frame_kind
-
-    @property
-    def kind(self) -> str:
-        """Kind of release: ``rows``, one noisy row per private row, or ``sums`` over them."""
-        return "rows"
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Public facts kept with the release; a copy."""
-        return copy.deepcopy(self._metadata)
-
-    @property
-    def features(self) -> FeatureMap:
-        """Public feature map, of a release of sums; a release of rows has none."""
-        raise ReleaseError("a release of rows has no features: that is for kind 'sums'")
-
-    @property
-    def sums(self) -> Array:
-        """Noisy sums, of a release of sums; a release of rows has none."""
-        raise ReleaseError("a release of rows has no sums: that is for kind 'sums'")
-
-    @property
-    def noise(self) -> Array:
-        """Noise on each sum, of a release of sums; a release of rows has none."""
-        raise ReleaseError("a release of rows has no sums: that is for kind 'sums'")
-
-    @property
-    def estimated_n(self) -> int:
-        """Number of records where it is public, else an estimate from what was released."""
-        return self.n
 
     @property
     def n(self) -> int:
@@ -258,7 +421,7 @@ class Release:
 
     def __repr__(self) -> str:
         return (
-            f"Release(n={self.n}, d={self.d}, p={self.p}, kind={self.kind!r}, "
+            f"RowRelease(n={self.n}, d={self.d}, p={self.p}, "
             f"frame_kind={self.frame_kind!r}, sigma={self.sigma:.6g}, "
             f"epsilon={self.guarantee.epsilon:.6g}, delta={self.guarantee.delta:.6g})"
         )
@@ -351,144 +514,14 @@ class Release:
         w = frames.haar_columns((m, self.p, k), rng)
         return w, self._frame @ w
 
-    # ----------------------------------------------------------------------------------- files
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest that identifies the release: of its certificate, checksums included.
-
-        It is the same before and after saving, and differs between any two releases.
-        """
-        return str(self._certificate["certificate_sha256"])
-
-    def verify(self) -> None:
-        """Check the arrays against the checksums of the certificate, and that they are finite.
-
-        Raises
-        ------
-        ReleaseError
-            If an array is not what the certificate says, or holds NaN or infinity.
-        """
-        stored = self._certificate["files"]
-        for name, array in self._files().items():
-            _refuse_infinite(name, array)
-            if _storage.array_digest(array) != stored[name]:
-                raise ReleaseError(
-                    f"{name} has been altered or damaged: its checksum is not the certificate's"
-                )
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Save the release as a directory, whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-            Directory to create.
-        overwrite : bool
-            Whether to replace an existing release; it is in place until the new one is complete.
-
-        Raises
-        ------
-        FileExistsError
-            If `path` exists and is not to be (or cannot be) overwritten.
-        FileNotFoundError
-            If the parent directory does not exist.
-        OSError
-            If the disk is full or cannot be written; nothing is left behind.
-        ReleaseError
-            If `path` is a directory that holds something else than a release.
-        """
-        target = Path(path)
-        refuse_foreign(target)
-        with _storage.publishing(target, overwrite=overwrite) as directory:
-            self.write_files(directory)
-
-    def write_files(self, directory: Path) -> None:
-        """Write the files of the release into an empty directory.
-
-        Parameters
-        ----------
-        directory : Path
-            Where to. Not atomic: `save` is.
-        """
-        for name, array in self._files().items():
-            _storage.write_npy(directory / name, array)
-        write_certificate(directory, self._certificate)
-
-    @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = True
-    ) -> Release:
-        """Load a saved release.
-
-        Parameters
-        ----------
-        path : path
-            Directory that `save` or `SlicingMechanism.release` wrote.
-        mmap : bool
-            Whether to map the projections into memory instead of reading them.
-        verify : bool
-            Whether to check the checksums, and that all numbers are finite, which reads each file
-            in pieces.
-
-        Returns
-        -------
-        Release
-
-        Raises
-        ------
-        ReleaseError
-            If there is no release at `path`, or it is incomplete, damaged, altered, inconsistent,
-            or of a newer format.
-        """
-        directory = Path(path)
-        certificate = _read_certificate(directory)
-        digests = certificate["files"]
-        try:
-            shapes = _shapes(certificate)
-        except (TypeError, ValueError) as error:
-            raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
-        arrays = {}
-        for name, (shape, dtype) in shapes.items():
-            arrays[name] = _open_array(directory / name, shape, dtype)
-            if verify and _storage.file_digest(directory / name) != digests[name]:
-                raise ReleaseError(
-                    f"{directory / name} has been altered or damaged: its checksum is not the "
-                    "certificate's"
-                )
-            if verify:
-                _refuse_infinite(str(directory / name), arrays[name])
-        large = arrays.get(PROJECTIONS)
-        if large is not None and mmap:
-            arrays = {name: a if a is large else np.array(a) for name, a in arrays.items()}
-        else:
-            arrays = {name: np.array(a) for name, a in arrays.items()}
-        try:
-            release = _rebuild(certificate, arrays)
-        except (TypeError, ValueError) as error:
-            raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
-        release._stored_digests = dict(digests)
-        return release
-
     # --------------------------------------------------------------------------------- helpers
 
     def _files(self) -> dict[str, FloatArray]:
-        """Return the arrays by the names of their files."""
         return {FRAME: self._frame, PROJECTIONS: self._projections}
 
     def _facts(self) -> dict[str, Any]:
-        """Return the certificate's entries about this kind."""
         return row_facts(
             self._frame, self._frame_kind, self.n, self._projections.dtype, self._sigma
-        )
-
-    @functools.cached_property
-    def _certificate(self) -> dict[str, Any]:
-        digests = self._stored_digests
-        if digests is None:
-            digests = {name: _storage.array_digest(a) for name, a in self._files().items()}
-        return make_certificate(
-            self._facts(), guarantee=self._guarantee, metadata=self._metadata, digests=digests
         )
 
     def _check_consistency(self) -> None:
@@ -526,14 +559,6 @@ class Release:
             raise ReleaseError(
                 f"the guarantee is about another frame: it says that its spectral norm is at most "
                 f"{reach:.9g}, and this one's is more"
-            )
-
-    def _check_sigma(self) -> None:
-        stated_sigma = self._guarantee.sigma
-        if stated_sigma is not None and not math.isclose(stated_sigma, self._sigma, rel_tol=1e-12):
-            raise ReleaseError(
-                f"the guarantee is about another release: it says sigma = {stated_sigma}, "
-                f"this one has {self._sigma}"
             )
 
 
@@ -633,7 +658,7 @@ class SumRelease(Release):
     def n(self) -> int:
         """Number of records, where it is public; `estimated_n` serves elsewhere."""
         if self._n is None:
-            raise ReleaseError(
+            raise ProtectedError(
                 "the number of records is protected by this release; estimated_n is an estimate "
                 "from what was released"
             )
@@ -658,21 +683,6 @@ class SumRelease(Release):
         return max(1, round(estimate))
 
     @property
-    def frame(self) -> Array:
-        """Raise: sums have no frame."""
-        raise ReleaseError("a release of sums has no frame: that is for kind 'rows'")
-
-    @property
-    def projections(self) -> FloatArray:
-        """Raise: sums have no projections."""
-        raise ReleaseError("a release of sums has no projections: that is for kind 'rows'")
-
-    @property
-    def frame_kind(self) -> str:
-        """Raise: sums have no frame."""
-        raise ReleaseError("a release of sums has no frame: that is for kind 'rows'")
-
-    @property
     def d(self) -> int:
         """Number of columns of a record."""
         return self._features.n_columns
@@ -681,16 +691,6 @@ class SumRelease(Release):
     def p(self) -> int:
         """Number of released sums."""
         return self._features.n_cells
-
-    def slices(self, slice_dim: int, n_slices: int | None = None) -> Slices:
-        """Raise: sums have no slices."""
-        raise ReleaseError("a release of sums has no slices: that is for kind 'rows'")
-
-    def reslice(
-        self, slice_dim: int, n_slices: int, rng: np.random.Generator
-    ) -> tuple[Array, Array]:
-        """Raise: sums have no slices."""
-        raise ReleaseError("a release of sums has no slices: that is for kind 'rows'")
 
     def __repr__(self) -> str:
         return (
@@ -904,7 +904,7 @@ def _rebuild(certificate: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]])
             n=certificate["n"],
             metadata=certificate["metadata"],
         )
-    return Release(
+    return RowRelease(
         arrays[FRAME],
         arrays[PROJECTIONS],
         certificate["sigma"],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpslice.release import Release
+from dpslice.release import RowRelease
 
 __all__ = ["Moments", "estimate_moments"]
 
@@ -41,7 +41,7 @@ class Moments:
     factors: Rows
 
 
-def estimate_moments(release: Release) -> Moments:
+def estimate_moments(release: RowRelease) -> Moments:
     r"""Estimate mean and leading covariance of the rows behind a release.
 
     With full orthonormal blocks, :math:`Z = O U^\top d/p = X + \tau N`,
@@ -57,7 +57,7 @@ def estimate_moments(release: Release) -> Moments:
 
     Parameters
     ----------
-    release : Release
+    release : RowRelease
         A release of rows.
 
     Returns

@@ -13,7 +13,7 @@ import torch
 from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
-from dpslice.release import Release
+from dpslice.release import RowRelease
 from dpslice.tabular.encoding import Encoding, Rows, states_of, value_to_place
 from dpslice.tabular.generator import TabularGenerator
 from dpslice.tabular.moments import estimate_moments
@@ -122,7 +122,7 @@ class RowMethod:
         amplify_by_order: bool = False,
         n: int | None = None,
         **where: Any,
-    ) -> Release:
+    ) -> RowRelease:
         """Release a private table; `where` is passed on to `SlicingMechanism.release`."""
         if self.encoding.max_norm == 0.0:
             raise ValueError(
@@ -142,7 +142,7 @@ class RowMethod:
             n = len(df) or None  # of no rows, encoding speaks
         return mechanism.release(self.encoding.encode_blocks(df), n=n, **where)
 
-    def check(self, release: Release) -> None:
+    def check(self, release: RowRelease) -> None:
         """Raise ValueError unless the release's rows are of this encoding."""
         if release.d != self.encoding.d:
             raise ValueError(
@@ -161,7 +161,7 @@ class RowMethod:
         )
 
     def train(
-        self, release: Release, *, seed: int, **how: Any
+        self, release: RowRelease, *, seed: int, **how: Any
     ) -> tuple[TabularGenerator, FitResult]:
         """Train a new generator; `how` is passed on to `dpslice.torch.fit`."""
         options = self.options
@@ -237,7 +237,7 @@ class RowMethod:
                 meets &= values == value
         return meets
 
-    def facts(self, release: Release | None, model: TabularGenerator) -> dict[str, Any]:
+    def facts(self, release: RowRelease | None, model: TabularGenerator) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
         return {"batch size": self.options.batch_size}
 

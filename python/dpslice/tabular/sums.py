@@ -23,7 +23,7 @@ from dpslice.accounting import SUM_ADJACENCIES
 from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
-from dpslice.release import Release
+from dpslice.release import SumRelease
 from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Datetime, Number, Schema
@@ -172,7 +172,7 @@ class SumMethod:
         rounds: int = 0,
         on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
         **where: Any,
-    ) -> Release:
+    ) -> SumRelease:
         """Release a private table; `where` is passed on to the mechanism's `release`.
 
         In `rounds`, if there are any, tables of three columns that a model of the pairs fits worst
@@ -206,7 +206,7 @@ class SumMethod:
 
         return mechanism.release(blocks, self._model_of_rounds(seed), on_round=told, **where)
 
-    def check(self, release: Release) -> None:
+    def check(self, release: SumRelease) -> None:
         """Raise ValueError unless the release's sums are those of this discretization."""
         features = release.features
         if not (  # there may be more tables, which rounds have chosen
@@ -226,12 +226,14 @@ class SumMethod:
         components = self.options.components * self.options.models
         return ProductMixture(sizes, components, fine_bins)
 
-    def train(self, release: Release, *, seed: int, **how: Any) -> tuple[ProductMixture, FitResult]:
+    def train(
+        self, release: SumRelease, *, seed: int, **how: Any
+    ) -> tuple[ProductMixture, FitResult]:
         """Fit a new mixture; `how` is passed on to `dpslice.torch.fit`."""
         mixture = self._started(release, seed)
         return mixture, self._fit(mixture, release, seed=seed, **how)
 
-    def _started(self, release: Release, seed: int) -> ProductMixture:
+    def _started(self, release: SumRelease, seed: int) -> ProductMixture:
         """Make a mixture about the columns' own distributions."""
         discretization = self.discretization
         assert isinstance(release.features, MarginalSums)
@@ -250,7 +252,7 @@ class SumMethod:
     def _fit(
         self,
         mixture: ProductMixture,
-        release: Release,
+        release: SumRelease,
         *,
         again: bool = False,
         callbacks: Sequence[Callable[[TrainingState], object]] = (),
@@ -280,11 +282,11 @@ class SumMethod:
             **how,
         )
 
-    def _model_of_rounds(self, seed: int) -> Callable[[Release, Sequence[Group]], list[Numbers]]:
+    def _model_of_rounds(self, seed: int) -> Callable[[SumRelease, Sequence[Group]], list[Numbers]]:
         """Return what `AdaptiveSumMechanism` asks for the counts that a model expects."""
         mixture: ProductMixture | None = None
 
-        def estimate(release: Release, groups: Sequence[Group]) -> list[Numbers]:
+        def estimate(release: SumRelease, groups: Sequence[Group]) -> list[Numbers]:
             nonlocal mixture
             again = mixture is not None
             mixture = mixture if mixture is not None else self._started(release, seed)
@@ -322,7 +324,7 @@ class SumMethod:
                 table[name] = column.from_numbers(np.repeat(number, n))
         return table
 
-    def facts(self, release: Release | None, model: ProductMixture) -> dict[str, Any]:
+    def facts(self, release: SumRelease | None, model: ProductMixture) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
         facts: dict[str, Any] = {"components": model.components}
         if release is not None:
@@ -338,7 +340,7 @@ class SumMethod:
                     )
         return facts
 
-    def misfits(self, release: Release, model: ProductMixture) -> dict[Group, float]:
+    def misfits(self, release: SumRelease, model: ProductMixture) -> dict[Group, float]:
         """Mean squared misfit of each table, in squared standard deviations of its noise.
 
         1 is what noise alone explains; much more means that the model does not reach what the
@@ -346,7 +348,7 @@ class SumMethod:
 
         Parameters
         ----------
-        release : Release
+        release : SumRelease
             A release of sums.
         model : ProductMixture
             Fitted to it.
@@ -367,7 +369,7 @@ class SumMethod:
         }
 
 
-def _columns_weight(release: Release) -> float:
+def _columns_weight(release: SumRelease) -> float:
     """Weight of single columns in the loss: more, the more noise there is in a table.
 
     Noise is measured by what it adds up to over a table, in records, against their number; so this

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dpslice import _arrays
 from dpslice.divergences import Divergence, get_divergence
-from dpslice.release import Release
+from dpslice.release import Release, RowRelease
 from dpslice.torch import functional
 
 __all__ = ["SlicedDivergence", "SlicedWasserstein", "SmoothedLikelihood"]
@@ -57,11 +57,11 @@ def _as_numpy(drawn: Tensor) -> NDArray[np.int64]:
 class _ReleaseLoss(nn.Module):
     """What the losses on a release of rows share: batches, slices, random state, checks."""
 
-    release: Release
+    release: RowRelease
 
     def __init__(
         self,
-        release: Release,
+        release: RowRelease,
         *,
         slices: str,
         n_slices: int | None,
@@ -246,7 +246,7 @@ class SmoothedLikelihood(_ReleaseLoss):
 
     Parameters
     ----------
-    release : Release
+    release : RowRelease
         A release of rows.
     slices : {"fixed", "fresh"}
         Groups of consecutive columns of the release, or new random slices at every call. The latter
@@ -286,7 +286,7 @@ class SmoothedLikelihood(_ReleaseLoss):
 
     def __init__(
         self,
-        release: Release,
+        release: RowRelease,
         *,
         slices: str = "fixed",
         n_slices: int | None = None,
@@ -329,7 +329,7 @@ class SlicedDivergence(_ReleaseLoss):
 
     Parameters
     ----------
-    release : Release
+    release : RowRelease
         A release of rows.
     divergence : str or Divergence
         Name of a divergence ("kl", "reverse_kl", "js", "squared_hellinger", "pearson", "neyman",
@@ -386,7 +386,7 @@ class SlicedDivergence(_ReleaseLoss):
 
     def __init__(
         self,
-        release: Release,
+        release: RowRelease,
         divergence: str | Divergence = "kl",
         bandwidth: str | float | Sequence[float] = "median",
         ridge: float = 1e-2,
@@ -478,7 +478,7 @@ class SlicedWasserstein(_ReleaseLoss):
 
     Parameters
     ----------
-    release : Release
+    release : RowRelease
         A release of rows.
     order : float
         Order q >= 1.
@@ -518,7 +518,7 @@ class SlicedWasserstein(_ReleaseLoss):
 
     def __init__(
         self,
-        release: Release,
+        release: RowRelease,
         *,
         order: float = 2,
         slices: str = "fixed",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dpslice import _arrays
 from dpslice.features import CustomFeatures, KernelSums, MarginalSums, SecondMoments
-from dpslice.release import Release
+from dpslice.release import SumRelease
 from dpslice.torch import functional
 from dpslice.torch.losses import check_kind, full_precision
 
@@ -218,7 +218,7 @@ class MarginalMatching(_SumLoss):
 
     Parameters
     ----------
-    release : Release
+    release : SumRelease
         A release of kind ``sums`` of `MarginalSums`.
     columns : sequence of int, optional
         The columns that the generator makes, in its order; groups that reach beyond them are left
@@ -245,7 +245,7 @@ class MarginalMatching(_SumLoss):
 
     def __init__(
         self,
-        release: Release,
+        release: SumRelease,
         *,
         columns: Sequence[int] | None = None,
         halves: bool = True,
@@ -411,7 +411,7 @@ class FeatureMatching(_SumLoss):
 
     Parameters
     ----------
-    release : Release
+    release : SumRelease
         A release of kind ``sums`` of `SecondMoments`, `KernelSums` or `CustomFeatures`.
     function : callable, optional
         Of `CustomFeatures`: the same function for torch, differentiable, of rows (c, d) into
@@ -451,7 +451,7 @@ class FeatureMatching(_SumLoss):
 
     def __init__(
         self,
-        release: Release,
+        release: SumRelease,
         *,
         function: Callable[[Tensor], Tensor] | None = None,
         n: float | None = None,
