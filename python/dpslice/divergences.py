@@ -7,7 +7,7 @@ synthetic/private. Every f is convex with f(1) = 0, in the form with f'(1) = 0: 
 changes no divergence between probability measures, and in this form each term is non-negative.
 
 The formulas themselves are compiled (``csrc/common/divergence.h``), once for this module and for
-the kernels. A divergence of one's own is a `Divergence` with two functions.
+the kernels. A divergence of one's own is a `Divergence` with a function.
 """
 
 from __future__ import annotations
@@ -40,14 +40,12 @@ class Divergence:
     ----------
     name : str
         How it is asked for.
-    value, derivative : callable
-        f and f'. Those of the registry take a number or an array (NumPy or torch, float32 or
+    value : callable
+        f. That of a divergence of one's own is called by the torch losses on a tensor, with
+        autograd. Those of the registry take a number or an array (NumPy or torch, float32 or
         float64, any shape, >= 0) and return the same kind, without autograd.
-    code : int
-        Number of the compiled formula; -1 for a divergence of one's own, which the torch losses
-        then evaluate by calling `value` on a tensor, with autograd. Default -1.
-    alpha : float
-        Parameter of the family ``alpha``; not read otherwise.
+    derivative : callable, optional
+        f', which the losses do not call: they differentiate `value`. Those of the registry have it.
     domain : str
         Interval of t on which f is finite.
     r_min : float
@@ -61,36 +59,28 @@ class Divergence:
     TypeError
         If a field is of the wrong kind.
     ValueError
-        If `name` is empty, `code` unknown, or `r_min` negative or not below 1.
+        If `name` or `domain` is empty, or `r_min` negative or not below 1.
 
     Examples
     --------
-    >>> squared_log = Divergence(
-    ...     "squared_log", value=lambda t: t.log() ** 2, derivative=lambda t: 2 * t.log() / t,
-    ...     domain="(0, inf)", r_min=0.4,
-    ... )
-    >>> squared_log.code
-    -1
+    >>> Divergence("squared_log", value=lambda t: t.log() ** 2, domain="(0, inf)", r_min=0.4)
+    Divergence(name='squared_log', domain='(0, inf)', r_min=0.4)
     """
 
     name: str
     value: Callable[[Any], Any] = field(repr=False)
-    derivative: Callable[[Any], Any] = field(repr=False)
-    code: int = -1
-    alpha: float = 0.0
+    derivative: Callable[[Any], Any] | None = field(default=None, repr=False)
     domain: str = "[0, inf)"
     r_min: float = 0.0
     doc: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         _arrays.text("name", self.name)
-        for part in ("value", "derivative"):
-            if not callable(getattr(self, part)):
-                found = _arrays.describe(getattr(self, part))
-                raise TypeError(f"{part} must be callable; got {found}")
-        if _arrays.integer("code", self.code, minimum=-1) > _ALPHA_CODE:
-            raise ValueError(f"code must be -1 to {_ALPHA_CODE}; got {self.code}")
-        _arrays.finite_real("alpha", self.alpha)
+        if not callable(self.value):
+            raise TypeError(f"value must be callable; got {_arrays.describe(self.value)}")
+        if self.derivative is not None and not callable(self.derivative):
+            found = _arrays.describe(self.derivative)
+            raise TypeError(f"derivative must be callable or None; got {found}")
         _arrays.text("domain", self.domain)
         if _arrays.nonnegative_real("r_min", self.r_min) >= 1:
             raise ValueError(
@@ -99,6 +89,16 @@ class Divergence:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def code(self) -> int:
+        """Number of the compiled formula; -1 of a divergence of one's own."""
+        return self.value.code if isinstance(self.value, _Compiled) else -1
+
+    @property
+    def alpha(self) -> float:
+        """Parameter of the family ``alpha``; 0 of others."""
+        return self.value.alpha if isinstance(self.value, _Compiled) else 0.0
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,6 @@ def _compiled(
         name,
         value=_Compiled(code, alpha, 0),
         derivative=_Compiled(code, alpha, 1),
-        code=code,
-        alpha=alpha,
         domain=domain,
         r_min=r_min,
         doc=doc,
