@@ -2,7 +2,8 @@
 #   make demo       a private table to a synthetic one, with its report, in demo-output/
 #   make test       the tests
 #   make lint       formatters, linters, types, stubs
-#   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer,
+#                   or another with SANITIZERS=thread
 #   make bench      benchmarks against what one would use instead, and their report
 #   make instructions  instruction counts of the kernels against the committed ones
 #   make wheel      a wheel in dist/
@@ -55,7 +56,7 @@ stubs: $(VENV)/.dev
 	$(BIN)/python tests/tools/check_stubs.py --write
 
 sanitize: $(VENV)/.dev
-	bash tests/tools/sanitize.sh $(BIN)/python
+	bash tests/tools/sanitize.sh $(BIN)/python $(SANITIZERS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
