@@ -407,6 +407,26 @@ def test_global_random_state_is_left_alone(release, make):
 
 
 @every_loss
+def test_default_device_is_for_others(release, make):
+    # As after torch.set_default_device("cuda"), to which the losses' CPU generator is no help. A
+    # tensor that was made on "meta" could not be computed with.
+    options = {"seed": 0, "batch_size": 19}  # few enough for rows to be drawn one by one
+    expected = make(release, **options)(synthetic())
+    x = synthetic()
+    with torch.device("meta"):
+        value = make(release, **options)(x)
+    assert torch.equal(value, expected)
+
+
+def test_default_device_is_not_that_of_given_bandwidths(release):
+    expected = SlicedDivergence(release, bandwidth=0.5, seed=0)(synthetic())
+    x = synthetic()
+    with torch.device("meta"):
+        value = SlicedDivergence(release, bandwidth=0.5, seed=0)(x)
+    assert torch.equal(value, expected)
+
+
+@every_loss
 def test_dtype_follows_the_rows(release, make):
     x = synthetic()
     loss = make(release, seed=0)

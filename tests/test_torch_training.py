@@ -144,6 +144,16 @@ def test_global_random_state_is_given_back(release):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_default_device_is_not_that_of_the_noise(tmp_path):
+    generator, other = net(), net()
+    train(generator, squared)
+    with torch.device("meta"):  # where a draw of a CPU generator could not be used
+        train(other, squared, checkpoint=tmp_path / "c.pt")
+        content = content_of(tmp_path / "c.pt")
+    assert_equal_weights(generator, other)
+    assert content["history"].shape == (12,)
+
+
 def test_any_module_and_any_loss():
     generator = nn.Linear(4, 3).double()
     seen: list[Tensor] = []

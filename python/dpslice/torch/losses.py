@@ -11,7 +11,7 @@ loss, which lives on the CPU on every device; its state is part of ``state_dict(
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,7 +104,7 @@ class _ReleaseLoss(nn.Module):
             )
         else:
             frame = release.frame  # [d, p]
-        self._frame = torch.tensor(frame, dtype=torch.float64)
+        self._frame = torch.tensor(frame, dtype=torch.float64, device="cpu")
         self._frame_like: Tensor | None = None  # the frame in the dtype of the last call
 
     # ------------------------------------------------------------------------------- state
@@ -139,16 +139,20 @@ class _ReleaseLoss(nn.Module):
 
     # ------------------------------------------------------------------------------- slices
 
+    def _drawn(self, draw: Callable[..., Tensor], *size: Any, **options: Any) -> Tensor:
+        """Draw from the loss's generator, on the CPU, whatever torch's default device is."""
+        return draw(*size, generator=self._generator, device="cpu", **options)
+
     def _draw_rows(self) -> NDArray[np.intp]:
         """Draw `batch_size` distinct rows, each subset equally likely, in O(batch_size) memory."""
         n, b = self.release.n, self.batch_size
         if b == n:
             return np.arange(n)
         if 3 * b >= n:
-            return np.sort(_as_numpy(torch.randperm(n, generator=self._generator)[:b]))
+            return np.sort(_as_numpy(self._drawn(torch.randperm, n)[:b]))
         rows = np.empty(0, dtype=np.int64)
         while len(rows) < b:  # by symmetry of the row numbers, repeats may simply be drawn anew
-            more = _as_numpy(torch.randint(n, (b - len(rows),), generator=self._generator))
+            more = _as_numpy(self._drawn(torch.randint, n, (b - len(rows),)))
             rows = np.unique(np.concatenate([rows, more]))
         return rows
 
@@ -176,7 +180,7 @@ class _ReleaseLoss(nn.Module):
         independent entries of standard deviation sigma: a fresh slice of the same release.
         """
         m, p, k = self.n_slices, self.release.p, self.slice_dim
-        normal = torch.randn(m, p, k, generator=self._generator, dtype=torch.float64)
+        normal = self._drawn(torch.randn, m, p, k, dtype=torch.float64)
         q, r = torch.linalg.qr(normal)
         # The signs of R's diagonal make Q Haar-distributed, whatever the library's convention.
         signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0.0, -1.0, 1.0)
@@ -195,7 +199,7 @@ class _ReleaseLoss(nn.Module):
 
     def _noisy(self, y: Tensor) -> Tensor:
         """Add fresh noise of the release's kind to sliced synthetic rows."""
-        noise = torch.randn(y.shape, generator=self._generator, dtype=y.dtype)
+        noise = self._drawn(torch.randn, y.shape, dtype=y.dtype)
         return y + self.release.sigma * noise.to(y.device)
 
     # ----------------------------------------------------------------------------------- call
@@ -419,7 +423,7 @@ class SlicedDivergence(_ReleaseLoss):
         self._bandwidths: Tensor | None = None  # [G, m], where they stay the same
         if not isinstance(self.bandwidth, str):
             values = [g * multiplier for g in self.bandwidth for multiplier in self.multipliers]
-            column = torch.tensor(values, dtype=torch.float64).unsqueeze(1)
+            column = torch.tensor(values, dtype=torch.float64, device="cpu").unsqueeze(1)
             self._bandwidths = column.expand(-1, self.n_slices)
         elif self.slices == "fixed":
             rows = np.linspace(0, release.n - 1, min(MEDIAN_ROWS, release.n)).round()

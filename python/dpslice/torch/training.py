@@ -359,7 +359,7 @@ class _Run:
         self.step = 0
         self.latent = torch.Generator().manual_seed(seed)
         # Dropout, Gumbel noise and the like draw from the global generator of the device.
-        global_seed = int(torch.randint(2**62, (), generator=self.latent))
+        global_seed = int(torch.randint(2**62, (), generator=self.latent, device="cpu"))
         torch.default_generator.manual_seed(global_seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
@@ -370,7 +370,7 @@ class _Run:
         return {
             "settings": self.settings,
             "step": self.step,
-            "history": torch.tensor(self.history, dtype=torch.float64),
+            "history": torch.tensor(self.history, dtype=torch.float64, device="cpu"),
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "base_lrs": self.base_lrs,
@@ -737,7 +737,7 @@ def fit(
         stopped = False
         try:
             while run.step < steps and not stopped and not guard.interrupted:
-                z = torch.randn(batch_size, latent_dim, generator=run.latent)
+                z = torch.randn(batch_size, latent_dim, generator=run.latent, device="cpu")
                 kept = (
                     f"the checkpoint of step {saved} is kept at {str(path)!r}"
                     if saved >= 0
