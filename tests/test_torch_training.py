@@ -363,6 +363,18 @@ def test_what_a_callback_raises_ends_the_run():
 
 # ------------------------------------------------------------------------- exact resume
 
+
+class Both(nn.Module):
+    """A loss of one's own, made of two."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)  # type: ignore[no-any-return]
+
+
 LOSSES = {
     "likelihood": lambda r: SmoothedLikelihood(r, batch_size=40, seed=1),
     "fresh divergence": lambda r: SlicedDivergence(
@@ -370,6 +382,7 @@ LOSSES = {
     ),
     "wasserstein without seed": lambda r: SlicedWasserstein(r, batch_size=40),
     "own": lambda r: squared,
+    "of two": lambda r: Both(SmoothedLikelihood(r, batch_size=40), SlicedWasserstein(r)),
 }
 
 
@@ -537,6 +550,18 @@ def test_another_release_is_refused(saved, release):
     other = make_release(gaussian_rows(200, 3), 0.3, seed=9)
     loss = SmoothedLikelihood(other, batch_size=40, seed=1)
     assert_refused(saved, release, "was made with another release", loss=loss)
+
+
+def test_another_release_or_setting_within_a_loss_is_refused(tmp_path, release):
+    def loss(r: Release, seed: int = 1) -> nn.Module:
+        return Both(SlicedWasserstein(release, seed=0), SmoothedLikelihood(r, seed=seed))
+
+    path = tmp_path / "c.pt"
+    other = make_release(gaussian_rows(200, 3), 0.3, seed=9)
+    train(net(), loss(other), checkpoint=path, steps=4)
+    assert content_of(path)["settings"]["release"] == f"{release.fingerprint}, {other.fingerprint}"
+    assert_refused(path, release, "was made with another release", loss=loss(release))
+    assert_refused(path, release, "another setting loss", loss=loss(other, seed=2))
 
 
 def test_another_architecture_is_refused(saved, release):

@@ -482,10 +482,17 @@ def _checked_settings(settings: object) -> dict[str, str | float]:
     return plain
 
 
+def _fingerprint(loss: object) -> str | None:
+    """Name the release of a loss, and those of losses that it is made of."""
+    parts = loss.modules() if isinstance(loss, nn.Module) else (loss,)
+    found = (getattr(getattr(part, "release", None), "fingerprint", None) for part in parts)
+    each = dict.fromkeys(fingerprint for fingerprint in found if fingerprint is not None)
+    return ", ".join(each) or None
+
+
 def _describe_loss(loss: object) -> str:
     """Name a loss; with its settings, where they are part of its repr."""
-    fingerprint = getattr(getattr(loss, "release", None), "fingerprint", None)
-    return repr(loss) if fingerprint is not None else type(loss).__qualname__
+    return repr(loss) if _fingerprint(loss) is not None else type(loss).__qualname__
 
 
 def _one_step(
@@ -574,7 +581,9 @@ def fit(
         parameter.
     loss : callable
         Maps rows (c, d) to a scalar: `SmoothedLikelihood`, `SlicedDivergence`,
-        `SlicedWasserstein`, or a function of one's own.
+        `SlicedWasserstein`, or a function of one's own. A sum of several should be a
+        `torch.nn.Module` that holds them: of a plain function, a checkpoint knows neither the
+        releases nor the random state, so a run that is resumed would draw other batches.
     steps : int
         Steps to train for, in total: a resumed run does what is left of them. A checkpoint of a
         later step is refused.
@@ -603,8 +612,8 @@ def fit(
         global generators are given back as they were.
     checkpoint : path, optional
         File to save the state of the run in: weights, optimizer, average, all states of the random
-        generators, step, history, and the fingerprint of the release. It is replaced atomically,
-        so at any moment it is whole.
+        generators, step, history, and the fingerprint of the release (or releases). It is replaced
+        atomically, so at any moment it is whole.
     checkpoint_every : int
         Steps between two saves. The last step is always saved.
     resume : bool
@@ -704,7 +713,7 @@ def fit(
     first = next(generator.parameters())
     device, dtype = first.device, first.dtype
     all_settings: dict[str, Any] = {
-        "release": getattr(getattr(loss, "release", None), "fingerprint", None),
+        "release": _fingerprint(loss),
         "loss": _describe_loss(loss),
         "batch_size": batch_size,
         "latent_dim": latent_dim,
