@@ -796,6 +796,8 @@ def test_wrong_numbers_are_refused():
             functional.density_ratio(x, y, torch.tensor([1.0, bandwidth]), 0.1)
     with pytest.raises(TypeError, match="bandwidth must be a finite number > 0"):
         functional.gaussian_kernel_sum(x, y, "median")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"> 0; got ndarray of shape \(2,\) and dtype float64"):
+        functional.gaussian_kernel_sum(x, y, np.ones(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ridge must be a finite number >= 0"):
         functional.density_ratio(x, y, 1.0, -0.1)
     with pytest.raises(ValueError, match="sigma must be a finite number >= 0"):

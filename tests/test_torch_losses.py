@@ -525,7 +525,7 @@ def test_wrong_rows_are_refused(release, make):
         ({"seed": 2**64}, ValueError, r"seed must be an integer < 2\*\*63"),
         ({"divergence": "kld"}, ValueError, "divergence must be one of kl"),
         ({"divergence": 3}, TypeError, "divergence must be a name or a Divergence"),
-        ({"bandwidth": "mean"}, ValueError, "bandwidth must be one of median"),
+        ({"bandwidth": "mean"}, ValueError, "must be 'median', or one or several numbers > 0"),
         ({"bandwidth": 0.0}, ValueError, "bandwidth must be a finite number > 0"),
         ({"bandwidth": [1.0, -1.0]}, ValueError, "bandwidth must be a finite number > 0"),
         ({"bandwidth": []}, ValueError, "bandwidth must hold at least one number"),

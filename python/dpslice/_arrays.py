@@ -129,7 +129,9 @@ def _real(name: str, value: object, rule: str) -> float:
     if type(value) is float:  # as nearly all are: the look at an abstract class takes longer
         return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
-        raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
+        kind, shown = type(value).__name__, describe(value)
+        found = shown if shown.startswith(kind) else f"{kind} {shown}"
+        raise TypeError(f"{name} must be {rule}; got {found}")
     try:
         return float(value)
     except OverflowError:
@@ -302,6 +304,13 @@ def library_of(name: str, value: object) -> str:
     torch and CuPy are looked up among the modules already imported: an array of theirs can only
     exist if they are, and dpslice must not import them by itself.
     """
+    library = _library(value)
+    if library is None:
+        raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+    return library
+
+
+def _library(value: Any) -> str | None:
     if isinstance(value, np.ndarray):
         return "numpy"
     torch = sys.modules.get("torch")
@@ -310,7 +319,7 @@ def library_of(name: str, value: object) -> str:
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(value, cupy.ndarray):
         return "cupy"
-    raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+    return None
 
 
 # What the compiled kernels compute in, by the names that the libraries print. Others are refused,
@@ -800,7 +809,7 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
     if isinstance(value, (numbers.Real, np.number)):
         array: FloatArray = np.full(slices, positive_real(name, value))
     else:
-        if library_of(name, value) != like.place.library:
+        if _library(value) != like.place.library:
             raise TypeError(
                 f"{name} must be a number or a {like.place.library} array like the others; "
                 f"got {type(value).__name__}"

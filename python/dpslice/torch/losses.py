@@ -417,7 +417,11 @@ class SlicedDivergence(_ReleaseLoss):
         self.multipliers = _arrays.positive_reals("multipliers", multipliers)
         self.bandwidth: str | tuple[float, ...]
         if isinstance(bandwidth, str):
-            self.bandwidth = _arrays.choice("bandwidth", bandwidth, ("median",))
+            if bandwidth != "median":
+                raise ValueError(
+                    f"bandwidth must be 'median', or one or several numbers > 0; got {bandwidth!r}"
+                )
+            self.bandwidth = bandwidth
         else:
             self.bandwidth = _arrays.positive_reals("bandwidth", bandwidth)
         self._bandwidths: Tensor | None = None  # [G, m], where they stay the same
