@@ -336,6 +336,20 @@ def test_torch_func_differentiates(release, make):
     torch.testing.assert_close(torch.func.grad(make(release, **options))(x.detach()), want)
 
 
+@every_loss
+def test_vmap_is_a_loop_with_one_draw(release, make):
+    rows = torch.stack([synthetic(seed=seed).detach() for seed in range(3)])
+    options = {"seed": 3, "batch_size": 20}
+    want = torch.stack([make(release, **options)(x) for x in rows])
+    torch.testing.assert_close(torch.func.vmap(make(release, **options))(rows), want)
+    # Gradients inside, as of an ensemble.
+    want = torch.stack([torch.func.grad(make(release, **options))(x) for x in rows])
+    got = torch.func.vmap(torch.func.grad(make(release, **options)))(rows)
+    torch.testing.assert_close(got, want)
+    with pytest.raises(ValueError, match="must hold finite numbers"):
+        torch.func.vmap(make(release))(rows * math.nan)
+
+
 @pytest.mark.filterwarnings("error")
 @every_loss
 def test_memory_mapped_release(tmp_path, release, make):

@@ -5,7 +5,8 @@ private rows were, and compares the two clouds slice by slice. A release is publ
 costs any privacy.
 
 Randomness (batches of released rows, fresh slices, sampled noise) comes from one generator per
-loss, which lives on the CPU on every device; its state is part of ``state_dict()``.
+loss, which lives on the CPU on every device; its state is part of ``state_dict()``. Under
+`torch.vmap`, as for an ensemble of generators, all share one draw, whatever `randomness` says.
 """
 
 from __future__ import annotations
@@ -140,8 +141,15 @@ class _ReleaseLoss(nn.Module):
     # ------------------------------------------------------------------------------- slices
 
     def _drawn(self, draw: Callable[..., Tensor], *size: Any, **options: Any) -> Tensor:
-        """Draw from the loss's generator, on the CPU, whatever torch's default device is."""
-        return draw(*size, generator=self._generator, device="cpu", **options)
+        """Draw from the loss's generator, on the CPU, whatever torch's default device is.
+
+        Under `torch.vmap` it is one draw for all.
+        """
+        options.update(generator=self._generator, device="cpu")
+        if not _arrays.under_vmap():
+            return draw(*size, **options)
+        with torch._C._DisableFuncTorch():
+            return draw(*size, **options)
 
     def _draw_rows(self) -> NDArray[np.intp]:
         """Draw `batch_size` distinct rows, each subset equally likely, in O(batch_size) memory."""

@@ -73,6 +73,8 @@ class _MomentMisfit(torch.autograd.Function):
     The gradient is made with the value and scaled in backward.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         rows: Tensor,  # [c, D]
@@ -120,6 +122,8 @@ class _ScaledOnce(torch.autograd.Function):
 
     It depends on the rows, which autograd would not know: its derivative would be zero in silence.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(scale: Tensor, grad: Tensor, rows: Tensor) -> Tensor:
