@@ -350,6 +350,25 @@ def test_vmap_is_a_loop_with_one_draw(release, make):
         torch.func.vmap(make(release))(rows * math.nan)
 
 
+@every_loss
+def test_compiled_step_breaks_once_at_the_loss(release, make):
+    x = synthetic().detach()
+    options = {"seed": 3, "batch_size": 19}  # so that some rows are drawn again
+    loss = make(release, **options)
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: 2 * loss(3 * x), backend=backend)
+    got = [compiled(x) for _ in range(12)]
+    again = make(release, **options)
+    assert got == [2 * again(3 * x) for _ in range(12)]
+    assert len(graphs) == 2  # before and after it
+
+
 @pytest.mark.filterwarnings("error")
 @every_loss
 def test_memory_mapped_release(tmp_path, release, make):
