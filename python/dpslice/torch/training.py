@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import math
 import numbers
@@ -450,6 +451,12 @@ def _make_optimizer(
         raise ValueError(
             "optimizer must hold parameters of the generator; got one that holds others"
         )
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer must take steps without a closure; got {type(made).__name__}, which "
+            "computes a loss several times a step, and each would be of another batch"
+        )
     return made
 
 
@@ -593,7 +600,7 @@ def fit(
         Width of the noise. Default: ``generator.latent_dim``.
     optimizer : torch.optim.Optimizer or callable, optional
         An optimizer over the generator's parameters, or a function that makes one of them. Default:
-        Adam at learning rate `lr`.
+        Adam at learning rate `lr`. Not one that calls a closure, as LBFGS does.
     lr : float
         Base learning rate of the default optimizer; others bring their own.
     schedule : {"cosine", "constant"} or callable
@@ -702,6 +709,10 @@ def fit(
     checkpoint_every = _arrays.positive_integer("checkpoint_every", checkpoint_every)
     resume = _arrays.boolean("resume", resume)
     progress = _arrays.boolean("progress", progress)
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"callbacks must be a sequence of callables; got {_arrays.describe(callbacks)}"
+        )
     callbacks = tuple(callbacks)
     for callback in callbacks:
         if not callable(callback):
