@@ -664,7 +664,9 @@ def fit(
     ``OMP_NUM_THREADS`` and ``torch.set_num_threads``; set both alike to use fewer.
 
     *Randomness*: a generator that draws random numbers from anywhere but torch's global generators
-    (NumPy's, say) is neither reproducible nor resumed exactly.
+    (NumPy's, say) is neither reproducible nor resumed exactly. Nor is one with dropout and the like
+    while `fit` also runs in another thread of the process: torch's global generators are one for
+    all threads. Run such searches in processes.
 
     Examples
     --------
