@@ -253,6 +253,16 @@ def test_gradient(halves: bool, features: MarginalSums) -> None:
     assert torch.autograd.gradcheck(loss, (rows,))
 
 
+@pytest.mark.parametrize("features", [FEATURES, TRIPLES, WIDE])
+@pytest.mark.parametrize("halves", [True, False])
+def test_vmap_is_a_loop(halves: bool, features: MarginalSums) -> None:
+    loss = MarginalMatching(_release(features=features), halves=halves, columns_weight=2.0)
+    rows = _distributions(features.sizes, 18).reshape(3, 6, -1)
+    torch.testing.assert_close(torch.func.vmap(loss)(rows), torch.stack([loss(x) for x in rows]))
+    want = torch.stack([torch.func.grad(loss)(x) for x in rows])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(rows), want)
+
+
 def test_halves_are_unbiased() -> None:
     """Random one-hot rows of the right model: squares are too large, products are not."""
     release = _release(sigma=0.5)

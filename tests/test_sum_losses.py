@@ -139,6 +139,16 @@ def test_torch_func_differentiates(name: str) -> None:
     torch.testing.assert_close(torch.func.grad(loss)(x.detach()), want)
 
 
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("halves", [True, False])
+def test_vmap_is_a_loop(name: str, halves: bool) -> None:
+    loss = _loss(name, _rows(1000), halves=halves)
+    rows = torch.from_numpy(_rows(180, seed=1) * 2.0).reshape(3, 60, 4)
+    torch.testing.assert_close(torch.func.vmap(loss)(rows), torch.stack([loss(x) for x in rows]))
+    want = torch.stack([torch.func.grad(loss)(x) for x in rows])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(rows), want)
+
+
 @pytest.mark.parametrize(
     "features",
     [SecondMoments(8), KernelSums.on_random_slices(8, n_slices=16, n_landmarks=16, seed=0)],

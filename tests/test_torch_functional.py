@@ -796,12 +796,21 @@ def test_wrong_numbers_are_refused():
             functional.density_ratio(x, y, torch.tensor([1.0, bandwidth]), 0.1)
     with pytest.raises(TypeError, match="bandwidth must be a finite number > 0"):
         functional.gaussian_kernel_sum(x, y, "median")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"> 0; got ndarray of shape \(2,\) and dtype float64"):
+        functional.gaussian_kernel_sum(x, y, np.ones(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ridge must be a finite number >= 0"):
         functional.density_ratio(x, y, 1.0, -0.1)
     with pytest.raises(ValueError, match="sigma must be a finite number >= 0"):
         functional.density_ratio(x, y, 1.0, 0.1, sigma=-1.0)
     with pytest.raises(ValueError, match="order must be a finite number >= 1"):
         functional.sliced_wasserstein(x[..., 0], y[..., 0], 0.5)
+    for key in (3, (1,), (1, 2, 3)):
+        with pytest.raises(TypeError, match="key must be a pair of integers"):
+            functional.project(x[0], x[0].mT, 1.0, "fast", key)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="key must be an integer >= 0; got -2"):
+        functional.project(x[0], x[0].mT, 1.0, "fast", (1, -2))
+    with pytest.raises(ValueError, match=r"key must be two integers below 2\^64"):
+        functional.project(x[0], x[0].mT, 1.0, "fast", (1, 2**64))
 
 
 def test_singular_gram_matrix_names_the_slice():

@@ -337,6 +337,39 @@ def test_torch_func_differentiates(release, make):
     torch.testing.assert_close(torch.func.grad(make(release, **options))(x.detach()), want)
 
 
+@every_loss
+def test_vmap_is_a_loop_with_one_draw(release, make):
+    rows = torch.stack([synthetic(seed=seed).detach() for seed in range(3)])
+    options = {"seed": 3, "batch_size": 20}
+    want = torch.stack([make(release, **options)(x) for x in rows])
+    torch.testing.assert_close(torch.func.vmap(make(release, **options))(rows), want)
+    # Gradients inside, as of an ensemble.
+    want = torch.stack([torch.func.grad(make(release, **options))(x) for x in rows])
+    got = torch.func.vmap(torch.func.grad(make(release, **options)))(rows)
+    torch.testing.assert_close(got, want)
+    with pytest.raises(ValueError, match="must hold finite numbers"):
+        torch.func.vmap(make(release))(rows * math.nan)
+
+
+@every_loss
+def test_compiled_step_breaks_once_at_the_loss(release, make):
+    x = synthetic().detach()
+    options = {"seed": 3, "batch_size": 19}  # so that some rows are drawn again
+    loss = make(release, **options)
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: 2 * loss(3 * x), backend=backend)
+    got = [compiled(x) for _ in range(12)]
+    again = make(release, **options)
+    assert got == [2 * again(3 * x) for _ in range(12)]
+    assert len(graphs) == 2  # before and after it
+
+
 @pytest.mark.filterwarnings("error")
 @every_loss
 def test_memory_mapped_release(tmp_path, release, make):
@@ -405,6 +438,26 @@ def test_global_random_state_is_left_alone(release, make):
     before = torch.get_rng_state()
     make(release, seed=0, batch_size=20)(synthetic())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_loss
+def test_default_device_is_for_others(release, make):
+    # As after torch.set_default_device("cuda"), to which the losses' CPU generator is no help. A
+    # tensor that was made on "meta" could not be computed with.
+    options = {"seed": 0, "batch_size": 19}  # few enough for rows to be drawn one by one
+    expected = make(release, **options)(synthetic())
+    x = synthetic()
+    with torch.device("meta"):
+        value = make(release, **options)(x)
+    assert torch.equal(value, expected)
+
+
+def test_default_device_is_not_that_of_given_bandwidths(release):
+    expected = SlicedDivergence(release, bandwidth=0.5, seed=0)(synthetic())
+    x = synthetic()
+    with torch.device("meta"):
+        value = SlicedDivergence(release, bandwidth=0.5, seed=0)(x)
+    assert torch.equal(value, expected)
 
 
 @every_loss
@@ -506,7 +559,7 @@ def test_wrong_rows_are_refused(release, make):
         ({"seed": 2**64}, ValueError, r"seed must be an integer < 2\*\*63"),
         ({"divergence": "kld"}, ValueError, "divergence must be one of kl"),
         ({"divergence": 3}, TypeError, "divergence must be a name or a Divergence"),
-        ({"bandwidth": "mean"}, ValueError, "bandwidth must be one of median"),
+        ({"bandwidth": "mean"}, ValueError, "must be 'median', or one or several numbers > 0"),
         ({"bandwidth": 0.0}, ValueError, "bandwidth must be a finite number > 0"),
         ({"bandwidth": [1.0, -1.0]}, ValueError, "bandwidth must be a finite number > 0"),
         ({"bandwidth": []}, ValueError, "bandwidth must hold at least one number"),

@@ -144,6 +144,16 @@ def test_global_random_state_is_given_back(release):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_default_device_is_not_that_of_the_noise(tmp_path):
+    generator, other = net(), net()
+    train(generator, squared)
+    with torch.device("meta"):  # where a draw of a CPU generator could not be used
+        train(other, squared, checkpoint=tmp_path / "c.pt")
+        content = content_of(tmp_path / "c.pt")
+    assert_equal_weights(generator, other)
+    assert content["history"].shape == (12,)
+
+
 def test_any_module_and_any_loss():
     generator = nn.Linear(4, 3).double()
     seen: list[Tensor] = []
@@ -353,6 +363,18 @@ def test_what_a_callback_raises_ends_the_run():
 
 # ------------------------------------------------------------------------- exact resume
 
+
+class Both(nn.Module):
+    """A loss of one's own, made of two."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)  # type: ignore[no-any-return]
+
+
 LOSSES = {
     "likelihood": lambda r: SmoothedLikelihood(r, batch_size=40, seed=1),
     "fresh divergence": lambda r: SlicedDivergence(
@@ -360,6 +382,7 @@ LOSSES = {
     ),
     "wasserstein without seed": lambda r: SlicedWasserstein(r, batch_size=40),
     "own": lambda r: squared,
+    "of two": lambda r: Both(SmoothedLikelihood(r, batch_size=40), SlicedWasserstein(r)),
 }
 
 
@@ -545,6 +568,18 @@ def test_another_release_is_refused(saved, release):
     other = make_release(gaussian_rows(200, 3), 0.3, seed=9)
     loss = SmoothedLikelihood(other, batch_size=40, seed=1)
     assert_refused(saved, release, "was made with another release", loss=loss)
+
+
+def test_another_release_or_setting_within_a_loss_is_refused(tmp_path, release):
+    def loss(r: Release, seed: int = 1) -> nn.Module:
+        return Both(SlicedWasserstein(release, seed=0), SmoothedLikelihood(r, seed=seed))
+
+    path = tmp_path / "c.pt"
+    other = make_release(gaussian_rows(200, 3), 0.3, seed=9)
+    train(net(), loss(other), checkpoint=path, steps=4)
+    assert content_of(path)["settings"]["release"] == f"{release.fingerprint}, {other.fingerprint}"
+    assert_refused(path, release, "was made with another release", loss=loss(release))
+    assert_refused(path, release, "another setting loss", loss=loss(other, seed=2))
 
 
 def test_another_architecture_is_refused(saved, release):
@@ -839,8 +874,10 @@ def test_nan_of_the_generator_names_the_step():
         ({"resume": 1}, TypeError, "resume must be True or False"),
         ({"progress": "yes"}, TypeError, "progress must be True or False"),
         ({"callbacks": [3]}, TypeError, "callbacks must be callable; got 3"),
+        ({"callbacks": print}, TypeError, "callbacks must be a sequence of callables; got <built"),
         ({"optimizer": "adam"}, TypeError, "optimizer must be a torch optimizer, or a function"),
         ({"optimizer": lambda p: None}, TypeError, "optimizer must return a torch optimizer"),
+        ({"optimizer": torch.optim.LBFGS}, ValueError, "without a closure; got LBFGS"),
         ({"checkpoint": "/"}, ValueError, "checkpoint must be the path of a file; got the dir"),
         ({"checkpoint": "/no/such/place"}, ValueError, "checkpoint must lie in a directory that"),
     ],

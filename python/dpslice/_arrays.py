@@ -129,7 +129,9 @@ def _real(name: str, value: object, rule: str) -> float:
     if type(value) is float:  # as nearly all are: the look at an abstract class takes longer
         return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
-        raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
+        kind, shown = type(value).__name__, describe(value)
+        found = shown if shown.startswith(kind) else f"{kind} {shown}"
+        raise TypeError(f"{name} must be {rule}; got {found}")
     try:
         return float(value)
     except OverflowError:
@@ -302,6 +304,13 @@ def library_of(name: str, value: object) -> str:
     torch and CuPy are looked up among the modules already imported: an array of theirs can only
     exist if they are, and dpslice must not import them by itself.
     """
+    library = _library(value)
+    if library is None:
+        raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+    return library
+
+
+def _library(value: Any) -> str | None:
     if isinstance(value, np.ndarray):
         return "numpy"
     torch = sys.modules.get("torch")
@@ -310,7 +319,7 @@ def library_of(name: str, value: object) -> str:
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(value, cupy.ndarray):
         return "cupy"
-    raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+    return None
 
 
 # What the compiled kernels compute in, by the names that the libraries print. Others are refused,
@@ -800,7 +809,7 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
     if isinstance(value, (numbers.Real, np.number)):
         array: FloatArray = np.full(slices, positive_real(name, value))
     else:
-        if library_of(name, value) != like.place.library:
+        if _library(value) != like.place.library:
             raise TypeError(
                 f"{name} must be a number or a {like.place.library} array like the others; "
                 f"got {type(value).__name__}"
@@ -878,6 +887,16 @@ def same_kind(result: Any, place: Place) -> Any:
     return result
 
 
+def under_vmap() -> bool:
+    """Tell whether the present code is being run by `torch.vmap`, for a whole batch at once."""
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    functorch = torch._C._functorch
+    levels = functorch.get_interpreter_stack()
+    return any(level.key() == functorch.TransformType.Vmap for level in levels)
+
+
 def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
     """Return a torch tensor (c, d) of float32 or float64, or raise; half types only under autocast.
 
@@ -907,7 +926,8 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
         x = x.float()
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name} must have dtype float32 or float64; got {x.dtype}")
-    if x.is_cpu and not all_finite(x):
+    # Under vmap nothing here can depend on values; kernels, which get those of the batch, look too.
+    if x.is_cpu and not under_vmap() and not all_finite(x):
         i, j = (int(index) for index in (~torch.isfinite(x.detach())).nonzero()[0])
         found = float(x.detach()[i, j])
         raise ValueError(f"{name} must hold finite numbers; got {found} at ({i}, {j})")

@@ -660,6 +660,8 @@ class SecondMoments(_RowFeatures):
 
     Two such matrices are at most :math:`\sqrt2\,(C^2 + c^2)` apart (:math:`2\sqrt2\,C c` if c > C).
     Off the diagonal a product stands for two entries of the matrix: its weight is :math:`\sqrt2`.
+    What is released are the sums of products of (x, 1), row by row of the upper triangle: the
+    powers of c are weights, too, and `moments` tells the sums apart.
 
     Coordinates are rounded to multiples of a power of two of about :math:`2^{-22} C` first, within
     the ball, so that the sums are exact.

@@ -120,6 +120,11 @@ def project(
 def _fast_key(key: Any) -> tuple[int, int]:
     if key is None:
         return secrets.randbelow(_KEY_WORD), secrets.randbelow(_KEY_WORD)
+    return checked_key(key)
+
+
+def checked_key(key: object) -> tuple[int, int]:
+    """Return a key of the fast noise, or raise unless it is two integers of 64 bits."""
     if not isinstance(key, (tuple, list)) or len(key) != 2:
         raise TypeError(f"key must be a pair of integers; got {_arrays.describe(key)}")
     first, second = (_arrays.integer("key", word, minimum=0) for word in key)

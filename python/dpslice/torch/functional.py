@@ -388,7 +388,7 @@ def project(
         ChaCha20 keyed from the operating system, or counter-based Philox, which is quick and
         reproducible and protects nobody.
     key : pair of int, optional
-        Key of the fast noise, two numbers of 64 bits. Default: fresh.
+        Key of the fast noise, two numbers below 2^64. Default: fresh.
 
     Returns
     -------
@@ -415,7 +415,7 @@ def project(
     x, frame = _tensors(x=x, frame=frame)
     sigma = _arrays.nonnegative_real("sigma", sigma)
     # An operator's integers are signed, a key's are not; the kernel undoes this.
-    signed = [] if key is None else [(n + 2**63) % 2**64 - 2**63 for n in key]
+    signed = [] if key is None else [(n + 2**63) % 2**64 - 2**63 for n in kernels.checked_key(key)]
     result: Tensor = _call("project", x, frame, sigma, noise, signed)
     return result
 

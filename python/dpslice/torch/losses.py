@@ -5,13 +5,15 @@ private rows were, and compares the two clouds slice by slice. A release is publ
 costs any privacy.
 
 Randomness (batches of released rows, fresh slices, sampled noise) comes from one generator per
-loss, which lives on the CPU on every device; its state is part of ``state_dict()``.
+loss, which lives on the CPU on every device; its state is part of ``state_dict()``. Under
+`torch.vmap`, as for an ensemble of generators, all share one draw, whatever `randomness` says.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from dpslice import _arrays
 from dpslice.divergences import Divergence, get_divergence
@@ -40,6 +43,23 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _one_graph_break(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Keep a loss out of the graphs of `torch.compile`, around which a step is compiled.
+
+    Its draws and checks would break them many times, and they would be made again for each number
+    of rows that had to be drawn anew: such a step takes ten times as long as one in eager mode.
+    """
+    # Unlike torch.compiler.disable, this imports torch's compiler only if it is called.
+    apart: Callable[[Any, Tensor], Tensor] = _disable_dynamo(forward)
+
+    @functools.wraps(forward)
+    def called(self: Any, x_synthetic: Tensor) -> Tensor:
+        run = apart if torch.compiler.is_compiling() else forward
+        return run(self, x_synthetic)
+
+    return called
 
 
 def check_kind(loss: str, release: object, kind: str) -> None:
@@ -104,7 +124,7 @@ class _ReleaseLoss(nn.Module):
             )
         else:
             frame = release.frame  # [d, p]
-        self._frame = torch.tensor(frame, dtype=torch.float64)
+        self._frame = torch.tensor(frame, dtype=torch.float64, device="cpu")
         self._frame_like: Tensor | None = None  # the frame in the dtype of the last call
 
     # ------------------------------------------------------------------------------- state
@@ -139,16 +159,27 @@ class _ReleaseLoss(nn.Module):
 
     # ------------------------------------------------------------------------------- slices
 
+    def _drawn(self, draw: Callable[..., Tensor], *size: Any, **options: Any) -> Tensor:
+        """Draw from the loss's generator, on the CPU, whatever torch's default device is.
+
+        Under `torch.vmap` it is one draw for all.
+        """
+        options.update(generator=self._generator, device="cpu")
+        if not _arrays.under_vmap():
+            return draw(*size, **options)
+        with torch._C._DisableFuncTorch():
+            return draw(*size, **options)
+
     def _draw_rows(self) -> NDArray[np.intp]:
         """Draw `batch_size` distinct rows, each subset equally likely, in O(batch_size) memory."""
         n, b = self.release.n, self.batch_size
         if b == n:
             return np.arange(n)
         if 3 * b >= n:
-            return np.sort(_as_numpy(torch.randperm(n, generator=self._generator)[:b]))
+            return np.sort(_as_numpy(self._drawn(torch.randperm, n)[:b]))
         rows = np.empty(0, dtype=np.int64)
         while len(rows) < b:  # by symmetry of the row numbers, repeats may simply be drawn anew
-            more = _as_numpy(torch.randint(n, (b - len(rows),), generator=self._generator))
+            more = _as_numpy(self._drawn(torch.randint, n, (b - len(rows),)))
             rows = np.unique(np.concatenate([rows, more]))
         return rows
 
@@ -176,7 +207,7 @@ class _ReleaseLoss(nn.Module):
         independent entries of standard deviation sigma: a fresh slice of the same release.
         """
         m, p, k = self.n_slices, self.release.p, self.slice_dim
-        normal = torch.randn(m, p, k, generator=self._generator, dtype=torch.float64)
+        normal = self._drawn(torch.randn, m, p, k, dtype=torch.float64)
         q, r = torch.linalg.qr(normal)
         # The signs of R's diagonal make Q Haar-distributed, whatever the library's convention.
         signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0.0, -1.0, 1.0)
@@ -195,11 +226,12 @@ class _ReleaseLoss(nn.Module):
 
     def _noisy(self, y: Tensor) -> Tensor:
         """Add fresh noise of the release's kind to sliced synthetic rows."""
-        noise = torch.randn(y.shape, generator=self._generator, dtype=y.dtype)
+        noise = self._drawn(torch.randn, y.shape, dtype=y.dtype)
         return y + self.release.sigma * noise.to(y.device)
 
     # ----------------------------------------------------------------------------------- call
 
+    @_one_graph_break
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the loss of synthetic rows.
 
@@ -413,13 +445,17 @@ class SlicedDivergence(_ReleaseLoss):
         self.multipliers = _arrays.positive_reals("multipliers", multipliers)
         self.bandwidth: str | tuple[float, ...]
         if isinstance(bandwidth, str):
-            self.bandwidth = _arrays.choice("bandwidth", bandwidth, ("median",))
+            if bandwidth != "median":
+                raise ValueError(
+                    f"bandwidth must be 'median', or one or several numbers > 0; got {bandwidth!r}"
+                )
+            self.bandwidth = bandwidth
         else:
             self.bandwidth = _arrays.positive_reals("bandwidth", bandwidth)
         self._bandwidths: Tensor | None = None  # [G, m], where they stay the same
         if not isinstance(self.bandwidth, str):
             values = [g * multiplier for g in self.bandwidth for multiplier in self.multipliers]
-            column = torch.tensor(values, dtype=torch.float64).unsqueeze(1)
+            column = torch.tensor(values, dtype=torch.float64, device="cpu").unsqueeze(1)
             self._bandwidths = column.expand(-1, self.n_slices)
         elif self.slices == "fixed":
             rows = np.linspace(0, release.n - 1, min(MEDIAN_ROWS, release.n)).round()

@@ -73,6 +73,8 @@ class _MomentMisfit(torch.autograd.Function):
     The gradient is made with the value and scaled in backward.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         rows: Tensor,  # [c, D]
@@ -120,6 +122,8 @@ class _ScaledOnce(torch.autograd.Function):
 
     It depends on the rows, which autograd would not know: its derivative would be zero in silence.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(scale: Tensor, grad: Tensor, rows: Tensor) -> Tensor:
@@ -227,7 +231,8 @@ class MarginalMatching(_SumLoss):
         Whether to compare two independent halves of the batch with the release, each with its own
         misfit: M is an average over the batch, so its square is too large by the variance of that
         average, while the product of two independent misfits is unbiased (and may be negative).
-        Switch it off where a batch is the whole model, as of `ProductMixture`.
+        Switch it off where a batch is the whole model, as of `ProductMixture`, or a whole table: in
+        the halves of one, what the first has too much of the second lacks.
     columns_weight : float
         How often the counts of single columns, as all tables together show them, are counted beside
         the tables; 0 leaves them out. They keep a model's columns true where noise is large:
@@ -423,6 +428,8 @@ class FeatureMatching(_SumLoss):
         Whether to compare two independent halves of the batch with the release, each with its own
         misfit: M is an average over the batch, so its square is too large by the variance of that
         average, while the product of two independent misfits is unbiased (and may be negative).
+        Switch it off to score a whole table: what one half of it has too much of the other lacks,
+        and the product is far below that of independent rows.
 
     Raises
     ------
@@ -443,7 +450,7 @@ class FeatureMatching(_SumLoss):
     >>> rows = np.random.default_rng(0).normal(size=(20000, 3)) * 0.2
     >>> features = dpslice.SecondMoments(3)
     >>> release = dpslice.SumMechanism(features=features, epsilon=1.0, delta=1e-6).release(rows)
-    >>> loss = FeatureMatching(release)
+    >>> loss = FeatureMatching(release, halves=False)  # as a whole table is to be scored
     >>> near, far = torch.from_numpy(rows), torch.from_numpy(rows) * 1.5
     >>> bool(loss(near) < loss(far))
     True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import math
 import numbers
@@ -359,7 +360,7 @@ class _Run:
         self.step = 0
         self.latent = torch.Generator().manual_seed(seed)
         # Dropout, Gumbel noise and the like draw from the global generator of the device.
-        global_seed = int(torch.randint(2**62, (), generator=self.latent))
+        global_seed = int(torch.randint(2**62, (), generator=self.latent, device="cpu"))
         torch.default_generator.manual_seed(global_seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
@@ -370,7 +371,7 @@ class _Run:
         return {
             "settings": self.settings,
             "step": self.step,
-            "history": torch.tensor(self.history, dtype=torch.float64),
+            "history": torch.tensor(self.history, dtype=torch.float64, device="cpu"),
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "base_lrs": self.base_lrs,
@@ -450,6 +451,12 @@ def _make_optimizer(
         raise ValueError(
             "optimizer must hold parameters of the generator; got one that holds others"
         )
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer must take steps without a closure; got {type(made).__name__}, which "
+            "computes a loss several times a step, and each would be of another batch"
+        )
     return made
 
 
@@ -482,10 +489,17 @@ def _checked_settings(settings: object) -> dict[str, str | float]:
     return plain
 
 
+def _fingerprint(loss: object) -> str | None:
+    """Name the release of a loss, and those of losses that it is made of."""
+    parts = loss.modules() if isinstance(loss, nn.Module) else (loss,)
+    found = (getattr(getattr(part, "release", None), "fingerprint", None) for part in parts)
+    each = dict.fromkeys(fingerprint for fingerprint in found if fingerprint is not None)
+    return ", ".join(each) or None
+
+
 def _describe_loss(loss: object) -> str:
     """Name a loss; with its settings, where they are part of its repr."""
-    fingerprint = getattr(getattr(loss, "release", None), "fingerprint", None)
-    return repr(loss) if fingerprint is not None else type(loss).__qualname__
+    return repr(loss) if _fingerprint(loss) is not None else type(loss).__qualname__
 
 
 def _one_step(
@@ -574,7 +588,9 @@ def fit(
         parameter.
     loss : callable
         Maps rows (c, d) to a scalar: `SmoothedLikelihood`, `SlicedDivergence`,
-        `SlicedWasserstein`, or a function of one's own.
+        `SlicedWasserstein`, or a function of one's own. A sum of several should be a
+        `torch.nn.Module` that holds them: of a plain function, a checkpoint knows neither the
+        releases nor the random state, so a run that is resumed would draw other batches.
     steps : int
         Steps to train for, in total: a resumed run does what is left of them. A checkpoint of a
         later step is refused.
@@ -584,7 +600,7 @@ def fit(
         Width of the noise. Default: ``generator.latent_dim``.
     optimizer : torch.optim.Optimizer or callable, optional
         An optimizer over the generator's parameters, or a function that makes one of them. Default:
-        Adam at learning rate `lr`.
+        Adam at learning rate `lr`. Not one that calls a closure, as LBFGS does.
     lr : float
         Base learning rate of the default optimizer; others bring their own.
     schedule : {"cosine", "constant"} or callable
@@ -603,8 +619,8 @@ def fit(
         global generators are given back as they were.
     checkpoint : path, optional
         File to save the state of the run in: weights, optimizer, average, all states of the random
-        generators, step, history, and the fingerprint of the release. It is replaced atomically,
-        so at any moment it is whole.
+        generators, step, history, and the fingerprint of the release (or releases). It is replaced
+        atomically, so at any moment it is whole.
     checkpoint_every : int
         Steps between two saves. The last step is always saved.
     resume : bool
@@ -650,7 +666,9 @@ def fit(
     ``OMP_NUM_THREADS`` and ``torch.set_num_threads``; set both alike to use fewer.
 
     *Randomness*: a generator that draws random numbers from anywhere but torch's global generators
-    (NumPy's, say) is neither reproducible nor resumed exactly.
+    (NumPy's, say) is neither reproducible nor resumed exactly. Nor is one with dropout and the like
+    while `fit` also runs in another thread of the process: torch's global generators are one for
+    all threads. Run such searches in processes.
 
     Examples
     --------
@@ -695,6 +713,10 @@ def fit(
     checkpoint_every = _arrays.positive_integer("checkpoint_every", checkpoint_every)
     resume = _arrays.boolean("resume", resume)
     progress = _arrays.boolean("progress", progress)
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"callbacks must be a sequence of callables; got {_arrays.describe(callbacks)}"
+        )
     callbacks = tuple(callbacks)
     for callback in callbacks:
         if not callable(callback):
@@ -706,7 +728,7 @@ def fit(
     first = next(generator.parameters())
     device, dtype = first.device, first.dtype
     all_settings: dict[str, Any] = {
-        "release": getattr(getattr(loss, "release", None), "fingerprint", None),
+        "release": _fingerprint(loss),
         "loss": _describe_loss(loss),
         "batch_size": batch_size,
         "latent_dim": latent_dim,
@@ -742,7 +764,7 @@ def fit(
         stopped = False
         try:
             while run.step < steps and not stopped and not guard.interrupted:
-                z = torch.randn(batch_size, latent_dim, generator=run.latent)
+                z = torch.randn(batch_size, latent_dim, generator=run.latent, device="cpu")
                 kept = (
                     f"the checkpoint of step {saved} is kept at {str(path)!r}"
                     if saved >= 0
