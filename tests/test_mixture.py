@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -138,7 +139,9 @@ def test_bad_sizes_are_refused(arguments: tuple, error: type[Exception], match: 
 def _reference(release, rows: np.ndarray, columns_weight: float = 0.0) -> float:
     """The loss of whole batches, cell by cell."""
     ends = np.cumsum([0, *release.features.sizes])
-    n = release.features.estimate_n(release.sums, release.noise)
+    n = getattr(release, "n", None)
+    if n is None or release.guarantee.sampling_rate is not None:
+        n = release.features.estimate_n(release.sums, release.noise)
     estimates = {}
     total = cells = 0.0
 
@@ -204,10 +207,30 @@ def test_columns_in_another_order(
     )
     rows = _distributions(sizes, 5)
     loss = MarginalMatching(whole, columns=columns, halves=False)
-    # The numbers of records are estimated from all tables of either release.
-    n = WIDE.estimate_n(whole.sums, whole.noise)
-    monkeypatch.setattr(MarginalSums, "estimate_n", lambda *given: n)
     assert float(loss(rows)) == pytest.approx(_reference(part, rows.numpy()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, 1.0),
+        ({"adjacency": "add_remove"}, 2 / 3),  # one of three cells is spent on their number
+        ({"sampling_rate": 0.5}, None),
+    ],
+)
+def test_the_truth_scores_one_where_the_number_of_rows_is_public(how, expected) -> None:
+    """Of one table of three cells, over 400 releases; six standard errors of chi-squared."""
+    codes = np.repeat([0, 1, 2], [500, 300, 200])[:, None]
+    rows = torch.eye(3)[torch.from_numpy(codes[:, 0])]
+    features = MarginalSums((3,), [(0,)], [1.0])
+    mechanism = SumMechanism(features=features, sigma=20.0, delta=1e-6, **how)
+    values = [
+        float(MarginalMatching(mechanism.release(codes), halves=False)(rows)) for _ in range(400)
+    ]
+    if expected is None:  # the shares of a sample are not quite those of the table
+        assert np.mean(values) < 1.0
+    else:
+        assert np.mean(values) == pytest.approx(expected, abs=6 * math.sqrt(2 / 3 / 400))
 
 
 def test_triples_that_share_a_column_are_taken_apart_by_it() -> None:

@@ -258,6 +258,19 @@ def test_options_of_numpy_are_saved_with_the_model(method, options, tmp_path: Pa
     assert Synthesizer.load(tmp_path / "m.pt").training == options
 
 
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_torchs_default_device_is_for_others(method: str, tmp_path: Path) -> None:
+    # As after torch.set_default_device("cuda"): a tensor made on "meta" could not be computed with.
+    with torch.device("meta"):
+        schema, rounds = (WIDER, 1) if method == "sums" else (SCHEMA, 0)
+        synthesizer = _synthesizer(method, schema=schema, rounds=rounds, epsilon=20.0)
+        table = _wider_table(200) if rounds else _table(200)
+        synthesizer.fit(table, progress=False).save(tmp_path / "m.pt")
+        loaded = Synthesizer.load(tmp_path / "m.pt")
+        sample = loaded.sample(20)
+    pd.testing.assert_frame_equal(sample, loaded.sample(20, seed=0))
+
+
 def test_a_second_release_is_said_to_spend_again() -> None:
     synthesizer = _synthesizer("sums")
     synthesizer.publish(_table(50))

@@ -266,6 +266,23 @@ def test_total_with_a_gradient_in_x(name):
 
 
 @pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+@pytest.mark.parametrize("needed", ["nothing", "x", "y"])
+def test_row_weights_are_checked_whatever_is_differentiated(name, needed):
+    x, y = torch.ones(2, 3, 1), torch.ones(2, 4, 1)
+    {"x": x, "y": y, "nothing": torch.ones(1)}[needed].requires_grad_()
+    op = getattr(functional, name)
+    for weights, error, match in (
+        (torch.ones(3), ValueError, r"row_weights must have shape \(2, 3\)"),
+        (torch.ones(2, 1), ValueError, r"row_weights must have shape \(2, 3\)"),
+        (torch.ones(2, 3, dtype=torch.float64), TypeError, "row_weights must have"),
+        (torch.ones(2, 3, dtype=torch.int64), TypeError, "row_weights must have"),
+        (torch.tensor([[1.0, math.nan, 1.0], [1.0] * 3]), ValueError, "row_weights must hold fin"),
+    ):
+        with pytest.raises(error, match=match):
+            op(x, y, 1.0, row_weights=weights)
+
+
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
 @pytest.mark.parametrize("wanted", [(), ("x",), ("y",)])
 def test_gradient_in_the_row_weights_is_the_sums(name, wanted):
     """Also where a weight is zero, and whatever else has a gradient."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import math
+import pickle
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -438,6 +440,16 @@ def test_global_random_state_is_left_alone(release, make):
     before = torch.get_rng_state()
     make(release, seed=0, batch_size=20)(synthetic())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_loss
+def test_losses_are_copied_and_pickled_after_a_transform(release, make):
+    loss = make(release, seed=0, batch_size=19)
+    torch.func.grad(loss)(synthetic().detach())
+    copies = copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))
+    value = loss(synthetic())
+    for copied in copies:
+        assert torch.equal(copied(synthetic()), value)
 
 
 @every_loss

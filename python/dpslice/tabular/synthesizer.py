@@ -8,6 +8,7 @@ can call on a release that came from somewhere else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -39,6 +40,14 @@ MOST_ROWS = 10**9  # of one sample, which is made in memory
 
 _Method = type[RowMethod] | type[SumMethod]
 METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
+
+
+def _on_the_cpu() -> contextlib.AbstractContextManager[Any]:
+    """Set torch's default device aside: models of tables are made and used on the CPU."""
+    # Where there is nothing to set aside, a mode of torch would only slow every operator down.
+    if torch.get_default_device().type == "cpu":
+        return contextlib.nullcontext()
+    return torch.device("cpu")
 
 
 def default_options(method: str) -> MixtureOptions | TrainingOptions:
@@ -223,17 +232,18 @@ class Synthesizer:
             metadata["rounds"] = self.rounds
         if self.schema.guarantee is not None:
             metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
-        self.release = self._method.publish(
-            df,
-            epsilon=self.epsilon,
-            delta=self.delta,
-            adjacency=self.adjacency,
-            seed=self.seed,
-            metadata=metadata,
-            **where,
-            **({"rounds": self.rounds, "on_round": on_round} if self.rounds else {}),
-            **({"amplify_by_order": True} if self.amplify_by_order else {}),
-        )
+        with _on_the_cpu():  # rounds fit models
+            self.release = self._method.publish(
+                df,
+                epsilon=self.epsilon,
+                delta=self.delta,
+                adjacency=self.adjacency,
+                seed=self.seed,
+                metadata=metadata,
+                **where,
+                **({"rounds": self.rounds, "on_round": on_round} if self.rounds else {}),
+                **({"amplify_by_order": True} if self.amplify_by_order else {}),
+            )
         assert self.release is not None
         self._guarantee = self._total(self.release)
         return self.release
@@ -380,13 +390,14 @@ class Synthesizer:
         if release.kind != self.method:
             raise ValueError(f"release must be of kind {self.method!r}; got {release.kind!r}")
         self._method.check(release)
-        model, self.result = self._method.train(
-            release,
-            seed=self.seed,
-            checkpoint=checkpoint,
-            progress=progress,
-            callbacks=callbacks,
-        )
+        with _on_the_cpu():
+            model, self.result = self._method.train(
+                release,
+                seed=self.seed,
+                checkpoint=checkpoint,
+                progress=progress,
+                callbacks=callbacks,
+            )
         self.release = release
         self._samples = 0
         self.model = model.eval()
@@ -438,7 +449,8 @@ class Synthesizer:
             seed = _arrays.seed("seed", seed)
         conditions = self._checked_conditions(conditions)
         seed = self._next_seed() if seed is None else seed
-        table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
+        with _on_the_cpu():
+            table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
         return table
 
     def _next_seed(self) -> int:
@@ -641,7 +653,8 @@ class Synthesizer:
             )
             synthesizer._use(header["settings"])
             synthesizer._guarantee = Guarantee.from_dict(header["guarantee"])
-            model = synthesizer._method.new_model()
+            with _on_the_cpu():
+                model = synthesizer._method.new_model()
             model.load_state_dict(content["state"])
             for name, value in model.state_dict().items():
                 if not _arrays.all_finite(value):

@@ -646,6 +646,10 @@ def _kernel_total(
     need_row_weights = graded and row_weights.requires_grad
     if x.requires_grad or not (need_y or need_weights or need_row_weights):
         sums: Tensor = _call(name, x, y, bandwidth, weights)
+        # The other way, its kernel checks this.
+        _arrays.layout("row_weights", row_weights, tuple(sums.shape), like=sums)
+        if row_weights.is_cpu and _is_direct():
+            _arrays.finite_values("row_weights", row_weights.detach().numpy())
         return _weighted_total(row_weights, sums)
     given = (x, y, bandwidth, weights, row_weights)
     total: Tensor = _call(f"{name}_total", *given, need_y, need_weights)[0]

@@ -194,6 +194,8 @@ class _ReleaseLoss(nn.Module):
 
     def _frame_as(self, x: Tensor) -> Tensor:
         cached = self._frame_like
+        if torch._C._are_functorch_transforms_active():
+            return self._frame.to(dtype=x.dtype, device=x.device)  # a copy is of the transform only
         if cached is None or cached.dtype != x.dtype or cached.device != x.device:
             # What is made in inference mode could never be used to train.
             with torch.inference_mode(False):
@@ -428,7 +430,7 @@ class SlicedDivergence(_ReleaseLoss):
         slices: str = "fixed",
         n_slices: int | None = None,
         slice_dim: int = 2,
-        batch_size: int | None = None,
+        batch_size: int = 128,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -436,7 +438,7 @@ class SlicedDivergence(_ReleaseLoss):
             slices=slices,
             n_slices=n_slices,
             slice_dim=slice_dim,
-            batch_size=128 if batch_size is None else batch_size,
+            batch_size=batch_size,
             seed=seed,
         )
         self.divergence = get_divergence(divergence)
@@ -465,6 +467,7 @@ class SlicedDivergence(_ReleaseLoss):
     def _settings(self) -> dict[str, object]:
         own = {
             "divergence": self.divergence.name,
+            **({"r_min": self.divergence.r_min} if self.divergence.code < 0 else {}),
             "bandwidth": self.bandwidth,
             "ridge": self.ridge,
             "multipliers": self.multipliers,

@@ -207,8 +207,9 @@ class _SumLoss(nn.Module, ABC):
 class MarginalMatching(_SumLoss):
     r"""Distance of the generator's tables from those of a sum release.
 
-    With :math:`T_g` the released table of group g, as shares of the rows, :math:`s_g` its noise on
-    the same scale and :math:`M_g` the generator's,
+    With :math:`T_g` the released table of group g, as shares of the rows (whose number is estimated
+    where it is protected, or a sample was counted), :math:`s_g` its noise on the same scale and
+    :math:`M_g` the generator's,
 
     .. math:: L = \frac{1}{\text{cells}} \sum_g \|M_g - T_g\|^2 / s_g^2,
 
@@ -281,10 +282,13 @@ class MarginalMatching(_SumLoss):
         self.halves = _arrays.boolean("halves", halves)
         columns_weight = _arrays.nonnegative_real("columns_weight", columns_weight)
         self.columns = tuple(columns)
+        self.columns_weight = columns_weight
         self.sizes = tuple(features.sizes[column] for column in columns)
         ends = np.cumsum([0, *self.sizes])
         self.d = int(ends[-1])
-        n = features.estimate_n(sums, noise)
+        n = getattr(release, "n", None)  # where it is public
+        if n is None or release.guarantee.sampling_rate is not None:
+            n = features.estimate_n(sums, noise)  # of those that took part
         self.n_cells = 0
         # Single columns: by their own tables, and by all tables together.
         share, share_weight = np.zeros((2, self.d)), np.zeros((2, self.d))
@@ -354,7 +358,9 @@ class MarginalMatching(_SumLoss):
 
     def extra_repr(self) -> str:
         """Show the sizes and settings."""
-        return f"columns={len(self.sizes)}, cells={self.n_cells}, halves={self.halves}"
+        columns = len(self.sizes) if self.columns == tuple(range(len(self.sizes))) else self.columns
+        weight = f", columns_weight={self.columns_weight:g}" if self.columns_weight else ""
+        return f"columns={columns}, cells={self.n_cells}, halves={self.halves}{weight}"
 
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the misfit of synthetic rows.
@@ -480,7 +486,8 @@ class FeatureMatching(_SumLoss):
             )
         elif function is not None:
             raise ValueError(f"function is for CustomFeatures; got one with {features!r}")
-        records = release.estimated_n if n is None else _arrays.positive_real("n", n)
+        self.n = None if n is None else _arrays.positive_real("n", n)
+        records = release.estimated_n if self.n is None else self.n
         self.release = release
         self.function = function
         self.halves = _arrays.boolean("halves", halves)
@@ -522,7 +529,8 @@ class FeatureMatching(_SumLoss):
 
     def extra_repr(self) -> str:
         """Show the map and the settings."""
-        return f"{self.release.features!r}, cells={self.n_cells}, halves={self.halves}"
+        given = "" if self.n is None else f", n={self.n:g}"
+        return f"{self.release.features!r}, cells={self.n_cells}, halves={self.halves}{given}"
 
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the misfit of synthetic rows.
@@ -543,7 +551,7 @@ class FeatureMatching(_SumLoss):
             If it is no such tensor.
         ValueError
             If its shape is wrong, it holds NaN or infinity, has a single row where two halves are
-            wanted, or the function's result has another shape than (c, n_cells).
+            wanted, or the function's result has another shape than (c, n_cells) or holds NaN.
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
         return self._checked_misfit(x)
@@ -571,6 +579,8 @@ class FeatureMatching(_SumLoss):
         assert self.function is not None
         values: Tensor = self.function(x)
         _arrays.layout("the result of function", values, (x.shape[0], self.n_cells))
+        if values.is_cpu and not _arrays.under_vmap() and not _arrays.all_finite(values):
+            raise ValueError("the result of function must hold finite numbers; got NaN or infinity")
         return _clipped(values, self.release.features.norm).mean(dim=0)
 
 

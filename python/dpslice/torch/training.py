@@ -590,7 +590,8 @@ def fit(
         Maps rows (c, d) to a scalar: `SmoothedLikelihood`, `SlicedDivergence`,
         `SlicedWasserstein`, or a function of one's own. A sum of several should be a
         `torch.nn.Module` that holds them: of a plain function, a checkpoint knows neither the
-        releases nor the random state, so a run that is resumed would draw other batches.
+        releases nor the random state, so a run that is resumed would draw other batches. Functions
+        that a loss was given, such as a divergence of one's own, it knows by name at most.
     steps : int
         Steps to train for, in total: a resumed run does what is left of them. A checkpoint of a
         later step is refused.
