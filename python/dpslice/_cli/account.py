@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpslice import _arrays, accounting, frames
+from dpslice import _arrays
 from dpslice._cli import _console
 from dpslice._cli._app import app, examples
 from dpslice._cli._options import (
@@ -20,6 +21,7 @@ from dpslice._cli._options import (
     load_schema,
 )
 from dpslice.accounting._adjacency import NEIGHBOURS
+from dpslice.accounting._comparison import Comparison, compare_slicing
 from dpslice.accounting._guarantee import rounded_up, wording
 
 if TYPE_CHECKING:
@@ -110,97 +112,24 @@ def account(
         dim, max_norm, diameter = encoding.d, encoding.max_norm, encoding.diameter
     d = _arrays.positive_integer("dim", dim)
     p = d if columns is None else _arrays.positive_integer("columns", columns)
-    norm = 1.0 if max_norm is None else max_norm
-    setting: dict[str, Any] = {
-        "d": d,
-        "p": p,
-        "adjacency": adjacency.value,
-        "max_norm": norm,
-        "diameter": diameter,
-    }
-    stated: dict[str, Guarantee] = {}
-    for frame in accounting.FRAMES:
-        length = frames.column_norm_bound(frame, d, p)
-        of_frame = {**setting, "frame": frame, "column_norm": length}
-        noise = sigma
-        if epsilon is not None:
-            noise = accounting.calibrate_slicing(epsilon, delta, **of_frame)
-        assert noise is not None
-        stated[frame] = accounting.slicing_guarantee(sigma=noise, delta=delta, **of_frame)
-    in_order = None
-    if rows is not None:
-        # As `SlicingMechanism` does: gaussian frames that are drawn afresh have no sure bound.
-        claim: dict[str, Any] = {**setting, "n": rows, "amplify_by_order": True}
-        noise = sigma
-        if epsilon is not None:
-            noise = accounting.calibrate_slicing(epsilon, delta, **claim)
-        assert noise is not None
-        in_order = accounting.slicing_guarantee(sigma=noise, delta=delta, epsilon=epsilon, **claim)
-    distance = stated["gaussian"].sensitivity
-    assert distance is not None
-    at = {"d": d, "p": p, "sensitivity": distance}
-    paper_noise = sigma
-    if epsilon is not None:
-        paper_noise = accounting.paper_sigma(epsilon, delta, **at)  # type: ignore[arg-type]
-    assert paper_noise is not None
-    paper = {
-        "sigma": paper_noise,
-        "epsilon": accounting.paper_epsilon(delta, sigma=paper_noise, **at),  # type: ignore[arg-type]
-        "alpha": accounting.paper_alpha(delta, sigma=paper_noise, **at),  # type: ignore[arg-type]
-    }
+    compared = compare_slicing(
+        epsilon=epsilon,
+        sigma=sigma,
+        delta=delta,
+        d=d,
+        p=p,
+        adjacency=adjacency.value,
+        max_norm=1.0 if max_norm is None else max_norm,
+        diameter=diameter,
+        n=rows,
+    )
     sums = None
     if schema is not None and epsilon is not None:
         try:
             sums = _account_sums(description, epsilon, None, delta, adjacency.value)
         except ValueError as error:  # what rows can do, sums may not: they are more numbers
             _console.remark(f"of sums, no such release can be made: {error}")
-    if json:
-        _console.print_json(
-            {
-                "asked": {"epsilon": epsilon, "sigma": sigma, "delta": delta},
-                **setting,
-                "diameter": stated["gaussian"].diameter,
-                "sensitivity": distance,
-                "frames": {name: g.to_dict() for name, g in stated.items()},
-                **({} if in_order is None else {"amplified_by_order": in_order.to_dict()}),
-                "paper_theorem_1": paper,
-                **({} if sums is None else {"sums": sums.to_dict()}),
-            }
-        )
-        return
-    neighbours = NEIGHBOURS[adjacency.value]
-    print(f"adjacency {adjacency.value}: {neighbours}; the number of rows is public")
-    print(f"delta {delta:g}, d = {d}, p = {p}, rows of norm at most {norm:.9g},")
-    print(f"neighbouring rows at most {distance:.9g} apart")
-    print()
-    up = rounded_up
-    shown = {f"{name}, exact": g for name, g in stated.items()}
-    if in_order is not None:
-        shown[f"orthonormal, order of {rows} rows"] = in_order
-    cells = [
-        [
-            name,
-            up(g.sigma or 0.0),
-            f"{paper['sigma'] / (g.sigma or 1.0):.3f}",
-            up(g.epsilon),
-            "-" if g.epsilon_replace_one is None else up(g.epsilon_replace_one),
-            up(g.epsilon_numerical),
-        ]
-        for name, g in shown.items()
-    ]
-    cells.append(
-        ["gaussian, Theorem 1", up(paper["sigma"]), "1.000", up(paper["epsilon"]), "-", "-"]
-    )
-    replaced = "replace_one epsilon" if adjacency is Adjacency.zero_out else ""
-    header = ["frame", "sigma", "Theorem 1's / this", "epsilon", replaced, "of it rounding"]
-    kept = [i for i, name in enumerate(header) if name]
-    _console.print_table([header[i] for i in kept], [[row[i] for i in kept] for row in cells])
-    if sums is not None:
-        print()
-        print(
-            f"a release of sums instead: {sums.p} counts, noise {up(sums.sigma or 0.0)} on each "
-            "of a column of weight 1"
-        )
+    _print_rows(compared, sums, {"epsilon": epsilon, "sigma": sigma, "delta": delta}, json)
 
 
 def _account_sums(
@@ -214,6 +143,66 @@ def _account_sums(
     return SumMechanism(
         features=features, epsilon=epsilon, sigma=sigma, delta=delta, adjacency=adjacency
     ).account()
+
+
+def _print_rows(
+    compared: Comparison, sums: Guarantee | None, asked: Mapping[str, float | None], json: bool
+) -> None:
+    """Print the accounts of a release of rows, and of sums beside it where they are known."""
+    common = compared.frames["gaussian"]
+    paper = compared.paper
+    if json:
+        in_order = compared.in_order
+        _console.print_json(
+            {
+                "asked": asked,
+                "d": common.d,
+                "p": common.p,
+                "adjacency": common.adjacency,
+                "max_norm": common.max_norm,
+                "diameter": common.diameter,
+                "sensitivity": compared.sensitivity,
+                "frames": {name: g.to_dict() for name, g in compared.frames.items()},
+                **({} if in_order is None else {"amplified_by_order": in_order.to_dict()}),
+                "paper_theorem_1": dataclasses.asdict(paper),
+                **({} if sums is None else {"sums": sums.to_dict()}),
+            }
+        )
+        return
+    neighbours = NEIGHBOURS[common.adjacency]
+    print(f"adjacency {common.adjacency}: {neighbours}; the number of rows is public")
+    print(
+        f"delta {common.delta:g}, d = {common.d}, p = {common.p}, "
+        f"rows of norm at most {common.max_norm:.9g},"
+    )
+    print(f"neighbouring rows at most {compared.sensitivity:.9g} apart")
+    print()
+    up = rounded_up
+    shown = {f"{name}, exact": g for name, g in compared.frames.items()}
+    if compared.in_order is not None:
+        shown[f"orthonormal, order of {compared.in_order.n} rows"] = compared.in_order
+    cells = [
+        [
+            name,
+            up(g.sigma or 0.0),
+            f"{paper.sigma / (g.sigma or 1.0):.3f}",
+            up(g.epsilon),
+            "-" if g.epsilon_replace_one is None else up(g.epsilon_replace_one),
+            up(g.epsilon_numerical),
+        ]
+        for name, g in shown.items()
+    ]
+    cells.append(["gaussian, Theorem 1", up(paper.sigma), "1.000", up(paper.epsilon), "-", "-"])
+    replaced = "replace_one epsilon" if common.adjacency == "zero_out" else ""
+    header = ["frame", "sigma", "Theorem 1's / this", "epsilon", replaced, "of it rounding"]
+    kept = [i for i, name in enumerate(header) if name]
+    _console.print_table([header[i] for i in kept], [[row[i] for i in kept] for row in cells])
+    if sums is not None:
+        print()
+        print(
+            f"a release of sums instead: {sums.p} counts, noise {up(sums.sigma or 0.0)} on each "
+            "of a column of weight 1"
+        )
 
 
 def _print_sums(promise: Guarantee, asked: Mapping[str, float | None], json: bool) -> None:
