@@ -20,6 +20,7 @@ from scipy import integrate, optimize, special, stats
 import accounting_oracle as oracle
 from dpslice import _core, accounting
 from dpslice.accounting import Guarantee, Slicing, Subsample, _shuffling, _special, _subsampling
+from dpslice.accounting._comparison import compare_slicing
 
 GOLDEN = json.loads(oracle.GOLDEN.read_text())
 FRAMES = accounting.FRAMES
@@ -1301,6 +1302,23 @@ def test_compose_errors() -> None:
         Guarantee.compose(one, a_guarantee(adjacency="replace_one"))
     with pytest.raises(ValueError, match="same rows; got n = 1000 and 1001"):
         Guarantee.compose(one, a_guarantee(n=1001))
+
+
+def test_comparison_is_of_one_epsilon_or_one_sigma() -> None:
+    shape = {"delta": 1e-6, "d": 5, "p": 7, "adjacency": "replace_one"}
+    by_epsilon = compare_slicing(epsilon=1.0, n=30_000, **shape)
+    stated = [*by_epsilon.frames.values(), by_epsilon.in_order]
+    assert all(g.epsilon == pytest.approx(1.0, rel=1e-6) and g.epsilon <= 1.0 for g in stated)
+    assert by_epsilon.sensitivity == 2.0
+    sigma = by_epsilon.frames["orthonormal"].sigma
+    by_sigma = compare_slicing(sigma=sigma, **shape)
+    assert by_sigma.frames["orthonormal"] == by_epsilon.frames["orthonormal"]
+    assert {*(g.sigma for g in by_sigma.frames.values()), by_sigma.paper.sigma} == {sigma}
+    assert by_sigma.paper.epsilon > 1.0
+    assert by_sigma.in_order is None
+    for asked in ({}, {"epsilon": 1.0, "sigma": 1.0}):
+        with pytest.raises(ValueError, match="exactly one of epsilon and sigma"):
+            compare_slicing(**asked, **shape)
 
 
 # ------------------------------------------------------------------------------------------ errors

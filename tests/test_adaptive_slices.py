@@ -22,10 +22,10 @@ from dpslice import (
     MarginalSums,
     Release,
     SumMechanism,
-    _commands,
     accounting,
 )
 from dpslice import adaptive as adaptive_module
+from dpslice._cli._commands import app
 
 D = 4
 SLICES = KernelSums.on_random_slices(D, n_slices=8, n_landmarks=6, seed=0)
@@ -386,7 +386,7 @@ def test_release_is_saved_loaded_and_verified(adjacency: str, tmp_path: Path) ->
     assert loaded.guarantee == release.guarantee
     assert loaded.metadata == {"a": 1}
     loaded.verify()
-    result = CliRunner().invoke(_commands.app, ["verify", str(path)], prog_name="dpslice")
+    result = CliRunner().invoke(app, ["verify", str(path)], prog_name="dpslice")
     assert result.exit_code == 0, result.output
     assert "slices were chosen by exponential mechanisms" in " ".join(result.output.split())
     # What was released may be what the next rounds begin with.

@@ -24,7 +24,9 @@ import pytest
 from typer.testing import CliRunner
 
 import dpslice
-from dpslice import Release, SumRelease, _commands, accounting
+from dpslice import Release, SumRelease, accounting
+from dpslice._cli._commands import app
+from dpslice._cli._outputs import check_outputs
 from dpslice.accounting import Guarantee
 from dpslice.cli import main
 from dpslice.tabular import Schema, Synthesizer, read_csv
@@ -91,7 +93,7 @@ def schema(table: Path) -> Path:
 
 def invoke(*arguments: object) -> Any:
     """Run a command in this process."""
-    return CliRunner().invoke(_commands.app, [str(a) for a in arguments], prog_name="dpslice")
+    return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="dpslice")
 
 
 def succeed(*arguments: object) -> Any:
@@ -940,7 +942,7 @@ def test_overwrite_replaces_no_foreign_directory(
 def test_output_that_appears_meanwhile_is_kept(
     table: Path, schema: Path, released: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_commands, "_check_outputs", lambda *_, **__: None)
+    monkeypatch.setattr("dpslice._cli.release.check_outputs", lambda *_, **__: None)
     options = ["--schema", schema, "--epsilon", 5, "--out", released]
     refuse("exists already; pass --overwrite to replace it", "release", table, *options)
 
@@ -1003,7 +1005,7 @@ def test_only_regular_files_are_overwritten(released: Path, model: Path, tmp_pat
             refuse("must name a file; .* is none$", "train", released, "--out", out, *more)
     for device in ("/dev/null", "/dev/stdout"):  # the check alone: a failing test breaks nothing
         with pytest.raises(FileExistsError, match="must name a file"):
-            _commands._check_outputs({"--out": Path(device)}, [], overwrite=True)
+            check_outputs({"--out": Path(device)}, [], overwrite=True)
     out = tmp_path / "m.pt"
     refuse("--checkpoint must name a file", "train", released, "--out", out, "--checkpoint", pipe)
     assert pipe.is_fifo()
@@ -1042,7 +1044,7 @@ def test_outputs_that_cannot_be_written_are_refused_first(
     same = tmp_path / "s.csv"
     refuse("same file as --out", *arguments, "--out", same, "--model", same)
     # Root may write anywhere, so a directory without permission is simulated.
-    monkeypatch.setattr(_commands.os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     refuse("cannot be written", *arguments, "--out", same)
     assert list(tmp_path.iterdir()) == []
 
@@ -1457,7 +1459,8 @@ def test_nohup_is_kept(schema: Path) -> None:
     code = (
         "import os, signal\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from dpslice import _commands, cli\n"
+        "from dpslice import cli\n"
+        "from dpslice._cli import _commands\n"
         "def hung_up(*args, **kwargs):\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
         "    print('still here')\n"
@@ -1512,7 +1515,7 @@ def test_keyboard_interrupt_in_any_command(monkeypatch: pytest.MonkeyPatch, rele
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_commands.Release, "load", interrupted)
+    monkeypatch.setattr(Release, "load", interrupted)
     result = invoke("verify", released)
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted")

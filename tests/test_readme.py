@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from dpslice import _commands
+from dpslice._cli._commands import app
 from dpslice.tabular import Encoding, Schema, synthesizer, write_csv
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def test_commands_run_in_order(workplace: Path) -> None:
         arguments = shlex.split(line)[1:]
         if arguments[0] in TRAINED:
             arguments += ["--steps", "3"]
-        result = CliRunner().invoke(_commands.app, arguments, prog_name="dpslice")
+        result = CliRunner().invoke(app, arguments, prog_name="dpslice")
         assert result.exit_code == 0, (line, result.output)
 
 

@@ -4,8 +4,8 @@ Exit codes: 0 success; 1 an error in files, data or values, told in one line; 2 
 command or option, missing argument), or the extra ``tabular`` is not installed; 130 Ctrl-C, SIGTERM
 or SIGHUP, which end a command in the same way: with its checkpoint, and without half a file.
 
-The commands are in `dpslice._commands`, which needs Typer; this module needs only the standard
-library, so that a bare installation can say what is missing.
+The commands are in `dpslice._cli`, which needs Typer; this module needs only the standard library,
+so that a bare installation can say what is missing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["main"]
+from dpslice._cli._exits import FAILED, INTERRUPTED, USAGE_ERROR
 
-FAILED = 1
-USAGE_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    from dpslice._commands import app
+    from dpslice._cli._commands import app
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

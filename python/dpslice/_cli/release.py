@@ -1,0 +1,105 @@
+"""``dpslice release``: the one step that reads the private table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpslice._cli import _console
+from dpslice._cli._app import app, examples
+from dpslice._cli._options import (
+    DEFAULT_DELTA,
+    Adjacency,
+    AdjacencyOption,
+    DeltaOption,
+    EpsilonOption,
+    JsonOption,
+    Method,
+    MethodOption,
+    MissingOption,
+    OrderOption,
+    OverwriteOption,
+    QuietOption,
+    RoundsOption,
+    SchemaOption,
+    SeedOption,
+    SeparatorOption,
+    TableArgument,
+    load_schema,
+    reading,
+)
+from dpslice._cli._outputs import check_outputs, telling
+from dpslice._cli._run import print_summary, publish, sizes_of, summary_of, timed
+
+
+@app.command(
+    epilog=examples(
+        "dpslice release people.csv --schema people.toml --epsilon 5 --out people.dpslice"
+    )
+)
+def release(
+    table: TableArgument,
+    schema: SchemaOption,
+    epsilon: EpsilonOption,
+    out: Annotated[Path, typer.Option("--out", help="Release (a directory) to write.")],
+    delta: DeltaOption = DEFAULT_DELTA,
+    adjacency: AdjacencyOption = Adjacency.zero_out,
+    method: MethodOption = Method.sums,
+    rounds: RoundsOption = 0,
+    amplify_by_order: OrderOption = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Column that matters most: more of the budget. Default: the schema's."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Release a private table: the one step that reads it.
+
+    The result may be given to anyone.
+
+    The table is read in blocks, so it may be larger than memory. Each run spends (epsilon, delta);
+    the losses of several releases of one table add up.
+    """
+    check_outputs({"--out": out}, [table, schema], overwrite=overwrite, directory="--out")
+    description = load_schema(schema, target=target)  # before torch, which takes seconds
+    from dpslice.tabular.files import count_csv_rows, iter_csv
+    from dpslice.tabular.synthesizer import Synthesizer
+
+    synthesizer = Synthesizer(
+        description,
+        epsilon=epsilon,
+        delta=delta,
+        method=method.value,
+        adjacency=adjacency.value,
+        rounds=rounds,
+        seed=seed,
+        amplify_by_order=amplify_by_order,
+    )
+    seconds: dict[str, float] = {}
+    with timed(seconds, "release"):
+        how = reading(separator, missing)
+        n = count_csv_rows(table, separator=how["separator"]) if amplify_by_order else None
+        source = iter_csv(table, description, **how)
+        made = publish(synthesizer, source, out, overwrite=overwrite, quiet=quiet, n=n)
+    summary = summary_of(
+        "release",
+        synthesizer.guarantee,
+        {"release": out},
+        seconds,
+        **sizes_of(made),
+        fingerprint=made.fingerprint,
+    )
+    with telling(out):
+        if json:
+            _console.print_json(summary)
+        elif not quiet:
+            print_summary(summary, synthesizer.guarantee)

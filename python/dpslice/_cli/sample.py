@@ -1,0 +1,110 @@
+"""``dpslice sample``: synthetic rows from a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpslice._cli import _console
+from dpslice._cli._app import app, examples
+from dpslice._cli._options import (
+    OverwriteOption,
+    QuietOption,
+    check_rows,
+    load_schema,
+)
+from dpslice._cli._outputs import STANDARD_OUTPUT, check_outputs, telling
+from dpslice.accounting._guarantee import rounded_up
+
+if TYPE_CHECKING:
+    from dpslice.tabular.schema import Schema
+
+
+@app.command(epilog=examples("dpslice sample model.pt -n 10000 --out synthetic.csv"))
+def sample(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model that train or synthesize wrote.")
+    ],
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Synthetic rows.")],
+    out: Annotated[
+        str, typer.Option("--out", help="CSV to write (.gz if packed); - is standard output.")
+    ] = "-",
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", help="Refuse a model that was made for another schema."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help="Only rows with this value, such as sex=Female; nothing after = is a missing "
+            "one. May be given several times, for different columns.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the rows. Default: that of training.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw synthetic rows from a model. Costs no privacy."""
+    path = None if out == "-" else Path(out)
+    inputs = [model] if schema is None else [model, schema]
+    check_outputs({"--out": path}, inputs, overwrite=overwrite, hint=STANDARD_OUTPUT)
+    check_rows(rows)
+    if path is None and sys.stdout is None:
+        raise ValueError("standard output is closed: open it, or name a file by --out")
+    from dpslice.tabular.files import write_csv, write_text
+    from dpslice.tabular.synthesizer import Synthesizer
+
+    synthesizer = Synthesizer.load(model)
+    if schema is not None:
+        _check_same_schema(synthesizer.schema, load_schema(schema), model)
+    conditions = _conditions(synthesizer.schema, where or [])
+    synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions)
+    if path is None:
+        with telling():
+            write_text(synthetic, sys.stdout.buffer)
+        return
+    write_csv(synthetic, path)
+    total = synthesizer.guarantee
+    _console.remark(
+        f"{rows} rows written to {path}; they carry the model's guarantee: epsilon "
+        f"{rounded_up(total.epsilon)}, delta {rounded_up(total.delta)}, "
+        f"{total.adjacency} adjacency",
+        quiet=quiet,
+    )
+
+
+def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
+    """Read conditions COLUMN=VALUE as a CSV file's cells are read."""
+    from dpslice.tabular.files import cell_value
+
+    conditions: dict[str, object] = {}
+    for text in where:
+        # A column's name may itself hold "=", and begin as another one does.
+        name = max((n for n in schema.names if text.startswith(f"{n}=")), key=len, default=None)
+        if name is None:
+            raise ValueError(
+                f"--where must be COLUMN=VALUE for a column of the table; got {text!r}"
+            )
+        if name in conditions:
+            raise ValueError(f"--where must name a column once; got {name!r} twice")
+        conditions[name] = cell_value(schema[name], text[len(name) + 1 :])
+    return conditions
+
+
+def _check_same_schema(of_model: Schema, given: Schema, model: Path) -> None:
+    if of_model.columns == given.columns:
+        return
+    if of_model.names != given.names:
+        what = "its columns are " + ", ".join(map(repr, of_model.names))
+    else:
+        differing = [c.name for c, other in zip(of_model, given, strict=True) if c != other]
+        what = f"column {differing[0]!r} is described differently"
+    raise ValueError(f"{model} was made for another schema: {what}")

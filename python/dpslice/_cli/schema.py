@@ -1,0 +1,308 @@
+"""``dpslice schema``: schema files, as templates, inferred from data, and checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpslice import _arrays
+from dpslice._cli import _console
+from dpslice._cli._app import app, examples
+from dpslice._cli._options import (
+    DEFAULT_DELTA,
+    Adjacency,
+    AdjacencyOption,
+    DeltaOption,
+    JsonOption,
+    MissingOption,
+    OverwriteOption,
+    QuietOption,
+    SeparatorOption,
+    TableArgument,
+    load_schema,
+    reading,
+)
+from dpslice._cli._outputs import STANDARD_OUTPUT, check_outputs, telling
+
+if TYPE_CHECKING:
+    from dpslice.accounting import Guarantee
+    from dpslice.tabular.schema import Column
+
+schema_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make and check schema files.",
+)
+app.add_typer(schema_app, name="schema")
+
+
+@schema_app.command(
+    "template", epilog=examples("dpslice schema template people.csv --out people.toml")
+)
+def schema_template(
+    table: TableArgument,
+    out: Annotated[
+        str, typer.Option("--out", help="Schema file to write; - is standard output.")
+    ] = "-",
+    separator: SeparatorOption = ",",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a schema file to fill in, with the column names of a table's header.
+
+    Reads the header line alone: column names are public, values are not looked at.
+    """
+    path = None if out == "-" else Path(out)
+    check_outputs({"--out": path}, [table], overwrite=overwrite, hint=STANDARD_OUTPUT)
+    from dpslice.tabular.files import read_header, replacing
+
+    text = _template(read_header(table, separator=reading(separator, None)["separator"]))
+    if path is None:
+        print(text, end="")
+        return
+    with replacing(path) as handle:
+        handle.write(text.encode())
+
+
+_TEMPLATE_HEAD = """\
+# Fill in each column from public knowledge: a survey's codebook, the law, common sense. Never
+# from the data; what only the data can tell, `dpslice schema infer` pays for with privacy budget.
+#
+#   type = "integer"      or "real": min and max, beyond which values are clipped;
+#                         special = [0] for values that are states of their own;
+#                         scale = "log" for a heavy tail
+#   type = "categorical"  categories = ["a", "b"]; other = "b" takes values that are not listed
+#   type = "boolean"
+#   type = "datetime"     min = 2019-01-01, max = 2024-12-31
+#   nullable = true       if values may be missing
+
+"""
+
+
+def _template(names: Sequence[str]) -> str:
+    from dpslice.tabular import _toml
+
+    return _TEMPLATE_HEAD + _toml.dumps({"columns": {name: {"type": ""} for name in names}})
+
+
+@schema_app.command(
+    "infer",
+    epilog=examples(
+        "dpslice schema infer people.csv --types types.toml --epsilon 0.5 --out people.toml"
+    ),
+)
+def schema_infer(
+    table: TableArgument,
+    types: Annotated[
+        Path,
+        typer.Option(
+            "--types",
+            help="Public types of the columns: a TOML file like a schema in which bounds and "
+            "categories may be left out, or SDV metadata in JSON. Types are those of a schema, "
+            "date (datetimes of whole days) and categorical_integer; columns may have missing "
+            "values unless nullable = false.",
+        ),
+    ],
+    epsilon: Annotated[
+        float, typer.Option("--epsilon", help="Privacy loss allowed for the schema alone, > 0.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Schema file to write.")],
+    delta: DeltaOption = DEFAULT_DELTA,
+    adjacency: AdjacencyOption = Adjacency.zero_out,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Target column to note in the schema.")
+    ] = None,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Estimate bounds and categories from a private table.
+
+    This spends the stated share of the privacy budget.
+
+    The cost is written into the schema file; every release made with it adds it to its own
+    guarantee. Columns that are described completely cost nothing.
+
+    The types file says ``type`` for each ``[columns.<name>]``; what else it says counts as
+    public.
+    """
+    check_outputs({"--out": out}, [table, types], overwrite=overwrite)
+    from dpslice.tabular.files import read_csv
+    from dpslice.tabular.schema import Schema
+
+    kinds, nullable, prior, noted = _read_types(types)
+    csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
+    frame = read_csv(table, csv_types, **reading(separator, missing))
+    inferred = Schema.infer(
+        frame,
+        epsilon=epsilon,
+        delta=delta,
+        types=kinds,
+        adjacency=adjacency.value,
+        nullable=nullable,
+        target=noted if target is None else target,
+        prior=prior,
+    )
+    inferred.save(out)
+    cost = inferred.guarantee
+    with telling(out):
+        if json:
+            _console.print_json(
+                {
+                    "command": "schema infer",
+                    "file": str(out),
+                    "columns": len(inferred),
+                    "guarantee": None if cost is None else cost.to_dict(),
+                }
+            )
+        elif not quiet:
+            if cost is None:
+                print("every column was described completely: the schema cost nothing")
+            else:
+                print(cost)
+            print(f"written: {out}")
+
+
+def _read_types(
+    path: Path,
+) -> tuple[dict[str, str | Column], list[str], Guarantee | None, str | None]:
+    """Types for `Schema.infer`, columns that may have missing values, what is spent, the target.
+
+    The file may be a schema that was itself inferred, some of its columns to be done again: what it
+    has cost is not undone by that.
+    """
+    from dpslice.tabular.schema import (
+        Schema,
+        read_document,
+        read_guarantee,
+        sdv_types,
+        table_keys,
+    )
+
+    document, is_sdv = read_document(path)
+    if is_sdv:
+        sdv: dict[str, str | Column] = dict(sdv_types(document))
+        return sdv, list(sdv), None, None
+    unknown = [key for key in document if key not in ("table", "columns", "guarantee")]
+    if unknown:
+        raise ValueError(
+            f"{path}: must have the tables [columns.<name>], [table] and [guarantee] alone; got "
+            f"{unknown[0]!r}"
+        )
+    tables = document.get("columns")
+    if not isinstance(tables, Mapping) or not tables:
+        raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
+    try:
+        about = table_keys(document)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    kinds: dict[str, str | Column] = {}
+    nullable = []
+    for name, keys in tables.items():
+        if isinstance(keys, Mapping) and "type" in keys and set(keys) <= {"type", "nullable"}:
+            kinds[name] = _arrays.text(f"column {name!r}: type", keys["type"])
+            may_miss = _arrays.boolean(f"column {name!r}: nullable", keys.get("nullable", True))
+        else:
+            kinds[name] = described = Schema.from_dict({"columns": {name: keys}}).columns[0]
+            may_miss = described.nullable
+        if may_miss:
+            nullable.append(name)
+    return kinds, nullable, read_guarantee(document), about.get("target")
+
+
+def _csv_type(kind: str | Column) -> str:
+    from dpslice.tabular.schema import Categorical
+
+    if isinstance(kind, str):
+        return kind
+    if isinstance(kind, Categorical) and not kind.is_text:
+        return "categorical_integer"
+    return kind.type
+
+
+@schema_app.command("check", epilog=examples("dpslice schema check people.toml people.csv"))
+def schema_check(
+    schema: Annotated[
+        Path,
+        typer.Argument(metavar="SCHEMA", help="Schema file: TOML, or SDV metadata in JSON."),
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[TABLE]", help="A CSV to hold against it. Messages may quote its cells."
+        ),
+    ] = None,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a schema file, and a table against it; spends nothing and writes nothing."""
+    from dpslice.tabular.encoding import Encoding
+    from dpslice.tabular.files import iter_csv
+    from dpslice.tabular.schema import Datetime, Number
+
+    description = load_schema(schema)
+    encoding = Encoding(description)
+    n = None
+    clipped: Counter[str] = Counter()
+    if table is not None:
+        n = 0
+        for piece in iter_csv(table, description, **reading(separator, missing)):
+            # Encoding checks every cell as a release would; the rows are thrown away.
+            n += len(encoding.encode(piece))
+            for column in description:
+                if isinstance(column, (Number, Datetime)):
+                    clipped[column.name] += column.outside(piece[column.name])
+    whole = encoding.max_norm or 1.0  # 0 if no column allows two values
+    shares = [(block.radius / whole) ** 2 for block in encoding.blocks]
+    blocks = [
+        {
+            "name": block.column,
+            "type": column.type,
+            "entries": block.stop - block.start,
+            "share_of_squared_norm": share,
+        }
+        for column, block, share in zip(description, encoding.blocks, shares, strict=True)
+    ]
+    cost = description.guarantee
+    if json:
+        _console.print_json(
+            {
+                "valid": True,
+                "columns": blocks,
+                "d": encoding.d,
+                "max_norm": encoding.max_norm,
+                "diameter": encoding.diameter,
+                "target": description.target,
+                "n": n,
+                "outside_bounds": None if table is None else dict(clipped),
+                "guarantee": None if cost is None else cost.to_dict(),
+            }
+        )
+        return
+    _console.print_table(
+        ["column", "type", "entries", "share of squared norm"],
+        [
+            [str(b["name"]), str(b["type"]), str(b["entries"]), f"{share:.1%}"]
+            for b, share in zip(blocks, shares, strict=True)
+        ],
+    )
+    print(
+        f"d = {encoding.d}, rows of norm at most {encoding.max_norm:.6g}, "
+        f"{encoding.diameter:.6g} apart at most"
+    )
+    if cost is not None:
+        print(f"this schema was inferred from data:\n{cost}")
+    if n is not None:
+        for name, count in clipped.items():
+            if count:
+                print(
+                    f"column {name!r}: {count} of {n} values lie outside the bounds and would be "
+                    "clipped to them"
+                )
+        print(f"the table follows the schema: {n} rows")

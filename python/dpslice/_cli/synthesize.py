@@ -1,0 +1,174 @@
+"""``dpslice synthesize``: a table in, a synthetic table out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpslice._cli import _console
+from dpslice._cli._app import app, examples
+from dpslice._cli._options import (
+    DEFAULT_DELTA,
+    Adjacency,
+    AdjacencyOption,
+    BatchSizeOption,
+    DeltaOption,
+    EpsilonOption,
+    JsonOption,
+    Method,
+    MethodOption,
+    MissingOption,
+    ModelsOption,
+    OrderOption,
+    OverwriteOption,
+    QuietOption,
+    RoundsOption,
+    SchemaOption,
+    SeedOption,
+    SeparatorOption,
+    StepsOption,
+    TableArgument,
+    check_rows,
+    load_schema,
+    reading,
+    training_options,
+)
+from dpslice._cli._outputs import check_outputs, telling
+from dpslice._cli._reports import check_report_packages
+from dpslice._cli._run import print_summary, publish, run_training, sizes_of, summary_of, timed
+
+
+@app.command(
+    epilog=examples(
+        "dpslice synthesize people.csv --schema people.toml --epsilon 5 \\",
+        "    --out synthetic.csv --report report.html",
+    )
+)
+def synthesize(
+    table: TableArgument,
+    schema: SchemaOption,
+    epsilon: EpsilonOption,
+    out: Annotated[Path, typer.Option("--out", help="Synthetic CSV to write.")],
+    delta: DeltaOption = DEFAULT_DELTA,
+    adjacency: AdjacencyOption = Adjacency.zero_out,
+    method: MethodOption = Method.sums,
+    rounds: RoundsOption = 0,
+    amplify_by_order: OrderOption = False,
+    rows: Annotated[
+        int | None, typer.Option("--rows", "-n", help="Synthetic rows. Default: as in the table.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", help="HTML page to write that compares with the table. Not private."
+        ),
+    ] = None,
+    release_path: Annotated[
+        Path | None,
+        typer.Option("--release", help="Also keep the release, to train on again at no cost."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Also keep the model, to sample from later.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="Column that matters most: it gets more of the budget, and the report predicts "
+            "it. Default: the schema's.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    steps: StepsOption = None,
+    batch_size: BatchSizeOption = None,
+    models: ModelsOption = None,
+    separator: SeparatorOption = ",",
+    missing: MissingOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a synthetic table from a private one.
+
+    Releases the table, trains a model on the release, and samples from it.
+
+    Each run reads the private table once and spends (epsilon, delta); the losses of several runs
+    on one table add up. What the schema cost, if it was inferred, comes on top and is shown.
+    """
+    outputs = {"--out": out, "--report": report, "--release": release_path, "--model": model}
+    check_outputs(outputs, [table, schema], overwrite=overwrite)
+    if rows is not None:
+        check_rows(rows)
+    if report is not None:
+        check_report_packages()
+    description = load_schema(schema, target=target)  # before torch, which takes seconds
+    from dpslice.tabular.files import count_csv_rows, iter_csv, read_csv, write_csv
+    from dpslice.tabular.synthesizer import Synthesizer
+
+    synthesizer = Synthesizer(
+        description,
+        epsilon=epsilon,
+        delta=delta,
+        method=method.value,
+        adjacency=adjacency.value,
+        rounds=rounds,
+        training=training_options(method.value, steps, batch_size, models),
+        seed=seed,
+        amplify_by_order=amplify_by_order,
+    )
+    seconds: dict[str, float] = {}
+    with timed(seconds, "release"):
+        # The report needs the whole table; the release alone is made block by block.
+        how = reading(separator, missing)
+        frame = read_csv(table, description, **how) if report is not None else None
+        n = None
+        if amplify_by_order and frame is None:
+            n = count_csv_rows(table, separator=how["separator"])
+        source = frame if frame is not None else iter_csv(table, description, **how)
+        release = publish(synthesizer, source, release_path, overwrite=overwrite, quiet=quiet, n=n)
+    if release_path is None:
+        kept = "Nothing was written (with --release, training could go on at no cost)."
+    else:
+        kept = f"The release is kept: go on with dpslice train {release_path}"
+    with timed(seconds, "training"):
+        run_training(synthesizer, checkpoint=None, quiet=quiet, kept=kept)
+    with timed(seconds, "sampling"):
+        count = rows if rows is not None else release.estimated_n
+        synthetic = synthesizer.sample(count)
+        write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
+        if model is not None or report is not None:
+            _console.remark(f"written: {out}", quiet=quiet)
+        if model is not None:
+            synthesizer.save(model)
+    if report is not None and frame is not None:
+        from dpslice.tabular.report import write_report
+
+        _console.remark("writing the report", quiet=quiet)
+        with timed(seconds, "report"):
+            write_report(
+                report,
+                real=frame,
+                synthetic=synthetic,
+                schema=description,
+                guarantee=synthesizer.guarantee,
+                seed=seed,
+                training=synthesizer.training_facts(),
+            )
+    summary = summary_of(
+        "synthesize",
+        synthesizer.guarantee,
+        {"synthetic table": out, "release": release_path, "model": model, "report": report},
+        seconds,
+        **sizes_of(release),
+        rows=count,
+        steps=synthesizer.training.steps,
+    )
+    with telling(out, release_path, model, report):
+        if json:
+            _console.print_json(summary)
+        elif not quiet:
+            print_summary(summary, synthesizer.guarantee)
+            if report is not None:
+                print("The report compares with real rows: NOT PRIVATE, for the data holder only.")

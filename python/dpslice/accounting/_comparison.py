@@ -1,0 +1,118 @@
+"""One release of rows by every account of it: exact for each frame, by its order, by the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpslice.accounting._gaussian import FRAMES
+from dpslice.accounting._guarantee import Guarantee
+from dpslice.accounting._reference import paper_alpha, paper_epsilon, paper_sigma
+from dpslice.accounting._slicing import calibrate_slicing, slicing_guarantee
+from dpslice.frames import column_norm_bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperBound:
+    """What Theorem 1 of the paper states, at its best order alpha."""
+
+    sigma: float
+    epsilon: float
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Guarantees for one and the same epsilon or sigma.
+
+    Attributes
+    ----------
+    frames : dict of str to Guarantee
+        For each kind of frame, drawn afresh: exact, with what rounding costs.
+    in_order : Guarantee or None
+        With the order of n rows claimed, of an orthonormal frame; None without n.
+    paper : PaperBound
+        For comparison: without what rounding costs.
+    sensitivity : float
+        Distance of two neighbouring rows, of all of them.
+    """
+
+    frames: dict[str, Guarantee]
+    in_order: Guarantee | None
+    paper: PaperBound
+    sensitivity: float
+
+
+def compare_slicing(
+    *,
+    epsilon: float | None = None,
+    sigma: float | None = None,
+    delta: float,
+    d: int,
+    p: int,
+    adjacency: str = "zero_out",
+    max_norm: float = 1.0,
+    diameter: float | None = None,
+    n: int | None = None,
+) -> Comparison:
+    """Tell what each kind of release promises at this sigma, or needs for this epsilon.
+
+    Parameters
+    ----------
+    epsilon, sigma : float
+        Exactly one of them: the total epsilon allowed, or the noise.
+    n : int, optional
+        Public number of rows, whose order may then be claimed.
+    delta, d, p, adjacency, max_norm, diameter
+        As in `slicing_guarantee`.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `calibrate_slicing` and `slicing_guarantee`; and if not exactly one of `epsilon` and
+        `sigma` is given.
+    """
+    if (epsilon is None) == (sigma is None):
+        raise ValueError("exactly one of epsilon and sigma must be given")
+    setting: dict[str, Any] = {
+        "d": d,
+        "p": p,
+        "adjacency": adjacency,
+        "max_norm": max_norm,
+        "diameter": diameter,
+    }
+    stated: dict[str, Guarantee] = {}
+    for frame in FRAMES:
+        length = column_norm_bound(frame, d, p)
+        of_frame = {**setting, "frame": frame, "column_norm": length}
+        noise = sigma
+        if epsilon is not None:
+            noise = calibrate_slicing(epsilon, delta, **of_frame)
+        assert noise is not None
+        stated[frame] = slicing_guarantee(sigma=noise, delta=delta, **of_frame)
+    in_order = None
+    if n is not None:
+        # As `SlicingMechanism` does: gaussian frames that are drawn afresh have no sure bound.
+        claim: dict[str, Any] = {**setting, "n": n, "amplify_by_order": True}
+        noise = sigma
+        if epsilon is not None:
+            noise = calibrate_slicing(epsilon, delta, **claim)
+        assert noise is not None
+        in_order = slicing_guarantee(sigma=noise, delta=delta, epsilon=epsilon, **claim)
+    distance = stated["gaussian"].sensitivity
+    assert distance is not None
+    at: dict[str, Any] = {"d": d, "p": p, "sensitivity": distance}
+    noise = sigma
+    if epsilon is not None:
+        noise = paper_sigma(epsilon, delta, **at)
+    assert noise is not None
+    paper = PaperBound(
+        sigma=noise,
+        epsilon=paper_epsilon(delta, sigma=noise, **at),
+        alpha=paper_alpha(delta, sigma=noise, **at),
+    )
+    return Comparison(frames=stated, in_order=in_order, paper=paper, sensitivity=distance)
