@@ -167,6 +167,11 @@ __device__ inline double double_of_words(int32_t high, int32_t low) {
                          static_cast<uint32_t>(low));
 }
 
+// Of one-dimensional blocks.
+__device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarp; }
+__device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ inline int warps() { return static_cast<int>(blockDim.x) / kWarp; }
+
 // Sums and maxima over groups of 2, 4, ..., 32 neighbouring lanes; all lanes get the result.
 template <int lanes, class T>
 __device__ inline T lane_sum(T value) {

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from dpslice.accounting import Guarantee
-from dpslice.tabular import report
+from dpslice.tabular import _charts, _numbers, report
+from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.metrics import scores, table_columns
 from dpslice.tabular.report import render_report, write_report
 from dpslice.tabular.schema import Boolean, Categorical, Datetime, Number, Schema
@@ -332,7 +333,7 @@ def parsed(text):
 @example(1234.5678, 6)
 @example(5e-324, 3)
 def test_privacy_figures_are_never_rounded_down(value, digits):
-    shown = parsed(report._upwards(value, digits))
+    shown = parsed(_numbers.parameter_text(value, digits))
     assert shown >= value
     if value > 1e-300:  # below, neighbouring floats are further apart than the digits
         assert shown <= value * (1 + 10.0 ** (1 - digits)) * (1 + 1e-12)
@@ -371,7 +372,7 @@ def test_detection_bound_holds_for_the_gaussian_mechanism(mu, false_alarms):
     ],
 )
 def test_scores_as_text(value, text):
-    assert report._score(value) == text
+    assert _numbers.score_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_scores_as_text(value, text):
      (-1.0, "−1"), (-1.25, "−1.25")],
 )  # fmt: skip
 def test_cells_as_text(value, text):
-    assert report._cell(value) == text
+    assert _numbers.cell_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -388,7 +389,7 @@ def test_cells_as_text(value, text):
     [(0.0, "0 %"), (1.0, "100 %"), (0.0001, "<0.1 %"), (0.9999, ">99.9 %"), (0.123, "12.3 %")],
 )
 def test_shares_as_text(value, text):
-    assert report._share(value) == text
+    assert _numbers.share_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def test_shares_as_text(value, text):
     [(0.5, "50.0 %"), (0.99331, "99.4 %"), (0.9999, ">99.9 %"), (1.0, "100 %"), (0.0, "0.0 %")],
 )
 def test_bounds_as_text_are_rounded_up(value, text):
-    assert report._at_most(value) == text
+    assert _numbers.at_most_text(value) == text
 
 
 # -------------------------------------------------------------------------------------- charts
@@ -405,7 +406,7 @@ def test_bounds_as_text_are_rounded_up(value, text):
 def histogram_of(column, *values):
     frames = [pd.DataFrame({column.name: v}) for v in values]
     (read,) = table_columns(Schema((column,)), real=frames[0], synthetic=frames[1])
-    return report._histogram(read, [read.present(0), read.present(1)])
+    return _charts.histogram(read, [read.present(0), read.present(1)])
 
 
 def shares_of(chart):
@@ -505,7 +506,7 @@ def test_axes_of_any_bounds(low, span, integer, scale):
         if not low < high:
             return
     column = Number("x", "integer" if integer else "real", low, high, scale=scale)
-    axis = report._axis(column)
+    axis = _charts._axis(column)
     assert axis.low < axis.high
     assert 1 <= axis.n_bins <= 41
     slack = 1e-6 * (axis.high - axis.low)
@@ -530,7 +531,7 @@ def test_axes_of_any_bounds(low, span, integer, scale):
     ],
 )
 def test_date_axis(low, high, labels):
-    axis = report._axis(Datetime("t", low, high))
+    axis = _charts._axis(Datetime("t", low, high))
     assert [text for _, text in axis.ticks] == labels
 
 
@@ -560,12 +561,12 @@ def test_many_levels_are_folded_into_the_rest():
     levels = tuple(f"level {i}" for i in range(30))
     real = [levels[i] for i in range(30) for _ in range(i + 1)]
     card = card_of(Categorical("c", levels), real, real)
-    assert len(card["states"]) == report.TOP_LEVELS + 1
+    assert len(card["states"]) == _charts.TOP_LEVELS + 1
     assert card["states"][0]["label"] == "level 29"
     assert card["states"][-1]["label"] == "20 other levels"
     widths = [state["real_width"] for state in card["states"]]
     assert max(widths) == 100
-    assert card["states"][-1]["real"] == report._share(210 / 465)
+    assert card["states"][-1]["real"] == _numbers.share_text(210 / 465)
 
 
 def test_share_of_missing_numbers_is_drawn_to_scale():
@@ -575,8 +576,26 @@ def test_share_of_missing_numbers_is_drawn_to_scale():
 
 
 def test_log_axis_labels_are_short():
-    axis = report._axis(Number("x", "integer", 0, 99_999, scale="log"))
-    assert [text for _, text in axis.ticks] == ["0", "10", "100", "1,000", "10k", "100k"]
+    axis = _charts._axis(Number("x", "integer", 0, 99_999, scale="log"))
+    assert [text for _, text in axis.ticks] == ["0", "2,000", "10k", "100k"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Number("x", "integer", 0, 20, scale="log"),
+        Number("x", "integer", -5, 99_999, scale="log"),
+        Number("x", "real", 0.5, 3e8, scale="log"),
+    ],
+)
+def test_log_axis_is_the_scale_of_the_encoding(column):
+    values = np.unique(np.round(np.geomspace(1, column.max - column.min + 1, 50)) - 1) + column.min
+    encoding = Encoding(Schema((column,)), harmonics=1)
+    rows = encoding.encode(pd.DataFrame({"x": column.from_numbers(values)}))
+    axis = _charts._axis(column)
+    places = (axis.place(values) - axis.low) / (axis.high - axis.low)
+    # the value part of a row lies on a half circle, at the angle pi times its place
+    assert places == pytest.approx(np.arctan2(rows[:, 1], rows[:, 0]) / np.pi, abs=1e-12)
 
 
 def test_clipped_values_are_mentioned():
@@ -588,12 +607,12 @@ def test_clipped_values_are_mentioned():
 
 def test_similarity_map_shows_each_pair_once(tables, results):
     columns = table_columns(SCHEMA, real=tables[0], synthetic=tables[1])
-    figure = report._similarity_map(columns, results["pairs"])
+    figure = _charts.similarity_map(columns, results["pairs"])
     assert len(figure["cells"]) == 28
     by_title = {cell["title"]: cell for cell in figure["cells"]}
     for pair in results["pairs"]:
         score = pair["contingency_similarity"]
-        cell = by_title[f"{pair['second']} and {pair['first']}: {report._score(score)}"]
+        cell = by_title[f"{pair['second']} and {pair['first']}: {_numbers.score_text(score)}"]
         assert cell["opacity"] == pytest.approx(min(1, (1 - score) / 0.5), abs=1e-3)
         assert cell["x"] + cell["size"] <= figure["width"]
         assert cell["y"] + cell["size"] <= figure["height"]
@@ -602,7 +621,7 @@ def test_similarity_map_shows_each_pair_once(tables, results):
 
 
 def test_wide_table_shows_the_columns_that_do_worst(tmp_path):
-    n = report.HEAT_COLUMNS + 3
+    n = _charts.HEAT_COLUMNS + 3
     schema = Schema(tuple(Boolean(f"b{i}") for i in range(n)))
     rng = np.random.default_rng(0)
     real = pd.DataFrame({f"b{i}": rng.random(20) < 0.5 for i in range(n)})
@@ -611,7 +630,7 @@ def test_wide_table_shows_the_columns_that_do_worst(tmp_path):
     path = tmp_path / "r.html"
     write_report(path, real=real, synthetic=synthetic, schema=schema, guarantee=None)
     page = check_self_contained(path.read_text("utf-8"))
-    assert f"The map shows the {report.HEAT_COLUMNS} columns that do worst; 3 more" in page.words
+    assert f"The map shows the {_charts.HEAT_COLUMNS} columns that do worst; 3 more" in page.words
     assert "b7 and b6: " in page.text
 
 
@@ -620,12 +639,12 @@ def test_correlations_and_their_difference():
     real = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [2.0, 4.0, 6.0], "b": [True] * 3})
     synthetic = real.assign(y=[6.0, 4.0, 2.0])
     columns = table_columns(schema, real=real, synthetic=synthetic)
-    maps = report._correlation_maps(columns, scores(real, synthetic, schema)["pairs"])
+    maps = _charts.correlation_maps(columns, scores(real, synthetic, schema)["pairs"])
     cells = [figure["cells"][0] for figure in maps]
     assert [cell["text"] for cell in cells] == ["1", "−1", "−2.00"]
     assert [cell["kind"] for cell in cells] == ["positive", "negative", "negative"]
     constant = real.assign(x=1.0)
-    maps = report._correlation_maps(columns, scores(constant, real, schema)["pairs"])
+    maps = _charts.correlation_maps(columns, scores(constant, real, schema)["pairs"])
     assert [figure["cells"][0]["text"] for figure in maps] == ["–", "1", "–"]
 
 
@@ -641,7 +660,7 @@ def test_training_curve_and_facts():
     assert report._training(None) is None
     assert report._training({"loss": [math.nan, math.nan]})["curves"] == []
     long = report._training({"loss": np.linspace(1, 0, 100_000)})["curves"][0]
-    assert len(long["points"].split()) == report.CURVE_POINTS
+    assert len(long["points"].split()) == _charts.CURVE_POINTS
 
 
 # ------------------------------------------------------------------------------ awkward tables
@@ -677,7 +696,7 @@ def test_classifier_section(html, results):
     assert f"“{positive}”, the rarer class, counts as positive" in words
     assert "a random fifth of the real table" in words
     for key in ("auc", "f1", "binary_logistic_regression"):
-        figures = [report._score(results[f"{key}_{name}"]) for name in ("real", "synthetic")]
+        figures = [_numbers.score_text(results[f"{key}_{name}"]) for name in ("real", "synthetic")]
         assert " ".join(figures) in words
 
 
@@ -693,7 +712,7 @@ def test_held_out_rows_are_the_yardstick(tmp_path, tables):
     )
     words = Page(path.read_text("utf-8")).words
     assert "which were held out." in words
-    reference = report._score(found["reference"]["tv_complement"])
+    reference = _numbers.score_text(found["reference"]["tv_complement"])
     assert f"{reference} for held-out real rows" in words
 
 

@@ -52,17 +52,17 @@ def wording(guarantee: Guarantee) -> Wording:
     return _WORDING.get(guarantee.mechanism, Wording())
 
 
-_UPWARDS: Final = Context(prec=6, rounding=ROUND_CEILING)
 # Entries of a written guarantee that are left out where they have their defaults.
 _ONLY_WHERE_SAID: Final = {"sampling_rate": None, "frame_norm": None, "amplified_by_order": False}
 _DEEPEST: Final = 100  # nested parts of one that is read
 
 
-def rounded_up(value: float) -> str:
-    """Write a number with six significant digits, never smaller than it is."""
+def rounded_up(value: float, digits: int = 6) -> str:
+    """Write a number with some significant digits, never smaller than it is."""
     if not math.isfinite(value):
         return "infinite"
-    return f"{float(_UPWARDS.create_decimal(Decimal(repr(float(value))))):.6g}"
+    upwards = Context(prec=digits, rounding=ROUND_CEILING)
+    return f"{float(upwards.create_decimal(Decimal(repr(float(value))))):.{digits}g}"
 
 
 @dataclass(frozen=True, kw_only=True)
