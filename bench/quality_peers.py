@@ -38,14 +38,14 @@ from torch import Tensor, nn
 
 from dpslice.accounting import Guarantee, calibrate_sums, sum_guarantee
 from dpslice.tabular import Boolean, Categorical, Datetime, Number, Schema
-from dpslice.tabular.discretization import Discretization
-from dpslice.tabular.encoding import (
+from dpslice.tabular._places import (
     bounds_of,
     place_to_value,
     special_values,
     states_of,
     value_to_place,
 )
+from dpslice.tabular.discretization import Discretization
 
 # What a method needs beyond the project's own environment: a module, and what brings it.
 NEEDS = {

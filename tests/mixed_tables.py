@@ -7,7 +7,8 @@ import datetime
 import numpy as np
 import pandas as pd
 
-from dpslice.tabular.schema import Boolean, Categorical, Datetime, Number, Schema
+from dpslice.tabular.columns import Boolean, Categorical, Datetime, Number
+from dpslice.tabular.schema import Schema
 
 SCHEMA = Schema(
     (

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpslice.tabular import metrics
+from dpslice.tabular.columns import Boolean, Categorical, Datetime, Number
 from dpslice.tabular.metrics import scores, table_columns
-from dpslice.tabular.schema import Boolean, Categorical, Datetime, Number, Schema
+from dpslice.tabular.schema import Schema
 from mixed_tables import SCHEMA, mixed_table
 
 FIDELITY = (

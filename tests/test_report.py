@@ -18,10 +18,11 @@ from scipy.stats import norm
 
 from dpslice.accounting import Guarantee
 from dpslice.tabular import _charts, _numbers, report
+from dpslice.tabular.columns import Boolean, Categorical, Datetime, Number
 from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.metrics import scores, table_columns
 from dpslice.tabular.report import render_report, write_report
-from dpslice.tabular.schema import Boolean, Categorical, Datetime, Number, Schema
+from dpslice.tabular.schema import Schema
 from mixed_tables import SCHEMA, mixed_table
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -70,8 +70,9 @@ def demo(
         check_outputs(paths, [], overwrite=overwrite, directory="release")
     _arrays.require("statsmodels", extra="demo")
     check_report_packages()
+    from dpslice._storage import replacing
     from dpslice.tabular import demo as embedded
-    from dpslice.tabular.files import replacing, write_csv
+    from dpslice.tabular.files import write_csv
     from dpslice.tabular.report import write_report
     from dpslice.tabular.schema import Schema
     from dpslice.tabular.synthesizer import Synthesizer

@@ -30,7 +30,7 @@ from dpslice._cli._outputs import STANDARD_OUTPUT, check_outputs, telling
 
 if TYPE_CHECKING:
     from dpslice.accounting import Guarantee
-    from dpslice.tabular.schema import Column
+    from dpslice.tabular.columns import Column
 
 schema_app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +57,8 @@ def schema_template(
     """
     path = None if out == "-" else Path(out)
     check_outputs({"--out": path}, [table], overwrite=overwrite, hint=STANDARD_OUTPUT)
-    from dpslice.tabular.files import read_header, replacing
+    from dpslice._storage import replacing
+    from dpslice.tabular.files import read_header
 
     text = _template(read_header(table, separator=reading(separator, None)["separator"]))
     if path is None:
@@ -176,13 +177,9 @@ def _read_types(
     The file may be a schema that was itself inferred, some of its columns to be done again: what it
     has cost is not undone by that.
     """
-    from dpslice.tabular.schema import (
-        Schema,
-        read_document,
-        read_guarantee,
-        sdv_types,
-        table_keys,
-    )
+    from dpslice.tabular._documents import read_document, read_guarantee, table_keys
+    from dpslice.tabular.schema import Schema
+    from dpslice.tabular.sdv import sdv_types
 
     document, is_sdv = read_document(path)
     if is_sdv:
@@ -216,7 +213,7 @@ def _read_types(
 
 
 def _csv_type(kind: str | Column) -> str:
-    from dpslice.tabular.schema import Categorical
+    from dpslice.tabular.columns import Categorical
 
     if isinstance(kind, str):
         return kind
@@ -242,9 +239,9 @@ def schema_check(
     json: JsonOption = False,
 ) -> None:
     """Check a schema file, and a table against it; spends nothing and writes nothing."""
+    from dpslice.tabular.columns import Datetime, Number
     from dpslice.tabular.encoding import Encoding
     from dpslice.tabular.files import iter_csv
-    from dpslice.tabular.schema import Datetime, Number
 
     description = load_schema(schema)
     encoding = Encoding(description)

@@ -12,18 +12,12 @@ from dpslice._arrays import require
 
 require("pandas", extra="tabular")  # before the modules below import it: says which extra is needed
 
+from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Number  # noqa: E402
 from dpslice.tabular.discretization import Discretization  # noqa: E402
 from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
 from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
-from dpslice.tabular.schema import (  # noqa: E402
-    Boolean,
-    Categorical,
-    Column,
-    Datetime,
-    Number,
-    Schema,
-    sdv_types,
-)
+from dpslice.tabular.schema import Schema  # noqa: E402
+from dpslice.tabular.sdv import sdv_types  # noqa: E402
 
 if TYPE_CHECKING:
     from dpslice.tabular.generator import TabularGenerator

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpslice.tabular._numbers import cell_text, plain, score_text, share_text
-from dpslice.tabular.encoding import value_to_place
+from dpslice.tabular._places import value_to_place
+from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.metrics import TableColumn
-from dpslice.tabular.schema import Datetime, Number
 
 Floats = NDArray[np.float64]
 

@@ -32,14 +32,15 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.features import MarginalSums
-from dpslice.tabular.encoding import (
+from dpslice.tabular._places import (
     bounds_of,
     place_to_value,
     special_values,
     states_of,
     value_to_place,
 )
-from dpslice.tabular.schema import Categorical, Column, Datetime, Number, Schema
+from dpslice.tabular.columns import Categorical, Column, Datetime, Number
+from dpslice.tabular.schema import Schema
 
 __all__ = ["Discretization", "FineShape"]
 

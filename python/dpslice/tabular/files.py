@@ -17,7 +17,7 @@ import os
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice._storage import replacing
-
-if TYPE_CHECKING:
-    from dpslice.tabular.schema import Column, Schema
+from dpslice.tabular.columns import LINE, Categorical, Column
+from dpslice.tabular.schema import Schema
 
 __all__ = [
     "cell_value",
@@ -35,12 +34,8 @@ __all__ = [
     "iter_csv",
     "read_csv",
     "read_header",
-    "replacing",
     "write_csv",
 ]
-
-
-LINE = "line"  # name of the index that tells where rows stand in a file
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -253,8 +248,6 @@ def cell_value(column: Column, cell: str) -> object:
     ValueError
         If it cannot be read as the column's type.
     """
-    from dpslice.tabular.schema import Schema  # which itself imports this module
-
     read = _cell_readers(Schema((column,)), frozenset({""}))[column.name]
     try:
         value = read([cell])[0]
@@ -414,7 +407,6 @@ def _cell_readers(
     """One reader per column, in the schema's order."""
     if isinstance(schema, Mapping):
         return {name: _reader_of(name, kind, missing) for name, kind in schema.items()}
-    from dpslice.tabular.schema import Categorical  # which itself imports this module
 
     readers: dict[str, _CellReader] = {}
     for column in schema:

@@ -62,15 +62,8 @@ from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
 from dpslice.release import with_earlier_costs
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
-from dpslice.tabular.schema import (
-    Boolean,
-    Categorical,
-    Column,
-    Datetime,
-    Number,
-    Schema,
-    first_place,
-)
+from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Number, first_place
+from dpslice.tabular.schema import Schema
 
 __all__ = ["OTHER", "infer_schema"]
 

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpslice import _arrays
-from dpslice.tabular.schema import Boolean, Categorical, Column, Number, Schema
+from dpslice.tabular.columns import Boolean, Categorical, Column, Number
+from dpslice.tabular.schema import Schema
 
 if TYPE_CHECKING:
     import pandas as pd

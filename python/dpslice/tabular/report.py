@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpslice import _arrays
+from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
 from dpslice.accounting._guarantee import wording
 from dpslice.tabular._charts import (
@@ -41,9 +42,9 @@ from dpslice.tabular._numbers import (
     score_text,
     share_text,
 )
-from dpslice.tabular.files import replacing
+from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.metrics import TableColumn, scores, table_columns
-from dpslice.tabular.schema import Datetime, Number, Schema
+from dpslice.tabular.schema import Schema
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,12 @@ from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import RowRelease
-from dpslice.tabular.encoding import Encoding, Rows, states_of, value_to_place
+from dpslice.tabular._places import states_of, value_to_place
+from dpslice.tabular.columns import Datetime, Number
+from dpslice.tabular.encoding import Encoding, Rows
 from dpslice.tabular.generator import TabularGenerator
 from dpslice.tabular.moments import estimate_moments
-from dpslice.tabular.schema import Datetime, Number, Schema
+from dpslice.tabular.schema import Schema
 from dpslice.torch.losses import SmoothedLikelihood
 from dpslice.torch.training import FitResult, fit
 

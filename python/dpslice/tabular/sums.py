@@ -24,9 +24,10 @@ from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import SumRelease
+from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
-from dpslice.tabular.schema import Datetime, Number, Schema
+from dpslice.tabular.schema import Schema
 from dpslice.torch.sum_losses import MarginalMatching, balanced, shares
 from dpslice.torch.training import FitResult, TrainingState, fit
 

@@ -23,11 +23,13 @@ import torch
 from torch import nn
 
 from dpslice import _arrays
+from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
 from dpslice.release import Release, total_guarantee
-from dpslice.tabular.files import cell_value, replacing
+from dpslice.tabular.columns import Categorical, Datetime, Number
+from dpslice.tabular.files import cell_value
 from dpslice.tabular.rows import RowMethod, TrainingOptions
-from dpslice.tabular.schema import Categorical, Datetime, Number, Schema
+from dpslice.tabular.schema import Schema
 from dpslice.tabular.sums import MixtureOptions, SumMethod
 from dpslice.torch.training import FitResult, TrainingState, checkpoint_path, sealed, unsealed
 

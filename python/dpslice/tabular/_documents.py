@@ -1,0 +1,103 @@
+"""Schema files: read and parsed, without judging what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpslice import _arrays
+
+if TYPE_CHECKING:
+    from dpslice.accounting import Guarantee
+
+_DEEPEST = 50  # levels of a file: a schema has five
+
+
+def read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
+    """Return what the schema in a document has cost, if it was inferred."""
+    stated = document.get("guarantee")
+    if stated is None:
+        return None
+    from dpslice.accounting import Guarantee
+
+    if not isinstance(stated, Mapping):
+        raise ValueError("[guarantee] must be a table")
+    if set(stated) == {"json"}:
+        stated = _parse_json("[guarantee] json", str(stated["json"]))
+    return Guarantee.from_dict(dict(stated))
+
+
+def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
+    """Read the tables of a schema file, or SDV metadata, without judging what they say.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Its content decides, not its name: JSON starts with a brace.
+
+    Returns
+    -------
+    document : dict
+        What the file holds.
+    is_sdv : bool
+        Whether it is JSON, hence SDV metadata.
+
+    Raises
+    ------
+    ValueError
+        If the file is not UTF-8, or neither TOML nor JSON.
+    """
+    raw = Path(path).read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a schema must be a UTF-8 text file ({error})") from None
+    if text.lstrip().startswith("{"):
+        return _parse_json(path, text), True
+    document: dict[str, Any] = _parsed(path, "a valid TOML file", tomllib.loads, text)
+    return document, False
+
+
+def table_keys(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a document says of the table as a whole, in known keys alone."""
+    table = document.get("table", {})
+    if not isinstance(table, Mapping):
+        raise ValueError(f"[table] must be a table of keys; got {_arrays.describe(table)}")
+    strange = [key for key in table if key not in ("name", "description", "target")]
+    if strange:
+        raise ValueError(
+            f"[table]: unknown key {strange[0]!r}; known keys: name, description, target"
+        )
+    return table
+
+
+def _parse_json(source: object, text: str) -> dict[str, Any]:
+    document = _parsed(source, "valid JSON", json.loads, text)
+    if not isinstance(document, dict):
+        raise ValueError(f"{source}: must be a JSON object")
+    return document
+
+
+def _parsed(source: object, what: str, parse: Callable[[str], Any], text: str) -> Any:
+    """Parse the text of a file; whatever is wrong with it is a ValueError that names the file."""
+    try:
+        document = parse(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{source}: not {what}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{source}: not a schema: it is nested too deeply") from None
+    except ValueError:  # Python's own, of integers beyond sys.get_int_max_str_digits()
+        raise ValueError(f"{source}: holds a number of too many digits") from None
+    level = [document]
+    for _ in range(_DEEPEST):
+        parts = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        level = [child for part in parts for child in part]
+    if level:
+        raise ValueError(f"{source}: not a schema: it is nested too deeply")
+    return document
