@@ -1359,6 +1359,23 @@ def test_synthetic_rows_are_there_whatever_else_fails(
     assert len(out.read_text().splitlines()) == 1 + ROWS
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_failure_after_the_release_says_what_is_spent_and_kept(
+    keep: bool, table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(Synthesizer, "sample", lack)
+    release = tmp_path / "rows.dpslice"
+    options = ["--epsilon", 5, "--out", tmp_path / "s.csv", *TINY, "--quiet"]
+    options += ["--release", release] if keep else []
+    kept = f"The release is kept: go on with dpslice train {release}" if keep else "Nothing was w"
+    said = f"not enough memory .* The table was released: epsilon and delta are spent. {kept}"
+    refuse(said, "synthesize", table, "--schema", schema, *options)
+    assert release.exists() == keep
+
+
 @pytest.mark.parametrize("command", ["release", "train"])
 def test_file_size_limit_leaves_nothing_half_written(
     command: str, table: Path, schema: Path, released: Path, model: Path, tmp_path: Path

@@ -69,7 +69,8 @@ def _one_line(error: Exception) -> str:
     elif isinstance(error, OverflowError):
         text = f"a number is too large ({text})"
     text = text.replace("pass overwrite=True", "pass --overwrite")
-    return " ".join(text.split())
+    notes = getattr(error, "__notes__", ())
+    return " ".join([*text.split(), *notes])
 
 
 def examples(*lines: str) -> str:

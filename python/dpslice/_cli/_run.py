@@ -109,6 +109,18 @@ def run_training(
 
 
 @contextmanager
+def having_spent(kept: str) -> Iterator[None]:
+    """Where what follows a release fails, say that it was made, and what is kept."""
+    try:
+        yield
+    except Interrupted:
+        raise  # whose message says so
+    except Exception as error:
+        error.add_note(f"The table was released: epsilon and delta are spent. {kept}")
+        raise
+
+
+@contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.monotonic()
     yield

@@ -37,7 +37,15 @@ from dpslice._cli._options import (
 )
 from dpslice._cli._outputs import check_outputs, telling
 from dpslice._cli._reports import check_report_packages
-from dpslice._cli._run import print_summary, publish, run_training, sizes_of, summary_of, timed
+from dpslice._cli._run import (
+    having_spent,
+    print_summary,
+    publish,
+    run_training,
+    sizes_of,
+    summary_of,
+    timed,
+)
 
 
 @app.command(
@@ -132,12 +140,13 @@ def synthesize(
         kept = "Nothing was written (with --release, training could go on at no cost)."
     else:
         kept = f"The release is kept: go on with dpslice train {release_path}"
-    with timed(seconds, "training"):
+    with timed(seconds, "training"), having_spent(kept):
         run_training(synthesizer, checkpoint=None, quiet=quiet, kept=kept)
     with timed(seconds, "sampling"):
-        count = rows if rows is not None else release.estimated_n
-        synthetic = synthesizer.sample(count)
-        write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
+        with having_spent(kept):
+            count = rows if rows is not None else release.estimated_n
+            synthetic = synthesizer.sample(count)
+            write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
         if model is not None:
