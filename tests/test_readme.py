@@ -163,7 +163,9 @@ def test_what_docs_name_is_there(page: Path) -> None:
         assert not definition or definition in _defined(path), f"{file}::{definition}"
 
 
-@pytest.mark.parametrize("name", ["custom_generator.py", "kernels_on_arrays.py"])
+@pytest.mark.parametrize(
+    "name", ["conditional_generator.py", "custom_generator.py", "kernels_on_arrays.py"]
+)
 def test_example_runs(name: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = (EXAMPLES / name).read_text(encoding="utf-8")
     exec(compile(_few_steps(code), name, "exec"), {"__name__": "__main__"})

@@ -393,7 +393,12 @@ class RowRelease(Release):
 
     @property
     def projections(self) -> FloatArray:
-        """Released rows O = XU + V, shape (n, p), read-only; memory-mapped if loaded so."""
+        """Released rows O = XU + V, shape (n, p), read-only; memory-mapped if loaded so.
+
+        Each release has directions of its own. Where they are all of them, orthonormal with p = d,
+        ``projections @ frame.T`` are the noisy rows in the coordinates of the private ones, in
+        which releases compare.
+        """
         return self._projections
 
     @property
