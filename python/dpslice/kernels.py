@@ -113,18 +113,19 @@ def project(
             rows.dtype.name,
         )
     else:
-        out = core.project_fast(rows.array, directions.array, sigma, _fast_key(key), 0)
+        out = core.project_fast(rows.array, directions.array, sigma, key_words(key), 0)
     return _arrays.same_kind(out, rows.place)
 
 
-def _fast_key(key: Any) -> tuple[int, int]:
+def key_words(key: Any) -> tuple[int, int]:
+    """Check the key of fast noise, or draw one. Not part of the public interface."""
     if key is None:
         return secrets.randbelow(_KEY_WORD), secrets.randbelow(_KEY_WORD)
     if not isinstance(key, (tuple, list)) or len(key) != 2:
         raise TypeError(f"key must be a pair of integers; got {_arrays.describe(key)}")
     first, second = (_arrays.integer("key", word, minimum=0) for word in key)
     if first >= _KEY_WORD or second >= _KEY_WORD:
-        raise ValueError(f"key must be two integers below 2^64; got {key}")
+        raise ValueError(f"key must be two integers below 2^64; got {_arrays.describe(key)}")
     return first, second
 
 
