@@ -64,6 +64,22 @@ def test_many_equal_distances(levels: int, b: int, dtype: type) -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("b", [3, 50, 300])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_extension_survives_what_is_not_finite(b: int, bad: float, count: int) -> None:
+    """It is checked before, but somebody may write to the points meanwhile."""
+    x = points(b, 2)
+    x[1, :count] = bad
+    value = _core.median_distance(x)
+    assert np.isnan(value[1])
+    np.testing.assert_array_equal(value[0], _core.median_distance(x[:1])[0])
+    grad = _core.median_distance_vjp(x, np.ones(2))
+    assert np.isnan(grad[1]).all()
+    assert np.isfinite(grad[0]).all()
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(("b", "k"), [(3, 2), (31, 20), (66, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_points_of_subnormal_numbers(b: int, k: int, dtype: type) -> None:
