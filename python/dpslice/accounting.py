@@ -74,6 +74,8 @@ _ERROR_ABSOLUTE: Final = 2.5e-14
 _ERROR_RELATIVE: Final = 5e-15
 _LARGE_MU: Final = 100.0  # below, what cancels in eps/mu - mu/2 is within that allowance
 _SAFE_SIGMA: Final = 1.0 + 1e-10
+_MOST_MU: Final = 1e100  # its square, which epsilon is made of, is a number
+_SIGMAS: Final = (1e-300, 1e300)  # beyond, sensitivity / sigma is not a normal number any more
 _CHUNK: Final = 512  # rows of a batch of quadratures: bounds the memory at some ten MiB
 
 
@@ -129,6 +131,7 @@ def _ratio(*, sigma: float, d: int, p: int, frame: str, sensitivity: float) -> _
     return _Ratio(noise * math.sqrt(q), noise, (r, d)) if r else _Ratio(noise * math.sqrt(q))
 
 
+@np.errstate(over="ignore")  # far from the mode, where the density is 0 or mu infinite
 def _average(
     log_f: Callable[[Array, Array], Array], epsilon: Array, ratio: _Ratio, *, deep: bool
 ) -> Array:
@@ -262,23 +265,36 @@ def _least_epsilon(log_f: Callable[[float], float], target: float, guess: float)
     return root
 
 
+def _checked_log_sigma(last: float, wanted: float) -> float:
+    """Return `wanted`, moved into the range of sigma; or raise where `last` was its end."""
+    log_sigma = min(max(wanted, math.log(_SIGMAS[0])), math.log(_SIGMAS[1]))
+    if log_sigma == last:
+        where = "below" if wanted < last else "above"
+        raise ValueError(
+            "epsilon, delta and sensitivity must be such that sigma is between "
+            f"{_SIGMAS[0]:g} and {_SIGMAS[1]:g}; it would be {where}"
+        )
+    return log_sigma
+
+
 def _least_sigma(log_f: Callable[[float], float], target: float, guess: float) -> float:
     """Least sigma with log_f(sigma) <= target, log_f falling; times 1 + 1e-10 and verified."""
 
     def f(x: float) -> float:
         return log_f(math.exp(x)) - target
 
-    low = high = math.log(guess)
+    # Where the guess leaves the number range, the answer need not.
+    low = high = math.log(min(max(guess, _SIGMAS[0]), _SIGMAS[1]))
     f_low = f_high = f(low)
     step = 1e-2
     while f_high > 0.0:
         low, f_low = high, f_high
-        high, step = high + step, 2.0 * step
+        high, step = _checked_log_sigma(high, high + step), 2.0 * step
         f_high = f(high)
     step = 1e-2
     while f_low <= 0.0:
         high, f_high = low, f_low
-        low, step = low - step, 2.0 * step
+        low, step = _checked_log_sigma(low, low - step), 2.0 * step
         f_low = f(low)
     sigma = math.exp(_special.brent(f, low, high, f_low, f_high)) * _SAFE_SIGMA
     while log_f(sigma) > target:
@@ -298,7 +314,8 @@ def _gaussian_mu(epsilon: float, target: float) -> float:
     """Ratio at which the Gaussian mechanism has this epsilon and delta."""
     # mu^2/2 + mu s = epsilon, the tail bound of the profile, solved without cancellation
     s = math.sqrt(-2.0 * target)
-    guess = (s + math.sqrt(s * s + 2.0 * epsilon)) / (2.0 * epsilon)
+    twice = min(2.0 * epsilon, sys.float_info.max)
+    guess = (s + math.sqrt(s * s + twice)) / twice
     return 1.0 / _least_sigma(lambda x: _scalar(epsilon, _Ratio(1.0 / x)), target, guess)
 
 
@@ -322,6 +339,25 @@ def _checked(sigma: object, d: object, p: object, frame: object, sensitivity: ob
         frame=_arrays.choice("frame", frame, FRAMES),
         sensitivity=_arrays.positive_real("sensitivity", sensitivity),
     )
+
+
+def _checked_to_square(
+    sigma: object,
+    d: object,
+    p: object,
+    frame: object,
+    sensitivity: object,
+    *,
+    least: float = 0.0,
+) -> _Ratio:
+    """Check arguments as `_checked` does, for what is of the size of the ratio's square."""
+    ratio = _checked(sigma, d, p, frame, sensitivity)
+    if not least <= ratio.typical() <= _MOST_MU:
+        raise ValueError(
+            "sigma must not be so far from sensitivity that the square of their ratio leaves the "
+            f"number range; got sigma = {sigma} and sensitivity = {sensitivity}"
+        )
+    return ratio
 
 
 # ------------------------------------------------------------------- exact epsilon, delta, sigma
@@ -447,8 +483,7 @@ def epsilon(
         As in `log_delta`; and if not exactly one of `delta` and `log_delta` is given.
     """
     target = _log_target(delta, log_delta)
-    ratio = _checked(sigma, d, p, frame, sensitivity)
-    return _epsilon(target, ratio)
+    return _epsilon(target, _checked_to_square(sigma, d, p, frame, sensitivity))
 
 
 def _epsilon(target: float, ratio: _Ratio) -> float:
@@ -545,7 +580,7 @@ def rdp(
     Mironov, "Renyi differential privacy", arXiv:1702.07476.
     """
     order = _arrays.real_above_one("alpha", alpha)
-    ratio = _checked(sigma, d, p, frame, sensitivity)
+    ratio = _checked_to_square(sigma, d, p, frame, sensitivity)
     return float(_rdp(np.array([order - 1.0]), [ratio])[0])
 
 
@@ -627,7 +662,8 @@ def rdp_epsilon(
     Proposition 12.
     """
     target = _log_target(delta, log_delta)
-    return _rdp_epsilon(target, [_checked(sigma, d, p, frame, sensitivity)])
+    ratio = _checked_to_square(sigma, d, p, frame, sensitivity, least=1 / _MOST_MU)
+    return _rdp_epsilon(target, [ratio])
 
 
 def _paper(target: float, sigma: float, d: int, p: int, sensitivity: float) -> tuple[float, float]:
