@@ -2,9 +2,9 @@
 // float32 or float64. For kernel sources only.
 //
 // Only the upper triangle is stored and computed, row-major, so that every inner loop runs along
-// rows. The order is padded to whole tiles with rows of the identity. Within a panel of rows the
-// algorithm looks left, tile by tile; a finished panel is then packed, so that its parts lie side
-// by side, and subtracted from the rest.
+// rows. The order is padded to whole tiles with rows of a multiple of the identity. Within a panel
+// of rows the algorithm looks left, tile by tile; a finished panel is then packed, so that its
+// parts lie side by side, and subtracted from the rest.
 #pragma once
 
 #include <cmath>
@@ -38,12 +38,13 @@ constexpr int64_t first_column(int64_t i) {
   return i / kLanes<T> * kLanes<T>;
 }
 
-// Completes a matrix whose upper triangle of order `size` is written: the padding.
-inline void pad_with_identity(double* a, CholeskyShape shape, int64_t size) {
+// Completes a matrix whose upper triangle of order `size` is written: the padding. Its diagonal is
+// to be of the size of the others', for pivots far below the largest are refused.
+inline void pad_with_diagonal(double* a, CholeskyShape shape, int64_t size, double diagonal) {
   for (int64_t i = 0; i < shape.order; ++i) {
     double* const row = a + i * shape.stride;
     for (int64_t j = i < size ? size : 0; j < shape.stride; ++j) row[j] = 0;
-    if (i >= size) row[i] = 1;
+    if (i >= size) row[i] = diagonal;
   }
 }
 

@@ -34,7 +34,7 @@ class GramSolver {
   // eigenvalues.
   bool factor(double largest, double smallest, bool mixed) {
     largest_ = largest;
-    pad_with_identity(matrix_.data(), shape(), size_);
+    pad_with_diagonal(matrix_.data(), shape(), size_, largest);
     const double rounding = FLT_EPSILON * static_cast<double>(size_) * largest;
     narrow_ =
         mixed && size_ >= kLeastNarrow && smallest > kLeastMargin * rounding && factor_narrow();

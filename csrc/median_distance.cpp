@@ -14,6 +14,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "common/bits.h"
 #include "points.h"
@@ -323,7 +324,8 @@ Middle middle_pairs(Workspace& work, bool share) {
 }
 
 // Coordinates are scaled by a power of two to at most 2, so that squares neither overflow nor, for
-// distances that matter, underflow. Returns the scale.
+// distances that matter, underflow. Returns the scale; or 0 if a coordinate is not finite, for then
+// the search would leave its counters. That is looked for in the copy, which nobody else writes to.
 template <class T>
 double assign_scaled(const T* rows, int64_t b, int64_t k, Points& points) {
   double largest = 0;
@@ -333,7 +335,12 @@ double assign_scaled(const T* rows, int64_t b, int64_t k, Points& points) {
   }
   const double scale = largest > 0 ? unit_scale(largest) : 1.0;
   points.assign(rows, b, k, scale);
-  return scale;
+  bool bounded = true;
+  for (int64_t t = 0; t < k; ++t) {
+    const double* coordinate = points.coordinate(t);
+    for (int64_t i = 0; i < b; ++i) bounded &= std::fabs(coordinate[i]) <= 2;
+  }
+  return bounded ? scale : 0;
 }
 
 // body(slice, workspace, share): threads take slices, or share the rows of a single one.
@@ -350,6 +357,10 @@ template <class T>
 void median_distance(const MedianDistanceArgs<T>& args) {
   for_each_slice(args.m, [&](int64_t s, Workspace& work, bool share) {
     const double scale = assign_scaled(args.x + s * args.b * args.k, args.b, args.k, work.points);
+    if (scale == 0) {
+      args.value[s] = std::numeric_limits<T>::quiet_NaN();
+      return;
+    }
     const Middle middle = middle_pairs(work, share);
     args.value[s] =
         static_cast<T>(0.5 * (distance(middle.first) + distance(middle.second)) / scale);
@@ -359,10 +370,12 @@ void median_distance(const MedianDistanceArgs<T>& args) {
 template <class T>
 void median_distance_vjp(const MedianDistanceVjpArgs<T>& args) {
   for_each_slice(args.m, [&](int64_t s, Workspace& work, bool share) {
-    assign_scaled(args.x + s * args.b * args.k, args.b, args.k, work.points);
-    const Middle middle = middle_pairs(work, share);
+    const double scale = assign_scaled(args.x + s * args.b * args.k, args.b, args.k, work.points);
     T* grad_x = args.grad_x + s * args.b * args.k;
-    for (int64_t i = 0; i < args.b * args.k; ++i) grad_x[i] = 0;
+    for (int64_t i = 0; i < args.b * args.k; ++i)
+      grad_x[i] = scale == 0 ? std::numeric_limits<T>::quiet_NaN() : T(0);
+    if (scale == 0) return;
+    const Middle middle = middle_pairs(work, share);
     // Both may be the same pair, or share a point.
     const WideKey attaining[] = {middle.first, middle.second};
     for (const WideKey pair : attaining) {

@@ -68,7 +68,12 @@ inline __attribute__((always_inline)) void squared_distances(const Points& targe
   squared[3] = sum3;
 }
 
-// The power of two that brings `length` > 0 into [1, 2): multiplying by it is exact.
-inline double unit_scale(double length) { return std::ldexp(1.0, -std::ilogb(length)); }
+// The power of two that brings `length` > 0 into [1, 2), or a subnormal one as near as a factor
+// can: multiplying by it is exact.
+inline double unit_scale(double length) {
+  constexpr int kMost = 1023;
+  const int exponent = std::ilogb(length);
+  return std::ldexp(1.0, exponent < -kMost ? kMost : -exponent);
+}
 
 }  // namespace dpslice::DPSLICE_ISA

@@ -1321,6 +1321,44 @@ def test_comparison_is_of_one_epsilon_or_one_sigma() -> None:
             compare_slicing(**asked, **shape)
 
 
+# ------------------------------------------------------------------------------- far-out numbers
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("frame", ["orthonormal", "gaussian"])
+def test_calibration_at_the_ends_of_the_number_range(frame: str) -> None:
+    """It neither fails nor goes on for ever."""
+    setting = {"d": 30, "p": 60, "frame": frame}
+    least = accounting.calibrate_sigma(1e-300, 1e-6, **setting)
+    assert accounting.calibrate_sigma(1e-320, 1e-6, **setting) == pytest.approx(least, rel=1e-9)
+    # mu^2 / 2 is epsilon there, and p / d = 2
+    largest = 0.5 * sys.float_info.max
+    sigma = accounting.calibrate_sigma(sys.float_info.max, 1e-6, d=30, p=60)
+    assert sigma == pytest.approx(largest**-0.5, rel=1e-6)
+    for sensitivity, where in ((1e-320, "below"), (1e305, "above")):
+        with pytest.raises(ValueError, match=f"^epsilon, delta and sensitivity must .* be {where}"):
+            accounting.calibrate_sigma(1.0, 1e-6, **setting, sensitivity=sensitivity)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("frame", ["orthonormal", "gaussian"])
+def test_profiles_at_the_ends_of_the_number_range(frame: str) -> None:
+    setting = {"d": 30, "p": 60, "frame": frame}
+    assert accounting.log_delta(1.0, sigma=1e300, **setting) < -1e90
+    assert accounting.log_delta(sys.float_info.max, sigma=1.0, **setting) < -1e90
+    assert accounting.log_delta(1.0, sigma=1e-300, **setting) == 0.0
+    assert accounting.epsilon(1e-6, sigma=1e300, **setting) == 0.0
+    for function in (
+        functools.partial(accounting.epsilon, 1e-6),
+        functools.partial(accounting.rdp, 2.0),
+        functools.partial(accounting.rdp_epsilon, 1e-6),
+    ):
+        with pytest.raises(ValueError, match="sigma must not be so far from sensitivity"):
+            function(sigma=1e-200, **setting)
+    with pytest.raises(ValueError, match="sigma must not be so far from sensitivity"):
+        accounting.rdp_epsilon(1e-6, sigma=1e200, **setting)
+
+
 # ------------------------------------------------------------------------------------------ errors
 
 RELEASE = {"sigma": 1.0, "d": 3, "p": 3}
@@ -1335,6 +1373,9 @@ BAD_RELEASE = [
     ({"frame": "haar"}, ValueError, "frame must be one of orthonormal, gaussian; got 'haar'"),
     ({"frame": None}, TypeError, "frame must be one of"),
     ({"sensitivity": -1.0}, ValueError, "sensitivity must be a finite number > 0; got -1.0"),
+    ({"sensitivity": np.complex128(1)}, TypeError, "sensitivity must be a finite number > 0; got"),
+    ({"d": 10**400}, ValueError, r"d must be an integer < 2\*\*63; got 1000"),
+    ({"p": np.array(3.0)}, TypeError, "p must be an integer >= 1; got ndarray"),
 ]
 
 

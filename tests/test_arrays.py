@@ -600,3 +600,43 @@ def test_numbers_beyond_float64_are_refused_by_name(digits: int) -> None:
         _arrays.positive_real("sigma", number)
     with pytest.raises(ValueError, match=r"^n must be an integer >= 1; got (-1000|int of)"):
         _arrays.positive_integer("n", -number)
+
+
+@pytest.mark.parametrize(
+    "value", [np.complex64(1), np.complex128(1j), np.timedelta64(1, "s"), True]
+)
+def test_numbers_of_numpy_that_are_not_real(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^sigma must be a finite number > 0; got "):
+        _arrays.positive_real("sigma", value)
+
+
+@pytest.mark.parametrize("value", [np.array(2.0), np.ones(2), torch.tensor(0.5), 2.0, None, True])
+def test_what_is_no_integer(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^n must be an integer >= 1; got "):
+        _arrays.positive_integer("n", value)
+
+
+def test_counts_have_63_bits() -> None:
+    assert _arrays.positive_integer("n", 2**63 - 1) == 2**63 - 1
+    for number in (2**63, 10**400, 10**5000):
+        with pytest.raises(ValueError, match=r"^n must be an integer < 2\*\*63; got "):
+            _arrays.positive_integer("n", number)
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_infinitely_far_in_bandwidths() -> None:
+    with pytest.raises(ValueError, match=r"x must lie within 1e\+150 bandwidths .* got inf band"):
+        kernels.gaussian_kernel_sum(np.full((1, 1, 1), 1e300), np.zeros((1, 1, 1)), 1e-300)
+
+
+@pytest.mark.parametrize("value", ["abc", 1j, [1j], [[1.0], [2.0, 3.0]], len, ["1.0"]])
+def test_what_holds_no_real_numbers(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^frame must hold real numbers; got "):
+        _arrays.real_array("frame", value)
+
+
+def test_sequences() -> None:
+    assert _arrays.elements("weights", np.arange(2)) == (0, 1)
+    for value in (None, 3, "ab", len):
+        with pytest.raises(TypeError, match=r"^weights must be a sequence; got "):
+            _arrays.elements("weights", value)

@@ -516,6 +516,18 @@ def test_far_points_give_zero(dtype: type, far: float) -> None:
         np.testing.assert_array_equal(grad, 0)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("b", [1, 5, 8, 203])
+@pytest.mark.parametrize("ridge", [1e6, 1e16, 1e300])
+def test_large_ridge(dtype: type, b: int, ridge: float) -> None:
+    """Such a matrix is ridge times the identity, in every row that pads it, too."""
+    q = np.zeros((1, b, 2), dtype)
+    r = _core.density_ratio(q, np.zeros((1, 4, 2), dtype), np.ones(1, dtype), ridge, 0.0)
+    expected = (b / (b + ridge)) * np.ones((1, b))
+    np.testing.assert_allclose(r, expected, rtol=1e-6, atol=np.finfo(dtype).tiny)
+
+
 def test_private_rows_far_apart_decouple() -> None:
     q = np.arange(5.0).reshape(1, 5, 1) * 1e3
     r = _core.density_ratio(q, q, np.ones(1), 0.25, 0.0)

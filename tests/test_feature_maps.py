@@ -464,6 +464,29 @@ def test_bad_kernel_sums_are_refused(change: dict, match: str) -> None:
         KernelSums.on_random_slices(9, n_slices=10**4, slice_dim=3, n_landmarks=100)
 
 
+@pytest.mark.parametrize("name", ["frame", "landmarks", "bandwidth", "bound", "weights"])
+@pytest.mark.parametrize("value", ["abc", 1j, np.array([1j]), {"a": 1}, len])
+def test_what_is_no_array_of_a_kernel_sum(name: str, value: object) -> None:
+    good = {"frame": np.eye(3)[None, :, :1], "landmarks": np.zeros((1, 1)), "bandwidth": 0.5}
+    with pytest.raises(TypeError, match=f"^{name} must "):
+        KernelSums(**(good | {name: value}))
+
+
+def test_a_number_of_landmarks_without_end() -> None:
+    with pytest.raises(ValueError, match=r"n_landmarks must leave at most .* too many digits"):
+        KernelSums.on_random_slices(3, n_slices=1, slice_dim=3, n_landmarks=10**5000)
+
+
+@pytest.mark.parametrize("name", ["sizes", "groups", "weights"])
+@pytest.mark.parametrize("value", [None, 3, 0.5, "ab", len])
+def test_what_is_no_sequence_of_a_marginal_map(name: str, value: object) -> None:
+    good = {"sizes": (3, 2), "groups": [(0,), (0, 1)], "weights": (1.0, 2.0)}
+    with pytest.raises(TypeError, match=f"^{name} must be a sequence; got "):
+        MarginalSums(**(good | {name: value}))
+    with pytest.raises(TypeError, match=r"^groups must be a sequence; got int 1"):
+        MarginalSums((3, 2), [(0,), 1])  # type: ignore[list-item]
+
+
 # --------------------------------------------------------------------------------- any function
 
 

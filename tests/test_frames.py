@@ -151,6 +151,18 @@ def test_column_norm_bound_is_hardly_ever_reached(d: int, p: int) -> None:
     assert frames.column_norm_bound("orthonormal", d, p) == 1.0
 
 
+@pytest.mark.parametrize(
+    "bound", [frames.column_norm_bound, lambda *a: frames.worst_case_norm(*a, 0)]
+)
+def test_bad_arguments_of_the_bounds(bound) -> None:
+    with pytest.raises(ValueError, match="kind must be one of orthonormal, gaussian; got 'haar'"):
+        bound("haar", 3, 2)
+    with pytest.raises(ValueError, match="d must be an integer >= 1; got 0"):
+        bound("gaussian", 0, 2)
+    with pytest.raises(TypeError, match="p must be an integer >= 1; got str"):
+        bound("orthonormal", 3, "2")
+
+
 def test_a_gaussian_frame_beyond_the_bound_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tight = 1.0
     monkeypatch.setattr(frames, "column_norm_bound", lambda *_: tight)
@@ -170,7 +182,7 @@ def test_seed_fixes_the_frame(kind: str) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="frame must be one of orthonormal, gaussian; got 'haar'"):
+    with pytest.raises(ValueError, match="kind must be one of orthonormal, gaussian; got 'haar'"):
         frames.make_frame("haar", 3, 3)
     with pytest.raises(ValueError, match="seed must be an integer >= 0; got -1"):
         frames.make_frame("gaussian", 3, 3, -1)

@@ -393,6 +393,11 @@ def test_blocks_without_rows_are_passed_over() -> None:
     assert_releases_rows(SlicingMechanism(**NOISELESS).release(blocks), x)
 
 
+def test_progress_must_be_callable_before_a_row_is_read() -> None:
+    with pytest.raises(TypeError, match="progress must be callable, or None; got bool True"):
+        SlicingMechanism(sigma=1.0).release(rows(30), progress=True)  # type: ignore[arg-type]
+
+
 def test_progress_tells_rows_done(tmp_path: Path) -> None:
     for path in (None, tmp_path / "r"):
         seen: list[int] = []

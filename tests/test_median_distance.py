@@ -64,6 +64,39 @@ def test_many_equal_distances(levels: int, b: int, dtype: type) -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("b", [3, 50, 300])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_extension_survives_what_is_not_finite(b: int, bad: float, count: int) -> None:
+    """It is checked before, but somebody may write to the points meanwhile."""
+    x = points(b, 2)
+    x[1, :count] = bad
+    value = _core.median_distance(x)
+    assert np.isnan(value[1])
+    np.testing.assert_array_equal(value[0], _core.median_distance(x[:1])[0])
+    grad = _core.median_distance_vjp(x, np.ones(2))
+    assert np.isnan(grad[1]).all()
+    assert np.isfinite(grad[0]).all()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("b", "k"), [(3, 2), (31, 20), (66, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_points_of_subnormal_numbers(b: int, k: int, dtype: type) -> None:
+    """No factor brings them to 1: the scale must not overflow."""
+    step = float(np.finfo(dtype).smallest_subnormal)
+    whole = np.random.default_rng([b, k]).integers(-5, 6, (2, b, k)).astype(dtype)
+    found = _core.median_distance(whole * dtype(step))
+    np.testing.assert_allclose(found, reference.median_distance(whole) * step, atol=0.51 * step)
+    grad = np.ones(2, dtype)
+    np.testing.assert_allclose(
+        _core.median_distance_vjp(whole * dtype(step), grad),
+        _core.median_distance_vjp(whole, grad),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("spread", [1e-6, 0.0])
 def test_two_middle_distances_in_different_bins(spread: float) -> None:
     # Without spread, half of all distances are 0 and half are equal: too many lie in a sample's

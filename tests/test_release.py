@@ -234,6 +234,16 @@ def test_truncated_array(saved: Path, name: str, keep: int, verify: bool) -> Non
         Release.load(saved, verify=verify)
 
 
+@pytest.mark.parametrize(("at", "byte"), [(10, b"\0"), (21, b","), (26, b"b")])
+def test_header_that_the_reader_of_numpy_trips_over(saved: Path, at: int, byte: bytes) -> None:
+    """What it raises there is no ValueError."""
+    content = bytearray((saved / "frame.npy").read_bytes())
+    content[at : at + 1] = byte
+    (saved / "frame.npy").write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"frame.npy is damaged or truncated"):
+        Release.load(saved)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, -3])
 def test_truncated_certificate(saved: Path, keep: int) -> None:
     content = (saved / "certificate.json").read_bytes()
@@ -553,6 +563,8 @@ def test_nobody_else_sees_a_release_before_it_is_whole(tmp_path: Path) -> None:
 def test_existing_release_is_kept_unless_told(saved: Path) -> None:
     old = Release.load(saved)
     new = make(seed=9)
+    with pytest.raises(TypeError, match="overwrite must be True or False; got 'no'"):
+        new.save(saved, overwrite="no")  # type: ignore[arg-type]
     with pytest.raises(FileExistsError, match="exists already; pass overwrite=True to replace it"):
         new.save(saved)
     with pytest.raises(FileExistsError, match="exists already"):

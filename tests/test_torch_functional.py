@@ -310,6 +310,22 @@ def test_total_leaves_out_rows_of_weight_zero():
     assert (grad[1] == 0).all()
 
 
+@pytest.mark.parametrize("wanted", [(), ("x",), ("y",)])
+def test_a_row_that_is_left_out_has_no_gradient_in_its_weight(wanted):
+    x, y = points(2, 4, 2, seed=1), points(2, 3, 2, seed=2)
+    for tensor, letter in ((x, "x"), (y, "y")):
+        tensor.requires_grad_(letter in wanted)
+    log_weights = torch.zeros(2, 3, dtype=F64)
+    log_weights[1] = -math.inf
+    a = torch.ones(2, 4, dtype=F64)
+    a[1] = 0
+    a.requires_grad_(True)
+    total = functional.gaussian_kernel_logsumexp(x, y, 1.0, log_weights, row_weights=a)
+    (grad,) = torch.autograd.grad(total.sum(), a)
+    torch.testing.assert_close(grad[0], functional.gaussian_kernel_logsumexp(x, y, 1.0)[0])
+    assert (grad[1] == 0).all()
+
+
 @pytest.mark.parametrize("name", [*reference.DIVERGENCES])
 def test_fused_divergence_is_that_of_the_ratio(name):
     q, p = points(2, 8, 2), points(2, 6, 2, seed=1, grad=True)
@@ -423,6 +439,11 @@ def test_project_refuses_wrong_arguments():
         functional.project(x, frame, 1.0, "slow")
     with pytest.raises(TypeError, match="frame must be a torch tensor"):
         functional.project(x, frame.numpy(), 1.0)  # type: ignore[arg-type]
+    for key in (3, "ab", (1,), (1.0, 2.0)):
+        with pytest.raises(TypeError, match="key must be"):
+            functional.project(x, frame, 1.0, "fast", key)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"key must be two integers below 2\^64"):
+        functional.project(x, frame, 1.0, "fast", (0, 2**64))
 
 
 # --------------------------------------------------------------------------------- registration
@@ -800,6 +821,15 @@ def test_mismatched_shapes_are_refused():
         functional.density_ratio_divergence(x, y, points(4, 3).abs(), 0.1)
     with pytest.raises(ValueError, match=r"y must have shape \(2, c\); got \(3, 4\)"):
         functional.sliced_wasserstein(x[..., 0], points(3, 4))
+    for gradient in (False, True):  # two ways to the total
+        rows = x.clone().requires_grad_(gradient)
+        for shape in ((3,), (2, 1), (2, 4)):
+            with pytest.raises(ValueError, match=r"row_weights must have shape \(2, 3\)"):
+                functional.gaussian_kernel_sum(rows, y, 1.0, row_weights=points(*shape))
+        with pytest.raises(TypeError, match=r"row_weights must have dtype .*float64 like the othe"):
+            functional.gaussian_kernel_sum(rows, y, 1.0, row_weights=points(2, 3).float())
+        with pytest.raises(ValueError, match="row_weights must hold finite numbers"):
+            functional.gaussian_kernel_sum(rows, y, 1.0, row_weights=math.nan * points(2, 3))
     with pytest.raises(ValueError, match="b >= 2"):
         functional.median_distance(points(2, 1, 2))
 
@@ -864,6 +894,12 @@ def test_arrays_of_other_libraries_are_refused():
     t = torch.from_numpy(x)
     with pytest.raises(TypeError, match="weights must be a torch tensor; got ndarray"):
         functional.gaussian_kernel_sum(t, t, 1.0, x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="x must be a torch tensor; got NoneType"):
+        functional.gaussian_kernel_sum(None, t, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="y must be a torch tensor; got NoneType"):
+        functional.sliced_wasserstein(t[0], None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bandwidth must hold real numbers; got a tensor of"):
+        functional.gaussian_kernel_sum(t, t, torch.tensor(1 + 1j))
 
 
 @every_op

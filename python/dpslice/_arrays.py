@@ -43,6 +43,7 @@ __all__ = [
     "device_empty",
     "device_full",
     "device_vector",
+    "elements",
     "finite_real",
     "finite_values",
     "integer",
@@ -56,6 +57,7 @@ __all__ = [
     "on_device",
     "open_unit",
     "operand",
+    "optional_callable",
     "place_of",
     "point_pair",
     "positive_integer",
@@ -64,6 +66,7 @@ __all__ = [
     "product_halves",
     "ratio_values",
     "real_above_one",
+    "real_array",
     "real_at_least_one",
     "require",
     "same_kind",
@@ -128,7 +131,9 @@ def describe(value: object) -> str:
 def _real(name: str, value: object, rule: str) -> float:
     if type(value) is float:  # as nearly all are: the look at an abstract class takes longer
         return value
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
+    # NumPy counts complex numbers and durations among its numbers.
+    other = isinstance(value, (bool, np.bool_, np.complexfloating, np.timedelta64))
+    if other or not isinstance(value, (numbers.Real, np.number)):
         kind, shown = type(value).__name__, describe(value)
         found = shown if shown.startswith(kind) else f"{kind} {shown}"
         raise TypeError(f"{name} must be {rule}; got {found}")
@@ -197,6 +202,36 @@ def positive_reals(name: str, values: object) -> tuple[float, ...]:
     return tuple(positive_real(name, value) for value in values)
 
 
+def optional_callable(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(
+            f"{name} must be callable, or None; got {type(value).__name__} {describe(value)}"
+        )
+
+
+def elements(name: str, values: Any) -> tuple[Any, ...]:
+    """Return what a sequence holds, or raise unless it is one."""
+    try:
+        if not isinstance(values, (str, bytes)):
+            return tuple(values)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be a sequence; got {type(values).__name__} {describe(values)}")
+
+
+def real_array(name: str, value: Any) -> NDArray[np.float64]:
+    """Return a copy of an array, or of nested sequences, in float64, or raise unless it is real."""
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind in "iufO":
+            with np.errstate(over="ignore"):  # longer numbers become infinite
+                return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # each library raises its own
+        pass
+    raise TypeError(f"{name} must hold real numbers; got {type(value).__name__} {describe(value)}")
+
+
 def negative_real(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and < 0."""
     number = _real(name, value, "a finite number < 0")
@@ -216,17 +251,25 @@ def open_unit(name: str, value: object) -> float:
 def integer(name: str, value: object, *, minimum: int) -> int:
     """Return `value` as an int, or raise unless it is an integer >= `minimum`."""
     rule = f"an integer >= {minimum}"
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be {rule}; got {type(value).__name__} {describe(value)}")
-    number = operator.index(value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:  # of arrays, too, which have an index only if they are integers
+        raise TypeError(
+            f"{name} must be {rule}; got {type(value).__name__} {describe(value)}"
+        ) from None
     if number < minimum:
         raise ValueError(f"{name} must be {rule}; got {describe(number)}")
     return number
 
 
 def positive_integer(name: str, value: object) -> int:
-    """Return `value` as an int, or raise unless it is an integer >= 1."""
-    return integer(name, value, minimum=1)
+    """Return `value` as an int, or raise unless it is an integer from 1 to 2**63 - 1."""
+    number = integer(name, value, minimum=1)
+    if number >= 2**63:
+        raise ValueError(f"{name} must be an integer < 2**63; got {describe(number)}")
+    return number
 
 
 def seed(name: str, value: object) -> int:
@@ -841,7 +884,8 @@ def check_reach(name: str, points: Operand, bandwidth: Any) -> None:
     limit = 1e17 if points.dtype.itemsize == 4 else 1e150
     if float(np.abs(points.array).max()) <= limit * float(bandwidth.min()):
         return  # all of them, to say it quickly
-    reach = np.abs(points.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
+    with np.errstate(over="ignore"):
+        reach = np.abs(points.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
     if not (reach <= limit).all():
         first = int(np.argmax(reach))
         raise ValueError(

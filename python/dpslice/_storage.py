@@ -23,6 +23,8 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dpslice import _arrays
+
 __all__ = ["NpyWriter", "array_digest", "file_digest", "publishing", "replacing", "write_npy"]
 
 FloatArray = NDArray[np.floating[Any]]
@@ -101,6 +103,7 @@ def _usual_mode(directory: Path) -> int:
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
     """Raise FileExistsError if something is there that must not be replaced."""
+    overwrite = _arrays.boolean("overwrite", overwrite)  # "no" is no False
     if not os.path.lexists(target):
         return
     if not overwrite:

@@ -397,10 +397,14 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        put("sizes", tuple(_arrays.positive_integer("sizes", size) for size in self.sizes))
+        sizes = _arrays.elements("sizes", self.sizes)
+        put("sizes", tuple(_arrays.positive_integer("sizes", size) for size in sizes))
         groups = []
-        for group in self.groups:
-            columns = tuple(_arrays.integer("groups", column, minimum=0) for column in group)
+        for group in _arrays.elements("groups", self.groups):
+            columns = tuple(
+                _arrays.integer("groups", column, minimum=0)
+                for column in _arrays.elements("groups", group)
+            )
             if not columns:
                 raise ValueError("groups must each name at least one column; got an empty one")
             if len(set(columns)) < len(columns) or max(columns) >= len(self.sizes):
@@ -414,7 +418,8 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         if len({tuple(sorted(group)) for group in groups}) < len(groups):
             raise ValueError("groups must be different; one occurs twice")
         put("groups", tuple(groups))
-        weights = _arrays.positive_reals("weights", tuple(self.weights) or (1.0,) * len(groups))
+        weights = _arrays.elements("weights", self.weights) or (1.0,) * len(groups)
+        weights = _arrays.positive_reals("weights", weights)
         if len(weights) != len(groups):
             raise ValueError(
                 f"weights must hold one number per group ({len(groups)}); got {len(weights)}"
@@ -489,9 +494,8 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         MarginalSums
         """
         own = dict(zip(self.groups, self.weights, strict=True))
-        return MarginalSums(
-            self.sizes, tuple(groups), tuple(weights) or tuple(own[group] for group in groups)
-        )
+        weights = _arrays.elements("weights", weights) or tuple(own[group] for group in groups)
+        return MarginalSums(self.sizes, tuple(groups), weights)
 
     def joined(
         self, candidates: Any
@@ -987,17 +991,18 @@ class KernelSums(_RowFeatures, GroupedSums[int]):
                 value.flags.writeable = False
             object.__setattr__(self, name, value)
 
-        frame = _arrays.finite_values("frame", np.array(self.frame, dtype=np.float64))
+        frame = _arrays.finite_values("frame", _arrays.real_array("frame", self.frame))
         if frame.ndim != 3 or not frame.size:
             raise ValueError(f"frame must have shape (m, d, k), none of them 0; got {frame.shape}")
         m, _, k = frame.shape
-        landmarks = _arrays.finite_values("landmarks", np.array(self.landmarks, dtype=np.float64))
+        given = _arrays.real_array("landmarks", self.landmarks)
+        landmarks = _arrays.finite_values("landmarks", given)
         shape = landmarks.shape
         if landmarks.ndim == 2:
             landmarks = np.broadcast_to(landmarks, (m, *landmarks.shape))
         if landmarks.ndim != 3 or landmarks.shape[::2] != (m, k) or not landmarks.size:
             raise ValueError(f"landmarks must have shape (c, {k}) or ({m}, c, {k}); got {shape}")
-        widths = np.array(self.bandwidth, dtype=np.float64)
+        widths = _arrays.real_array("bandwidth", self.bandwidth)
         if widths.ndim > 1 or (widths.ndim == 1 and widths.shape != (m,)):
             raise ValueError(f"bandwidth must be a number or have shape ({m},); got {widths.shape}")
         bandwidth = np.broadcast_to(widths, (m,))
@@ -1031,7 +1036,8 @@ class KernelSums(_RowFeatures, GroupedSums[int]):
                 f"bandwidths; in slice {s} that is {reach[s]:.6g}, and landmark {c} has norm "
                 f"{lengths[s, c]:.6g}"
             )
-        weights = _arrays.positive_reals("weights", tuple(self.weights) or (1.0,) * m)
+        weights = _arrays.elements("weights", self.weights) or (1.0,) * m
+        weights = _arrays.positive_reals("weights", weights)
         if len(weights) != m:
             raise ValueError(f"weights must hold one number per slice ({m}); got {len(weights)}")
         put("weights", weights)
@@ -1047,7 +1053,7 @@ class KernelSums(_RowFeatures, GroupedSums[int]):
                     "for all together"
                 )
             return
-        bound = np.array(bound, dtype=np.float64)
+        bound = _arrays.real_array("bound", bound)
         if bound.shape != (m,):
             raise ValueError(f"bound must be a number or have shape ({m},); got {bound.shape}")
         _arrays.positive_reals("bound", tuple(bound.tolist()))
@@ -1120,10 +1126,11 @@ class KernelSums(_RowFeatures, GroupedSums[int]):
         if k > d:
             raise ValueError(f"slice_dim must be at most d = {d}; got {k}")
         count = _arrays.integer("n_landmarks", n_landmarks, minimum=2)
-        if m * count**k > _MOST_FEATURES:
+        # In logarithms first: a power of large numbers takes long.
+        if k * math.log(count) > 100.0 or m * count**k > _MOST_FEATURES:
             raise ValueError(
-                f"n_landmarks must leave at most {_MOST_FEATURES} sums; got {count}**{k} on {m} "
-                "slices"
+                f"n_slices and n_landmarks must leave at most {_MOST_FEATURES} sums; "
+                f"got {_arrays.describe(count)}**{k} on {m} slices"
             )
         norm = _arrays.positive_real("max_norm", max_norm)
         rng = np.random.default_rng(None if seed is None else _arrays.seed("seed", seed))
@@ -1277,7 +1284,8 @@ class KernelSums(_RowFeatures, GroupedSums[int]):
         ValueError
             If there is no such slice, or `bound` is one for all together that cuts.
         """
-        picked = [_arrays.integer("groups", group, minimum=0) for group in groups]
+        given = _arrays.elements("groups", groups)
+        picked = [_arrays.integer("groups", group, minimum=0) for group in given]
         if not picked or max(picked) >= self.n_slices:
             raise ValueError(f"groups must be slices from 0 to {self.n_slices - 1}; got {groups}")
         return KernelSums(
@@ -1286,7 +1294,7 @@ class KernelSums(_RowFeatures, GroupedSums[int]):
             self.bandwidth[picked],
             self.max_norm,
             self._bounds[picked],
-            tuple(weights) or tuple(self.weights[s] for s in picked),
+            _arrays.elements("weights", weights) or tuple(self.weights[s] for s in picked),
         )
 
     def joined(self, candidates: Any) -> tuple[KernelSums, tuple[int, ...], tuple[int, ...]]:

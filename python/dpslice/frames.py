@@ -152,7 +152,8 @@ def column_norm_bound(kind: str, d: int, p: int) -> float:
         :math:`\sqrt{1 + 2\sqrt{t/d} + 2t/d}` with t = 50 + ln p, which all p columns together
         exceed with probability at most e^-50 (Laurent and Massart 2000, Lemma 1).
     """
-    if kind == "orthonormal":
+    d, p = _arrays.positive_integer("d", d), _arrays.positive_integer("p", p)
+    if _arrays.choice("kind", kind, FRAMES) == "orthonormal":
         return 1.0
     t = (50.0 + math.log(p)) / d
     return math.sqrt(1.0 + 2.0 * math.sqrt(t) + 2.0 * t)
@@ -180,7 +181,8 @@ def worst_case_norm(kind: str, d: int, p: int, seed: int) -> float | None:
         largest singular value of the frame, which is drawn for it: O(d p min(d, p)) time. Both
         rounded up.
     """
-    if kind == "orthonormal":
+    d, p = _arrays.positive_integer("d", d), _arrays.positive_integer("p", p)
+    if _arrays.choice("kind", kind, FRAMES) == "orthonormal":
         return None if p % d == 0 else math.sqrt(-(-p // d)) * (1.0 + ORTHONORMAL_TOLERANCE)
     frame = make_frame(kind, d, p, seed)
     gram = frame @ frame.T if d <= p else frame.T @ frame
@@ -212,7 +214,7 @@ def make_frame(kind: str, d: int, p: int, seed: int | None = None) -> Array:
     ValueError
         If `kind` is unknown, `d` or `p` is less than 1, or `seed` is negative.
     """
-    kind = _arrays.choice("frame", kind, FRAMES)
+    kind = _arrays.choice("kind", kind, FRAMES)
     entropy = None if seed is None else _arrays.integer("seed", seed, minimum=0)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
     return orthonormal_frame(d, p, rng) if kind == "orthonormal" else gaussian_frame(d, p, rng)

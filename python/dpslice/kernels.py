@@ -129,7 +129,7 @@ def checked_key(key: object) -> tuple[int, int]:
         raise TypeError(f"key must be a pair of integers; got {_arrays.describe(key)}")
     first, second = (_arrays.integer("key", word, minimum=0) for word in key)
     if first >= _KEY_WORD or second >= _KEY_WORD:
-        raise ValueError(f"key must be two integers below 2^64; got {key}")
+        raise ValueError(f"key must be two integers below 2^64; got {_arrays.describe(key)}")
     return first, second
 
 

@@ -760,6 +760,7 @@ def add_up(
     sampling_rate: float | None = None,
 ) -> tuple[ExactSums, int]:
     """Add up the features of all records, exactly, and count the records: both private."""
+    _arrays.optional_callable("progress", progress)
     name = "X"
     blocks: Iterable[Any] = [X]
     if not hasattr(X, "dtype"):
@@ -968,6 +969,7 @@ class _Plan:
         progress: Callable[[int], None] | None,
     ) -> None:
         """Clip, project and noise block after block, all under one fresh key."""
+        _arrays.optional_callable("progress", progress)
         done, n = 0, self.guarantee.n
         with _fresh_key() as key:
             for piece in pieces:

@@ -24,6 +24,7 @@ import hashlib
 import json
 import math
 import os
+import tokenize
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -929,12 +930,24 @@ def _finite(text: str) -> float:
     return number
 
 
+# What NumPy's reader of headers lets through from Python's own.
+_DAMAGE: Final = (
+    ValueError,
+    OSError,
+    EOFError,
+    OverflowError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+
+
 def _open_array(path: Path, shape: tuple[int, int], dtype: str) -> FloatArray:
     if not path.is_file():
         raise ReleaseError(f"the release is incomplete: {path} is missing")
     try:
         array: FloatArray = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, OverflowError) as error:
+    except _DAMAGE as error:
         raise ReleaseError(f"{path} is damaged or truncated: {error}") from error
     if array.shape != shape or array.dtype.name != dtype or not array.flags.c_contiguous:
         raise ReleaseError(

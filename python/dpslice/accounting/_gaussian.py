@@ -27,6 +27,8 @@ ERROR_ABSOLUTE: Final = 2.5e-14
 _ERROR_RELATIVE: Final = 5e-15
 _LARGE_MU: Final = 100.0  # below, what cancels in eps/mu - mu/2 is within that allowance
 SAFE_SIGMA: Final = 1.0 + 1e-10
+MOST_MU: Final = 1e100  # its square, which epsilon is made of, is a number
+_SIGMAS: Final = (1e-300, 1e300)  # beyond, sensitivity / sigma is not a normal number any more
 CHUNK: Final = 512  # rows of a batch of quadratures: bounds the memory at some ten MiB
 
 
@@ -82,6 +84,7 @@ def ratio_of(*, sigma: float, d: int, p: int, frame: str, sensitivity: float) ->
     return Ratio(noise * math.sqrt(q), noise, (r, d)) if r else Ratio(noise * math.sqrt(q))
 
 
+@np.errstate(over="ignore")  # far from the mode, where the density is 0 or mu infinite
 def _average(
     log_f: Callable[[Array, Array], Array], epsilon: Array, ratio: Ratio, *, deep: bool
 ) -> Array:
@@ -215,23 +218,36 @@ def least_epsilon(log_f: Callable[[float], float], target: float, guess: float) 
     return root
 
 
+def _checked_log_sigma(last: float, wanted: float) -> float:
+    """Return `wanted`, moved into the range of sigma; or raise where `last` was its end."""
+    log_sigma = min(max(wanted, math.log(_SIGMAS[0])), math.log(_SIGMAS[1]))
+    if log_sigma == last:
+        where = "below" if wanted < last else "above"
+        raise ValueError(
+            "epsilon, delta and sensitivity must be such that sigma is between "
+            f"{_SIGMAS[0]:g} and {_SIGMAS[1]:g}; it would be {where}"
+        )
+    return log_sigma
+
+
 def least_sigma(log_f: Callable[[float], float], target: float, guess: float) -> float:
     """Least sigma with log_f(sigma) <= target, log_f falling; times 1 + 1e-10 and verified."""
 
     def f(x: float) -> float:
         return log_f(math.exp(x)) - target
 
-    low = high = math.log(guess)
+    # Where the guess leaves the number range, the answer need not.
+    low = high = math.log(min(max(guess, _SIGMAS[0]), _SIGMAS[1]))
     f_low = f_high = f(low)
     step = 1e-2
     while f_high > 0.0:
         low, f_low = high, f_high
-        high, step = high + step, 2.0 * step
+        high, step = _checked_log_sigma(high, high + step), 2.0 * step
         f_high = f(high)
     step = 1e-2
     while f_low <= 0.0:
         high, f_high = low, f_low
-        low, step = low - step, 2.0 * step
+        low, step = _checked_log_sigma(low, low - step), 2.0 * step
         f_low = f(low)
     sigma = math.exp(_special.brent(f, low, high, f_low, f_high)) * SAFE_SIGMA
     while log_f(sigma) > target:
@@ -251,7 +267,8 @@ def gaussian_mu(epsilon: float, target: float) -> float:
     """Ratio at which the Gaussian mechanism has this epsilon and delta."""
     # mu^2/2 + mu s = epsilon, the tail bound of the profile, solved without cancellation
     s = math.sqrt(-2.0 * target)
-    guess = (s + math.sqrt(s * s + 2.0 * epsilon)) / (2.0 * epsilon)
+    twice = min(2.0 * epsilon, sys.float_info.max)
+    guess = (s + math.sqrt(s * s + twice)) / twice
     return 1.0 / least_sigma(lambda x: log_delta_at(epsilon, Ratio(1.0 / x)), target, guess)
 
 
@@ -275,6 +292,25 @@ def checked_ratio(sigma: object, d: object, p: object, frame: object, sensitivit
         frame=_arrays.choice("frame", frame, FRAMES),
         sensitivity=_arrays.positive_real("sensitivity", sensitivity),
     )
+
+
+def checked_to_square(
+    sigma: object,
+    d: object,
+    p: object,
+    frame: object,
+    sensitivity: object,
+    *,
+    least: float = 0.0,
+) -> Ratio:
+    """Check arguments as `checked_ratio` does, for what is of the size of the ratio's square."""
+    ratio = checked_ratio(sigma, d, p, frame, sensitivity)
+    if not least <= ratio.typical() <= MOST_MU:
+        raise ValueError(
+            "sigma must not be so far from sensitivity that the square of their ratio leaves the "
+            f"number range; got sigma = {sigma} and sensitivity = {sensitivity}"
+        )
+    return ratio
 
 
 # ------------------------------------------------------------------- exact epsilon, delta, sigma
@@ -400,8 +436,7 @@ def epsilon(
         As in `log_delta`; and if not exactly one of `delta` and `log_delta` is given.
     """
     target = log_target(delta, log_delta)
-    ratio = checked_ratio(sigma, d, p, frame, sensitivity)
-    return epsilon_at(target, ratio)
+    return epsilon_at(target, checked_to_square(sigma, d, p, frame, sensitivity))
 
 
 def epsilon_at(target: float, ratio: Ratio) -> float:

@@ -10,9 +10,10 @@ import numpy as np
 from dpslice import _arrays
 from dpslice.accounting import _special
 from dpslice.accounting._gaussian import (
+    MOST_MU,
     Array,
     Ratio,
-    checked_ratio,
+    checked_to_square,
     least_sigma,
     log_target,
 )
@@ -57,7 +58,7 @@ def rdp(
     Mironov, "Renyi differential privacy", arXiv:1702.07476.
     """
     order = _arrays.real_above_one("alpha", alpha)
-    ratio = checked_ratio(sigma, d, p, frame, sensitivity)
+    ratio = checked_to_square(sigma, d, p, frame, sensitivity)
     return float(_rdp(np.array([order - 1.0]), [ratio])[0])
 
 
@@ -139,7 +140,8 @@ def rdp_epsilon(
     Proposition 12.
     """
     target = log_target(delta, log_delta)
-    return _rdp_epsilon(target, [checked_ratio(sigma, d, p, frame, sensitivity)])
+    ratio = checked_to_square(sigma, d, p, frame, sensitivity, least=1 / MOST_MU)
+    return _rdp_epsilon(target, [ratio])
 
 
 def _paper(target: float, sigma: float, d: int, p: int, sensitivity: float) -> tuple[float, float]:

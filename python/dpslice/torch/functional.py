@@ -276,6 +276,9 @@ def _asked(tensor: Tensor, needed: bool) -> Tensor | None:
 # ------------------------------------------------------------------------------ arguments
 
 
+_OPTIONAL = ("weights", "log_weights", "row_weights")
+
+
 def _tensors(**named: Tensor | None) -> tuple[Any, ...]:
     """Refuse what is no tensor, and apply the rule for autocast."""
     cast = False
@@ -283,7 +286,7 @@ def _tensors(**named: Tensor | None) -> tuple[Any, ...]:
         if isinstance(value, Tensor):
             if value.dtype in (torch.float16, torch.bfloat16):
                 cast = cast or torch.is_autocast_enabled(value.device.type)
-        elif value is not None:
+        elif value is not None or name not in _OPTIONAL:
             raise TypeError(f"{name} must be a torch tensor; got {type(value).__name__}")
     if not cast:
         return tuple(named.values())
@@ -297,6 +300,8 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
     if isinstance(bandwidth, Tensor):
         if bandwidth.requires_grad:
             raise ValueError(_NO_BANDWIDTH)
+        if not bandwidth.is_floating_point():
+            raise TypeError(f"bandwidth must hold real numbers; got a tensor of {bandwidth.dtype}")
         bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
         return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
     value = _arrays.positive_real("bandwidth", bandwidth)
@@ -499,18 +504,21 @@ _register_kernel_sum("gaussian_kernel_sum", "weights", saves_output=False)
 _register_kernel_sum("gaussian_kernel_logsumexp", "log_weights", saves_output=True)
 
 
-def _weighted_total(row_weights: Tensor, sums: Tensor) -> Tensor:
-    """Add up rows, in float64. A weight of zero is no row at all, though its sum may be -inf."""
-    nothing = (row_weights == 0) & ~torch.isfinite(sums)
-    kept = torch.where(nothing, 0.0, sums)
-    return (row_weights.double() * kept.double()).sum(-1).to(sums.dtype)
+def _kept_sums(row_weights: Tensor, sums: Tensor) -> Tensor:
+    """Leave out the sums, which may be -inf, of rows of weight zero: these are no rows at all."""
+    return torch.where((row_weights == 0) & ~torch.isfinite(sums), 0.0, sums)
+
+
+def _weighted_total(row_weights: Tensor, kept: Tensor) -> Tensor:
+    """Add up the rows that are kept, in float64."""
+    return (row_weights.double() * kept.double()).sum(-1).to(kept.dtype)
 
 
 def _register_kernel_total(name: str, weights_name: str) -> None:
     """Register the total over rows of one of the two kernel sums, made with its gradients.
 
-    Returns the totals, the sums of the rows (which are the gradient in the row weights), and the
-    gradients in `y` and the weights. `x` is not differentiated.
+    Returns the totals, the sums of the rows that are kept (which are the gradient in the row
+    weights), and the gradients in `y` and the weights. `x` is not differentiated.
     """
 
     def fake(
@@ -557,9 +565,9 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
             need_y,
             need_weights and weights is not None,
         )
-        sums = _tensor(rows)
-        total = _weighted_total(by_row, sums)
-        return total, sums, _tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x)
+        kept = _kept_sums(by_row, _tensor(rows))
+        total = _weighted_total(by_row, kept)
+        return total, kept, _tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x)
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         x, y, bandwidth, weights, row_weights, need_y, need_weights = inputs
@@ -650,7 +658,7 @@ def _kernel_total(
         _arrays.layout("row_weights", row_weights, tuple(sums.shape), like=sums)
         if row_weights.is_cpu and _is_direct():
             _arrays.finite_values("row_weights", row_weights.detach().numpy())
-        return _weighted_total(row_weights, sums)
+        return _weighted_total(row_weights, _kept_sums(row_weights, sums))
     given = (x, y, bandwidth, weights, row_weights)
     total: Tensor = _call(f"{name}_total", *given, need_y, need_weights)[0]
     return total
