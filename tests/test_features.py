@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpslice import MarginalSums, SumMechanism
+from dpslice import FeatureMap, MarginalSums, Release, SumMechanism
 
 FEATURES = MarginalSums((2, 3, 4), [(0,), (2,), (0, 1), (2, 1)], [1.0, 2.0, 0.5, 3.0])
 
@@ -114,6 +115,48 @@ def test_description_survives_json() -> None:
         MarginalSums.from_dict(record | {"map": "moments"})
     with pytest.raises(ValueError, match="unknown or missing entries"):
         MarginalSums.from_dict({"map": "marginal_sums"})
+
+
+def _own_map(name: str | None) -> type[FeatureMap]:
+    """A map of one's own: how many records are positive."""
+
+    class Positive(FeatureMap):
+        n_columns = n_cells = 1
+        norm = diameter = 1.0
+        if name is not None:
+            name_in_files = name
+
+        def block_rows(self, name: str, block: object) -> int:
+            return len(block)  # type: ignore[arg-type]
+
+        def check_block(self, name: str, block: object, *, first_row: int) -> np.ndarray:
+            return np.asarray(block)
+
+        def sum(self, block: np.ndarray) -> np.ndarray:
+            return (block > 0).sum(axis=0).astype(np.int64)
+
+        def to_dict(self) -> dict:
+            return {"map": self.name_in_files}
+
+        @classmethod
+        def _from_entries(cls, record: object) -> FeatureMap:
+            return cls()
+
+    return Positive
+
+
+def test_a_map_of_ones_own_is_released_and_read_again(tmp_path: Path) -> None:
+    own = _own_map("positive")
+    made = SumMechanism(features=own(), sigma=1.0).release(np.ones((100, 1)), path=tmp_path / "r")
+    assert type(Release.load(tmp_path / "r").features) is own
+    assert abs(made.sums[0] - 100) < 6
+    _own_map("positive")  # defined again, as in a notebook
+    with pytest.raises(ValueError, match="name_in_files must be a new one; 'positive' is that of"):
+        type("Other", (FeatureMap,), {"name_in_files": "positive"})
+    with pytest.raises(TypeError, match="features must be of a class with a name_in_files; got Po"):
+        SumMechanism(features=_own_map(None)(), sigma=1.0)
+    with pytest.raises(ValueError, match="unknown map, 'never': if it is a class"):
+        FeatureMap.from_dict({"map": "never"})
 
 
 @pytest.mark.parametrize(

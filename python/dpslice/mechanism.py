@@ -513,6 +513,11 @@ class SumMechanism:
             raise TypeError(
                 f"features must be a feature map; got {_arrays.describe(self.features)}"
             )
+        if not hasattr(self.features, "name_in_files"):  # the release could not be read again
+            raise TypeError(
+                "features must be of a class with a name_in_files; got "
+                f"{type(self.features).__name__}"
+            )
         for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
