@@ -1076,8 +1076,22 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
+HANGS = 300  # seconds after which a process must be hanging, however busy the machine
+_STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    yield
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.poll() is None:  # of a test that has failed
+            process.kill()
+            process.communicate()
+
+
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "dpslice", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -1085,6 +1099,8 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         env=_environment(),
         **options,
     )
+    _STARTED.append(process)
+    return process
 
 
 def _ignore_ctrl_c() -> None:
@@ -1097,13 +1113,13 @@ def interrupt_when(
     by: signal.Signals = signal.SIGINT,
 ) -> str:
     """Send Ctrl-C, or the like, as soon as something has happened; return standard error."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(by)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 130, (output, errors)
     assert output == ""
     assert "Traceback" not in errors
@@ -1391,7 +1407,7 @@ def test_file_size_limit_leaves_nothing_half_written(
         tmp_path / "out",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
     )
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 1, errors
     assert "Traceback" not in errors
     assert errors.startswith("error: ")
@@ -1404,7 +1420,7 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("age,")
     process.stdout.close()
-    process.wait(timeout=60)
+    process.wait(timeout=HANGS)
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
