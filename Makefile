@@ -13,8 +13,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Constraints hold for build environments too, so they go by environment variable.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# Constraints hold for build environments too, so they go by environment variable: by the first for
+# pip before 26 and for build, by the second for pip since. As a URL, for pip takes such a variable
+# apart at spaces.
+EMPTY :=
+export PIP_CONSTRAINT := file://$(subst $(EMPTY) ,%20,$(subst %,%25,$(CURDIR)))/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 # OpenMP threads that wait actively starve one another on a machine that does other things too.
 export OMP_WAIT_POLICY ?= passive
 

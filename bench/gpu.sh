@@ -31,7 +31,6 @@ else
   cmake -S . -B "$build" -G Ninja \
     -DPython_EXECUTABLE="$(command -v "$python")" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
-    -DSKBUILD_PROJECT_VERSION=0 \
     -DDPSLICE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$capability" >"$build/configure.log"
   cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exit 1; }
   cp -r python/dpslice "$build/package/"

@@ -679,7 +679,7 @@ def test_rules_hold_for_two_records_and_one_drawn(
     def hockey_stick(a: float, b: float) -> float:
         p, q = law(a), law(b)
         y = np.linspace(-12, 12, 200_001)
-        return float(np.trapezoid(np.maximum(p(y) - math.exp(epsilon) * q(y), 0.0), y))
+        return float(integrate.trapezoid(np.maximum(p(y) - math.exp(epsilon) * q(y), 0.0), y))
 
     truth = max(hockey_stick(*x), hockey_stick(*reversed(x)))
     sample = Subsample(n=2, size=1)
@@ -703,7 +703,7 @@ def test_lemma_1_is_no_guarantee() -> None:
     with_it = 0.5 * (stats.norm.pdf(y, -1, sigma) + stats.norm.pdf(y, 1, sigma))
     without = 0.5 * (stats.norm.pdf(y, -1, sigma) + stats.norm.pdf(y, 0, sigma))
     truth = max(
-        float(np.trapezoid(np.maximum(a - math.exp(epsilon) * b, 0), y))
+        float(integrate.trapezoid(np.maximum(a - math.exp(epsilon) * b, 0), y))
         for a, b in ((with_it, without), (without, with_it))
     )
     assert truth > 1.02 * delta

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 import dpslice
 from dpslice import Release, SumRelease, accounting
+from dpslice._cli import _console
 from dpslice._cli._commands import app
 from dpslice._cli._outputs import check_outputs
 from dpslice.accounting import Guarantee
@@ -255,6 +256,16 @@ def test_quiet_prints_nothing(table: Path, schema: Path, tmp_path: Path) -> None
         "synthesize", table, "--schema", schema, "--epsilon", 5, *out, *TINY, "--quiet"
     )
     assert result.output == ""
+
+
+def test_a_bar_that_shows_nothing_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich 13, which may be installed, writes an empty line where it stops."""
+    monkeypatch.setattr(_console.Progress, "start", lambda _: pytest.fail("started"))
+    monkeypatch.setattr(_console.Progress, "stop", lambda _: pytest.fail("stopped"))
+    with _console.rows_progress("rows", quiet=True) as done:
+        done(3)
+    with _console.steps_progress("steps", total=5, quiet=True) as step:
+        step(3, 1.5)
 
 
 def test_release_prints_its_certificate_and_is_valid(
@@ -1509,18 +1520,31 @@ def test_nohup_is_kept(schema: Path) -> None:
         assert result.stderr == ("" if ignored else "interrupted\n")
 
 
-def test_without_typer_the_extra_is_named() -> None:
+@pytest.mark.parametrize("package", ["typer", "rich", "pandas"])
+def test_without_a_package_the_extra_is_named(package: str) -> None:
     code = (
-        "import sys; sys.modules['typer'] = None\n"
+        f"import sys; sys.modules[{package!r}] = None\n"
         "from dpslice.cli import main; sys.exit(main(['--help']))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=_environment()
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("error: the command line needs typer")
+    assert result.stderr.startswith(f"error: the command line needs {package}")
     assert "pip install 'dpslice[tabular]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_help_is_quick() -> None:
+    """It imports nothing that takes as long as all else."""
+    code = (
+        "import sys; from dpslice.cli import main; main(['--help'])\n"
+        "print({'pandas', 'torch', 'sklearn', 'sdmetrics'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment()
+    )
+    assert result.stdout.splitlines()[-1] == "set()"
 
 
 def test_without_torch_the_extra_is_named(table: Path, schema: Path, tmp_path: Path) -> None:

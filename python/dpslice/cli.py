@@ -11,6 +11,7 @@ so that a bare installation can say what is missing.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import os
 import signal
@@ -42,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # two-core machine took five times as much processor time. Read when torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        for package in ("typer", "rich", "pandas"):
+        for package in ("typer", "rich"):
             importlib.import_module(package)
+        # Found, not imported: that takes as long as all else, and a help text needs none of it.
+        if importlib.util.find_spec("pandas") is None:
+            raise ModuleNotFoundError(name="pandas")
     except ModuleNotFoundError as error:
         print(
             f"error: the command line needs {error.name}, which is not installed: "

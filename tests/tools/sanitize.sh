@@ -14,7 +14,6 @@ PATH="$(dirname "$python"):$PATH"
 cmake -S . -B "$build" -G Ninja \
   -DPython_EXECUTABLE="$python" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
-  -DSKBUILD_PROJECT_VERSION=0 \
   -DDPSLICE_SANITIZE="$sanitizers" >"$build/configure.log"
 cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exit 1; }
 cp -r python/dpslice "$build/package/"

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -171,5 +171,7 @@ class _Lenient:
 def _progress(*columns: Any, quiet: bool) -> Iterator[Progress]:
     console = Console(file=cast(IO[str], _Lenient(sys.stderr)))
     # In a log file a bar would be a clutter of lines.
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+    bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+    # One that shows nothing is not started either: rich 13 writes an empty line where it ends.
+    with nullcontext() if bar.disable else bar:
         yield bar

@@ -1,0 +1,76 @@
+"""What pyproject.toml, constraints.txt and the Makefile say of versions must fit together."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _requirements(lines: list[str]) -> dict[str, Requirement]:
+    found = [Requirement(line) for line in lines]
+    return {canonicalize_name(each.name): each for each in found if each.name != "dpslice"}
+
+
+def test_constraints_are_within_the_ranges(pyproject: dict[str, Any]) -> None:
+    """And all that is required has one: what the make targets install depends on no day."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pins = {canonicalize_name(k): v for k, v in re.findall(r"^([\w-]+)==(.+)$", text, re.MULTILINE)}
+    project = pyproject["project"]
+    lists = [
+        pyproject["build-system"]["requires"],
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+    ]
+    for lines in lists:
+        for name, requirement in _requirements(lines).items():
+            assert name in pins, name
+            assert requirement.specifier.contains(pins[name]), requirement
+
+
+def test_dev_has_what_the_build_needs(pyproject: dict[str, Any]) -> None:
+    """Of the same versions, for builds without isolation."""
+    dev = _requirements(pyproject["project"]["optional-dependencies"]["dev"])
+    build = _requirements(pyproject["build-system"]["requires"])
+    assert build.items() <= dev.items()
+    assert str(dev["cmake"].specifier) == pyproject["tool"]["scikit-build"]["cmake"]["version"]
+    least = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8").splitlines()[0]
+    assert least.startswith(f"cmake_minimum_required(VERSION {str(dev['cmake'].specifier)[2:]}")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("folder", ["plain", "with spaces", "50% of 20%20"])
+def test_make_finds_its_constraints(folder: str, tmp_path: Path) -> None:
+    """Wherever the clone lies; pip takes the variables apart at spaces."""
+    clone = tmp_path / folder
+    for name in ("csrc", "cuda", "python"):
+        (clone / name).mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", clone)
+    show = "show: ; @echo $$PIP_CONSTRAINT; echo $$PIP_BUILD_CONSTRAINT"
+    done = subprocess.run(
+        ["make", "--silent", "--eval", show, "show"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert not re.search(r"\s", first)
+    assert Path(url2pathname(urlsplit(first).path)) == clone / "constraints.txt"
