@@ -174,7 +174,7 @@ def training_options(
 def check_rows(rows: int) -> None:
     from dpslice.tabular.synthesizer import MOST_ROWS
 
-    if _arrays.positive_integer("rows", rows) > MOST_ROWS:
+    if _arrays.integer("rows", rows, minimum=1) > MOST_ROWS:
         raise ValueError(
             f"rows must be at most {MOST_ROWS:,}; got {_arrays.describe(rows)}: draw more in "
             "several runs, each with a --seed of its own"

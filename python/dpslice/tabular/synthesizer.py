@@ -440,7 +440,7 @@ class Synthesizer:
             If the synthesizer is not trained, n < 1 or n > 10**9, or a condition names no column,
             a value that its column cannot hold, or rows that the model (nearly) never makes.
         """
-        n = _arrays.positive_integer("n", n)
+        n = _arrays.integer("n", n, minimum=1)  # its own bound is lower than that of counts
         if n > MOST_ROWS:
             raise ValueError(
                 f"n must be at most {MOST_ROWS:,}, as a table is made in memory; "
