@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dpslice import _core
+from dpslice import _core, kernels
 
 Array = NDArray[np.float64]
 KEY = bytes(range(7, 39))
@@ -250,6 +250,16 @@ def test_rows_that_are_not_finite_are_refused_here_too(isa: str, bad: float, dty
 def test_secure_noise_must_be_there(sigma: float) -> None:
     with pytest.raises(ValueError, match="sigma of secure noise must be between"):
         secure(np.zeros((2, 2)), np.eye(2), sigma)
+
+
+@pytest.mark.parametrize("noise", ["secure", "fast"])
+def test_noise_beyond_the_dtype_is_refused(noise: str) -> None:
+    x, frame = np.zeros((3, 2), np.float32), np.eye(2, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"sigma must be at most 3.4e\+35 with float32 rows; got"):
+        kernels.project(x, frame, 1e36, noise)
+    assert np.isfinite(kernels.project(x, frame, 3e35, noise)).all()
+    with pytest.raises(ValueError, match=r"sigma must be at most 1.8e\+305 with float64 rows"):
+        kernels.project(x.astype(float), frame.astype(float), 1e306, noise)
 
 
 def test_other_bad_arguments_are_refused() -> None:

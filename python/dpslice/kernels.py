@@ -3,7 +3,7 @@ r"""The kernels on arrays: batched over slices, NumPy, torch or CuPy arrays in, 
 Shapes are those of the whole library: m slices of dimension k, with b and c points in each. Every
 function computes in the dtype of its arguments, float32 or float64, with as many threads as
 ``dpslice.set_num_threads`` says. Arrays of any strides and byte order are taken; what the kernels
-cannot read as it lies is copied first. No axis may be empty.
+cannot read as it lies is copied first. No axis may be empty. Ctrl-C is heeded when a call ends.
 
 CUDA tensors and CuPy arrays are worked on where they lie, on the current stream of their device, if
 this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are
@@ -38,6 +38,7 @@ __all__ = [
 Array = Any
 
 _KEY_WORD: Final = 2**64
+_LARGEST_NORMAL: Final = 1e3  # far above what any noise gives: 13.4
 
 
 def project(
@@ -77,9 +78,9 @@ def project(
     TypeError
         If an input is not an array, or kinds or dtypes are unsupported or differ.
     ValueError
-        If shapes or devices disagree, values are not finite, or `sigma` is negative; if `sigma` is
-        0 or a `key` is given with secure noise; if the secure noise is so small that the dtype
-        cannot hold its grid.
+        If shapes or devices disagree, values are not finite, or `sigma` is negative or so large
+        that noise leaves the dtype; if `sigma` is 0 or a `key` is given with secure noise; if the
+        secure noise is so small that the dtype cannot hold its grid.
 
     Notes
     -----
@@ -96,6 +97,9 @@ def project(
     rows = _arrays.operand("x", x, ("n", "d"))
     directions = _arrays.operand("frame", frame, (rows.shape[1], "p"), like=rows)
     sigma = _arrays.nonnegative_real("sigma", sigma)
+    most = float(np.finfo(rows.dtype).max) / _LARGEST_NORMAL
+    if sigma > most:
+        raise ValueError(f"sigma must be at most {most:.3g} with {rows.dtype} rows; got {sigma}")
     noise = _arrays.choice("noise", noise, ("secure", "fast"))
     core = _arrays.backend_for(rows.place)
     if noise == "secure":
