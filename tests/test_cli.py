@@ -1101,7 +1101,12 @@ def no_process_outlives_its_test() -> Iterator[None]:
             process.communicate()
 
 
+def _heed_hang_up() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though these tests may run under nohup
+
+
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    options.setdefault("preexec_fn", _heed_hang_up)
     process = subprocess.Popen(
         [sys.executable, "-m", "dpslice", *map(str, arguments)],
         stdout=subprocess.PIPE,
