@@ -341,6 +341,7 @@ def _square(t: Any) -> Any:
         ({"name": " "}, ValueError, "name must not be empty"),
         ({"value": 3}, TypeError, "value must be callable; got 3"),
         ({"derivative": 3}, TypeError, "derivative must be callable or None; got 3"),
+        ({"value": REGISTRY["kl"].derivative}, ValueError, "value must be f; got a derivative"),
         ({"r_min": -1.0}, ValueError, "r_min must be a finite number >= 0"),
         ({"r_min": 1.0}, ValueError, "r_min must be >= 0 and < 1"),
         ({"domain": ""}, ValueError, "domain must not be empty"),

@@ -153,8 +153,18 @@ def test_a_map_of_ones_own_is_released_and_read_again(tmp_path: Path) -> None:
     _own_map("positive")  # defined again, as in a notebook
     with pytest.raises(ValueError, match="name_in_files must be a new one; 'positive' is that of"):
         type("Other", (FeatureMap,), {"name_in_files": "positive"})
-    with pytest.raises(TypeError, match="features must be of a class with a name_in_files; got Po"):
-        SumMechanism(features=_own_map(None)(), sigma=1.0)
+    assert "exact sums of the features Positive are as their author says" in str(made.guarantee)
+    for changes in (
+        {},
+        {"to_dict": lambda _: {"x": 1}},
+        {"to_dict": lambda _: {"map": np.ones(2)}},
+    ):
+        bad = type("Bad", (_own_map(None),), changes)
+        with pytest.raises(TypeError, match=r"read again from their to_dict\(\); Bad cannot"):
+            SumMechanism(features=bad(), sigma=1.0)
+    other = type("Other", (own,), {})  # which would come back as its parent
+    with pytest.raises(TypeError, match="Other became Positive"):
+        SumMechanism(features=other(), sigma=1.0)
     with pytest.raises(ValueError, match="unknown map, 'never': if it is a class"):
         FeatureMap.from_dict({"map": "never"})
 

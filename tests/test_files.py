@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
+from dpslice._storage import replacing
 from dpslice.tabular import (
     Boolean,
     Categorical,
@@ -22,7 +23,7 @@ from dpslice.tabular import (
     read_csv,
     write_csv,
 )
-from dpslice.tabular.files import cell_value, count_csv_rows, read_header, replacing
+from dpslice.tabular.files import cell_value, count_csv_rows, read_header
 from table_strategies import schemas, tables
 
 SCHEMA = Schema(

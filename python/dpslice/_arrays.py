@@ -224,7 +224,10 @@ def real_array(name: str, value: Any) -> NDArray[np.float64]:
     """Return a copy of an array, or of nested sequences, in float64, or raise unless it is real."""
     try:
         given = np.asarray(value)
-        if given.dtype.kind in "iufO":
+        real = given.dtype.kind in "iuf"
+        if given.dtype.kind == "O":  # as of integers beyond 64 bits
+            real = all(isinstance(each, numbers.Real) for each in given.flat)
+        if real:
             with np.errstate(over="ignore"):  # longer numbers become infinite
                 return np.array(given, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # each library raises its own
@@ -970,7 +973,8 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
         x = x.float()
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name} must have dtype float32 or float64; got {x.dtype}")
-    # Under vmap nothing here can depend on values; kernels, which get those of the batch, look too.
+    # Under vmap nothing here can depend on values. Kernels, which get those of the batch, look too;
+    # losses without one give NaN for NaN.
     if x.is_cpu and not under_vmap() and not all_finite(x):
         i, j = (int(index) for index in (~torch.isfinite(x.detach())).nonzero()[0])
         found = float(x.detach()[i, j])

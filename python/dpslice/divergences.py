@@ -59,7 +59,8 @@ class Divergence:
     TypeError
         If a field is of the wrong kind.
     ValueError
-        If `name` or `domain` is empty, or `r_min` negative or not below 1.
+        If `name` or `domain` is empty, `value` is a derivative of the registry's, or `r_min`
+        negative or not below 1.
 
     Examples
     --------
@@ -78,6 +79,8 @@ class Divergence:
         _arrays.text("name", self.name)
         if not callable(self.value):
             raise TypeError(f"value must be callable; got {_arrays.describe(self.value)}")
+        if isinstance(self.value, _Compiled) and self.value.part != 0:
+            raise ValueError("value must be f; got a derivative of the registry's")
         if self.derivative is not None and not callable(self.derivative):
             found = _arrays.describe(self.derivative)
             raise TypeError(f"derivative must be callable or None; got {found}")

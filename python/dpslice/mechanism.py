@@ -55,6 +55,7 @@ from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
 from dpslice.accounting._slicing import check_order_frame
 from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
+from dpslice.features._base import checked_map
 from dpslice.release import RowRelease, SumRelease
 
 __all__ = ["SlicingMechanism", "SumMechanism"]
@@ -317,7 +318,7 @@ class SlicingMechanism:
 
         Returns
         -------
-        Release
+        RowRelease
             Projections are float32 while sigma > max_norm / 8000 (they are exact then), else
             float64.
 
@@ -509,15 +510,7 @@ class SumMechanism:
     sampling_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.features, FeatureMap):
-            raise TypeError(
-                f"features must be a feature map; got {_arrays.describe(self.features)}"
-            )
-        if not hasattr(self.features, "name_in_files"):  # the release could not be read again
-            raise TypeError(
-                "features must be of a class with a name_in_files; got "
-                f"{type(self.features).__name__}"
-            )
+        checked_map(self.features)
         for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)

@@ -131,7 +131,7 @@ class Release(ABC):
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of the noise, in the unit of the projections."""
+        """Standard deviation of the noise, in the unit of the rows, or of the features."""
         return self._sigma
 
     @property
@@ -152,7 +152,7 @@ class Release(ABC):
     @property
     @abstractmethod
     def n(self) -> int:
-        """Number of records, where it is public; `estimated_n` serves everywhere."""
+        """Number of records, where it is public."""
 
     @property
     def estimated_n(self) -> int:
@@ -240,9 +240,9 @@ class Release(ABC):
         Parameters
         ----------
         path : path
-            Directory that `save` or `SlicingMechanism.release` wrote.
+            Directory that `save`, or a mechanism, wrote.
         mmap : bool
-            Whether to map the projections into memory instead of reading them.
+            Whether to map projections, if there are any, into memory instead of reading them.
         verify : bool
             Whether to check the checksums, and that all numbers are finite, which reads each file
             in pieces.
@@ -260,6 +260,11 @@ class Release(ABC):
         """
         directory = Path(path)
         certificate = _read_certificate(directory)
+        kind = {"rows": RowRelease, "sums": SumRelease}[certificate["kind"]]
+        if not issubclass(kind, cls):
+            raise ReleaseError(
+                f"{directory} holds a release of {certificate['kind']}, no {cls.__name__}"
+            )
         digests = certificate["files"]
         try:
             shapes = _shapes(certificate)
@@ -284,8 +289,7 @@ class Release(ABC):
             release = _rebuild(certificate, arrays)
         except (TypeError, ValueError) as error:
             raise ReleaseError(f"{directory / CERTIFICATE} is inconsistent: {error}") from error
-        if not isinstance(release, cls):
-            raise ReleaseError(f"{directory} holds a release of {release.kind}, no {cls.__name__}")
+        assert isinstance(release, cls)
         release._stored_digests = dict(digests)
         return release
 

@@ -115,6 +115,8 @@ def having_spent(kept: str) -> Iterator[None]:
         yield
     except Interrupted:
         raise  # whose message says so
+    except KeyboardInterrupt:
+        raise Interrupted(f"the table was released before. {kept}") from None
     except Exception as error:
         error.add_note(f"The table was released: epsilon and delta are spent. {kept}")
         raise

@@ -149,13 +149,15 @@ def synthesize(
             write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
+        kept = f"The synthetic table is there: {out}"
         if model is not None:
-            synthesizer.save(model)
+            with having_spent(kept):
+                synthesizer.save(model)
     if report is not None and frame is not None:
         from dpslice.tabular.report import write_report
 
         _console.remark("writing the report", quiet=quiet)
-        with timed(seconds, "report"):
+        with timed(seconds, "report"), having_spent(kept):
             write_report(
                 report,
                 real=frame,

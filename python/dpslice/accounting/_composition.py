@@ -14,7 +14,7 @@ from dpslice.accounting._gaussian import (
     ERROR_ABSOLUTE,
     Array,
     Ratio,
-    checked_ratio,
+    checked_to_square,
     gaussian_epsilon,
     least_epsilon,
     log_profile_signed,
@@ -49,7 +49,7 @@ class Slicing:
         self._ratio()
 
     def _ratio(self) -> Ratio:
-        return checked_ratio(self.sigma, self.d, self.p, self.frame, self.sensitivity)
+        return checked_to_square(self.sigma, self.d, self.p, self.frame, self.sensitivity)
 
 
 def _merged(parts: Sequence[Slicing]) -> tuple[float, list[Ratio]]:

@@ -27,7 +27,7 @@ ERROR_ABSOLUTE: Final = 2.5e-14
 _ERROR_RELATIVE: Final = 5e-15
 _LARGE_MU: Final = 100.0  # below, what cancels in eps/mu - mu/2 is within that allowance
 SAFE_SIGMA: Final = 1.0 + 1e-10
-MOST_MU: Final = 1e100  # its square, which epsilon is made of, is a number
+MOST_MU: Final = 1e150  # its square, which epsilon is made of, is a number
 _SIGMAS: Final = (1e-300, 1e300)  # beyond, sensitivity / sigma is not a normal number any more
 CHUNK: Final = 512  # rows of a batch of quadratures: bounds the memory at some ten MiB
 

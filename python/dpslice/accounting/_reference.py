@@ -62,6 +62,7 @@ def rdp(
     return float(_rdp(np.array([order - 1.0]), [ratio])[0])
 
 
+@np.errstate(invalid="ignore")  # 0 times infinity, at orders that are not the best
 def _rdp(excess: Array, ratios: Sequence[Ratio]) -> Array:
     return np.asarray(sum(ratio.rdp(excess) for ratio in ratios) * (1.0 + 1e-12))
 

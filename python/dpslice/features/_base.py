@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +40,10 @@ class FeatureMap(ABC):
     Released numbers are the sums of the map's *natural* features; noise on them is sigma over the
     cell's weight. The norm and the diameter are about natural features times their weights.
 
-    A class of one's own is known to files of releases by its `name_in_files`, once it is defined;
-    privacy rests on its norm and diameter being true, and on its sums being exact.
+    A class of one's own is known to files of releases by its `name_in_files`, once it is defined:
+    `to_dict` gives ``{"map": name_in_files, ...}``, and the class method ``_from_entries`` makes
+    the map again from the other entries. Privacy rests on its norm and diameter being true, and on
+    its sums being exact, as its certificates say.
     """
 
     name_in_files: str
@@ -85,7 +88,12 @@ class FeatureMap(ABC):
     @property
     def notes(self) -> tuple[str, ...]:
         """Conditions of the promise that rest on the caller, one sentence each."""
-        return ()
+        if _is_ours(self):
+            return ()
+        return (
+            f"norm, diameter and exact sums of the features {type(self).__name__} are as their "
+            "author says.",
+        )
 
     def unit_exponents(self) -> Integers:
         """Return e for each released number, shape (n_cells,): `sum` counts in units of 2**e."""
@@ -207,6 +215,32 @@ class FeatureMap(ABC):
     @abstractmethod
     def _from_entries(cls, record: Mapping[str, Any]) -> FeatureMap:
         """Rebuild a map of this class from its entries of `to_dict`, but ``map``."""
+
+
+def _is_ours(features: FeatureMap) -> bool:
+    return type(features).__module__.startswith("dpslice.features.")
+
+
+def checked_map(features: object) -> FeatureMap:
+    """Return a feature map, or raise unless it is one that a release is read back with."""
+    if not isinstance(features, FeatureMap):
+        raise TypeError(f"features must be a feature map; got {_arrays.describe(features)}")
+    if _is_ours(features):
+        return features
+    name = type(features).__name__
+    try:
+        again = FeatureMap.from_dict(json.loads(json.dumps(features.to_dict())))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise TypeError(
+            f"features must be such as can be read again from their to_dict(); {name} cannot: "
+            f"{error}"
+        ) from error
+    if type(again) is not type(features):
+        raise TypeError(
+            f"features must be such as can be read again from their to_dict(); {name} became "
+            f"{type(again).__name__}"
+        )
+    return features
 
 
 def entries_of(record: Mapping[str, Any], *names: str) -> list[Any]:

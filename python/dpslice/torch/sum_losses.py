@@ -552,6 +552,7 @@ class FeatureMatching(_SumLoss):
         ValueError
             If its shape is wrong, it holds NaN or infinity, has a single row where two halves are
             wanted, or the function's result has another shape than (c, n_cells) or holds NaN.
+            (Under `torch.vmap`, NaN gives NaN but for kernel sums.)
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
         return self._checked_misfit(x)

@@ -499,7 +499,8 @@ def _fingerprint(loss: object) -> str | None:
 
 def _describe_loss(loss: object) -> str:
     """Name a loss; with its settings, where they are part of its repr."""
-    return repr(loss) if _fingerprint(loss) is not None else type(loss).__qualname__
+    told = isinstance(loss, nn.Module) and _fingerprint(loss) is not None
+    return repr(loss) if told else type(loss).__qualname__  # others' may hold an address
 
 
 def _one_step(
