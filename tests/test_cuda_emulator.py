@@ -7,6 +7,7 @@ arrays on a device to addresses; then races and stray accesses, watched by sanit
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -1445,11 +1446,29 @@ def watched_objects(once: Any) -> list[Path]:
     return [folder / f"{name}.o" for name in emulated_cuda.KERNELS]
 
 
+# What run_all.cpp has a part for; each by itself, so that they share the processors.
+PARTS = (
+    "kernel_sum",
+    "logsumexp",
+    "density_ratio",
+    "sliced_wasserstein",
+    "median_distance",
+    "project",
+)
+every_part = pytest.mark.parametrize("part", PARTS)
+
+
+def test_every_part_of_the_driver_is_run() -> None:
+    parts = re.findall(r'asked\("(\w+)"\)', (EMULATOR / "run_all.cpp").read_text())
+    assert sorted(parts) == sorted(PARTS)
+
+
 @pytest.mark.slow
 @thread_sanitizer
-def test_no_race(watched_objects: list[Path], tmp_path: Path) -> None:
-    """Every kernel, its threads real ones, under ThreadSanitizer."""
-    done = run_driver(link_driver(tmp_path, watched_objects, THREAD_SANITIZER))
+@every_part
+def test_no_race(part: str, watched_objects: list[Path], tmp_path: Path) -> None:
+    """Its threads, real ones, under ThreadSanitizer."""
+    done = run_driver(link_driver(tmp_path, watched_objects, THREAD_SANITIZER), part)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -1475,9 +1494,11 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
 
 @pytest.mark.slow
 @address_sanitizer
-def test_no_stray_access(tmp_path: Path) -> None:
-    """Every kernel under AddressSanitizer and UndefinedBehaviorSanitizer."""
+@every_part
+def test_no_stray_access(part: str, once: Any, tmp_path: Path) -> None:
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
     flags = ("-O1", "-g1", "-fsanitize=address,undefined")
-    objects = emulated_cuda.compile_kernels(tmp_path / "objects", flags)
-    done = run_driver(link_driver(tmp_path, objects, flags))
+    folder = once("cuda_bounds", lambda folder: emulated_cuda.compile_kernels(folder, flags))
+    objects = [folder / f"{name}.o" for name in emulated_cuda.KERNELS]
+    done = run_driver(link_driver(tmp_path, objects, flags), part)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -826,7 +826,7 @@ def test_mismatched_shapes_are_refused():
         for shape in ((3,), (2, 1), (2, 4)):
             with pytest.raises(ValueError, match=r"row_weights must have shape \(2, 3\)"):
                 functional.gaussian_kernel_sum(rows, y, 1.0, row_weights=points(*shape))
-        with pytest.raises(TypeError, match=r"row_weights must have dtype .*float64 like the othe"):
+        with pytest.raises(TypeError, match=r"row_weights must have dtype .*float64 like "):
             functional.gaussian_kernel_sum(rows, y, 1.0, row_weights=points(2, 3).float())
         with pytest.raises(ValueError, match="row_weights must hold finite numbers"):
             functional.gaussian_kernel_sum(rows, y, 1.0, row_weights=math.nan * points(2, 3))
