@@ -47,8 +47,8 @@ constexpr int64_t padded_rows(int64_t size) {
   return (size + kTileRows - 1) / kTileRows * kTileRows;
 }
 
-// Depth of one pass: a panel's part of this depth stays in the first-level cache, and not more terms
-// than kMostTerms are added up one by one, whose rounding grows with their number.
+// Depth of one pass: a panel's part of this depth stays in the first-level cache, and not more
+// terms than kMostTerms are added up one by one, whose rounding grows with their number.
 constexpr int64_t kPassBytes = 28 * 1024, kMostTerms = 144;
 template <class T>
 constexpr int64_t kCachedDepth = kPassBytes / (kPanel<T> * static_cast<int64_t>(sizeof(T)));
