@@ -1158,6 +1158,24 @@ def test_interrupted_release_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
+def test_ctrl_c_within_code_from_a_string_ends_in_the_exit_code_too(tmp_path: Path) -> None:
+    """Python would end the process by the signal, if it is not made to forget."""
+    code = (
+        "import sys\n"
+        "from dpslice._cli import _commands\n"
+        "from dpslice import cli\n"
+        "def hit(**_):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "_commands.app = hit\n"
+        "sys.exit(cli.main([]))"
+    )
+    (tmp_path / "hit.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "hit"]
+    done = subprocess.run(command, capture_output=True, env=_environment(), cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == b"interrupted\n"
+
+
 def test_interrupted_synthesis_keeps_the_release_only(
     table: Path, schema: Path, tmp_path: Path
 ) -> None:

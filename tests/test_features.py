@@ -162,8 +162,8 @@ def test_a_map_of_ones_own_is_released_and_read_again(tmp_path: Path) -> None:
         bad = type("Bad", (_own_map(None),), changes)
         with pytest.raises(TypeError, match=r"read again from their to_dict\(\); Bad cannot"):
             SumMechanism(features=bad(), sigma=1.0)
-    other = type("Other", (own,), {})  # which would come back as its parent
-    with pytest.raises(TypeError, match="Other became Positive"):
+    other = type("Other", (own,), {"to_dict": lambda _: FEATURES.to_dict()})
+    with pytest.raises(TypeError, match="Other became MarginalSums"):
         SumMechanism(features=other(), sigma=1.0)
     with pytest.raises(ValueError, match="unknown map, 'never': if it is a class"):
         FeatureMap.from_dict({"map": "never"})

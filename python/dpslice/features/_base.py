@@ -235,7 +235,7 @@ def checked_map(features: object) -> FeatureMap:
             f"features must be such as can be read again from their to_dict(); {name} cannot: "
             f"{error}"
         ) from error
-    if type(again) is not type(features):
+    if not isinstance(features, type(again)):  # it may come back as the class that it refines
         raise TypeError(
             f"features must be such as can be read again from their to_dict(); {name} became "
             f"{type(again).__name__}"
