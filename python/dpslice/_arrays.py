@@ -128,15 +128,19 @@ def describe(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _with_type(value: object) -> str:
+    """Show a value after its type, which of an array is shown anyway."""
+    kind, shown = type(value).__name__, describe(value)
+    return shown if shown.startswith(kind) else f"{kind} {shown}"
+
+
 def _real(name: str, value: object, rule: str) -> float:
     if type(value) is float:  # as nearly all are: the look at an abstract class takes longer
         return value
     # NumPy counts complex numbers and durations among its numbers.
     other = isinstance(value, (bool, np.bool_, np.complexfloating, np.timedelta64))
     if other or not isinstance(value, (numbers.Real, np.number)):
-        kind, shown = type(value).__name__, describe(value)
-        found = shown if shown.startswith(kind) else f"{kind} {shown}"
-        raise TypeError(f"{name} must be {rule}; got {found}")
+        raise TypeError(f"{name} must be {rule}; got {_with_type(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -205,9 +209,7 @@ def positive_reals(name: str, values: object) -> tuple[float, ...]:
 def optional_callable(name: str, value: object) -> None:
     """Raise TypeError unless `value` is None or can be called."""
     if value is not None and not callable(value):
-        raise TypeError(
-            f"{name} must be callable, or None; got {type(value).__name__} {describe(value)}"
-        )
+        raise TypeError(f"{name} must be callable, or None; got {_with_type(value)}")
 
 
 def elements(name: str, values: Any) -> tuple[Any, ...]:
@@ -217,7 +219,7 @@ def elements(name: str, values: Any) -> tuple[Any, ...]:
             return tuple(values)
     except TypeError:
         pass
-    raise TypeError(f"{name} must be a sequence; got {type(values).__name__} {describe(values)}")
+    raise TypeError(f"{name} must be a sequence; got {_with_type(values)}")
 
 
 def real_array(name: str, value: Any) -> NDArray[np.float64]:
@@ -232,7 +234,7 @@ def real_array(name: str, value: Any) -> NDArray[np.float64]:
                 return np.array(given, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # each library raises its own
         pass
-    raise TypeError(f"{name} must hold real numbers; got {type(value).__name__} {describe(value)}")
+    raise TypeError(f"{name} must hold real numbers; got {_with_type(value)}")
 
 
 def negative_real(name: str, value: object) -> float:
@@ -259,9 +261,7 @@ def integer(name: str, value: object, *, minimum: int) -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:  # of arrays, too, which have an index only if they are integers
-        raise TypeError(
-            f"{name} must be {rule}; got {type(value).__name__} {describe(value)}"
-        ) from None
+        raise TypeError(f"{name} must be {rule}; got {_with_type(value)}") from None
     if number < minimum:
         raise ValueError(f"{name} must be {rule}; got {describe(number)}")
     return number
@@ -296,7 +296,7 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> str:
 def text(name: str, value: object) -> str:
     """Return `value`, or raise unless it is a string with something in it."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string; got {type(value).__name__} {describe(value)}")
+        raise TypeError(f"{name} must be a string; got {_with_type(value)}")
     if not value.strip():
         raise ValueError(f"{name} must not be empty; got {value!r}")
     return value

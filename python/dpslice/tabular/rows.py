@@ -14,6 +14,7 @@ from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import RowRelease
+from dpslice.tabular._conditions import numbers_of, set_numbers
 from dpslice.tabular._places import states_of, value_to_place
 from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.encoding import Encoding, Rows
@@ -70,15 +71,14 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         # Checked before anything is released: the budget is not to be spent for a mistake. What is
         # kept are Python's own numbers, which a file can hold.
-        if not isinstance(self.hidden, (tuple, list)):  # lists come out of files
-            raise TypeError(f"hidden must be a tuple; got {_arrays.describe(self.hidden)}")
+        hidden = _arrays.elements("hidden", self.hidden)  # lists come out of files
         checked = {
             "steps": _arrays.integer("steps", self.steps, minimum=0),
             "batch_size": _arrays.positive_integer("batch_size", self.batch_size),
             "lr": _arrays.positive_real("lr", self.lr),
             "ema": None if self.ema is None else _arrays.open_unit("ema", self.ema),
             "code_dim": _arrays.positive_integer("code_dim", self.code_dim),
-            "hidden": tuple(_arrays.positive_integer("hidden", width) for width in self.hidden),
+            "hidden": tuple(_arrays.positive_integer("hidden", width) for width in hidden),
             "temperature": _arrays.positive_real("temperature", self.temperature),
         }
         for name, value in checked.items():
@@ -195,7 +195,7 @@ class RowMethod:
     ) -> pd.DataFrame:
         """Draw rows; those that meet conditions are found by rejection."""
         source = torch.Generator().manual_seed(seed)
-        wanted = self._wanted(conditions)
+        wanted = numbers_of(self.encoding.schema, conditions)
         pieces: list[pd.DataFrame] = []
         found = made = 0
         while found < n:
@@ -213,18 +213,8 @@ class RowMethod:
                     f"conditions must not be so rare: {found} of {made} generated rows meet them"
                 )
         table = pd.concat(pieces, ignore_index=True)
-        for name, value in wanted.items():
-            column = self.encoding.schema[name]
-            if isinstance(column, Number | Datetime):  # the very value, not one near it
-                table[name] = column.from_numbers(np.full(n, value))
+        set_numbers(table, self.encoding.schema, wanted)
         return table
-
-    def _wanted(self, conditions: Mapping[str, object]) -> dict[str, float]:
-        schema = self.encoding.schema
-        return {
-            name: float(schema[name].to_numbers(pd.Series([value], name=name))[0])
-            for name, value in conditions.items()
-        }
 
     def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
         meets = np.ones(len(piece), dtype=bool)

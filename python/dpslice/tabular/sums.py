@@ -24,7 +24,7 @@ from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import SumRelease
-from dpslice.tabular.columns import Datetime, Number
+from dpslice.tabular._conditions import numbers_of, set_numbers
 from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Schema
@@ -318,11 +318,7 @@ class SumMethod:
         codes = mixture.sample(n, rng, given=given)
         shapes = dict(zip(self.discretization.fine_codes, mixture.shapes(), strict=True))
         table = self.discretization.decode(codes, shapes, rng)
-        for name, value in conditions.items():
-            column = schema[name]
-            if isinstance(column, Number | Datetime):  # the very value, not another of its bin
-                number = column.to_numbers(pd.Series([value], name=name))
-                table[name] = column.from_numbers(np.repeat(number, n))
+        set_numbers(table, schema, numbers_of(schema, conditions))
         return table
 
     def facts(self, release: SumRelease | None, model: ProductMixture) -> dict[str, Any]:
