@@ -73,7 +73,13 @@ def cases() -> dict[str, Case]:
             }.items()
         }
     double = frame.astype(np.float64)
+    # Private rows of which some span the others.
+    many_rows, synthetic, g = normal(1, 320, 2), normal(1, 40, 2), np.full((1, 1), 1.7, np.float32)
     found |= {
+        "density_ratio_divergence b=320": partial(
+            _core.density_ratio_divergence,
+            *(many_rows, synthetic, g, 0.01, 0.0, 0, 0.0, 1e-6, True),
+        ),
         "project fast": partial(_core.project_fast, rows, frame, 0.5, (1, 2), 0),
         "project secure": partial(
             _core.project_secure, rows, double, 0.5, bytes(32), 0, np.inf, "float32"

@@ -120,9 +120,10 @@ inline bool factor_diagonal_tile(T (&a)[kTileRows][kTileRows], T smallest_pivot)
   return true;
 }
 
-// The rows of one panel: [panel, end) of the factor.
+// Rows [begin, end) of the factor, of which those from `panel` on are still to be subtracted.
 template <class T>
-inline bool factor_panel(T* a, CholeskyShape shape, int64_t panel, int64_t end, T smallest_pivot) {
+inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin, int64_t end,
+                        T smallest_pivot) {
   constexpr int L = kLanes<T>;
   const int64_t stride = shape.stride;
   // Row tiles [i, i + kTileRows) by V vectors from column j on.
@@ -130,7 +131,7 @@ inline bool factor_panel(T* a, CholeskyShape shape, int64_t panel, int64_t end, 
     tile.load_from(a + i * stride + j, stride);
     tile.subtract(i - panel, a + panel * stride + i, stride, a + panel * stride + j, stride);
   };
-  for (int64_t i = panel; i < end; i += kTileRows) {
+  for (int64_t i = begin; i < end; i += kTileRows) {
     T diagonal[kTileRows][kTileRows];
     const int64_t first = first_column<T>(i);
     int64_t j = first;
@@ -185,7 +186,7 @@ inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
   const int64_t order = shape.order, stride = shape.stride;
   for (int64_t panel = 0; panel < order; panel += kCholeskyPanel) {
     const int64_t end = panel + kCholeskyPanel < order ? panel + kCholeskyPanel : order;
-    if (!factor_panel(a, shape, panel, end, smallest_pivot)) return false;
+    if (!factor_rows(a, shape, panel, panel, end, smallest_pivot)) return false;
     if (end == order) break;
     // What is left of the panel, in strips of `width` columns [strip, depth, width]: read once,
     // used often, across and (kTileRows of its columns) down.

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "common/divergence.h"
+#include "farthest_points.h"
 #include "gram_solver.h"
 #include "parallel.h"
 #include "points.h"
@@ -23,6 +24,7 @@ constexpr double kFar = 1e300;  // a squared distance
 
 // One bandwidth g of one slice, in units where a length near g is 1.
 struct Kernel {
+  double bandwidth;  // g
   double gram;       // -log2(e) / (2 g^2): the exponent of 2 is this times a squared distance
   double cross;      // -log2(e) / (2 h^2), h^2 = g^2 + sigma^2
   double amplitude;  // (b/c) (g^2 / h^2)^(k/2), which multiplies the cross kernel
@@ -32,6 +34,7 @@ struct Kernel {
   Kernel(double g, double sigma, int64_t b, int64_t c, int64_t k) {
     // sigma / g, not squares of each: neither overflows nor loses a small sigma.
     const double variance_ratio = 1 + (sigma / g) * (sigma / g);
+    bandwidth = g;
     gram_pull = 1 / (g * g);
     gram = -0.5 * kLog2E * gram_pull;
     cross = gram / variance_ratio;
@@ -45,12 +48,14 @@ struct Kernel {
 constexpr int64_t kMostKept = int64_t{1} << 22;
 
 struct Workspace {
-  Points q, p;
+  Points given, q, p;             // q: the given ones in `order`
+  Buffer<int64_t> order;          // [b]
+  Buffer<double> squared;         // scratch of the order
   GramSolver* solvers = nullptr;  // [bandwidths]
   int64_t n_solvers = 0;
   Buffer<double> sums;       // [bandwidths, stride] w
   Buffer<double> solutions;  // [bandwidths, stride] ratios, then lambda
-  Buffer<double> cross;      // [bandwidths, kept_rows(b), p.stride], or not kept
+  Buffer<double> cross;      // [bandwidths, KeptCross::size], or not kept
   Buffer<double> ratio;      // [stride] mean over the bandwidths
   Buffer<double> slope;      // [stride] gradient in the ratio
   Buffer<double> pull;       // [k, stride] gradient in the points of one side
@@ -108,15 +113,26 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
     for (int64_t i = 0; i < q.size(); ++i) solvers[g].matrix()[i * (shape.stride + 1)] = 1 + ridge;
 }
 
-// Rows of a kept cross kernel: whole groups of four.
-int64_t kept_rows(int64_t b) { return (b + 3) / 4 * 4; }
+// A kept cross kernel lies as its gradient reads it: for each kSourceTile private rows, each vector
+// of synthetic rows after the other, [tiles, vectors, kSourceTile, lanes].
+struct KeptCross {
+  int64_t vectors, size;
+  KeptCross(int64_t b, int64_t row)
+      : vectors(row / kLanes<double>),
+        size((b + kSourceTile - 1) / kSourceTile * kSourceTile * row) {}
+  // Private row i, and the vector of synthetic rows at j.
+  int64_t at(int64_t i, int64_t j) const {
+    constexpr int L = kLanes<double>;
+    return (i / kSourceTile * vectors + j / L) * kSourceTile * L + i % kSourceTile * L;
+  }
+};
 
-// sums[g, i] = amplitude_g sum_j 2^(cross_g |q_i - p_j|^2). `kept`: null, or the powers
-// [bandwidths, kept_rows(b), p.stride], in whole vectors; zeros past the last point of p.
+// sums[g, i] = amplitude_g sum_j 2^(cross_g |q_i - p_j|^2). `kept`: null, or room for the powers
+// [bandwidths, KeptCross::size]; those past the last point of p are zeros.
 void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths,
                 int64_t stride, double* sums, double* kept) {
   constexpr int L = kLanes<double>;
-  const int64_t row = p.stride();
+  const KeptCross layout(q.size(), p.stride());
   // Of a stretch of p alone: the error grows with the stretch and their number, not with c.
   constexpr int64_t kStretch = 64 * L;
   constexpr int64_t kStaged = 8;  // vectors whose distances wait for their kernels
@@ -124,7 +140,7 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
     double* const sum = sums + g * stride;
     for (int64_t i = 0; i < stride; ++i) sum[i] = 0;
     for (int64_t i = 0; i < q.size(); i += 4) {
-      double* const to = kept != nullptr ? kept + (g * kept_rows(q.size()) + i) * row : nullptr;
+      double* const to = kept != nullptr ? kept + g * layout.size : nullptr;
       for (int64_t j0 = 0; j0 < p.size(); j0 += kStretch) {
         const int64_t j1 = j0 + kStretch < p.size() ? j0 + kStretch : p.size();
         Vec<double> total[4] = {};
@@ -142,7 +158,7 @@ void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t
             kernels_of(kernels[g].cross, squares[v], power);
             for (int s = 0; s < 4; ++s) {
               total[s] += power[s];
-              if (to != nullptr) store(to + s * row + first + v * L, power[s]);
+              if (to != nullptr) store(to + layout.at(i, first + v * L) + s * L, power[s]);
             }
           }
         }
@@ -214,12 +230,15 @@ void zero(double* values, int64_t size) {
   for (int64_t i = 0; i < size; ++i) values[i] = 0;
 }
 
-// rows [size, dims] = factor * pull.
+// rows [size, dims] = factor * pull, point i as row order[i], or where `order` is null as row i.
 template <class T>
-void write_rows(const double* pull, const Points& points, double factor, T* rows) {
+void write_rows(const double* pull, const Points& points, double factor, const int64_t* order,
+                T* rows) {
   for (int64_t t = 0; t < points.dims(); ++t)
-    for (int64_t i = 0; i < points.size(); ++i)
-      rows[i * points.dims() + t] = static_cast<T>(factor * pull[t * points.stride() + i]);
+    for (int64_t i = 0; i < points.size(); ++i) {
+      const int64_t row = order != nullptr ? order[i] : i;
+      rows[row * points.dims() + t] = static_cast<T>(factor * pull[t * points.stride() + i]);
+    }
 }
 
 void report_failure(int64_t* failed_slice, int64_t slice) {
@@ -231,25 +250,57 @@ void report_failure(int64_t* failed_slice, int64_t slice) {
   }
 }
 
+// Fewer private rows than this are not ordered: a factor of the whole matrix takes no longer.
+constexpr int64_t kLeastOrdered = 192;
+// Rows that may span the others: with more the whole matrix is factored as fast.
+constexpr int64_t most_spanning(int64_t b) { return b / 4; }
+// Rows within kReach bandwidths of those that span them leave a trace of about a ridge of 0.01 at
+// median bandwidths; there is no need to go below kLeastReach.
+constexpr double kReach = 0.35, kLeastReach = 0.2;
+
+// work.q and work.order: its first rows span the others, as far as the smallest bandwidth asks.
+template <class T>
+LeadingPoints order_rows(const T* rows, int64_t b, int64_t k, double scale, int64_t bandwidths,
+                         Workspace& work) {
+  work.order.resize(b);
+  if (b < kLeastOrdered) {
+    for (int64_t i = 0; i < b; ++i) work.order[i] = i;
+    work.q.assign(rows, b, k, scale);
+    return {0, INFINITY};
+  }
+  double least = work.kernels[0].bandwidth;
+  for (int64_t g = 1; g < bandwidths; ++g)
+    if (work.kernels[g].bandwidth < least) least = work.kernels[g].bandwidth;
+  work.given.assign(rows, b, k, scale);
+  const LeadingPoints leading = farthest_first(work.given, kLeastReach * least, kReach * least,
+                                               most_spanning(b), work.squared, work.order.data());
+  work.q.assign_ordered(work.given, work.order.data());
+  return leading;
+}
+
 // Points, kernels, and factored matrices of slice `s`. Returns the scale of lengths, or 0 if a
 // matrix is not positive definite.
 template <class T, class Args>
 double factor_slice(const Args& args, int64_t s, const T* bandwidth, int64_t bandwidths,
                     Workspace& work) {
   const double scale = unit_scale(static_cast<double>(bandwidth[s]));
-  work.q.assign(args.q + s * args.b * args.k, args.b, args.k, scale);
   work.p.assign(args.p + s * args.c * args.k, args.c, args.k, scale);
   work.kernels.resize(bandwidths);
   for (int64_t g = 0; g < bandwidths; ++g)
     work.kernels[g] = Kernel(static_cast<double>(bandwidth[g * args.m + s]) * scale,
                              args.sigma * scale, args.b, args.c, args.k);
+  const LeadingPoints leading =
+      order_rows(args.q + s * args.b * args.k, args.b, args.k, scale, bandwidths, work);
   work.resize_solvers(bandwidths);
   fill_gram(work.q, work.kernels.data(), bandwidths, args.ridge, work.solvers);
-  for (int64_t g = 0; g < bandwidths; ++g)
-    if (!work.solvers[g].factor(1 + args.ridge, args.ridge, sizeof(T) == sizeof(float))) {
+  for (int64_t g = 0; g < bandwidths; ++g) {
+    const bool spanned = leading.reach <= kReach * work.kernels[g].bandwidth;
+    if (!work.solvers[g].factor(args.ridge, spanned ? leading.count : 0,
+                                sizeof(T) == sizeof(float))) {
       report_failure(args.failed_slice, s);
       return 0;
     }
+  }
   const int64_t numbers = bandwidths * CholeskyShape(args.b).stride;
   work.sums.resize(numbers);
   work.solutions.resize(numbers);
@@ -277,7 +328,8 @@ void density_ratio(const DensityRatioArgs<T>& args) {
                work.sums.data(), nullptr);
     const double* const ratio = work.solutions.data();
     if (!solve_slice(args, s, work.solvers[0], work.sums.data(), work.solutions.data())) return;
-    for (int64_t i = 0; i < args.b; ++i) args.ratio[s * args.b + i] = static_cast<T>(ratio[i]);
+    T* const to = args.ratio + s * args.b;
+    for (int64_t i = 0; i < args.b; ++i) to[work.order[i]] = static_cast<T>(ratio[i]);
   });
 }
 
@@ -289,7 +341,7 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
     const double scale = factor_slice<T>(args, s, args.bandwidth, 1, work);
     if (scale == 0) return;
     for (int64_t i = 0; i < args.b; ++i)
-      work.sums[i] = static_cast<double>(args.grad[s * args.b + i]);
+      work.sums[i] = static_cast<double>(args.grad[s * args.b + work.order[i]]);
     double* const lambda = work.solutions.data();
     if (!solve_slice(args, s, work.solvers[0], work.sums.data(), lambda)) return;
     const Kernel kernel = work.kernels[0];
@@ -300,14 +352,15 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
         kernels_of(kernel.cross, w, w);
         for (int r = 0; r < 4; ++r) w[r] *= kernel.pull * lambda[i + r];
       });
-      write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
+      write_rows(work.pull.data(), work.p, scale, nullptr, args.grad_p + s * args.c * args.k);
     }
     if (args.grad_q != nullptr) {
       const int64_t stride = work.q.stride();
       work.ratio.resize(stride);
       work.slope.resize(stride);  // lambda, with zeros for the padding of q
       for (int64_t i = 0; i < stride; ++i) {
-        work.ratio[i] = i < args.b ? static_cast<double>(args.ratio[s * args.b + i]) : 0.0;
+        work.ratio[i] =
+            i < args.b ? static_cast<double>(args.ratio[s * args.b + work.order[i]]) : 0.0;
         work.slope[i] = i < args.b ? lambda[i] : 0.0;
       }
       const double* const padded_lambda = work.slope.data();
@@ -324,7 +377,8 @@ void density_ratio_vjp(const DensityRatioVjpArgs<T>& args) {
           w[r] *= -kernel.gram_pull *
                   (load(padded_lambda + i) * ratio[l + r] + padded_lambda[l + r] * load(ratio + i));
       });
-      write_rows(work.pull.data(), work.q, scale, args.grad_q + s * args.b * args.k);
+      write_rows(work.pull.data(), work.q, scale, work.order.data(),
+                 args.grad_q + s * args.b * args.k);
     }
   });
 }
@@ -337,9 +391,9 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
     const int64_t bandwidths = args.bandwidths;
     const double scale = factor_slice<T>(args, s, args.bandwidth, bandwidths, work);
     if (scale == 0) return;
-    const int64_t row = work.p.stride(), size = kept_rows(args.b) * row;
-    const bool keep = args.grad_p != nullptr && bandwidths * size <= kMostKept;
-    if (keep) work.cross.resize(bandwidths * size);
+    const KeptCross layout(args.b, work.p.stride());
+    const bool keep = args.grad_p != nullptr && bandwidths * layout.size <= kMostKept;
+    if (keep) work.cross.resize(bandwidths * layout.size);
     const Kernel* const kernels = work.kernels.data();
     cross_sums(work.q, work.p, kernels, bandwidths, stride, work.sums.data(),
                keep ? work.cross.data() : nullptr);
@@ -368,15 +422,16 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
       if (!solve_slice(args, s, work.solvers[g], work.slope.data(), lambda)) return;
       for (int64_t i = 0; i < args.b; ++i) lambda[i] *= kernels[g].pull;
     }
-    work.pull.resize(args.k * row);
-    zero(work.pull.data(), args.k * row);
+    work.pull.resize(args.k * work.p.stride());
+    zero(work.pull.data(), args.k * work.p.stride());
     const double* const lambda = work.solutions.data();
     const double* const kept = work.cross.data();
     if (keep)
       add_pull_of_weights(work.p, work.q, work.pull.data(), [&](int64_t i, int64_t j) {
-        Vec<double> weight = lambda[i] * load(kept + i * row + j);
+        const double* const powers = kept + layout.at(i, j);
+        Vec<double> weight = lambda[i] * load(powers);
         for (int64_t g = 1; g < bandwidths; ++g)
-          weight += lambda[g * stride + i] * load(kept + g * size + i * row + j);
+          weight += lambda[g * stride + i] * load(powers + g * layout.size);
         return weight;
       });
     else
@@ -388,7 +443,7 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
         }
         for (int r = 0; r < 4; ++r) w[r] = weight[r];
       });
-    write_rows(work.pull.data(), work.p, scale, args.grad_p + s * args.c * args.k);
+    write_rows(work.pull.data(), work.p, scale, nullptr, args.grad_p + s * args.c * args.k);
   });
 }
 

@@ -1,11 +1,13 @@
-// Solves with one symmetric positive definite matrix of float64 entries and several right-hand
-// sides. For kernel sources only.
+// Solves with one matrix K + ridge I of float64 entries, K a Gram matrix with ones on its diagonal,
+// and several right-hand sides. For kernel sources only.
 //
-// A regularised Gram matrix has a condition number of up to b / ridge (1e4 at b = 128, ridge =
-// 0.01), so entries and answers must be float64 for six digits to be right. The factor need not be:
-// made in float32, at twice the speed and half the memory, it solves to some three digits, and each
-// refinement (the residual in float64, solved again) adds as many. Where that does not converge,
-// for the condition is too bad, the factor is made again in float64.
+// The condition number is up to b / ridge (1e4 at b = 128, ridge = 0.01), so entries and answers
+// must be float64 for six digits to be right. What solves need not be: each refinement (the
+// residual in float64, solved again) adds the digits that it has. Of three ways the cheapest that
+// promises to do is tried first, and the next where refinement does not converge:
+//   low rank:  some points that span the others (low_rank.h), 2 b rank^2 operations;
+//   narrow:    a factor in float32, b^3 / 3 operations at twice the speed, some three digits;
+//   wide:      a factor in float64, right without refinement.
 #pragma once
 
 #include <cfloat>
@@ -13,6 +15,7 @@
 #include <cstdint>
 
 #include "cholesky.h"
+#include "low_rank.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -29,23 +32,28 @@ class GramSolver {
   double* matrix() { return matrix_.data(); }
   CholeskyShape shape() const { return CholeskyShape(size_); }
 
-  // Factors the matrix; `mixed`: in float32 if that promises to do. False if it is not positive
-  // definite as far as float64 can tell: `largest` is a bound on the diagonal, `smallest` on the
-  // eigenvalues.
-  bool factor(double largest, double smallest, bool mixed) {
-    largest_ = largest;
-    pad_with_diagonal(matrix_.data(), shape(), size_, largest);
-    const double rounding = FLT_EPSILON * static_cast<double>(size_) * largest;
-    narrow_ =
-        mixed && size_ >= kLeastNarrow && smallest > kLeastMargin * rounding && factor_narrow();
-    return narrow_ || factor_wide();
+  // Factors the matrix, K + ridge I. `spanning`: so many of its first rows nearly span the others,
+  // or 0; `narrow`: answers are needed to float32's accuracy only. False if it is not positive
+  // definite as far as float64 can tell.
+  bool factor(double ridge, int64_t spanning, bool narrow) {
+    ridge_ = ridge;
+    largest_ = 1 + ridge;
+    narrow_ = narrow;
+    pad_with_diagonal(matrix_.data(), shape(), size_, largest_);
+    // The accuracy of answers by a factor in float64, which is all that there can be.
+    uncertain_ = DBL_EPSILON * static_cast<double>(size_) * largest_ / ridge;
+    accuracy_ = narrow || uncertain_ > kAccuracy ? kAccuracy : uncertain_ / 64;
+    form_ = Form::kLowRank;
+    return (spanning > 0 && kLeastMargin * uncertain_ < 1 &&
+            low_rank_.factor(matrix_.data(), shape(), size_, spanning, ridge)) ||
+           factor_fully();
   }
 
   // solution <- A^-1 right_hand_side, both [stride]; not the same array. False as for `factor`.
   bool solve(const double* right_hand_side, double* solution) {
-    if (narrow_) {
+    while (form_ != Form::kWide) {
       if (refine(right_hand_side, solution)) return true;
-      if (!factor_wide()) return false;
+      if (!(form_ == Form::kLowRank ? factor_fully() : factor_wide())) return false;
     }
     const CholeskyShape s = shape();
     residual_.resize(s.stride);
@@ -56,6 +64,8 @@ class GramSolver {
   }
 
  private:
+  enum class Form { kLowRank, kNarrow, kWide };
+
   // Below this size refinement takes longer than the wider factor.
   static constexpr int64_t kLeastNarrow = 192;
   // float32 is tried where the eigenvalues are this many times its rounding error.
@@ -69,7 +79,15 @@ class GramSolver {
   // NaN is passed on where it comes first; std::fmax is a call.
   static double larger(double a, double b) { return a < b ? b : a; }
 
+  bool factor_fully() {
+    const double rounding = FLT_EPSILON * static_cast<double>(size_) * largest_;
+    return (narrow_ && size_ >= kLeastNarrow && ridge_ > kLeastMargin * rounding &&
+            factor_narrow()) ||
+           factor_wide();
+  }
+
   bool factor_narrow() {
+    form_ = Form::kNarrow;
     const CholeskyShape s = shape();
     factor_.resize(s.numbers());
     panel_.resize(packed_panel_size<float>(s));
@@ -88,7 +106,7 @@ class GramSolver {
   // In place of the matrix. A pivot below the bound has no correct digit left: its rounding error
   // is as large.
   bool factor_wide() {
-    narrow_ = false;
+    form_ = Form::kWide;
     const CholeskyShape s = shape();
     wide_panel_.resize(packed_panel_size<double>(s));
     return cholesky(matrix_.data(), s, DBL_EPSILON * static_cast<double>(size_) * largest_,
@@ -98,7 +116,6 @@ class GramSolver {
   bool refine(const double* right_hand_side, double* solution) {
     const CholeskyShape s = shape();
     residual_.resize(s.stride);
-    step_.resize(s.stride);
     correction_.resize(s.stride);
     for (int64_t i = 0; i < s.stride; ++i) {
       solution[i] = 0;
@@ -106,31 +123,46 @@ class GramSolver {
     }
     double before = 0;
     for (int refinement = 0; refinement <= kMostRefinements; ++refinement) {
-      double scale = 0;  // so that float32 neither overflows nor underflows
-      for (int64_t i = 0; i < size_; ++i) scale = larger(scale, std::fabs(residual_[i]));
-      if (scale == 0) return true;
-      if (!(scale <= DBL_MAX)) return false;
-      const double per_scale = 1 / scale;
-      for (int64_t i = 0; i < s.stride; ++i)
-        step_[i] = static_cast<float>(residual_[i] * per_scale);
-      solve_transposed(factor_.data(), s, step_.data());
-      DPSLICE_ISA::solve(factor_.data(), s, step_.data(), correction_.data());
+      if (!correct()) return false;
       double size = 0, change = 0;
       for (int64_t i = 0; i < size_; ++i) {
-        const double correction = scale * static_cast<double>(correction_[i]);
+        const double correction = correction_[i];
         solution[i] += correction;
         change = larger(change, std::fabs(correction));
         size = larger(size, std::fabs(solution[i]));
       }
+      if (change == 0) return true;
       if (refinement > 0) {
         const double rate = change / before;
-        if (!(rate < 0.5)) return false;
-        if (change * rate <= kAccuracy * size) return true;
+        if (change * rate <= accuracy_ * size) return true;
+        if (!(rate < 0.5)) return change <= uncertain_ * size;
       }
       before = change;
       subtract_product(right_hand_side, solution);
     }
     return false;
+  }
+
+  // correction <- what the factor makes of the residual. False if that is not finite.
+  bool correct() {
+    double scale = 0;
+    for (int64_t i = 0; i < size_; ++i) scale = larger(scale, std::fabs(residual_[i]));
+    if (!(scale <= DBL_MAX)) return false;
+    const CholeskyShape s = shape();
+    if (form_ == Form::kLowRank) {
+      low_rank_.solve(residual_.data(), correction_.data());
+      return true;
+    }
+    step_.resize(s.stride);
+    narrow_correction_.resize(s.stride);
+    // By its scale, so that float32 neither overflows nor underflows.
+    const double per_scale = scale > 0 ? 1 / scale : 0;
+    for (int64_t i = 0; i < s.stride; ++i) step_[i] = static_cast<float>(residual_[i] * per_scale);
+    solve_transposed(factor_.data(), s, step_.data());
+    DPSLICE_ISA::solve(factor_.data(), s, step_.data(), narrow_correction_.data());
+    for (int64_t i = 0; i < s.stride; ++i)
+      correction_[i] = scale * static_cast<double>(narrow_correction_[i]);
+    return true;
   }
 
   // residual = right_hand_side - A solution, from the upper triangle.
@@ -169,8 +201,9 @@ class GramSolver {
         sum1 += entry1 * known;
         sum2 += entry2 * known;
         sum3 += entry3 * known;
-        store(residual + j, load(residual + j) - entry0 * own[0] - entry1 * own[1] -
-                                entry2 * own[2] - entry3 * own[3]);
+        // The four are added up first: rounded once at the size of the whole sum, not four times.
+        store(residual + j, load(residual + j) - ((entry0 * own[0] + entry1 * own[1]) +
+                                                  (entry2 * own[2] + entry3 * own[3])));
       }
       residual[i] -= total[0] + sum_lanes<double>(sum0);
       residual[i + 1] -= total[1] + sum_lanes<double>(sum1);
@@ -180,10 +213,12 @@ class GramSolver {
   }
 
   int64_t size_ = 0;
-  double largest_ = 1;
+  double ridge_ = 1, largest_ = 2, uncertain_ = 0, accuracy_ = kAccuracy;
   bool narrow_ = false;
-  Buffer<double> matrix_, wide_panel_, residual_;
-  Buffer<float> factor_, panel_, step_, correction_;
+  Form form_ = Form::kWide;
+  LowRankSolver low_rank_;
+  Buffer<double> matrix_, wide_panel_, residual_, correction_;
+  Buffer<float> factor_, panel_, step_, narrow_correction_;
 };
 
 }  // namespace dpslice::DPSLICE_ISA

@@ -33,6 +33,18 @@ class Points {
       for (int64_t i = size; i < stride_; ++i) coordinate[i] = 0;
     }
   }
+  // The points of `from` in another order: [size].
+  void assign_ordered(const Points& from, const int64_t* order) {
+    size_ = from.size_;
+    dims_ = from.dims_;
+    stride_ = from.stride_;
+    at_.resize(stride_ * dims_);
+    for (int64_t t = 0; t < dims_; ++t) {
+      double* coordinate = at_.data() + t * stride_;
+      for (int64_t i = 0; i < size_; ++i) coordinate[i] = from.coordinate(t)[order[i]];
+      for (int64_t i = size_; i < stride_; ++i) coordinate[i] = 0;
+    }
+  }
   int64_t size() const { return size_; }
   int64_t dims() const { return dims_; }
   int64_t stride() const { return stride_; }  // a multiple of kSourceTile; the rest is zeros

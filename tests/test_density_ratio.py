@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 # Sizes straddle the tiles: vectors of 2 to 8, rows of 4 or 8, sources of 32, panels of 64.
 SIZES = [(1, 1, 1), (2, 3, 2), (7, 1, 3), (8, 33, 1), (9, 32, 2), (31, 8, 5), (33, 40, 2)]
-SIZES += [(64, 65, 2), (65, 31, 17), (130, 100, 3), (200, 20, 1)]
+SIZES += [(64, 65, 2), (65, 31, 17), (130, 100, 3), (200, 20, 1), (257, 40, 2)]
 
 
 def problem(b: int, c: int, k: int, m: int = 2, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -96,8 +96,9 @@ def error(found: Array, expected: Array) -> float:
 def test_float64_against_long_double(b: int, c: int, k: int, sigma: float) -> None:
     q, p, bandwidth = problem(b, c, k)
     found = _core.density_ratio(q, p, bandwidth, 1e-2, sigma)
-    # The rounding of w and of the solution is amplified by at most the condition number b / ridge.
-    tolerance = max(1e-12, np.finfo(float).eps * b / 1e-2)
+    # The rounding of w and of the solution is amplified by at most the condition number b / ridge;
+    # where the solution is refined (from 192 rows on), that of its residual is, too.
+    tolerance = max(1e-12, (1 if b < 192 else 3) * np.finfo(float).eps * b / 1e-2)
     assert error(found, ratio_long(q, p, bandwidth, 1e-2, sigma)) < tolerance
 
 
@@ -120,6 +121,43 @@ def test_float32_is_refined_or_factored_in_float64(b: int, ridge: float) -> None
     )
     np.testing.assert_allclose(value, exact_value, rtol=1e-5)
     assert error(grad, exact_grad) < 1e-5
+
+
+def rows_of_kind(kind: str, b: int, k: int) -> Array:
+    """[1, b, k]: rows that few of them span, rows that seem so, and rows that none do."""
+    rng = np.random.default_rng([b, k])
+    normal = rng.normal(size=(b, k))
+    some = rng.random(size=(b, 1)) < 0.05
+    return {
+        "normal": normal,
+        "repeated": normal[rng.integers(0, 9, size=b)],
+        "equal": np.full((b, k), 0.7),
+        "clusters": np.where(rng.random(size=(b, 1)) < 0.5, 0.01 * normal, 5 + 0.01 * normal),
+        "outliers": np.where(some, 100.0, 1.0) * normal,
+        "line": np.linspace(-3, 3, b)[:, None] * np.ones(k),
+        "apart": 1e3 * normal,
+        "far from the origin": 2.0**20 + np.round(normal * 1024) / 1024,
+    }[kind][None]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 10.0])
+@pytest.mark.parametrize(("b", "k"), [(203, 1), (256, 2), (280, 3)])
+@pytest.mark.parametrize(
+    "kind",
+    ["normal", "repeated", "equal", "clusters", "outliers", "line", "apart", "far from the origin"],
+)
+def test_rows_that_others_span(kind: str, b: int, k: int, ridge: float, dtype: type) -> None:
+    q = rows_of_kind(kind, b, k).astype(dtype)
+    p = q[:, 3:40] + dtype(0.25)
+    bandwidth = np.full(1, 1.5, dtype)
+    expected = ratio_long(q, p, bandwidth, ridge, 0.25)
+    found = _core.density_ratio(q, p, bandwidth, ridge, 0.25)
+    conditioned = max(1e-13, 3 * np.finfo(float).eps * (b + ridge) / ridge)
+    # float32 is refined to 1e-9, or factored in float64 where that cannot be had.
+    refined = max(conditioned, 2e-9 if dtype is np.float32 else 0.0)
+    assert error(found, expected) < refined + np.finfo(dtype).eps
 
 
 @pytest.mark.usefixtures("isa")
@@ -266,18 +304,19 @@ def divergence_twin(
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("name", [*REGISTRY, "alpha(0.5)"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_divergence_is_composed_of_its_parts(name: str, count: int) -> None:
-    q, p, bandwidth = problem(33, 20, 2, m=3)
+@pytest.mark.parametrize(("b", "count"), [(33, 1), (33, 3), (240, 3)])
+def test_divergence_is_composed_of_its_parts(name: str, b: int, count: int) -> None:
+    # Of 240 rows of a plane some span the others at the bandwidth and twice that, not at half.
+    q, p, bandwidth = problem(b, 20, 2, m=3)
     bandwidths = np.outer([1.0, 0.5, 2.0][:count], bandwidth)
     f = get_divergence(name)
     value, grad = _core.density_ratio_divergence(
         q, p, bandwidths, 1e-2, 0.2, f.code, f.alpha, f.r_min, True
     )
     expected_value, expected_grad = divergence_twin(q, p, bandwidths, 1e-2, 0.2, f)
-    # Slopes of up to 1000 amplify the rounding of the ratios.
+    # Slopes of up to 1000 amplify the rounding of the ratios, and that grows with b.
     np.testing.assert_allclose(value, expected_value, rtol=1e-10)
-    assert error(grad, expected_grad) < 1e-10
+    assert error(grad, expected_grad) < (1e-10 if b < 192 else 1e-9)
     alone, none = _core.density_ratio_divergence(
         q, p, bandwidths, 1e-2, 0.2, f.code, f.alpha, f.r_min, False
     )
@@ -361,12 +400,22 @@ def test_same_rows_give_one_as_the_ridge_vanishes() -> None:
 
 
 @pytest.mark.usefixtures("isa")
-def test_permuting_private_rows_permutes_the_ratio() -> None:
-    q, p, bandwidth = problem(40, 30, 2)
-    order = np.random.default_rng(6).permutation(40)
+@pytest.mark.parametrize("b", [40, 220])
+def test_permuting_private_rows_permutes_the_ratio(b: int) -> None:
+    q, p, _ = problem(b, 30, 2)
+    bandwidth = np.array([0.7, 1.6])
+    order = np.random.default_rng(6).permutation(b)
+    moved = np.ascontiguousarray(q[:, order])
     r = _core.density_ratio(q, p, bandwidth, 1e-2, 0.3)
-    moved = _core.density_ratio(np.ascontiguousarray(q[:, order]), p, bandwidth, 1e-2, 0.3)
-    assert error(moved, r[:, order]) < 1e-12
+    assert error(_core.density_ratio(moved, p, bandwidth, 1e-2, 0.3), r[:, order]) < 1e-11
+    up = np.random.default_rng(7).normal(size=r.shape)
+    rest = (bandwidth, 1e-2, 0.3)
+    grad_q, grad_p = _core.density_ratio_vjp(q, p, *rest, r, up, True, True)
+    other_q, other_p = _core.density_ratio_vjp(
+        moved, p, *rest, r[:, order].copy(), up[:, order].copy(), True, True
+    )
+    assert error(other_q, grad_q[:, order]) < 1e-10
+    assert error(other_p, grad_p) < 1e-10
 
 
 @pytest.mark.usefixtures("isa")
