@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cfloat>
+#include <cmath>
 #include <cstdint>
 
 #include "cholesky.h"
@@ -29,14 +30,19 @@ class LowRankSolver {
     left_.resize(shape.stride);
     for (int64_t j = 0; j < shape.stride; ++j) left_[j] = j < size ? 1.0 : 0.0;
     ridge_ = ridge;
-    for (;;) {
-      if (rank_ >= most) return false;
+    const double least = kLargestTrace * ridge, all = static_cast<double>(size);
+    for (double trace = all; !(trace <= least);) {
+      // The trace falls more and more slowly: if it does not suffice to go on as fast as so far on
+      // average, these rows will not do.
+      if (rank_ >= most || static_cast<double>(most) * std::log(trace / all) >
+                               static_cast<double>(rank_) * std::log(least / all))
+        return false;
       copy_rows(matrix);
       if (!factor_rows(rows_.data(), shape, 0, rank_, rank_ + kTileRows,
                        DBL_EPSILON * static_cast<double>(size)))
         return false;
       rank_ += kTileRows;
-      if (subtract_squares() <= kLargestTrace * ridge) break;
+      trace = subtract_squares();
     }
     for (int64_t i = 0; i < rank_; ++i) {  // the diagonal holds reciprocals
       double& pivot = rows_[i * shape.stride + i];
