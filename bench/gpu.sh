@@ -47,17 +47,12 @@ tests=("$python" -m pytest -q -rs -p no:cacheprovider -p no:benchmark --noconfte
 timeout 200 "$python" bench/gpu.py --warm-keops >"$build/keops.log" 2>&1 &
 keops=$!
 
+# What fails is said at the end: a test that fails, or a sanitizer that takes too long on this
+# machine, costs no report. The benchmarks come before the sanitizers, for one command on a lent
+# machine may be cut off.
+failed=()
 say "tests"
-timeout 150 "${tests[@]}"
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    say "compute-sanitizer, $tool"
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "${tests[@]}" -k "(kernel_sums and shape4 and float32) or (density_ratio and 33) or project or (sliced_wasserstein and (sizes1- or sizes2-) and 2.0) or test_median_distance[64 or test_median_distance[1001 or test_median_of_equal_distances[2"
-  done
-else
-  echo "compute-sanitizer is not installed: skipped"
-fi
+timeout 150 "${tests[@]}" || failed+=("tests ($?)")
 
 if wait "$keops"; then
   with_keops=--keops
@@ -66,5 +61,20 @@ else
   echo "KeOps takes no part: $(tail -1 "$build/keops.log")"
 fi
 say "benchmarks"
-timeout 240 "$python" bench/gpu.py --out bench/results $with_keops
+timeout 240 "$python" bench/gpu.py --out bench/results $with_keops || failed+=("benchmarks ($?)")
+
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    say "compute-sanitizer, $tool"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "${tests[@]}" -k "(kernel_sums and shape4 and float32) or (density_ratio and 33) or project or (sliced_wasserstein and (sizes1- or sizes2-) and 2.0) or test_median_distance[64 or test_median_distance[1001 or test_median_of_equal_distances[2" \
+      || failed+=("$tool ($?)")
+  done
+else
+  echo "compute-sanitizer is not installed: skipped"
+fi
 say "done"
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed, with exit code: ${failed[*]}"
+  exit 1
+fi

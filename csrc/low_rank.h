@@ -131,22 +131,23 @@ class LowRankSolver {
     inner_.resize(inner.numbers());
     projected_.resize(inner.stride);
     weights_.resize(inner.stride);
-    for (int64_t i = 0; i < rank_; i += 4)
-      for (int64_t l = i; l < rank_; l += 4) {
+    constexpr int kDown = 4, kAcross = kVectorRegisters < 32 ? 2 : 4;  // sums held in registers
+    for (int64_t i = 0; i < rank_; i += kDown)
+      for (int64_t l = i; l < rank_; l += kAcross) {
         const double* const upper = rows_.data() + i * stride;
         const double* const lower = rows_.data() + l * stride;
-        Vec<double> sum[4][4] = {};
+        Vec<double> sum[kDown][kAcross] = {};
         for (int64_t j = first_column<double>(l / kTileRows * kTileRows); j < shape_.order;
              j += L) {
-          Vec<double> entry[4];
-          for (int q = 0; q < 4; ++q) entry[q] = load(lower + q * stride + j);
-          for (int r = 0; r < 4; ++r) {
+          Vec<double> entry[kAcross];
+          for (int q = 0; q < kAcross; ++q) entry[q] = load(lower + q * stride + j);
+          for (int r = 0; r < kDown; ++r) {
             const Vec<double> other = load(upper + r * stride + j);
-            for (int q = 0; q < 4; ++q) sum[r][q] += other * entry[q];
+            for (int q = 0; q < kAcross; ++q) sum[r][q] += other * entry[q];
           }
         }
-        for (int r = 0; r < 4; ++r)
-          for (int q = 0; q < 4; ++q)
+        for (int r = 0; r < kDown; ++r)
+          for (int q = 0; q < kAcross; ++q)
             inner_[(i + r) * inner.stride + l + q] = sum_lanes<double>(sum[r][q]);
       }
     for (int64_t i = 0; i < rank_; ++i) inner_[i * (inner.stride + 1)] += ridge_;

@@ -20,7 +20,8 @@ __global__ void __launch_bounds__(kSplitThreads)
   const float own = factor[at];
   const bool finite = fabsf(own) < INFINITY;
   sign[at] = finite ? static_cast<float>((own > 0) - (own < 0)) : own;
-  log_size[at] = finite ? logf(fabsf(own)) : 0.0f;
+  // By way of float64: an ulp of the logarithm of a large factor is in each of its kernels.
+  log_size[at] = finite ? static_cast<float>(log(fabs(static_cast<double>(own)))) : 0.0f;
 }
 
 // A side whose factors are in its shares but for their signs, if `split`.

@@ -125,6 +125,23 @@ def test_kernel_sums(name: str, shape: tuple[int, int, int, int], dtype: str) ->
         assert_close(host(grad), host(expected), dtype)
 
 
+def test_gradients_of_points_far_from_the_centre() -> None:
+    """Near each other, and so far from the mean that products would round their exponents."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(2, 140, 784)).astype(np.float32)
+    x = (y[:, rng.permutation(140)] + 0.05 * rng.normal(size=y.shape)).astype(np.float32)
+    bandwidth, grad = np.array([0.75, 28], np.float32), rng.normal(size=(2, 140))
+    wide = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in (x, y)]
+    own = [on_gpu(a).requires_grad_() for a in (x, y)]
+    truth = functional.gaussian_kernel_sum(*wide, torch.from_numpy(bandwidth.astype(np.float64)))
+    found = functional.gaussian_kernel_sum(*own, on_gpu(bandwidth))
+    truths = torch.autograd.grad(truth, wide, torch.from_numpy(grad))
+    grads = torch.autograd.grad(found, own, on_gpu(grad.astype(np.float32)))
+    for one, expected in zip(grads, truths, strict=True):
+        for s in range(2):
+            assert_close(host(one)[s], host(expected)[s], "float32")
+
+
 @DTYPES
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(
@@ -312,6 +329,13 @@ def test_median_of_equal_distances(k: int, dtype: str) -> None:
         assert_close(host(grads[s]), host(expected), dtype)
     assert float(found[1].detach()) == 0
     assert not grads[1].any()
+
+
+def test_medians_of_more_slices_than_are_worked_on_together() -> None:
+    x = torch.randn(2000, 1000, 2, device="cuda")  # 256 MiB hold the entries of 1859 of them
+    together = kernels.median_distance(x)
+    apart = torch.cat([kernels.median_distance(part) for part in x.split(500)])
+    assert torch.equal(together, apart)
 
 
 @pytest.mark.parametrize("shape", [(1, 2000, 94), (20, 300, 2)])
