@@ -126,6 +126,7 @@ def test_shapes_travel_with_the_weights() -> None:
         (((), 3), ValueError, "sizes must hold at least one column"),
         (((2, 0), 3), ValueError, "sizes must be an integer >= 1; got 0"),
         (((2,), 0), ValueError, "components must be an integer >= 1; got 0"),
+        ((2, 3), TypeError, "sizes must be a sequence; got int 2"),
     ],
 )
 def test_bad_sizes_are_refused(arguments: tuple, error: type[Exception], match: str) -> None:
@@ -346,3 +347,5 @@ def test_bad_rows_are_refused() -> None:
         loss(torch.rand(1, 9))
     with pytest.raises(TypeError, match="x_synthetic"):
         loss([[0.0] * 9])
+    with pytest.raises(TypeError, match="x_synthetic must be a torch tensor; got ndarray"):
+        loss(np.zeros((4, 9)))
