@@ -281,6 +281,7 @@ def slicing_guarantee(
         frame_norm=frame_norm,
     )
     total = setting.checked_delta(delta)
+    notes = _arrays.elements("notes", notes)
 
     kinds = [setting.adjacency]
     if setting.adjacency == "zero_out":
