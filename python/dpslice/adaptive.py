@@ -132,6 +132,8 @@ class AdaptiveSumMechanism:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from dpslice import AdaptiveSumMechanism, KernelSums, MarginalSums
     >>> codes = np.random.default_rng(0).integers(0, 3, (5000, 3))
     >>> mechanism = AdaptiveSumMechanism(
     ...     features=MarginalSums((3, 3, 3), [(0,), (1,), (2,)]),
@@ -247,8 +249,8 @@ class AdaptiveSumMechanism:
 
         Raises
         ------
-        ValueError
-            If epsilon or delta is so small that floating-point numbers cannot deliver it.
+        TypeError, ValueError
+            As `SumMechanism.account`.
         """
         largest = max(math.prod(self._all.shape_of(group)) for group in self._choices)
         choosing = self._norm * math.sqrt(self.choosing_share)
@@ -337,8 +339,8 @@ class AdaptiveSumMechanism:
 
         Raises
         ------
-        TypeError, ValueError, FileExistsError, OSError
-            As `SumMechanism.release`; and if what `estimate` returns is not that.
+        TypeError, ValueError, ReleaseError, FileExistsError, FileNotFoundError, OSError
+            As `SumMechanism.release`; and ValueError if what `estimate` returns is not that.
         """
         if not callable(estimate):
             raise TypeError(f"estimate must be callable; got {_arrays.describe(estimate)}")

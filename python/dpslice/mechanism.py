@@ -201,7 +201,7 @@ class SlicingMechanism:
         d : int
             Number of features.
         n : int, optional
-            Number of rows, to be named in the guarantee. Needed with `amplify_by_order`.
+            Number of rows, public, to be named in the guarantee. Needed with `amplify_by_order`.
 
         Returns
         -------
@@ -213,7 +213,7 @@ class SlicingMechanism:
         TypeError
             If a size is no integer.
         ValueError
-            If a size is less than 1, ``slice_dim > d``, n is missing with `amplify_by_order`, or
+            If a size is out of range, ``slice_dim > d``, n is missing with `amplify_by_order`, or
             epsilon or delta is so small, or sigma so small against max_norm, that floating-point
             numbers cannot deliver it.
         """
@@ -333,6 +333,10 @@ class SlicingMechanism:
             as in `account`.
         FileExistsError
             If `path` exists and is not to be (or cannot be) overwritten.
+        ReleaseError
+            If `path` is a directory that holds something else than a release.
+        FileNotFoundError
+            If the parent directory does not exist.
         OSError
             If the disk is full or cannot be written. After this or any other error, Ctrl-C
             included, nothing is left at `path`.
@@ -479,8 +483,8 @@ class SumMechanism:
         If an argument is of the wrong kind.
     ValueError
         If an argument is out of range, both or neither of `epsilon` and `sigma` are given,
-        `epsilon` comes without `delta`, or they are so small that floating-point numbers cannot
-        deliver them.
+        `epsilon` comes without `delta`, or sampling is asked for under ``replace_one``. (What
+        floating-point numbers cannot deliver, `account` and `release` refuse.)
 
     Notes
     -----
@@ -523,7 +527,7 @@ class SumMechanism:
         Parameters
         ----------
         n : int, optional
-            Number of records, to be named in the guarantee where it is public.
+            Number of records, to be named in the guarantee where it is public (else left out).
 
         Returns
         -------
@@ -532,8 +536,11 @@ class SumMechanism:
 
         Raises
         ------
+        TypeError
+            If `n` is no integer.
         ValueError
-            If epsilon or delta is so small that floating-point numbers cannot deliver it.
+            If `n` is negative, or epsilon, delta or sigma is so small, or sigma so large, that
+            floating-point numbers cannot deliver it.
         """
         assert self.delta is not None
         setting = SumSetting(
@@ -568,7 +575,7 @@ class SumMechanism:
         Parameters
         ----------
         X : array, shape (n, columns), or iterable of such
-            Private records, memory maps included, or blocks of them: integer codes for
+            Private records, memory maps included, or blocks of them: integer codes (NumPy) for
             `MarginalSums`, rows of float32 or float64 (NumPy, torch or CuPy) for other features.
         path : path, optional
             Directory to save the release in; it appears once it is complete.
@@ -595,6 +602,10 @@ class SumMechanism:
             column's levels, NaN or infinity (the record is named); or as in `account`.
         FileExistsError
             If `path` exists and is not to be (or cannot be) overwritten.
+        ReleaseError
+            If `path` is a directory that holds something else than a release.
+        FileNotFoundError
+            If the parent directory does not exist.
         OSError
             If the disk is full or cannot be written. After this or any other error, Ctrl-C
             included, nothing is left at `path`.
