@@ -49,7 +49,7 @@ class ProductMixture(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        If an argument is no positive integer, or there is no column.
+        If a size or a number is no positive integer, or there is no column.
     """
 
     latent_dim = 1
@@ -58,7 +58,8 @@ class ProductMixture(nn.Module):
         self, sizes: Sequence[int], components: int, fine_bins: Sequence[int] = ()
     ) -> None:
         super().__init__()
-        self.sizes = tuple(_arrays.positive_integer("sizes", size) for size in sizes)
+        given = _arrays.elements("sizes", sizes)
+        self.sizes = tuple(_arrays.positive_integer("sizes", size) for size in given)
         if not self.sizes:
             raise ValueError("sizes must hold at least one column; got none")
         self.components = _arrays.positive_integer("components", components)
@@ -68,12 +69,23 @@ class ProductMixture(nn.Module):
             self.register_buffer(name, torch.zeros(bins + 1, dtype=torch.float64))
 
     def set_shapes(self, shapes: Sequence[FineShape]) -> None:
-        """Keep the shapes of the columns that have one, in order."""
+        """Keep the shapes of the columns that have one, in order.
+
+        Parameters
+        ----------
+        shapes : sequence of FineShape
+            One for each of `fine_bins`.
+        """
         for name, shape in zip(self._shapes, shapes, strict=True):
             self.get_buffer(name).copy_(torch.from_numpy(shape.cumulative))
 
     def shapes(self) -> list[FineShape]:
-        """Return the shapes that `set_shapes` was given."""
+        """Return the shapes that `set_shapes` was given.
+
+        Returns
+        -------
+        list of FineShape
+        """
         return [FineShape(self.get_buffer(name).numpy()) for name in self._shapes]
 
     def forward(self, z: Tensor) -> Tensor:
@@ -86,7 +98,7 @@ class ProductMixture(nn.Module):
 
         Returns
         -------
-        Tensor, shape (K, sum of sizes)
+        Tensor, shape (K, sum of sizes), float32
             Row l: the distributions of component l, column after column.
         """
         parts = self.logits.split(self.sizes, dim=1)
