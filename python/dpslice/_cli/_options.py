@@ -107,7 +107,8 @@ ModelsOption = Annotated[
     int | None,
     typer.Option(
         "--models",
-        help="Of method sums: models fitted from different starts, whose union is the result.",
+        help="Of method sums: models fitted from different starts, whose union is the result. "
+        "Default: 1.",
     ),
 ]
 SeparatorOption = Annotated[
@@ -122,6 +123,7 @@ MissingOption = Annotated[
     list[str] | None,
     typer.Option(
         "--missing",
+        metavar="CELL",
         help="Cell of the real tables that means a missing value, beside the empty one; may be "
         "given several times.",
     ),
