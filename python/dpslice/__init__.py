@@ -18,7 +18,7 @@ Beside the names below there are the modules ``dpslice.accounting`` (epsilon, de
 count) and ``dpslice.frames`` (random directions). The command ``dpslice --help`` is for tables.
 """
 
-from dpslice import accounting, divergences, kernels
+from dpslice import accounting, divergences, features, frames, kernels
 from dpslice._version import __version__
 from dpslice.accounting import Guarantee
 from dpslice.adaptive import AdaptiveSumMechanism
@@ -50,6 +50,8 @@ __all__ = [
     "__version__",
     "accounting",
     "divergences",
+    "features",
+    "frames",
     "get_num_threads",
     "kernels",
     "set_num_threads",

@@ -42,7 +42,7 @@ from dpslice.tabular._places import (
 from dpslice.tabular.columns import Categorical, Column, Datetime, Number
 from dpslice.tabular.schema import Schema
 
-__all__ = ["Discretization", "FineShape"]
+__all__ = ["Discretization", "FineShape", "Levels"]
 
 Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]

@@ -208,7 +208,8 @@ class Encoding:
     max_norm : float
         C: no encoded row is longer. Attained, but for rounding.
     diameter : float
-        D: no two encoded rows are farther apart. Attained, but for rounding.
+        D: no two encoded rows are farther apart. Attained, but for rounding, and where the places
+        of whole numbers leave out the farthest.
 
     Raises
     ------

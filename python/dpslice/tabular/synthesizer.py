@@ -87,7 +87,7 @@ class Synthesizer:
         release's noise.
     amplify_by_order : bool
         Of rows: whether the guarantee counts on their secret order, which takes less noise at an
-        epsilon of up to some 3 (`dpslice.SlicingMechanism`).
+        epsilon below some 2, or 4 under ``replace_one`` (`dpslice.SlicingMechanism`).
 
     Attributes
     ----------
