@@ -23,7 +23,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,6 +168,23 @@ class AdaptiveSumMechanism:
     delta: float | None = None
     sigma: float | None = None
     adjacency: str = "zero_out"
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            *,
+            features: MarginalSums | KernelSums,
+            candidates: Sequence[Sequence[int]] | KernelSums,
+            rounds: int,
+            tables_per_round: int = 1,
+            counting_share: float = 0.3,
+            choosing_share: float = 0.05,
+            epsilon: float | None = None,
+            delta: float | None = None,
+            sigma: float | None = None,
+            adjacency: str = "zero_out",
+        ) -> None: ...
 
     # Features and candidates, each group once, and what the two are called there.
     _all: GroupedSums[Group] = field(init=False, repr=False, compare=False)

@@ -7,9 +7,10 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dpslice import _arrays, _core, frames
 from dpslice.features._base import (
@@ -157,6 +158,18 @@ class KernelSums(RowFeatures, GroupedSums[int]):
     max_norm: float = 1.0
     bound: float | Numbers | None = None  # of all slices together, or [m]
     weights: tuple[float, ...] = ()
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            frame: ArrayLike,
+            landmarks: ArrayLike,
+            bandwidth: ArrayLike,
+            max_norm: float = 1.0,
+            bound: ArrayLike | None = None,
+            weights: Sequence[float] = (),
+        ) -> None: ...
 
     name_in_files = "kernel_sums"
     groups_called = "slices"

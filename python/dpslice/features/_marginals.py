@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,6 +59,15 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
     sizes: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]
     weights: tuple[float, ...] = ()
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            sizes: Sequence[int],
+            groups: Sequence[Sequence[int]],
+            weights: Sequence[float] = (),
+        ) -> None: ...
 
     name_in_files = "marginal_sums"
     groups_called = "tables"
@@ -147,9 +156,7 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         """Sum of a record's indicators of a group."""
         return 1
 
-    def take(
-        self, groups: Sequence[tuple[int, ...]], weights: Sequence[float] = ()
-    ) -> MarginalSums:
+    def take(self, groups: Sequence[Sequence[int]], weights: Sequence[float] = ()) -> MarginalSums:
         """Return a map of some groups, with other weights where they are given.
 
         Parameters

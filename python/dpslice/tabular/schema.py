@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -64,6 +64,17 @@ class Schema:
     name: str | None = None
     description: str | None = None
     guarantee: Guarantee | None = None
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            columns: Sequence[Column],
+            target: str | None = None,
+            name: str | None = None,
+            description: str | None = None,
+            guarantee: Guarantee | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, (str, Mapping)) or not isinstance(self.columns, Sequence):
