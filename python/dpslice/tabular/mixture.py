@@ -118,12 +118,18 @@ class ProductMixture(nn.Module):
             Standard deviation of the logits. Equal components would stay equal.
         seed : int
             Seed of the scatter.
+
+        Raises
+        ------
+        ValueError
+            If `counts` are not of these columns.
         """
         centres = []
         for size, noisy in zip(self.sizes, counts, strict=True):
             # Half a count for each level: a start must not rule one out.
             share = np.maximum(np.asarray(noisy, dtype=np.float64), 0.0) + 0.5
-            assert share.shape == (size,)
+            if share.shape != (size,):
+                raise ValueError(f"counts must be one for each of {size} levels; got {share.shape}")
             centres.append(np.log(share / share.sum()))
         scatter = torch.randn(
             self.logits.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
@@ -164,9 +170,13 @@ class ProductMixture(nn.Module):
         Raises
         ------
         ValueError
-            If the model gives the condition no probability that a float could hold.
+            If `given` holds no level of a column, or the model gives the condition no probability
+            that a float could hold.
         """
         given = dict(given or {})
+        for j, level in given.items():
+            if not (0 <= j < len(self.sizes) and 0 <= level < self.sizes[j]):
+                raise ValueError(f"given must map columns to their levels; got {j}: {level}")
         distributions = self.probabilities()
         chosen = self._choose_components(n, rng, [distributions[j][:, v] for j, v in given.items()])
         codes = np.empty((n, len(self.sizes)), dtype=np.int64)
