@@ -1525,6 +1525,10 @@ def test_bad_composition() -> None:
         accounting.composed_delta(1.0, [1])
     with pytest.raises(ValueError, match="at least one Slicing"):
         accounting.composed_delta(1.0, [])
+    with pytest.raises(TypeError, match="parts must be a sequence; got int 5"):
+        accounting.composed_delta(1.0, 5)
+    with pytest.raises(TypeError, match="others must be a sequence; got int 5"):
+        accounting.composed_delta(1.0, [part], others=5)
     with pytest.raises(TypeError, match="others must hold pairs"):
         accounting.composed_delta(1.0, [part], others=[0.5])
     with pytest.raises(ValueError, match="epsilon of a pair in others"):
@@ -1533,6 +1537,22 @@ def test_bad_composition() -> None:
         accounting.composed_delta(1.0, [part], others=[(1.0, 1.0)])
     with pytest.raises(ValueError, match="delta must exceed what the other mechanisms need"):
         accounting.composed_epsilon(1e-6, [part], others=[(1.0, 1e-6)])
+
+
+def test_parts_and_notes_are_sequences() -> None:
+    """An iterator is kept whole, and one sentence is not taken for its letters."""
+    facts = {"epsilon": 1.0, "delta": 1e-6, "adjacency": "zero_out", "mechanism": "test"}
+    part = Guarantee(**facts)
+    assert Guarantee(**facts, parts=(each for each in [part])).parts == (part,)
+    for name in ("parts", "notes"):
+        with pytest.raises(TypeError, match=f"{name} must be a sequence; got int 5"):
+            Guarantee(**facts, **{name: 5})
+    with pytest.raises(TypeError, match="notes must be a sequence; got str"):
+        accounting.slicing_guarantee(sigma=1.0, delta=1e-6, d=3, p=3, notes="One sentence.")
+    with pytest.raises(TypeError, match="notes must be a sequence; got str"):
+        accounting.sum_guarantee(
+            sigma=1.0, delta=1e-6, cells=3, norm=1.0, diameter=1.4, notes="One sentence."
+        )
 
 
 def test_bad_numerical_loss_and_shuffling() -> None:

@@ -209,6 +209,16 @@ def test_a_schema_too_wide_for_pairs_is_refused() -> None:
             "codes must lie within the levels",
         ),
         (
+            lambda: Discretization(SCHEMA).decode(np.zeros((2, 6)), {}, np.random.default_rng(0)),
+            TypeError,
+            "codes must be an array of integers; got ndarray",
+        ),
+        (
+            lambda: Discretization(SCHEMA).decode(np.zeros((2, 6), int), {}, 5),
+            TypeError,
+            "rng must be a",
+        ),
+        (
             lambda: Discretization(SCHEMA).encode(_table(3).drop(columns="age")),
             ValueError,
             "age",

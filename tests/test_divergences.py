@@ -260,6 +260,15 @@ def test_arrays_keep_shape_and_dtype(name: str, dtype: type) -> None:
     assert f.value(np.zeros((0, 2), dtype)).shape == (0, 2)
 
 
+@pytest.mark.parametrize("number", [2, 2.0, np.float64(2.0), np.float32(2.0), np.int64(2)])
+def test_numbers_give_floats(number: Any) -> None:
+    for function in (REGISTRY["pearson"].value, REGISTRY["pearson"].derivative):
+        assert function is not None
+        assert type(function(number)) is float
+    assert REGISTRY["pearson"].value(number) == 1.0
+    assert REGISTRY["pearson"].value(np.array(2.0)).shape == ()
+
+
 def test_every_instruction_set_gives_the_same() -> None:
     t = np.geomspace(1e-6, 1e6, 101)
     current = _core.isa()
@@ -345,6 +354,7 @@ def _square(t: Any) -> Any:
         ({"r_min": -1.0}, ValueError, "r_min must be a finite number >= 0"),
         ({"r_min": 1.0}, ValueError, "r_min must be >= 0 and < 1"),
         ({"domain": ""}, ValueError, "domain must not be empty"),
+        ({"doc": 3}, TypeError, "doc must be a string; got 3"),
     ],
 )
 def test_divergence_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -564,3 +564,19 @@ def test_bad_custom_features_are_refused(tmp_path: Path) -> None:
     loaded = Release.load(path).features
     with pytest.raises(ValueError, match="loaded without their function"):
         SumMechanism(features=loaded, sigma=1.0).release(_rows(5, 3))
+
+
+def test_take_gives_some_of_the_groups() -> None:
+    counts = MarginalSums((2, 3), [(0,), (0, 1)], [1.0, 2.0])
+    assert counts.take([[0, 1]]) == MarginalSums((2, 3), [(0, 1)], [2.0])
+    for weights in ((), (1.0,)):
+        with pytest.raises(ValueError, match=r"groups must be some of the map's; got \(1,\)"):
+            counts.take([(1,)], weights)
+    with pytest.raises(TypeError, match="groups must be a sequence; got int 1"):
+        counts.take([1])
+
+
+def test_corners_out_of_reach_are_no_landmarks() -> None:
+    features = KernelSums.on_random_slices(4, n_slices=2, slice_dim=2, n_landmarks=5, seed=0)
+    assert features.n_landmarks == 13  # of 25
+    assert np.linalg.norm(features.landmarks, axis=2).max() <= features.max_norm

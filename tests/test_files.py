@@ -328,3 +328,13 @@ def test_whole_numbers_are_written_as_such(tmp_path):
     ]
     back = read_csv(path, dict.fromkeys(table.columns, "real"))
     pd.testing.assert_frame_equal(back, table)
+
+
+def test_arguments_of_other_kinds_are_refused(tmp_path):
+    """A word is no list of its letters, of which some may be cells of the table."""
+    path = write(tmp_path / "t.csv", "job\nA\n")
+    with pytest.raises(TypeError, match="missing must be a sequence; got str 'NA'"):
+        read_csv(path, {"job": "categorical"}, missing="NA")
+    with pytest.raises(TypeError, match="schema must be a Schema, or a mapping"):
+        read_csv(path, ["job"])
+    assert read_csv(path, {"job": "categorical"}, missing={"NA", ""})["job"].tolist() == ["A"]

@@ -195,3 +195,8 @@ def test_bad_arguments() -> None:
             make(3, 0, rng())
         with pytest.raises(TypeError, match=r"rng must be a numpy.random.Generator"):
             make(3, 3, 7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"rng must be a numpy.random.Generator"):
+        frames.haar_columns((3, 3), 7)  # type: ignore[arg-type]
+    for shape in ((3, 4), (2, 3, 4), (3,)):
+        with pytest.raises(ValueError, match="with columns <= rows; got"):
+            frames.haar_columns(shape, rng())

@@ -161,3 +161,10 @@ def test_options_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         TabularGenerator(encoding, **options)  # type: ignore[arg-type]
+
+
+def test_arguments_of_other_kinds_are_refused(encoding: Encoding) -> None:
+    with pytest.raises(TypeError, match="encoding must be an Encoding; got"):
+        TabularGenerator(SCHEMA)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="hidden must be a sequence; got int 8"):
+        TabularGenerator(encoding, hidden=8)  # type: ignore[arg-type]

@@ -595,6 +595,8 @@ def test_bad_arguments():
     table = mixed_table(10, 0)
     with pytest.raises(ValueError, match="target must be one of the schema's columns; got 'wage'"):
         scores(table, table, SCHEMA, target="wage")
+    with pytest.raises(TypeError, match="schema must be a Schema; got 5"):
+        scores(table, table, 5)
     with pytest.raises(TypeError, match="target must be a column name; got 3"):
         scores(table, table, SCHEMA, target=3)
     with pytest.raises(ValueError, match="seed must be an integer >= 0"):

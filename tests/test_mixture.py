@@ -101,6 +101,17 @@ def test_few_rows(n: int) -> None:
     assert ((codes >= 0) & (codes < np.array(SIZES))).all()
 
 
+@pytest.mark.parametrize("given", [{0: 3}, {0: -1}, {3: 0}, {-1: 0}])
+def test_conditions_are_levels_of_columns(given: dict[int, int]) -> None:
+    with pytest.raises(ValueError, match="given must map columns to their levels; got"):
+        _mixture().sample(4, np.random.default_rng(0), given=given)
+
+
+def test_counts_of_a_start_are_those_of_the_columns() -> None:
+    with pytest.raises(ValueError, match=r"counts must be one for each of 2 levels; got \(3,\)"):
+        _mixture().start_from([np.ones(3), np.ones(3), np.ones(4)], spread=0.5, seed=0)
+
+
 def test_impossible_conditions_are_refused() -> None:
     mixture = _mixture()
     with torch.no_grad():
@@ -126,6 +137,7 @@ def test_shapes_travel_with_the_weights() -> None:
         (((), 3), ValueError, "sizes must hold at least one column"),
         (((2, 0), 3), ValueError, "sizes must be an integer >= 1; got 0"),
         (((2,), 0), ValueError, "components must be an integer >= 1; got 0"),
+        ((2, 3), TypeError, "sizes must be a sequence; got int 2"),
     ],
 )
 def test_bad_sizes_are_refused(arguments: tuple, error: type[Exception], match: str) -> None:
@@ -346,3 +358,5 @@ def test_bad_rows_are_refused() -> None:
         loss(torch.rand(1, 9))
     with pytest.raises(TypeError, match="x_synthetic"):
         loss([[0.0] * 9])
+    with pytest.raises(TypeError, match="x_synthetic must be a torch tensor; got ndarray"):
+        loss(np.zeros((4, 9)))

@@ -485,6 +485,9 @@ def test_sums_that_no_table_has(count: float) -> None:
         forged.estimated_n  # noqa: B018 -- a property that raises
     with pytest.raises(ReleaseError, match=r"sums must lie within ±1e\+100; got one of 1e\+300"):
         SumRelease(features, np.full(5, -1e300), made.sigma, made.guarantee)
+    for shape in ((6,), (1, 5), ()):
+        with pytest.raises(ReleaseError, match=r"sums must have shape \(5,\), a number for each"):
+            SumRelease(features, np.ones(shape), made.sigma, made.guarantee)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import subprocess
+import sys
 import tomllib
 
 import numpy as np
@@ -94,6 +96,7 @@ TIME = datetime.datetime
         (lambda: Schema([Boolean("b"), Boolean("b")]), ValueError, "'b' occurs twice"),
         (lambda: Schema([Boolean("b")], target="c"), ValueError, "target must name a column"),
         (lambda: Schema([Boolean("b")], name=3), TypeError, "name must be a string"),
+        (lambda: Schema([Boolean("b")], guarantee=3), TypeError, "guarantee must be a Guarantee"),
         (lambda: Schema(["b"]), TypeError, "columns must be Categorical, Boolean"),
         (lambda: Schema("b"), TypeError, "columns must be a list"),
     ],
@@ -718,3 +721,19 @@ def test_empty_strings_of_a_nullable_column_are_not_inferred():
         Schema.infer(table, **how)
     strict = Schema.infer(table.dropna(), **how, nullable=False)
     assert strict["job"].categories == ("", "cook")
+
+
+def test_overrides_must_be_a_mapping():
+    metadata = {"columns": {"smoker": {"sdtype": "boolean"}}}
+    with pytest.raises(TypeError, match="overrides must be a mapping; got 5"):
+        Schema.from_sdv_metadata(metadata, overrides=5)
+
+
+def test_names_imported_on_demand_are_listed():
+    """Completion and help() show them, and torch is not imported for that."""
+    code = (
+        "import sys, dpslice.tabular as t\n"
+        "assert set(t.__all__) <= set(dir(t)), dir(t)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -613,6 +613,9 @@ def test_a_release_of_no_table_is_refused(fitted: Synthesizer) -> None:
     match = "rows of 10 entries" if fitted.method == "rows" else "release must be of kind 'sums'"
     with pytest.raises(ValueError, match=match):
         fitted.train(release)
+    for call in (Synthesizer.from_release, fitted.train):
+        with pytest.raises(TypeError, match=r"release must be a dpslice\.Release; got 5"):
+            call(5)
 
 
 def test_bad_model_files_are_refused(fitted: Synthesizer, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+import dpslice
+
 _FORKS = """
 import os, sys
 import numpy as np
@@ -38,3 +40,16 @@ def test_kernels_work_in_a_forked_child() -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the child too, should it wait for ever
+
+
+def test_bad_numbers_of_threads_are_refused() -> None:
+    before = dpslice.get_num_threads()
+    for number, error in (
+        (0, ValueError),
+        (2**31, ValueError),
+        (2**70, ValueError),
+        (1.5, TypeError),
+    ):
+        with pytest.raises(error, match="threads must be an integer"):
+            dpslice.set_num_threads(number)  # type: ignore[arg-type]
+    assert dpslice.get_num_threads() == before

@@ -843,7 +843,7 @@ def test_wrong_numbers_are_refused():
             functional.density_ratio(x, y, torch.tensor([1.0, bandwidth]), 0.1)
     with pytest.raises(TypeError, match="bandwidth must be a finite number > 0"):
         functional.gaussian_kernel_sum(x, y, "median")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"> 0; got ndarray of shape \(2,\) and dtype float64"):
+    with pytest.raises(TypeError, match=r"a torch tensor; got ndarray of shape \(2,\) and dtype"):
         functional.gaussian_kernel_sum(x, y, np.ones(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ridge must be a finite number >= 0"):
         functional.density_ratio(x, y, 1.0, -0.1)
@@ -898,7 +898,7 @@ def test_arrays_of_other_libraries_are_refused():
         functional.gaussian_kernel_sum(None, t, 1.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="y must be a torch tensor; got NoneType"):
         functional.sliced_wasserstein(t[0], None)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="bandwidth must hold real numbers; got a tensor of"):
+    with pytest.raises(TypeError, match="bandwidth must be a floating-point tensor; got"):
         functional.gaussian_kernel_sum(t, t, torch.tensor(1 + 1j))
 
 

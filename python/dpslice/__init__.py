@@ -1,14 +1,24 @@
 """dpslice: train generative models on private data.
 
-Private rows are projected once onto random directions, with Gaussian noise, and published. All that
-follows is post-processing and costs no privacy: any generator is trained, tuned and restarted
-against the noisy slices.
+Private records are read once and published with Gaussian noise, as a release: of rows, each
+projected onto random directions (`SlicingMechanism`), or of sums of features (`SumMechanism`,
+`AdaptiveSumMechanism`). All that follows is post-processing and costs no privacy: any generator is
+trained, tuned and restarted against the release.
 
-``dpslice`` itself needs NumPy alone. ``dpslice.torch`` (losses and training) and
-``dpslice.tabular`` (tables) need the extras of the same names.
+``dpslice`` itself needs NumPy alone. Two packages need the extras of the same names, and are
+not imported with it (``import dpslice.torch``):
+
+``dpslice.torch``
+    Losses between a release and synthetic rows, training, and differentiable kernels.
+``dpslice.tabular``
+    Tables: schemas, `dpslice.tabular.Synthesizer`, files, reports.
+
+Beside the names below there are the modules ``dpslice.accounting`` (epsilon, delta and sigma),
+``dpslice.kernels`` (array functions), ``dpslice.divergences``, ``dpslice.features`` (what sums
+count) and ``dpslice.frames`` (random directions). The command ``dpslice --help`` is for tables.
 """
 
-from dpslice import accounting, divergences, kernels
+from dpslice import accounting, divergences, features, frames, kernels
 from dpslice._version import __version__
 from dpslice.accounting import Guarantee
 from dpslice.adaptive import AdaptiveSumMechanism
@@ -40,6 +50,8 @@ __all__ = [
     "__version__",
     "accounting",
     "divergences",
+    "features",
+    "frames",
     "get_num_threads",
     "kernels",
     "set_num_threads",

@@ -777,8 +777,8 @@ def operand(
         raise TypeError(f"{name} must not be a masked array: the kernels know no mask")
     if library == "torch" and value.requires_grad:
         raise ValueError(
-            f"{name} must not require a gradient: dpslice.kernels is not differentiable; "
-            "use the function of the same name in dpslice.torch.functional, or pass detach()ed"
+            f"{name} must not require a gradient, which is not made here: use the function of the "
+            "same name in dpslice.torch.functional, if there is one, or pass detach()ed"
         )
     _check_axes(name, tuple(value.shape), axes)
     dtype = _kernel_dtype(name, value)
@@ -954,7 +954,7 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
     x : Tensor, shape (c, d)
         Synthetic rows; finite, which is not looked at in device memory.
     d : int
-        Features of the release that they are compared with.
+        Columns of the private rows that they are compared with.
 
     Returns
     -------
@@ -966,7 +966,7 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
         raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}")
     if x.ndim != 2 or x.shape[1] != d or x.shape[0] < 1:
         raise ValueError(
-            f"{name} must have shape (c, {d}) with c >= 1 to match the release; "
+            f"{name} must have shape (c, {d}) with c >= 1, as the private rows have {d} columns; "
             f"got {tuple(x.shape)}"
         )
     if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(x.device.type):

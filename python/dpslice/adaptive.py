@@ -23,7 +23,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,8 @@ class AdaptiveSumMechanism:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from dpslice import AdaptiveSumMechanism, KernelSums, MarginalSums
     >>> codes = np.random.default_rng(0).integers(0, 3, (5000, 3))
     >>> mechanism = AdaptiveSumMechanism(
     ...     features=MarginalSums((3, 3, 3), [(0,), (1,), (2,)]),
@@ -166,6 +168,23 @@ class AdaptiveSumMechanism:
     delta: float | None = None
     sigma: float | None = None
     adjacency: str = "zero_out"
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            *,
+            features: MarginalSums | KernelSums,
+            candidates: Sequence[Sequence[int]] | KernelSums,
+            rounds: int,
+            tables_per_round: int = 1,
+            counting_share: float = 0.3,
+            choosing_share: float = 0.05,
+            epsilon: float | None = None,
+            delta: float | None = None,
+            sigma: float | None = None,
+            adjacency: str = "zero_out",
+        ) -> None: ...
 
     # Features and candidates, each group once, and what the two are called there.
     _all: GroupedSums[Group] = field(init=False, repr=False, compare=False)
@@ -247,8 +266,8 @@ class AdaptiveSumMechanism:
 
         Raises
         ------
-        ValueError
-            If epsilon or delta is so small that floating-point numbers cannot deliver it.
+        TypeError, ValueError
+            As `SumMechanism.account`.
         """
         largest = max(math.prod(self._all.shape_of(group)) for group in self._choices)
         choosing = self._norm * math.sqrt(self.choosing_share)
@@ -337,8 +356,8 @@ class AdaptiveSumMechanism:
 
         Raises
         ------
-        TypeError, ValueError, FileExistsError, OSError
-            As `SumMechanism.release`; and if what `estimate` returns is not that.
+        TypeError, ValueError, ReleaseError, FileExistsError, FileNotFoundError, OSError
+            As `SumMechanism.release`; and ValueError if what `estimate` returns is not that.
         """
         if not callable(estimate):
             raise TypeError(f"estimate must be callable; got {_arrays.describe(estimate)}")

@@ -13,11 +13,14 @@ the kernels. A divergence of one's own is a `Divergence` with a function.
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from dpslice import _arrays
 
@@ -42,12 +45,12 @@ class Divergence:
         How it is asked for.
     value : callable
         f. That of a divergence of one's own is called by the torch losses on a tensor, with
-        autograd. Those of the registry take a number or an array (NumPy or torch, float32 or
-        float64, any shape, >= 0) and return the same kind, without autograd.
+        autograd. Those of the registry take a number or an array (NumPy, torch or CuPy, float32
+        or float64, any shape), finite and >= 0, and return the same kind, without autograd.
     derivative : callable, optional
         f', which the losses do not call: they differentiate `value`. Those of the registry have it.
     domain : str
-        Interval of t on which f is finite.
+        Interval of t on which f is finite, in words: it is shown, not checked.
     r_min : float
         Losses evaluate f at ``max(r, r_min)``, with gradient zero where the maximum is `r_min`.
         It is 0 where f and f' are finite there.
@@ -85,6 +88,8 @@ class Divergence:
             found = _arrays.describe(self.derivative)
             raise TypeError(f"derivative must be callable or None; got {found}")
         _arrays.text("domain", self.domain)
+        if not isinstance(self.doc, str):
+            raise TypeError(f"doc must be a string; got {_arrays.describe(self.doc)}")
         if _arrays.nonnegative_real("r_min", self.r_min) >= 1:
             raise ValueError(
                 f"r_min must be >= 0 and < 1, the ratio of equal densities; got {self.r_min}"
@@ -116,7 +121,9 @@ class _Compiled:
         ratios = _arrays.ratio_values("t", t)
         core = _arrays.backend_for(ratios.place)
         result = core.divergence(self.code, self.alpha, ratios.array)[self.part]
-        return _arrays.same_kind(result, ratios.place) if hasattr(t, "shape") else float(result)
+        if isinstance(t, (numbers.Real, np.number)):  # NumPy's own numbers have a shape, too
+            return float(result)
+        return _arrays.same_kind(result, ratios.place)
 
 
 def _compiled(

@@ -55,7 +55,17 @@ def haar_columns(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     array, shape `shape`, float64
         The QR factor Q of a Gaussian matrix, the signs of diag(R) moved into Q: without that step
         the law would depend on the conventions of the QR routine and not be uniform.
+
+    Raises
+    ------
+    TypeError
+        If `rng` is no NumPy generator.
+    ValueError
+        If `shape` has fewer than two axes, or more columns than rows.
     """
+    rng = _arrays.random_generator("rng", rng)
+    if len(shape) < 2 or shape[-1] > shape[-2]:
+        raise ValueError(f"shape must be (..., rows, columns) with columns <= rows; got {shape}")
     q, r = np.linalg.qr(rng.standard_normal(shape))
     diagonal = np.diagonal(r, axis1=-2, axis2=-1)
     signed: Array = q * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
@@ -85,6 +95,8 @@ def orthonormal_frame(d: int, p: int, rng: np.random.Generator) -> Array:
         If `d` or `p` is no integer, or `rng` no NumPy generator.
     ValueError
         If `d` or `p` is less than 1.
+    RuntimeError
+        If NumPy's QR routine returns columns that are not orthonormal.
     """
     d, p, rng = _checked(d, p, rng)
     frame = np.empty((d, p))
@@ -151,6 +163,13 @@ def column_norm_bound(kind: str, d: int, p: int) -> float:
         1 for ``orthonormal``; for ``gaussian``
         :math:`\sqrt{1 + 2\sqrt{t/d} + 2t/d}` with t = 50 + ln p, which all p columns together
         exceed with probability at most e^-50 (Laurent and Massart 2000, Lemma 1).
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If `kind` is unknown, or `d` or `p` is less than 1.
     """
     d, p = _arrays.positive_integer("d", d), _arrays.positive_integer("p", p)
     if _arrays.choice("kind", kind, FRAMES) == "orthonormal":
@@ -171,7 +190,7 @@ def worst_case_norm(kind: str, d: int, p: int, seed: int) -> float | None:
     d, p : int
         Rows and columns of the frame.
     seed : int
-        Its seed.
+        Its seed, which matters for ``gaussian`` alone.
 
     Returns
     -------
@@ -180,6 +199,11 @@ def worst_case_norm(kind: str, d: int, p: int, seed: int) -> float | None:
         p a multiple of d, whose accounting is the same for a known frame. For ``gaussian`` the
         largest singular value of the frame, which is drawn for it: O(d p min(d, p)) time. Both
         rounded up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `make_frame`.
     """
     d, p = _arrays.positive_integer("d", d), _arrays.positive_integer("p", p)
     if _arrays.choice("kind", kind, FRAMES) == "orthonormal":
@@ -213,6 +237,8 @@ def make_frame(kind: str, d: int, p: int, seed: int | None = None) -> Array:
         If an argument is of the wrong kind.
     ValueError
         If `kind` is unknown, `d` or `p` is less than 1, or `seed` is negative.
+    RuntimeError
+        As `orthonormal_frame`.
     """
     kind = _arrays.choice("kind", kind, FRAMES)
     entropy = None if seed is None else _arrays.integer("seed", seed, minimum=0)

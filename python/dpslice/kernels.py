@@ -1,9 +1,11 @@
 r"""The kernels on arrays: batched over slices, NumPy, torch or CuPy arrays in, the same kind out.
 
-Shapes are those of the whole library: m slices of dimension k, with b and c points in each. Every
-function computes in the dtype of its arguments, float32 or float64, with as many threads as
+Shapes are those of the whole library: m slices of dimension k, with b and c points in each. Results
+are in the dtype of the arguments, float32 or float64, and are made with as many threads as
 ``dpslice.set_num_threads`` says. Arrays of any strides and byte order are taken; what the kernels
-cannot read as it lies is copied first. No axis may be empty. Ctrl-C is heeded when a call ends.
+cannot read as it lies is copied first. No axis may be empty. Points in float32 must lie within 1e17
+bandwidths of the origin, in float64 within 1e150. What breaks one of these rules is a ValueError,
+and a masked array a TypeError. Ctrl-C is heeded when a call ends.
 
 CUDA tensors and CuPy arrays are worked on where they lie, on the current stream of their device, if
 this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are
@@ -12,8 +14,8 @@ CUDA graph is recorded it does not, and such a slice is NaN. Memory for work com
 own library. Kernel sums of float32 tensors in more than 8 dimensions have the bits of TensorFloat32
 where ``torch.set_float32_matmul_precision`` allows it; those of CuPy arrays, all of float32.
 
-Nothing here is differentiable: ``dpslice.torch.functional`` has each kernel as a torch operator
-with its derivative.
+Nothing here is differentiable: a tensor that requires a gradient is a ValueError, and
+``dpslice.torch.functional`` has each kernel as a torch operator with its derivative.
 """
 
 from __future__ import annotations
@@ -79,8 +81,9 @@ def project(
         If an input is not an array, or kinds or dtypes are unsupported or differ.
     ValueError
         If shapes or devices disagree, values are not finite, or `sigma` is negative or so large
-        that noise leaves the dtype; if `sigma` is 0 or a `key` is given with secure noise; if the
-        secure noise is so small that the dtype cannot hold its grid.
+        that noise leaves the dtype; if `noise` is another word; with secure noise, if `sigma` is 0
+        or not between 1e-270 and 1e270, or a `key` is given; with fast noise, if a number of the
+        `key` is out of range.
 
     Notes
     -----
@@ -172,8 +175,9 @@ def gaussian_kernel_sum(
         Query points of each slice, in any one unit of length.
     y : array, shape (m, c, k)
         Source points; kind, dtype, device and unit of `x`.
-    bandwidth : float or array, shape (m,)
-        Kernel bandwidth g, in the unit of `x`. Finite and positive.
+    bandwidth : float or array, shape (m,) or ()
+        Kernel bandwidth g, in the unit of `x`. Finite and positive. An array is of the kind and
+        device of `x`, in float32 or float64.
     weights : array, shape (m, c), optional
         Weights w of the source points; zero and negative ones are fine. Default: all one.
 
@@ -222,8 +226,9 @@ def gaussian_kernel_logsumexp(
         Query points of each slice, in any one unit of length.
     y : array, shape (m, c, k)
         Source points; kind, dtype, device and unit of `x`.
-    bandwidth : float or array, shape (m,)
-        Kernel bandwidth g, in the unit of `x`. Finite and positive.
+    bandwidth : float or array, shape (m,) or ()
+        Kernel bandwidth g, in the unit of `x`. Finite and positive. An array is of the kind and
+        device of `x`, in float32 or float64.
     log_weights : array, shape (m, c), optional
         Logarithms of the weights w; ``-inf`` is a weight of zero. Default: all zero.
 
@@ -279,8 +284,9 @@ def density_ratio(
         Points at which the ratio is estimated: the released, noisy rows.
     p : array, shape (m, c, k)
         Points of the other distribution: synthetic rows; kind, dtype and device of `q`.
-    bandwidth : float or array, shape (m,)
-        Kernel bandwidth g, in the unit of `q`. Finite and positive.
+    bandwidth : float or array, shape (m,) or ()
+        Kernel bandwidth g, in the unit of `q`. Finite and positive. An array is of the kind and
+        device of `q`, in float32 or float64.
     ridge : float
         The ridge tau on the diagonal, >= 0.
     sigma : float

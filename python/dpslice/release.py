@@ -207,6 +207,8 @@ class Release(ABC):
 
         Raises
         ------
+        TypeError
+            If `overwrite` is no bool.
         FileExistsError
             If `path` exists and is not to be (or cannot be) overwritten.
         FileNotFoundError
@@ -617,6 +619,11 @@ class SumRelease(Release):
         if not isinstance(sums, np.ndarray):
             raise TypeError(f"sums must be a NumPy array; got {_arrays.describe(sums)}")
         # A column, as every array file of a release has two axes.
+        if sums.shape not in ((features.n_cells,), (features.n_cells, 1)):
+            raise ReleaseError(
+                f"sums must have shape ({features.n_cells},), a number for each of the features; "
+                f"got {sums.shape}"
+            )
         self._sums: Array = _read_only("sums", sums.reshape(-1, 1), (np.float64,))
         _refuse_infinite("sums", self._sums)
         if self._sums.size and (largest := float(np.abs(self._sums).max())) > _LARGEST_SUM:
@@ -625,7 +632,6 @@ class SumRelease(Release):
         for name, stated, actual in (
             ("p", guarantee.p, features.n_cells),
             ("n", guarantee.n, self._n),
-            ("cells", features.n_cells, self._sums.shape[0]),
         ):
             if (stated is not None or name == "n") and stated != actual:
                 raise ReleaseError(
@@ -661,12 +667,15 @@ class SumRelease(Release):
 
     @property
     def noise(self) -> Array:
-        """Standard deviation of the noise on each of `sums`, shape (n_cells,)."""
+        """Standard deviation of the noise on each of `sums`, shape (n_cells,), float64."""
         return self._sigma / self._features.cell_weights()
 
     @property
     def n(self) -> int:
-        """Number of records, where it is public; `estimated_n` serves elsewhere."""
+        """Number of records, where it is public; `estimated_n` serves elsewhere.
+
+        Where it is protected, a ReleaseError (which is an AttributeError, too).
+        """
         if self._n is None:
             raise ProtectedError(
                 "the number of records is protected by this release; estimated_n is an estimate "

@@ -28,9 +28,9 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> None:
     """Set the number of threads that kernels use.
 
-    It changes no other library's threads. Results do not depend on it. A forked process (as of
-    `multiprocessing` under Linux before Python 3.14) starts with 1: more would hang there if its
-    parent had used several. Processes that are spawned are free of that.
+    It changes no other library's threads. Results do not depend on it beyond rounding. A forked
+    process (as of `multiprocessing` under Linux before Python 3.14) starts with 1: more would hang
+    there if its parent had used several. Processes that are spawned are free of that.
 
     Parameters
     ----------
@@ -42,6 +42,9 @@ def set_num_threads(threads: int) -> None:
     TypeError
         If `threads` is no integer.
     ValueError
-        If it is less than 1.
+        If it is less than 1, or 2**31 or more.
     """
-    _core.set_num_threads(_arrays.positive_integer("threads", threads))
+    number = _arrays.positive_integer("threads", threads)
+    if number >= 2**31:
+        raise ValueError(f"threads must be an integer < 2**31; got {_arrays.describe(number)}")
+    _core.set_num_threads(number)

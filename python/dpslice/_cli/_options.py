@@ -86,7 +86,8 @@ OrderOption = Annotated[
     typer.Option(
         "--amplify-by-order",
         help="Of method rows: count on the secret random order of the released rows, which takes "
-        "less noise at an epsilon of up to some 3. The table is read twice, to count its rows.",
+        "less noise at an epsilon below some 2, or 4 under replace_one. The table is read twice, "
+        "to count its rows.",
     ),
 ]
 SeedOption = Annotated[
@@ -107,7 +108,8 @@ ModelsOption = Annotated[
     int | None,
     typer.Option(
         "--models",
-        help="Of method sums: models fitted from different starts, whose union is the result.",
+        help="Of method sums: models fitted from different starts, whose union is the result. "
+        "Default: 1.",
     ),
 ]
 SeparatorOption = Annotated[
@@ -122,6 +124,7 @@ MissingOption = Annotated[
     list[str] | None,
     typer.Option(
         "--missing",
+        metavar="CELL",
         help="Cell of the real tables that means a missing value, beside the empty one; may be "
         "given several times.",
     ),

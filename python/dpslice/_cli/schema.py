@@ -51,7 +51,7 @@ def schema_template(
     separator: SeparatorOption = ",",
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a schema file to fill in, with the column names of a table's header.
+    """Write a schema file to fill in, with a table's column names.
 
     Reads the header line alone: column names are public, values are not looked at.
     """
@@ -74,7 +74,7 @@ _TEMPLATE_HEAD = """\
 #
 #   type = "integer"      or "real": min and max, beyond which values are clipped;
 #                         special = [0] for values that are states of their own;
-#                         scale = "log" for a heavy tail
+#                         scale = "log" for a heavy tail; step = 100 if recorded in hundreds
 #   type = "categorical"  categories = ["a", "b"]; other = "b" takes values that are not listed
 #   type = "boolean"
 #   type = "datetime"     min = 2019-01-01, max = 2024-12-31
@@ -231,14 +231,17 @@ def schema_check(
     table: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[TABLE]", help="A CSV to hold against it. Messages may quote its cells."
+            metavar="TABLE", help="A CSV to hold against it. Messages may quote its cells."
         ),
     ] = None,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a schema file, and a table against it; spends nothing and writes nothing."""
+    """Check a schema file, and a table against it.
+
+    Spends nothing and writes nothing.
+    """
     from dpslice.tabular.columns import Datetime, Number
     from dpslice.tabular.encoding import Encoding
     from dpslice.tabular.files import iter_csv

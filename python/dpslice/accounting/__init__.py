@@ -1,12 +1,16 @@
-"""Privacy accounting of the slicing mechanism: what a release costs, and how much noise it needs.
+"""Privacy accounting: what a release costs, and how much noise it needs.
 
-The mechanism publishes a random frame U (d x p) and XU + V, with V i.i.d. N(0, sigma^2). Given U it
-is a Gaussian mechanism whose ratio of sensitivity to noise, mu, depends on U alone, and U has the
-same law whatever the data. So every exact statement here is the analytic Gaussian profile averaged
-over the law of mu; bounds (the paper's Theorem 1, RDP conversion) are offered for comparison.
+The slicing mechanism publishes a random frame U (d x p) and XU + V, with V i.i.d. N(0, sigma^2).
+Given U it is a Gaussian mechanism whose ratio of sensitivity to noise, mu, depends on U alone, and
+U has the same law whatever the data. So every exact statement here is the analytic Gaussian profile
+averaged over the law of mu; bounds (the paper's Theorem 1, RDP conversion) are offered for
+comparison.
 
 ``sensitivity`` is the L2 distance of two neighbouring rows: ``max_norm`` for ``zero_out``
 adjacency, the diameter of the record domain for ``replace_one``. The number of rows is public.
+
+A release of sums is a Gaussian mechanism with the bounds of its features in place of the rows':
+`sum_guarantee` and `calibrate_sums`. Under ``add_remove`` the number of records is protected too.
 
 The paper is Greenewald, Yu, Wang, Xu, "Privacy without Noisy Gradients: Slicing Mechanism for
 Generative Model Training", NeurIPS 2024, arXiv:2410.19941.

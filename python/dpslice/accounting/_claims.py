@@ -50,6 +50,12 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
     Returns
     -------
     Guarantee or None
+
+    Raises
+    ------
+    ValueError
+        If the parts of a composition have another adjacency than the whole, or the numbers could
+        not be those of a release.
     """
     if guarantee.mechanism == "composition" and guarantee.parts:
         if any(part.adjacency != guarantee.adjacency for part in guarantee.parts):

@@ -37,6 +37,11 @@ class Slicing:
         Law of the random projection. Every release draws its own frame.
     sensitivity : float, default 1.0
         L2 distance of two neighbouring rows, in the unit of the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `log_delta`; or if the square of sensitivity over sigma leaves the number range.
     """
 
     sigma: float
@@ -85,7 +90,7 @@ def _dominating(fixed: float, random: Sequence[Ratio]) -> Ratio:
 def _checked_parts(parts: Sequence[Slicing]) -> tuple[Slicing, ...]:
     if isinstance(parts, Slicing):
         raise TypeError("parts must be a sequence of Slicing; got one Slicing")
-    parts = tuple(parts)
+    parts = _arrays.elements("parts", parts)
     if not parts:
         raise ValueError("parts must hold at least one Slicing; got none")
     for part in parts:
@@ -96,7 +101,7 @@ def _checked_parts(parts: Sequence[Slicing]) -> tuple[Slicing, ...]:
 
 def _checked_others(others: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     checked = []
-    for pair in others:
+    for pair in _arrays.elements("others", others):
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
             raise TypeError(
                 f"others must hold pairs (epsilon, delta); got {_arrays.describe(pair)}"
@@ -206,8 +211,9 @@ def composed_epsilon(
 
     Parameters
     ----------
-    delta : float
-        Privacy parameter of the whole, 0 < delta < 1; above the deltas of `others` together.
+    delta : float or None
+        Privacy parameter of the whole, 0 < delta < 1; above the deltas of `others` together. None
+        where `log_delta` is given.
     parts, others
         As in `composed_delta`, with the same statement of when the answer is exact.
     log_delta : float, optional
@@ -221,7 +227,8 @@ def composed_epsilon(
     Raises
     ------
     TypeError, ValueError
-        As in `composed_delta`; and if the deltas of `others` already exceed `delta`.
+        As in `composed_delta`; if not exactly one of `delta` and `log_delta` is given; or if the
+        deltas of `others` already exceed `delta`.
     """
     target = log_target(delta, log_delta)
     parts, pairs = _checked_parts(parts), _checked_others(others)

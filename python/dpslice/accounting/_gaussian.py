@@ -418,8 +418,8 @@ def epsilon(
 
     Parameters
     ----------
-    delta : float
-        Privacy parameter, 0 < delta < 1.
+    delta : float, optional
+        Privacy parameter, 0 < delta < 1. Exactly one of `delta` and `log_delta` is given.
     sigma, d, p, frame, sensitivity
         As in `log_delta`.
     log_delta : float, optional
@@ -433,7 +433,8 @@ def epsilon(
     Raises
     ------
     TypeError, ValueError
-        As in `log_delta`; and if not exactly one of `delta` and `log_delta` is given.
+        As in `log_delta`; if not exactly one of `delta` and `log_delta` is given; or if the square
+        of sensitivity over sigma leaves the number range.
     """
     target = log_target(delta, log_delta)
     return epsilon_at(target, checked_to_square(sigma, d, p, frame, sensitivity))
@@ -462,8 +463,8 @@ def calibrate_sigma(
     ----------
     epsilon : float
         Privacy parameter, > 0.
-    delta : float
-        Privacy parameter, 0 < delta < 1.
+    delta : float, optional
+        Privacy parameter, 0 < delta < 1. Exactly one of `delta` and `log_delta` is given.
     d, p, frame, sensitivity
         As in `log_delta`.
     log_delta : float, optional
@@ -478,7 +479,8 @@ def calibrate_sigma(
     Raises
     ------
     TypeError, ValueError
-        As in `log_delta`; and if not exactly one of `delta` and `log_delta` is given.
+        As in `log_delta`; if not exactly one of `delta` and `log_delta` is given; or if sigma would
+        not lie between 1e-300 and 1e300.
     """
     eps = _arrays.positive_real("epsilon", epsilon)
     target = log_target(delta, log_delta)

@@ -113,6 +113,14 @@ class Guarantee:
     amplified_by_order : bool
         Of slicing: whether ``epsilon`` or ``epsilon_replace_one`` counts on the secret, uniformly
         random order of all n rows (`shuffled_delta`). Then it is no longer that of the noise alone.
+
+    Raises
+    ------
+    TypeError
+        If an attribute is of the wrong kind.
+    ValueError
+        If one is out of range; if `n` is stated under ``add_remove``; or if `amplified_by_order`
+        is, of anything but one slicing release with all that the claim follows from.
     """
 
     epsilon: float
@@ -169,15 +177,14 @@ class Guarantee:
             )
             put("epsilon_replace_one", replaced)
         _arrays.boolean("private", self.private)
+        put("parts", _arrays.elements("parts", self.parts))
         for part in self.parts:
             if not isinstance(part, Guarantee):
                 raise TypeError(f"parts must hold Guarantee objects; got {type(part).__name__}")
-        put("parts", tuple(self.parts))
         if self.composition is not None:
             _arrays.text("composition", self.composition)
-        if isinstance(self.notes, str):
-            raise TypeError("notes must be a sequence of sentences; got one string")
-        put("notes", tuple(_arrays.text("notes", note) for note in self.notes))
+        notes = _arrays.elements("notes", self.notes)
+        put("notes", tuple(_arrays.text("notes", note) for note in notes))
         if self.sampling_rate is not None:
             put("sampling_rate", _arrays.open_unit("sampling_rate", self.sampling_rate))
         if self.frame_norm is not None:

@@ -227,8 +227,10 @@ def slicing_guarantee(
         Standard deviation of the noise, in the unit of the data.
     delta : float
         Total delta to state, 0 < delta < 1.
-    d, p, n : int
-        Features, released columns, rows (public).
+    d, p : int
+        Features and released columns.
+    n : int, optional
+        Rows (public). Needed with `amplify_by_order`.
     frame : {"orthonormal", "gaussian"}
         Law of the random projection.
     adjacency : {"zero_out", "replace_one"}
@@ -281,6 +283,7 @@ def slicing_guarantee(
         frame_norm=frame_norm,
     )
     total = setting.checked_delta(delta)
+    notes = _arrays.elements("notes", notes)
 
     kinds = [setting.adjacency]
     if setting.adjacency == "zero_out":

@@ -46,6 +46,13 @@ class Subsample:
     order : {"permuted", "kept"}
         Whether the rows drawn are permuted uniformly at random before they are released, and the
         indices and the permutation forgotten. If not, only delta shrinks.
+
+    Raises
+    ------
+    TypeError
+        If a number or a word is of the wrong kind.
+    ValueError
+        If one is out of range, or not exactly one of `size` and `rate` is given.
     """
 
     n: int

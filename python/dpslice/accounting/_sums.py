@@ -199,7 +199,7 @@ def sum_guarantee(
         epsilon_numerical=sum_numerical_loss(cells)[0],
         delta_numerical=lost,
         epsilon_replace_one=replaced,
-        notes=tuple(notes),
+        notes=_arrays.elements("notes", notes),
         sampling_rate=rate,
     )
 

@@ -7,9 +7,10 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dpslice import _arrays, _core, frames
 from dpslice.features._base import (
@@ -158,6 +159,18 @@ class KernelSums(RowFeatures, GroupedSums[int]):
     bound: float | Numbers | None = None  # of all slices together, or [m]
     weights: tuple[float, ...] = ()
 
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            frame: ArrayLike,
+            landmarks: ArrayLike,
+            bandwidth: ArrayLike,
+            max_norm: float = 1.0,
+            bound: ArrayLike | None = None,
+            weights: Sequence[float] = (),
+        ) -> None: ...
+
     name_in_files = "kernel_sums"
     groups_called = "slices"
     unit_exponent = -FEATURE_BITS
@@ -283,7 +296,8 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         slice_dim : int
             Their dimension k, at most d.
         n_landmarks : int
-            Landmarks of a slice along each of its axes (their k-th power in all).
+            Landmarks of a slice along each of its axes, at least 2. A slice has their k-th power,
+            less the corners of the grid that are farther than `max_norm` from its centre.
         max_norm : float
             Bound on the norm of a row.
         seed : int, optional
@@ -460,7 +474,8 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         TypeError
             If a number is no integer.
         ValueError
-            If there is no such slice, or `bound` is one for all together that cuts.
+            If there is no such slice, none is given, weights are out of range, or `bound` is one
+            for all together that cuts.
         """
         given = _arrays.elements("groups", groups)
         picked = [_arrays.integer("groups", group, minimum=0) for group in given]
@@ -508,7 +523,17 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         return together, tuple(own), candidates.groups
 
     def apart(self) -> KernelSums:
-        """Return the slices, each with a bound of its own, or raise unless they are different."""
+        """Return the slices, each with a bound of its own, or raise unless they are different.
+
+        Returns
+        -------
+        KernelSums
+
+        Raises
+        ------
+        ValueError
+            If two slices are the same, or `bound` is one for all together that cuts.
+        """
         first: dict[bytes, int] = {}
         for s, key in enumerate(self._keys()):
             if first.setdefault(key, s) != s:

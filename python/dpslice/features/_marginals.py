@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,6 +59,15 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
     sizes: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]
     weights: tuple[float, ...] = ()
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            sizes: Sequence[int],
+            groups: Sequence[Sequence[int]],
+            weights: Sequence[float] = (),
+        ) -> None: ...
 
     name_in_files = "marginal_sums"
     groups_called = "tables"
@@ -147,9 +156,7 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         """Sum of a record's indicators of a group."""
         return 1
 
-    def take(
-        self, groups: Sequence[tuple[int, ...]], weights: Sequence[float] = ()
-    ) -> MarginalSums:
+    def take(self, groups: Sequence[Sequence[int]], weights: Sequence[float] = ()) -> MarginalSums:
         """Return a map of some groups, with other weights where they are given.
 
         Parameters
@@ -162,16 +169,29 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         Returns
         -------
         MarginalSums
+            Its groups in that order.
+
+        Raises
+        ------
+        TypeError
+            If a group is no sequence of integers.
+        ValueError
+            If there is no such group, none is given, or weights are out of range.
         """
         own = dict(zip(self.groups, self.weights, strict=True))
-        weights = _arrays.elements("weights", weights) or tuple(own[group] for group in groups)
-        return MarginalSums(self.sizes, tuple(groups), weights)
+        given = _arrays.elements("groups", groups)
+        picked = tuple(_arrays.elements("groups", group) for group in given)
+        for group in picked:
+            if group not in own:
+                raise ValueError(f"groups must be some of the map's; got {group}")
+        weights = _arrays.elements("weights", weights) or tuple(own[group] for group in picked)
+        return MarginalSums(self.sizes, picked, weights)
 
     def joined(
         self, candidates: Any
     ) -> tuple[MarginalSums, tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
         """Join the groups with candidates for more, as `GroupedSums.joined`."""
-        others = MarginalSums(self.sizes, tuple(candidates)).groups
+        others = MarginalSums(self.sizes, candidates).groups
         # One name for each table: the order of columns that this map has.
         known = {frozenset(group): group for group in self.groups}
         more = tuple(group for group in others if frozenset(group) not in known)

@@ -1,7 +1,10 @@
-"""Tables: public schemas, the encoding of rows as vectors, and private schema inference.
+"""Tables: public schemas, private schema inference, synthesizers, CSV files and reports.
 
-Needs the extra ``tabular``. Names that also need torch (`Synthesizer`, `TabularGenerator`) are
-imported when they are first asked for, so that schemas and encodings work without it.
+`Schema` says what is publicly known of a table, `Synthesizer` releases it, trains a model and
+samples from that; `read_csv` and `write_csv` read and write tables.
+
+Needs the extra ``tabular``. `Synthesizer`, its options and models, and `write_report` are imported
+when they are first asked for, so that schemas and encodings work without torch.
 """
 
 from __future__ import annotations
@@ -63,3 +66,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported on demand, too: for ``help`` and completion."""
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -159,6 +159,17 @@ class Categorical:
     weight: float = 1.0
 
     type: ClassVar[str] = "categorical"
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            name: str,
+            categories: Sequence[str] | Sequence[int],
+            other: str | int | None = None,
+            nullable: bool = False,
+            weight: float = 1.0,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _check_common(self)
@@ -455,6 +466,21 @@ class Number:
     weight: float = 1.0
     step: float | None = None
 
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            name: str,
+            type: str,
+            min: float,
+            max: float,
+            nullable: bool = False,
+            special: Sequence[float] = (),
+            scale: str = "linear",
+            weight: float = 1.0,
+            step: float | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         _check_common(self)
         _arrays.choice(f"column {self.name!r}: type", self.type, ("integer", "real"))
@@ -667,6 +693,17 @@ class Datetime:
     weight: float = 1.0
 
     type: ClassVar[str] = "datetime"
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            name: str,
+            min: datetime.date | str,
+            max: datetime.date | str,
+            nullable: bool = False,
+            weight: float = 1.0,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _check_common(self)

@@ -42,7 +42,7 @@ from dpslice.tabular._places import (
 from dpslice.tabular.columns import Categorical, Column, Datetime, Number
 from dpslice.tabular.schema import Schema
 
-__all__ = ["Discretization", "FineShape"]
+__all__ = ["Discretization", "FineShape", "Levels"]
 
 Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]
@@ -159,6 +159,8 @@ class Discretization:
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from dpslice.tabular import Categorical, Discretization, Number, Schema
     >>> schema = Schema([Number("age", "integer", 0, 99), Categorical("job", ("cook", "pilot"))])
     >>> discretization = Discretization(schema, coarse_bins=10)
     >>> discretization.sizes
@@ -430,14 +432,19 @@ class Discretization:
 
         Raises
         ------
+        TypeError
+            If the codes are no array of integers, or `rng` is no NumPy generator.
         ValueError
             If the codes have another shape, or one is out of range.
         """
+        if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu":
+            raise TypeError(f"codes must be an array of integers; got {_arrays.describe(codes)}")
         if codes.ndim != 2 or codes.shape[1] != self.n_columns:
             raise ValueError(f"codes must have shape (n, {self.n_columns}); got {codes.shape}")
         highest = np.array([levels.coarse for levels in self.levels])
         if ((codes < 0) | (codes >= highest)).any():
             raise ValueError("codes must lie within the levels of their columns")
+        rng = _arrays.random_generator("rng", rng)
         return pd.DataFrame(
             {
                 levels.column.name: levels.column.from_numbers(

@@ -208,17 +208,20 @@ class Encoding:
     max_norm : float
         C: no encoded row is longer. Attained, but for rounding.
     diameter : float
-        D: no two encoded rows are farther apart. Attained, but for rounding.
+        D: no two encoded rows are farther apart. Attained, but for rounding, and where the places
+        of whole numbers leave out the farthest.
 
     Raises
     ------
     TypeError
-        If `schema` is no Schema, or a weight is no number.
+        If `schema` is no Schema, a weight no number, or `harmonics` no integer.
     ValueError
-        If a weight is not finite and positive.
+        If a weight is not finite and positive, or `harmonics` is less than 1.
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from dpslice.tabular import Boolean, Encoding, Number, Schema
     >>> schema = Schema([Number("age", "integer", 0, 100), Boolean("employed")])
     >>> encoding = Encoding(schema, number_weight=2.0, harmonics=1)
     >>> encoding.d

@@ -56,6 +56,8 @@ def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     ------
     TypeError
         If `df` is no DataFrame.
+    OSError
+        If the file cannot be written; an existing one is kept then.
     """
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
@@ -142,10 +144,13 @@ def read_csv(
     ------
     FileNotFoundError
         If there is no such file.
+    TypeError
+        If `schema` or `missing` is of the wrong kind.
     ValueError
         If the file is not UTF-8, not the gzip file its name says (``.gz``), empty, or a header
         alone; if its columns are not the schema's; if a row is ragged; if a cell is not of its
-        column's type; or if `separator` is not one character that can separate.
+        column's type; if a type is unknown; or if `separator` is not one character that can
+        separate.
     """
     blocks = list(iter_csv(path, schema, missing=missing, separator=separator))
     if len(blocks) == 1:
@@ -178,11 +183,16 @@ def iter_csv(
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        As in `read_csv`.
+    FileNotFoundError, TypeError, ValueError
+        As in `read_csv`, once the first block is asked for.
     """
     _arrays.positive_integer("block_rows", block_rows)
-    readers = _cell_readers(schema, frozenset(missing))
+    if not isinstance(schema, (Schema, Mapping)):
+        raise TypeError(
+            "schema must be a Schema, or a mapping from names to types; "
+            f"got {_arrays.describe(schema)}"
+        )
+    readers = _cell_readers(schema, frozenset(_arrays.elements("missing", missing)))
     with _csv_lines(path, separator) as lines:
         header = _header(path, lines)
         order = _column_order(path, header, list(readers), separator)

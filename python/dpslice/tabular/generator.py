@@ -17,6 +17,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -56,11 +57,15 @@ class TabularGenerator(nn.Module):
     latent_dim : int
         Entries of the noise `z` for one row: `code_dim`, and one for each state, for the Gumbel
         noise.
+    d : int
+        Entries of an encoded row.
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is of the wrong kind, or not positive.
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If a number is not positive.
     """
 
     def __init__(
@@ -68,10 +73,12 @@ class TabularGenerator(nn.Module):
         encoding: Encoding,
         *,
         code_dim: int = 16,
-        hidden: tuple[int, ...] = (128, 128),
+        hidden: Sequence[int] = (128, 128),
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
+        if not isinstance(encoding, Encoding):
+            raise TypeError(f"encoding must be an Encoding; got {_arrays.describe(encoding)}")
         self.code_dim = _arrays.positive_integer("code_dim", code_dim)
         self.temperature = _arrays.positive_real("temperature", temperature)
         self._heads = tuple(_Head(block) for block in encoding.blocks)
@@ -81,7 +88,7 @@ class TabularGenerator(nn.Module):
         self.latent_dim = self.code_dim + n_states
         layers: list[nn.Module] = []
         width = self.code_dim
-        for size in hidden:
+        for size in _arrays.elements("hidden", hidden):
             layers += [nn.Linear(width, _arrays.positive_integer("hidden", size)), nn.ReLU()]
             width = size
         self.trunk = nn.Sequential(*layers)
@@ -99,12 +106,13 @@ class TabularGenerator(nn.Module):
         Parameters
         ----------
         z : Tensor, shape (b, latent_dim)
-            Standard normal noise.
+            Standard normal noise, in the dtype of the weights: float32, unless the module was
+            converted.
 
         Returns
         -------
         Tensor, shape (b, d)
-            Encoded rows.
+            Encoded rows, in that dtype.
         """
         code, gumbel_source = z[:, : self.code_dim], z[:, self.code_dim :]
         outputs = self.heads(self.trunk(code)) + self.direct(code)

@@ -652,12 +652,14 @@ def scores(
     Raises
     ------
     TypeError
-        If a table is not a pandas DataFrame, a column holds values of the wrong kind, or
-        `target` is not a string.
+        If a table is not a pandas DataFrame, a column holds values of the wrong kind, `schema` is
+        no Schema, or `target` is not a string.
     ValueError
         If a table is empty, its columns are not the schema's, a value breaks the schema, or
         `target` is not in the schema.
     """
+    if not isinstance(schema, Schema):
+        raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
     seed = _arrays.integer("seed", seed, minimum=0)
     max_pairs = _arrays.positive_integer("max_pairs", max_pairs)
     max_rows = _arrays.positive_integer("max_rows", max_rows)

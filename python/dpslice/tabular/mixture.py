@@ -49,7 +49,7 @@ class ProductMixture(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        If an argument is no positive integer, or there is no column.
+        If a size or a number is no positive integer, or there is no column.
     """
 
     latent_dim = 1
@@ -58,7 +58,8 @@ class ProductMixture(nn.Module):
         self, sizes: Sequence[int], components: int, fine_bins: Sequence[int] = ()
     ) -> None:
         super().__init__()
-        self.sizes = tuple(_arrays.positive_integer("sizes", size) for size in sizes)
+        given = _arrays.elements("sizes", sizes)
+        self.sizes = tuple(_arrays.positive_integer("sizes", size) for size in given)
         if not self.sizes:
             raise ValueError("sizes must hold at least one column; got none")
         self.components = _arrays.positive_integer("components", components)
@@ -68,12 +69,23 @@ class ProductMixture(nn.Module):
             self.register_buffer(name, torch.zeros(bins + 1, dtype=torch.float64))
 
     def set_shapes(self, shapes: Sequence[FineShape]) -> None:
-        """Keep the shapes of the columns that have one, in order."""
+        """Keep the shapes of the columns that have one, in order.
+
+        Parameters
+        ----------
+        shapes : sequence of FineShape
+            One for each of `fine_bins`.
+        """
         for name, shape in zip(self._shapes, shapes, strict=True):
             self.get_buffer(name).copy_(torch.from_numpy(shape.cumulative))
 
     def shapes(self) -> list[FineShape]:
-        """Return the shapes that `set_shapes` was given."""
+        """Return the shapes that `set_shapes` was given.
+
+        Returns
+        -------
+        list of FineShape
+        """
         return [FineShape(self.get_buffer(name).numpy()) for name in self._shapes]
 
     def forward(self, z: Tensor) -> Tensor:
@@ -86,7 +98,7 @@ class ProductMixture(nn.Module):
 
         Returns
         -------
-        Tensor, shape (K, sum of sizes)
+        Tensor, shape (K, sum of sizes), float32
             Row l: the distributions of component l, column after column.
         """
         parts = self.logits.split(self.sizes, dim=1)
@@ -106,12 +118,18 @@ class ProductMixture(nn.Module):
             Standard deviation of the logits. Equal components would stay equal.
         seed : int
             Seed of the scatter.
+
+        Raises
+        ------
+        ValueError
+            If `counts` are not of these columns.
         """
         centres = []
         for size, noisy in zip(self.sizes, counts, strict=True):
             # Half a count for each level: a start must not rule one out.
             share = np.maximum(np.asarray(noisy, dtype=np.float64), 0.0) + 0.5
-            assert share.shape == (size,)
+            if share.shape != (size,):
+                raise ValueError(f"counts must be one for each of {size} levels; got {share.shape}")
             centres.append(np.log(share / share.sum()))
         scatter = torch.randn(
             self.logits.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
@@ -152,9 +170,13 @@ class ProductMixture(nn.Module):
         Raises
         ------
         ValueError
-            If the model gives the condition no probability that a float could hold.
+            If `given` holds no level of a column, or the model gives the condition no probability
+            that a float could hold.
         """
         given = dict(given or {})
+        for j, level in given.items():
+            if not (0 <= j < len(self.sizes) and 0 <= level < self.sizes[j]):
+                raise ValueError(f"given must map columns to their levels; got {j}: {level}")
         distributions = self.probabilities()
         chosen = self._choose_components(n, rng, [distributions[j][:, v] for j, v in given.items()])
         codes = np.empty((n, len(self.sizes)), dtype=np.int64)

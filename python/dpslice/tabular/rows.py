@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
@@ -67,6 +67,19 @@ class TrainingOptions:
     code_dim: int = 16
     hidden: tuple[int, ...] = field(default=(128, 128))
     temperature: float = 0.5
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            steps: int = 1000,
+            batch_size: int = 2048,
+            lr: float = 1e-3,
+            ema: float | None = 0.998,
+            code_dim: int = 16,
+            hidden: Sequence[int] = (128, 128),
+            temperature: float = 0.5,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         # Checked before anything is released: the budget is not to be spent for a mistake. What is

@@ -19,13 +19,11 @@ import pandas as pd
 
 from dpslice import _arrays
 from dpslice._storage import replacing
+from dpslice.accounting import Guarantee
 from dpslice.tabular import _toml
 from dpslice.tabular._documents import read_document, read_guarantee, table_keys
 from dpslice.tabular.columns import Column, column_from_dict, column_to_dict
 from dpslice.tabular.sdv import sdv_columns, sdv_type
-
-if TYPE_CHECKING:
-    from dpslice.accounting import Guarantee
 
 __all__ = ["Schema"]
 
@@ -55,6 +53,7 @@ class Schema:
 
     Examples
     --------
+    >>> from dpslice.tabular import Boolean, Number, Schema
     >>> schema = Schema([Number("age", "integer", 17, 90), Boolean("employed")])
     >>> schema.names
     ('age', 'employed')
@@ -65,6 +64,17 @@ class Schema:
     name: str | None = None
     description: str | None = None
     guarantee: Guarantee | None = None
+
+    if TYPE_CHECKING:  # what the fields are made of
+
+        def __init__(
+            self,
+            columns: Sequence[Column],
+            target: str | None = None,
+            name: str | None = None,
+            description: str | None = None,
+            guarantee: Guarantee | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, (str, Mapping)) or not isinstance(self.columns, Sequence):
@@ -89,6 +99,10 @@ class Schema:
                 raise TypeError(f"{key} must be a string; got {_arrays.describe(value)}")
         if self.target is not None and self.target not in self.names:
             raise ValueError(f"target must name a column; got {self.target!r}")
+        if self.guarantee is not None and not isinstance(self.guarantee, Guarantee):
+            raise TypeError(
+                f"guarantee must be a Guarantee; got {_arrays.describe(self.guarantee)}"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -242,8 +256,11 @@ class Schema:
 
         Raises
         ------
+        TypeError
+            If `document` is no mapping.
         ValueError
-            If a key is unknown or missing, or the schema contradicts itself.
+            If a key is unknown or missing, a value is of the wrong kind, or the schema contradicts
+            itself.
         """
         if not isinstance(document, Mapping):
             raise TypeError(f"document must be a mapping; got {_arrays.describe(document)}")
@@ -278,6 +295,11 @@ class Schema:
         ----------
         path : str or path-like
             The file; an existing one is replaced.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an existing one is kept then.
         """
         document: dict[str, Any] = {}
         table = self._table_dict()
@@ -312,8 +334,13 @@ class Schema:
 
         Raises
         ------
+        OSError
+            If the file cannot be read; FileNotFoundError if there is none.
+        TypeError
+            If `overrides` is no mapping.
         ValueError
-            If the file is not UTF-8, not TOML or JSON, or no consistent schema.
+            If the file is not UTF-8, not TOML or JSON, or no consistent schema; or if `overrides`
+            are given for a TOML file.
         """
         document, is_sdv = read_document(path)
         if is_sdv:
@@ -350,6 +377,8 @@ class Schema:
 
         Raises
         ------
+        TypeError
+            If `metadata` or `overrides` is no mapping.
         ValueError
             If the metadata is malformed, or bounds or categories are still missing. To pay for
             them with privacy budget instead, pass `sdv_types(metadata)` to `Schema.infer`.
@@ -360,6 +389,8 @@ class Schema:
         >>> Schema.from_sdv_metadata(metadata).columns
         (Boolean(name='smoker', nullable=False, weight=1.0),)
         """
+        if overrides is not None and not isinstance(overrides, Mapping):
+            raise TypeError(f"overrides must be a mapping; got {_arrays.describe(overrides)}")
         given: Mapping[str, Mapping[str, Any] | None] = overrides if overrides is not None else {}
         known = sdv_columns(metadata)
         stray = [name for name in given if name not in known]

@@ -62,8 +62,10 @@ def sdv_types(metadata: Mapping[str, Any]) -> dict[str, str]:
 
     Raises
     ------
+    TypeError
+        If `metadata` is no mapping.
     ValueError
-        If the metadata is malformed.
+        If it is malformed.
 
     Examples
     --------

@@ -2,8 +2,8 @@
 
 How, is the method's business: `SumMethod` (the default) or `RowMethod`. `Synthesizer.publish` is
 the one place of the tabular package where private rows meet a mechanism; everything after it works
-on the release alone, as does `Synthesizer.train`, which a user
-can call on a release that came from somewhere else.
+on the release alone, as does `Synthesizer.train`, which a user can call on a release that came from
+somewhere else.
 """
 
 from __future__ import annotations
@@ -87,12 +87,38 @@ class Synthesizer:
         release's noise.
     amplify_by_order : bool
         Of rows: whether the guarantee counts on their secret order, which takes less noise at an
-        epsilon of up to some 3 (`dpslice.SlicingMechanism`).
+        epsilon below some 2, or 4 under ``replace_one`` (`dpslice.SlicingMechanism`).
+
+    Attributes
+    ----------
+    release : Release or None
+        The release that was made, or trained on last; None before, and of a model that was loaded.
+    model : torch.nn.Module or None
+        The trained model, a `ProductMixture` or `TabularGenerator`; None before.
+    result : dpslice.torch.FitResult or None
+        How the last training went; None before, and of a model that was loaded.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong kind or outside its range.
+        If an argument is of the wrong kind or outside its range, or `adjacency` is not that of the
+        schema's guarantee.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from dpslice.tabular import Boolean, MixtureOptions, Number, Schema, Synthesizer
+    >>> schema = Schema([Number("age", "integer", 17, 90), Boolean("employed")])
+    >>> rng = np.random.default_rng(0)
+    >>> ages, employed = rng.integers(17, 91, 2000), rng.random(2000) < 0.6
+    >>> people = pd.DataFrame({"age": ages, "employed": employed})
+    >>> synthesizer = Synthesizer(
+    ...     schema, epsilon=1.0, delta=1e-6, training=MixtureOptions(steps=100, components=64))
+    >>> table = synthesizer.fit(people, progress=False).sample(500)
+    >>> table.shape
+    (500, 2)
+    >>> synthesizer.guarantee.epsilon, synthesizer.guarantee.adjacency
+    (1.0, 'zero_out')
     """
 
     def __init__(
@@ -171,7 +197,8 @@ class Synthesizer:
         """Release the table: the one step that reads private rows.
 
         Each call spends the guarantee anew, whatever becomes of the release before:
-        ``Guarantee.compose(*(release.guarantee for release in releases))`` is the total.
+        ``Guarantee.compose(*(release.guarantee for release in releases))`` is the total. A second
+        call, or `fit`, warns of that.
 
         Parameters
         ----------
@@ -206,6 +233,8 @@ class Synthesizer:
             few tables of three columns for the rounds; or if n is needed and missing, or wrong.
         FileExistsError
             If `path` exists and is not to be overwritten.
+        ReleaseError, OSError
+            As `dpslice.SlicingMechanism.release`.
         """
         where: dict[str, Any] = {"path": path, "overwrite": overwrite, "progress": progress}
         if n is not None:
@@ -278,7 +307,9 @@ class Synthesizer:
 
         Raises
         ------
-        TypeError, ValueError, ImportError
+        ValueError
+            If `checkpoint` is there already.
+        TypeError, ValueError, TrainingError, OSError, ImportError
             As `publish` and `train`.
         """
         # Refused now: after the release epsilon would be spent.
@@ -327,9 +358,13 @@ class Synthesizer:
 
         Raises
         ------
+        TypeError
+            If `release` is no Release, or `training` is not for its kind.
         ValueError
             If the release holds no schema, or one that it was not made with.
         """
+        if not isinstance(release, Release):
+            raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
         kind = METHODS[release.kind]
         metadata = release.metadata
         if "schema" not in metadata or kind.settings_key not in metadata:
@@ -382,13 +417,19 @@ class Synthesizer:
 
         Raises
         ------
+        TypeError
+            If `release` is no Release.
         ValueError
             If there is no release, it is of another kind or was not made of the schema, or the
-            checkpoint belongs to another release.
+            checkpoint belongs to another release (a `dpslice.torch.CheckpointError`).
+        TrainingError, OSError, ImportError
+            As `dpslice.torch.fit`.
         """
         release = release if release is not None else self.release
         if release is None:
             raise ValueError("there is no release to train on: call fit or publish first")
+        if not isinstance(release, Release):
+            raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
         if release.kind != self.method:
             raise ValueError(f"release must be of kind {self.method!r}; got {release.kind!r}")
         self._method.check(release)
@@ -512,7 +553,10 @@ class Synthesizer:
 
     @property
     def guarantee(self) -> Guarantee:
-        """What the synthetic rows guarantee: the release's, and what the schema cost."""
+        """What the synthetic rows guarantee: the release's, and what the schema cost.
+
+        A ValueError before there is a release.
+        """
         if self._guarantee is None:
             raise ValueError("there is no guarantee yet: call fit or publish first")
         return self._guarantee
@@ -548,8 +592,11 @@ class Synthesizer:
 
         Raises
         ------
-        ValueError
-            If the synthesizer is not trained, or `df` does not follow the schema.
+        TypeError, ValueError
+            If the synthesizer is not trained, `df` or `holdout` does not follow the schema, or
+            `target` names no column.
+        OSError
+            If the page cannot be written.
         """
         from dpslice.tabular.report import write_report
 
@@ -674,7 +721,13 @@ class Synthesizer:
         return total_guarantee(release) if cost is None else total_guarantee(release, cost)
 
     def training_facts(self) -> dict[str, Any] | None:
-        """Return what the report says of the training; None for a model loaded from a file."""
+        """Return what the report says of the training; None for a model loaded from a file.
+
+        Returns
+        -------
+        dict or None
+            JSON-safe.
+        """
         if self.result is None:
             return None
         return {

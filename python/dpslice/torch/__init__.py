@@ -2,6 +2,9 @@
 
 `functional` holds each kernel as a registered, differentiable operator; the losses are modules that
 map synthetic rows (c, d) to a scalar; `fit` trains any generator against one of them.
+
+Losses on a release of rows: `SmoothedLikelihood`, `SlicedDivergence`, `SlicedWasserstein`. On a
+release of sums: `MarginalMatching` of `dpslice.MarginalSums`, `FeatureMatching` of other features.
 """
 
 from __future__ import annotations

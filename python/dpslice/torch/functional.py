@@ -1,16 +1,20 @@
 r"""The kernels as differentiable torch operators, batched over slices.
 
-Each function has the name and signature of its twin in `dpslice.kernels` (kernel sums also take
-``row_weights``, for value and gradient in one sweep), takes tensors and can be differentiated. Each
-is one operator ``torch.ops.dpslice.<name>``: one node of a graph under ``torch.compile``, and known
-to ``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
+Each function takes tensors and can be differentiated. It has the name and signature of its twin in
+`dpslice.kernels`, but `density_ratio_divergence`, a loss made of `density_ratio`, which has none;
+kernel sums also take ``row_weights``, for value and gradient in one sweep. Each is one operator
+``torch.ops.dpslice.<name>``: one node of a graph under ``torch.compile``, and known to
+``torch.func`` (``grad``, ``vjp``, ``vmap``). Rules for all:
 
 - Tensors are float32 or float64, of one dtype, on one device (the CPU; a CUDA device where this
   build has CUDA kernels), of any strides. Under autocast, float16 and bfloat16 are computed with in
   float32; elsewhere they are a TypeError.
+- No axis may be empty, and values on the CPU must be finite (log weights may be -inf): else a
+  ValueError.
 - A bandwidth is a number, or a tensor (m,) or () that is not differentiated: one that requires a
   gradient is an error, never a silent zero.
-- Each can be differentiated once. Second derivatives and forward-mode derivatives (``jvp``) raise.
+- Each but `project` can be differentiated once. Second derivatives and forward-mode derivatives
+  (``jvp``, of `project` too) raise NotImplementedError.
 - Only the gradients asked for are computed.
 - The threads used are those of ``dpslice.set_num_threads``, not of ``torch.set_num_threads``. The
   two pools take turns, so both may be as large as the machine.
@@ -301,9 +305,13 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
         if bandwidth.requires_grad:
             raise ValueError(_NO_BANDWIDTH)
         if not bandwidth.is_floating_point():
-            raise TypeError(f"bandwidth must hold real numbers; got a tensor of {bandwidth.dtype}")
+            raise TypeError(f"bandwidth must be a floating-point tensor; got {bandwidth.dtype}")
         bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
         return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
+    if hasattr(bandwidth, "__array__") and not isinstance(bandwidth, np.number):
+        raise TypeError(
+            f"bandwidth must be a number or a torch tensor; got {_arrays.describe(bandwidth)}"
+        )
     value = _arrays.positive_real("bandwidth", bandwidth)
     if like.is_cuda and _is_direct() and _plain(like):
         place = _arrays.place_of("tensor", like)
@@ -405,7 +413,8 @@ def project(
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, or a number is out of range.
+        If shapes disagree, values are not finite, or a number is out of range, as for
+        `dpslice.kernels.project`.
 
     Notes
     -----
@@ -701,7 +710,8 @@ def gaussian_kernel_sum(
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, or `bandwidth` is not finite and positive or requires a gradient.
+        If shapes disagree, values are not finite, or `bandwidth` is not finite and positive or
+        requires a gradient.
 
     Notes
     -----
@@ -759,7 +769,8 @@ def gaussian_kernel_logsumexp(
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, or `bandwidth` is not finite and positive or requires a gradient.
+        If shapes disagree, values are not finite, or `bandwidth` is not finite and positive or
+        requires a gradient.
 
     Notes
     -----
@@ -943,10 +954,10 @@ def density_ratio(
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, a number is out of range, `bandwidth` requires a gradient, or the Gram
-        matrix plus ridge is not positive definite (the slice is named). On a CUDA device nothing
-        waits for that: the slice is NaN, and the next call of this function or of
-        `density_ratio_divergence`, once the device has come so far, raises for it; for a slice
+        If shapes disagree, values are not finite, a number is out of range, `bandwidth` requires a
+        gradient, or the Gram matrix plus ridge is not positive definite (the slice is named). On a
+        CUDA device nothing waits for that: the slice is NaN, and the next call of this function or
+        of `density_ratio_divergence`, once the device has come so far, raises for it; for a slice
         of a recorded graph, the next call after its replay. After the last call, nothing does.
 
     Notes
@@ -1132,9 +1143,9 @@ def density_ratio_divergence(
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, a number is out of range, `q` or `bandwidth` requires a gradient, or a
-        Gram matrix plus ridge is not positive definite (the slice is named; on a CUDA device by a
-        later call, as `density_ratio` says).
+        If shapes disagree, values are not finite, a number is out of range, `q` or `bandwidth`
+        requires a gradient, the divergence is unknown, or a Gram matrix plus ridge is not positive
+        definite (the slice is named; on a CUDA device by a later call, as `density_ratio` says).
 
     Notes
     -----
@@ -1294,7 +1305,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, or `order` is below 1.
+        If shapes disagree, values are not finite, or `order` is below 1.
 
     Notes
     -----
@@ -1382,7 +1393,7 @@ def median_distance(x: Tensor) -> Tensor:
     TypeError
         If `x` is no tensor, or its dtype is unsupported.
     ValueError
-        If its shape is not (m, b, k) with b >= 2.
+        If its shape is not (m, b, k) with b >= 2, or its values are not finite.
 
     Notes
     -----

@@ -355,9 +355,10 @@ class SlicedDivergence(_ReleaseLoss):
 
     .. math::
         w_i = \frac bc \sum_j K_g(o_i, y_j + \bar v_j), \quad r = (K_{oo} + \tau I)^{-1} w, \quad
-        L = \frac1m \sum_s \frac1b \sum_i f(\max(r_{si}, 0))
+        L = \frac1m \sum_s \frac1b \sum_i f(\max(r_{si}, r_{\min}))
 
-    with :math:`K_g(u, v) = \exp(-\|u - v\|^2 / (2 g^2))` and fresh noise :math:`\bar v_j \sim
+    with :math:`K_g(u, v) = \exp(-\|u - v\|^2 / (2 g^2))`, the divergence's ``r_min`` (0 but for
+    those that are infinite or steep at 0) and fresh noise :math:`\bar v_j \sim
     \mathcal N(0, \sigma^2 I)`, so that both clouds are blurred alike. With several bandwidths, r is
     the mean of theirs (Remark 3).
 

@@ -243,7 +243,7 @@ class MarginalMatching(_SumLoss):
     Raises
     ------
     TypeError
-        If `release` is no Release.
+        If `release` is no Release, or an argument is of the wrong kind.
     ValueError
         If it is of another kind or map, `columns_weight` is negative, `columns` are not columns of
         it, or no group lies within `columns`.
@@ -381,8 +381,12 @@ class MarginalMatching(_SumLoss):
         TypeError
             If it is no such tensor.
         ValueError
-            If its shape is wrong, or it has a single row where two halves are wanted.
+            If its shape is wrong, or it has a single row where two halves are wanted. (NaN gives
+            NaN.)
         """
+        if not isinstance(x_synthetic, Tensor):
+            got = type(x_synthetic).__name__
+            raise TypeError(f"x_synthetic must be a torch tensor; got {got}")
         _arrays.layout("x_synthetic", x_synthetic, ("c", self.d))
         return self._checked_misfit(x_synthetic)
 
@@ -440,7 +444,8 @@ class FeatureMatching(_SumLoss):
     Raises
     ------
     TypeError
-        If `release` is no Release, or `function` is missing or not callable.
+        If `release` is no Release, `function` is missing or not callable, or an argument is of the
+        wrong kind.
     ValueError
         If the release is of another kind or map, `function` comes without `CustomFeatures`, or `n`
         is not positive or cannot be estimated.
@@ -452,7 +457,7 @@ class FeatureMatching(_SumLoss):
 
     Examples
     --------
-    >>> import dpslice
+    >>> import numpy as np, torch, dpslice
     >>> rows = np.random.default_rng(0).normal(size=(20000, 3)) * 0.2
     >>> features = dpslice.SecondMoments(3)
     >>> release = dpslice.SumMechanism(features=features, epsilon=1.0, delta=1e-6).release(rows)
@@ -684,7 +689,7 @@ def expected_sums(features: KernelSums, x_synthetic: Tensor, *, n: float) -> NDA
 
     Examples
     --------
-    >>> import dpslice
+    >>> import torch, dpslice
     >>> slices = dpslice.KernelSums.on_random_slices(3, n_slices=5, n_landmarks=8, seed=0)
     >>> sums = expected_sums(slices, 0.2 * torch.randn(1000, 3), n=20_000)
     >>> sums.shape

@@ -651,10 +651,13 @@ def fit(
         Nothing has been changed then.
         `steps` may be greater than they were: the schedule is then that of the new number.
     TrainingError
-        If the loss or the gradient is not finite, or the loss refuses rows as it did not before.
+        If the generator's output, the loss or the gradient is not finite, or the loss refuses rows
+        as it did not before.
         The message names the step; the weights are those before it, the last checkpoint is kept.
     TypeError, ValueError
         If an argument breaks the rules above.
+    OSError
+        If a checkpoint cannot be read or written; the one before is kept.
     ImportError
         If `progress` is asked for and tqdm is not installed.
 
