@@ -1,10 +1,14 @@
-"""What pyproject.toml, constraints.txt and the Makefile say of versions must fit together."""
+"""What pyproject.toml, constraints.txt and the Makefile say of versions must fit together.
+
+And what needs an extra is imported when it is used, not before.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -74,3 +78,22 @@ def test_make_finds_its_constraints(folder: str, tmp_path: Path) -> None:
     assert first == second
     assert not re.search(r"\s", first)
     assert Path(url2pathname(urlsplit(first).path)) == clone / "constraints.txt"
+
+
+@pytest.mark.parametrize(
+    ("package", "needed", "name"),
+    [("torch", "torch", "SlicedDivergence"), ("tabular", "pandas", "Schema")],
+)
+def test_packages_with_extras_are_imported_on_use(package: str, needed: str, name: str) -> None:
+    pytest.importorskip(needed)
+    code = (
+        "import sys, dpslice\n"
+        f"assert {needed!r} not in sys.modules\n"
+        f"assert dpslice.{package}.{name}.__name__ == {name!r}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    blocked = f"import sys; sys.modules[{needed!r}] = None\nimport dpslice; dpslice.{package}"
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"ImportError: {needed} is needed here" in done.stderr
+    assert f"pip install 'dpslice[{package}]'" in done.stderr

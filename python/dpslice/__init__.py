@@ -6,7 +6,7 @@ projected onto random directions (`SlicingMechanism`), or of sums of features (`
 trained, tuned and restarted against the release.
 
 ``dpslice`` itself needs NumPy alone. Two packages need the extras of the same names, and are
-not imported with it (``import dpslice.torch``):
+imported when they are first used:
 
 ``dpslice.torch``
     Losses between a release and synthetic rows, training, and differentiable kernels.
@@ -17,6 +17,9 @@ Beside the names below there are the modules ``dpslice.accounting`` (epsilon, de
 ``dpslice.kernels`` (array functions), ``dpslice.divergences``, ``dpslice.features`` (what sums
 count) and ``dpslice.frames`` (random directions). The command ``dpslice --help`` is for tables.
 """
+
+import importlib
+from types import ModuleType
 
 from dpslice import accounting, divergences, features, frames, kernels
 from dpslice._version import __version__
@@ -30,7 +33,7 @@ from dpslice.features import (
     SecondMoments,
 )
 from dpslice.mechanism import SlicingMechanism, SumMechanism
-from dpslice.release import Release, ReleaseError, RowRelease, SumRelease
+from dpslice.release import ProtectedError, Release, ReleaseError, RowRelease, SumRelease
 from dpslice.threads import get_num_threads, set_num_threads
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "Guarantee",
     "KernelSums",
     "MarginalSums",
+    "ProtectedError",
     "Release",
     "ReleaseError",
     "RowRelease",
@@ -56,3 +60,9 @@ __all__ = [
     "kernels",
     "set_num_threads",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ("tabular", "torch"):
+        return importlib.import_module(f"dpslice.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

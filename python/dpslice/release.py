@@ -38,7 +38,7 @@ from dpslice import _arrays, _storage, frames
 from dpslice.accounting import Guarantee
 from dpslice.features import FeatureMap
 
-__all__ = ["Release", "ReleaseError", "RowRelease", "Slices", "SumRelease"]
+__all__ = ["ProtectedError", "Release", "ReleaseError", "RowRelease", "Slices", "SumRelease"]
 
 FORMAT: Final = "dpslice release"
 FORMAT_VERSION: Final = 1
