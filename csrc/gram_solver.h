@@ -42,7 +42,7 @@ class GramSolver {
     pad_with_diagonal(matrix_.data(), shape(), size_, largest_);
     // The accuracy of answers by a factor in float64, which is all that there can be.
     uncertain_ = DBL_EPSILON * static_cast<double>(size_) * largest_ / ridge;
-    accuracy_ = narrow || uncertain_ > kAccuracy ? kAccuracy : uncertain_ / 64;
+    accuracy_ = narrow || uncertain_ / 64 > kAccuracy ? kAccuracy : uncertain_ / 64;
     form_ = Form::kLowRank;
     return (spanning > 0 && kLeastMargin * uncertain_ < 1 &&
             low_rank_.factor(matrix_.data(), shape(), size_, spanning, ridge)) ||
@@ -76,8 +76,8 @@ class GramSolver {
   static constexpr double kAccuracy = 1e-9;
   static constexpr int kMostRefinements = 12;
 
-  // NaN is passed on where it comes first; std::fmax is a call.
-  static double larger(double a, double b) { return a < b ? b : a; }
+  // NaN if either is; std::fmax passes the number on, and is a call.
+  static double larger(double a, double b) { return a >= b || std::isnan(a) ? a : b; }
 
   bool factor_fully() {
     const double rounding = FLT_EPSILON * static_cast<double>(size_) * largest_;
@@ -121,6 +121,9 @@ class GramSolver {
       solution[i] = 0;
       residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
     }
+    // The first corrections say little about the last ones: of a smooth right-hand side they are
+    // small, for a factor of low rank lacks what oscillates. So its bound holds, too.
+    const double slowest = form_ == Form::kLowRank ? low_rank_.rate() : 0;
     double before = 0;
     for (int refinement = 0; refinement <= kMostRefinements; ++refinement) {
       if (!correct()) return false;
@@ -131,9 +134,10 @@ class GramSolver {
         change = larger(change, std::fabs(correction));
         size = larger(size, std::fabs(solution[i]));
       }
+      if (!(change <= DBL_MAX)) return false;
       if (change == 0) return true;
       if (refinement > 0) {
-        const double rate = change / before;
+        const double rate = larger(change / before, slowest);
         if (change * rate <= accuracy_ * size) return true;
         if (!(rate < 0.5)) return change <= uncertain_ * size;
       }

@@ -36,7 +36,8 @@ class LowRankSolver {
                        DBL_EPSILON * static_cast<double>(size)))
         return false;
       rank_ += kTileRows;
-      if (subtract_squares() <= kLargestTrace * ridge) break;
+      trace_ = subtract_squares();
+      if (trace_ <= kLargestTrace * ridge) break;
     }
     for (int64_t i = 0; i < rank_; ++i) {  // the diagonal holds reciprocals
       double& pivot = rows_[i * shape.stride + i];
@@ -44,6 +45,9 @@ class LowRankSolver {
     }
     return factor_inner(size);
   }
+
+  // A bound on what a refinement leaves of an error.
+  double rate() const { return trace_ > 0 ? trace_ / ridge_ : 0; }
 
   // solution <- (U^T U + ridge I)^-1 x, both [stride]; not the same array.
   void solve(const double* x, double* solution) {
@@ -152,7 +156,7 @@ class LowRankSolver {
 
   CholeskyShape shape_{0};
   int64_t rank_ = 0;
-  double ridge_ = 1;
+  double ridge_ = 1, trace_ = 0;
   Buffer<double> rows_;   // [rank, stride] U, zeros before its diagonal from first_column on
   Buffer<double> left_;   // [stride] the diagonal of E
   Buffer<double> inner_;  // the factor of M
