@@ -139,7 +139,7 @@ class GramSolver {
       if (refinement > 0) {
         const double rate = larger(change / before, slowest);
         if (change * rate <= accuracy_ * size) return true;
-        if (!(rate < 0.5)) return change <= uncertain_ * size;
+        if (!(rate < 0.5)) return change <= 2 * uncertain_ * size;
       }
       before = change;
       subtract_product(right_hand_side, solution);
@@ -169,50 +169,64 @@ class GramSolver {
     return true;
   }
 
-  // residual = right_hand_side - A solution, from the upper triangle.
+  // residual = right_hand_side - A solution, from the upper triangle. Products are added up in
+  // blocks: what it is off by, amplified by 1 / ridge, is what answers are off by, and it grows with
+  // the length of a sum.
   void subtract_product(const double* right_hand_side, const double* solution) {
     constexpr int L = kLanes<double>;
+    constexpr int64_t kRows = 64, kColumns = 32 * L;
     const CholeskyShape s = shape();
+    product_.resize(s.stride);
     double* const residual = residual_.data();
+    double* const product = product_.data();
     for (int64_t i = 0; i < s.stride; ++i) residual[i] = i < size_ ? right_hand_side[i] : 0.0;
-    // Four rows at a time: what they share is loaded once.
-    for (int64_t i = 0; i < s.order; i += 4) {
-      const double* row[4];
-      double own[4], total[4] = {};
-      for (int r = 0; r < 4; ++r) {
-        row[r] = matrix_.data() + (i + r) * s.stride;
-        own[r] = solution[i + r];
-      }
-      for (int r = 0; r < 4; ++r) {
-        total[r] += row[r][i + r] * own[r];
-        for (int q = r + 1; q < 4; ++q) {
-          total[r] += row[r][i + q] * own[q];
-          total[q] += row[r][i + q] * own[r];
-        }
-      }
-      int64_t j = i + 4;
-      for (; j % L != 0 && j < s.order; ++j)
+    for (int64_t i0 = 0; i0 < s.order; i0 += kRows) {
+      const int64_t i1 = i0 + kRows < s.order ? i0 + kRows : s.order;
+      for (int64_t j = i0; j < s.order; ++j) product[j] = 0;
+      // Four rows at a time: what they share is loaded once.
+      for (int64_t i = i0; i < i1; i += 4) {
+        const double* row[4];
+        double own[4], total[4] = {};
         for (int r = 0; r < 4; ++r) {
-          total[r] += row[r][j] * solution[j];
-          residual[j] -= row[r][j] * own[r];
+          row[r] = matrix_.data() + (i + r) * s.stride;
+          own[r] = solution[i + r];
         }
-      Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
-      for (; j < s.order; j += L) {
-        const Vec<double> known = load(solution + j);
-        const Vec<double> entry0 = load(row[0] + j), entry1 = load(row[1] + j),
-                          entry2 = load(row[2] + j), entry3 = load(row[3] + j);
-        sum0 += entry0 * known;
-        sum1 += entry1 * known;
-        sum2 += entry2 * known;
-        sum3 += entry3 * known;
-        // The four are added up first: rounded once at the size of the whole sum, not four times.
-        store(residual + j, load(residual + j) - ((entry0 * own[0] + entry1 * own[1]) +
-                                                  (entry2 * own[2] + entry3 * own[3])));
+        for (int r = 0; r < 4; ++r) {
+          total[r] += row[r][i + r] * own[r];
+          for (int q = r + 1; q < 4; ++q) {
+            total[r] += row[r][i + q] * own[q];
+            total[q] += row[r][i + q] * own[r];
+          }
+        }
+        int64_t j = i + 4;
+        for (; j % L != 0 && j < s.order; ++j)
+          for (int r = 0; r < 4; ++r) {
+            total[r] += row[r][j] * solution[j];
+            product[j] += row[r][j] * own[r];
+          }
+        while (j < s.order) {
+          const int64_t end = j + kColumns < s.order ? j + kColumns : s.order;
+          Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
+          for (; j < end; j += L) {
+            const Vec<double> known = load(solution + j);
+            const Vec<double> entry0 = load(row[0] + j), entry1 = load(row[1] + j),
+                              entry2 = load(row[2] + j), entry3 = load(row[3] + j);
+            sum0 += entry0 * known;
+            sum1 += entry1 * known;
+            sum2 += entry2 * known;
+            sum3 += entry3 * known;
+            // The four are added up first: rounded once at the size of the whole sum.
+            store(product + j, load(product + j) + ((entry0 * own[0] + entry1 * own[1]) +
+                                                    (entry2 * own[2] + entry3 * own[3])));
+          }
+          total[0] += sum_lanes<double>(sum0);
+          total[1] += sum_lanes<double>(sum1);
+          total[2] += sum_lanes<double>(sum2);
+          total[3] += sum_lanes<double>(sum3);
+        }
+        for (int r = 0; r < 4; ++r) product[i + r] += total[r];
       }
-      residual[i] -= total[0] + sum_lanes<double>(sum0);
-      residual[i + 1] -= total[1] + sum_lanes<double>(sum1);
-      residual[i + 2] -= total[2] + sum_lanes<double>(sum2);
-      residual[i + 3] -= total[3] + sum_lanes<double>(sum3);
+      for (int64_t j = i0; j < s.order; ++j) residual[j] -= product[j];
     }
   }
 
@@ -221,7 +235,7 @@ class GramSolver {
   bool narrow_ = false;
   Form form_ = Form::kWide;
   LowRankSolver low_rank_;
-  Buffer<double> matrix_, wide_panel_, residual_, correction_;
+  Buffer<double> matrix_, wide_panel_, residual_, product_, correction_;
   Buffer<float> factor_, panel_, step_, narrow_correction_;
 };
 
