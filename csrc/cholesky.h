@@ -137,7 +137,7 @@ inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin,
     int64_t j = first;
     // The vectors with the diagonal tile, and as many after it as make a whole tile: sums enough in
     // flight while everything waits for this tile.
-    const auto begin = [&]<int V>(CholeskyTile<T, V>&& head) {
+    const auto start = [&]<int V>(CholeskyTile<T, V>&& head) {
       subtracted(head, i, first);
       head.store_to(a + i * stride + first, stride);
       for (int r = 0; r < kTileRows; ++r)
@@ -160,8 +160,8 @@ inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin,
     };
     constexpr int kWidth = kTileRows > L ? kTileRows / L : 1;  // vectors that hold the diagonal
     constexpr int kHead = kTileVectors > kWidth ? kTileVectors : kWidth;
-    if (!(first + kHead * L <= shape.order ? begin(CholeskyTile<T, kHead>{})
-                                           : begin(CholeskyTile<T, kWidth>{})))
+    if (!(first + kHead * L <= shape.order ? start(CholeskyTile<T, kHead>{})
+                                           : start(CholeskyTile<T, kWidth>{})))
       return false;
     while (j + kTileVectors * L <= shape.order) finish(CholeskyTile<T, kTileVectors>{});
     while (j + 2 * L <= shape.order) finish(CholeskyTile<T, 2>{});

@@ -3,7 +3,7 @@
 // One slice is one task: its b x b matrix and its points live in the thread's workspace, so memory
 // is O(threads * bandwidths * b^2); the cross kernel with the c synthetic rows is streamed, and
 // kept for the gradient only where it is small. Entries, right-hand sides and solutions are float64
-// whatever the dtype of the arrays; the factor of float32 arrays is float32 (gram_solver.h).
+// whatever the dtype of the arrays; what solves may be less (gram_solver.h).
 #include "density_ratio.h"
 
 #include <cmath>

@@ -40,7 +40,8 @@ class GramSolver {
     largest_ = 1 + ridge;
     narrow_ = narrow;
     pad_with_diagonal(matrix_.data(), shape(), size_, largest_);
-    // The accuracy of answers by a factor in float64, which is all that there can be.
+    // A bound on the relative error of answers by a factor in float64. Refinement goes well below
+    // it: gradients are sums of answers whose errors, other than those of rounding, do not cancel.
     uncertain_ = DBL_EPSILON * static_cast<double>(size_) * largest_ / ridge;
     accuracy_ = narrow || uncertain_ / 64 > kAccuracy ? kAccuracy : uncertain_ / 64;
     form_ = Form::kLowRank;
@@ -121,8 +122,8 @@ class GramSolver {
       solution[i] = 0;
       residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
     }
-    // The first corrections say little about the last ones: of a smooth right-hand side they are
-    // small, for a factor of low rank lacks what oscillates. So its bound holds, too.
+    // The first two corrections may promise too much: a factor of low rank lacks what oscillates,
+    // of which a smooth right-hand side has little. So the rate is not taken to be below its bound.
     const double slowest = form_ == Form::kLowRank ? low_rank_.rate() : 0;
     double before = 0;
     for (int refinement = 0; refinement <= kMostRefinements; ++refinement) {
@@ -139,6 +140,7 @@ class GramSolver {
       if (refinement > 0) {
         const double rate = larger(change / before, slowest);
         if (change * rate <= accuracy_ * size) return true;
+        // Rounding of the residual is all that is left, or it does not converge.
         if (!(rate < 0.5)) return change <= 2 * uncertain_ * size;
       }
       before = change;
@@ -170,8 +172,8 @@ class GramSolver {
   }
 
   // residual = right_hand_side - A solution, from the upper triangle. Products are added up in
-  // blocks: what it is off by, amplified by 1 / ridge, is what answers are off by, and it grows with
-  // the length of a sum.
+  // blocks: what it is off by, amplified by 1 / ridge, is what answers are off by, and it grows
+  // with the length of a sum.
   void subtract_product(const double* right_hand_side, const double* solution) {
     constexpr int L = kLanes<double>;
     constexpr int64_t kRows = 64, kColumns = 32 * L;

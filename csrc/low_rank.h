@@ -20,8 +20,8 @@ namespace dpslice::DPSLICE_ISA {
 
 class LowRankSolver {
  public:
-  // From the upper triangle of K + ridge I, whose first `most` rows may be used. False if these do
-  // not leave a trace small beside the ridge. K has ones on its diagonal.
+  // From the upper triangle of K + ridge I, whose first `most` rows may be used, up to a whole
+  // tile. False if these do not leave a trace small beside the ridge. K has ones on its diagonal.
   bool factor(const double* matrix, CholeskyShape shape, int64_t size, int64_t most, double ridge) {
     shape_ = shape;
     rank_ = 0;
@@ -46,7 +46,7 @@ class LowRankSolver {
     return factor_inner(size);
   }
 
-  // A bound on what a refinement leaves of an error.
+  // A bound on the part of an error that a refinement leaves: ||E|| / ridge <= trace(E) / ridge.
   double rate() const { return trace_ > 0 ? trace_ / ridge_ : 0; }
 
   // solution <- (U^T U + ridge I)^-1 x, both [stride]; not the same array.
@@ -79,7 +79,7 @@ class LowRankSolver {
   }
 
  private:
-  // Of the trace, in ridges: each refinement then adds some three digits.
+  // Of the trace, in ridges. The norm of E is less: most refinements add two or three digits.
   static constexpr double kLargestTrace = 0.05;
 
   // Rows of the next tile, of K without the ridge.
@@ -103,13 +103,8 @@ class LowRankSolver {
     double* const left = left_.data();
     for (int64_t i = rank_ - kTileRows; i < rank_; ++i) left[i] = 0;
     Vec<double> trace{};
-    int64_t j = rank_;
-    double rest = 0;
-    for (; j % L != 0; ++j) {
-      for (int r = 0; r < kTileRows; ++r) left[j] -= row[r * stride + j] * row[r * stride + j];
-      rest += left[j];
-    }
-    for (; j < shape_.order; j += L) {
+    static_assert(kTileRows % L == 0, "a tile of rows ends at a whole vector");
+    for (int64_t j = rank_; j < shape_.order; j += L) {
       Vec<double> here = load(left + j);
       for (int r = 0; r < kTileRows; ++r) {
         const Vec<double> entry = load(row + r * stride + j);
@@ -118,7 +113,7 @@ class LowRankSolver {
       store(left + j, here);
       trace += here;
     }
-    return rest + sum_lanes<double>(trace);
+    return sum_lanes<double>(trace);
   }
 
   // The factor of M.
