@@ -29,6 +29,8 @@ class LowRankSolver {
     left_.resize(shape.stride);
     for (int64_t j = 0; j < shape.stride; ++j) left_[j] = j < size ? 1.0 : 0.0;
     ridge_ = ridge;
+    const double enough = kLargestTrace * ridge;
+    bool halfway = false;
     for (;;) {
       if (rank_ >= most) return false;
       copy_rows(matrix);
@@ -37,7 +39,12 @@ class LowRankSolver {
         return false;
       rank_ += kTileRows;
       trace_ = subtract_squares();
-      if (trace_ <= kLargestTrace * ridge) break;
+      if (trace_ <= enough) break;
+      if (!halfway && 2 * rank_ >= most) {
+        // The second half of the rows hardly takes off more digits than the first.
+        if (trace_ * trace_ > enough * static_cast<double>(size)) return false;
+        halfway = true;
+      }
     }
     for (int64_t i = 0; i < rank_; ++i) {  // the diagonal holds reciprocals
       double& pivot = rows_[i * shape.stride + i];
