@@ -45,7 +45,7 @@ class GramSolver {
     uncertain_ = DBL_EPSILON * static_cast<double>(size_) * largest_ / ridge;
     accuracy_ = narrow || uncertain_ / 64 > kAccuracy ? kAccuracy : uncertain_ / 64;
     form_ = Form::kLowRank;
-    return (spanning > 0 && kLeastMargin * uncertain_ < 1 &&
+    return (spanning > 0 && uncertain_ < kMostUncertain &&
             low_rank_.factor(matrix_.data(), shape(), size_, spanning, ridge)) ||
            factor_fully();
   }
@@ -71,6 +71,8 @@ class GramSolver {
   static constexpr int64_t kLeastNarrow = 192;
   // float32 is tried where the eigenvalues are this many times its rounding error.
   static constexpr double kLeastMargin = 4;
+  // Low rank is tried where answers can have four digits: below, it seldom converges.
+  static constexpr double kMostUncertain = 1e-4;
   // Refinement ends when the next correction would be below this, relative to the largest part of
   // the solution: small parts and differences of the float32 answers are then right to their last
   // place.

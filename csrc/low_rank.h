@@ -34,8 +34,9 @@ class LowRankSolver {
     for (;;) {
       if (rank_ >= most) return false;
       copy_rows(matrix);
-      if (!factor_rows(rows_.data(), shape, 0, rank_, rank_ + kTileRows,
-                       DBL_EPSILON * static_cast<double>(size)))
+      // A row that those before it span to the last digit adds nothing but rounding.
+      if (!factor_rows<true>(rows_.data(), shape, 0, rank_, rank_ + kTileRows,
+                             DBL_EPSILON * static_cast<double>(size)))
         return false;
       rank_ += kTileRows;
       trace_ = subtract_squares();
@@ -48,7 +49,7 @@ class LowRankSolver {
     }
     for (int64_t i = 0; i < rank_; ++i) {  // the diagonal holds reciprocals
       double& pivot = rows_[i * shape.stride + i];
-      pivot = 1 / pivot;
+      pivot = pivot > 0 ? 1 / pivot : 0;
     }
     return factor_inner(size);
   }
