@@ -256,8 +256,8 @@ constexpr int64_t kLeastOrdered = 192;
 constexpr int64_t kMostOrderedDims = 8;
 // Rows that may span the others: with more the whole matrix is factored as fast.
 constexpr int64_t most_spanning(int64_t b) { return b / 4; }
-// Rows within kReach bandwidths of those that span them leave a trace of about a ridge of 0.01 at
-// median bandwidths; there is no need to go below kLeastReach.
+// Where all rows lie within kReach bandwidths of the first ones, these leave a trace of about a
+// ridge of 0.01 at median bandwidths. Below kLeastReach the order of the others matters little.
 constexpr double kReach = 0.35, kLeastReach = 0.2;
 
 // work.q and work.order: its first rows span the others, as far as the smallest bandwidth asks.

@@ -32,9 +32,9 @@ class GramSolver {
   double* matrix() { return matrix_.data(); }
   CholeskyShape shape() const { return CholeskyShape(size_); }
 
-  // Factors the matrix, K + ridge I. `spanning`: so many of its first rows nearly span the others,
-  // or 0; `narrow`: answers are needed to float32's accuracy only. False if it is not positive
-  // definite as far as float64 can tell.
+  // Factors the matrix, K + ridge I. `spanning`: of its first rows so many or fewer may span the
+  // others, or 0; `narrow`: answers are needed to float32's accuracy only. False if it is not
+  // positive definite as far as float64 can tell.
   bool factor(double ridge, int64_t spanning, bool narrow) {
     ridge_ = ridge;
     largest_ = 1 + ridge;
@@ -71,8 +71,8 @@ class GramSolver {
   static constexpr int64_t kLeastNarrow = 192;
   // float32 is tried where the eigenvalues are this many times its rounding error.
   static constexpr double kLeastMargin = 4;
-  // Low rank is tried where answers can have four digits: below, it seldom converges.
-  static constexpr double kMostUncertain = 1e-4;
+  // Low rank is tried where answers can have six digits: rounding is too near the ridge below.
+  static constexpr double kMostUncertain = 1e-6;
   // Refinement ends when the next correction would be below this, relative to the largest part of
   // the solution: small parts and differences of the float32 answers are then right to their last
   // place.
@@ -142,8 +142,9 @@ class GramSolver {
       if (refinement > 0) {
         const double rate = larger(change / before, slowest);
         if (change * rate <= accuracy_ * size) return true;
-        // Rounding of the residual is all that is left, or it does not converge.
-        if (!(rate < 0.5)) return change <= 2 * uncertain_ * size;
+        // Rounding of the residual is all that is left, or it does not converge. The first answer
+        // of a smooth right-hand side may be nothing but an error that the second takes off.
+        if (refinement > 1 && !(rate < 0.5)) return change <= 2 * uncertain_ * size;
       }
       before = change;
       subtract_product(right_hand_side, solution);
