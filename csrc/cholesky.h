@@ -99,14 +99,16 @@ struct CholeskyTile {
   }
 };
 
-// Factors a diagonal tile: U above, reciprocals on the diagonal, zeros below. False at a bad pivot.
-template <class T>
+// Factors a diagonal tile: U above, reciprocals on the diagonal, zeros below. False at a bad pivot,
+// or, with `skip`, a row of zeros in its place, unless it is NaN.
+template <bool skip, class T>
 inline bool factor_diagonal_tile(T (&a)[kTileRows][kTileRows], T smallest_pivot) {
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {
     const T pivot = a[r][r];
-    if (!(pivot > smallest_pivot)) return false;
-    const T reciprocal = T(1) / std::sqrt(pivot);
+    const bool good = pivot > smallest_pivot;
+    if (!good && !(skip && pivot <= smallest_pivot)) return false;
+    const T reciprocal = good ? T(1) / std::sqrt(pivot) : T(0);
 #pragma GCC unroll 8
     for (int j = 0; j < r; ++j) a[r][j] = 0;
     a[r][r] = reciprocal;
@@ -121,7 +123,8 @@ inline bool factor_diagonal_tile(T (&a)[kTileRows][kTileRows], T smallest_pivot)
 }
 
 // Rows [begin, end) of the factor, of which those from `panel` on are still to be subtracted.
-template <class T>
+// `skip`: rows with a bad pivot are made zeros.
+template <bool skip, class T>
 inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin, int64_t end,
                         T smallest_pivot) {
   constexpr int L = kLanes<T>;
@@ -137,12 +140,12 @@ inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin,
     int64_t j = first;
     // The vectors with the diagonal tile, and as many after it as make a whole tile: sums enough in
     // flight while everything waits for this tile.
-    const auto begin = [&]<int V>(CholeskyTile<T, V>&& head) {
+    const auto start = [&]<int V>(CholeskyTile<T, V>&& head) {
       subtracted(head, i, first);
       head.store_to(a + i * stride + first, stride);
       for (int r = 0; r < kTileRows; ++r)
         for (int q = 0; q < kTileRows; ++q) diagonal[r][q] = a[(i + r) * stride + i + q];
-      if (!factor_diagonal_tile(diagonal, smallest_pivot)) return false;
+      if (!factor_diagonal_tile<skip>(diagonal, smallest_pivot)) return false;
       head.solve(diagonal);
       head.store_to(a + i * stride + first, stride);
       for (int r = 0; r < kTileRows; ++r) {
@@ -160,8 +163,8 @@ inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin,
     };
     constexpr int kWidth = kTileRows > L ? kTileRows / L : 1;  // vectors that hold the diagonal
     constexpr int kHead = kTileVectors > kWidth ? kTileVectors : kWidth;
-    if (!(first + kHead * L <= shape.order ? begin(CholeskyTile<T, kHead>{})
-                                           : begin(CholeskyTile<T, kWidth>{})))
+    if (!(first + kHead * L <= shape.order ? start(CholeskyTile<T, kHead>{})
+                                           : start(CholeskyTile<T, kWidth>{})))
       return false;
     while (j + kTileVectors * L <= shape.order) finish(CholeskyTile<T, kTileVectors>{});
     while (j + 2 * L <= shape.order) finish(CholeskyTile<T, 2>{});
@@ -186,7 +189,7 @@ inline bool cholesky(T* a, CholeskyShape shape, T smallest_pivot, T* packed) {
   const int64_t order = shape.order, stride = shape.stride;
   for (int64_t panel = 0; panel < order; panel += kCholeskyPanel) {
     const int64_t end = panel + kCholeskyPanel < order ? panel + kCholeskyPanel : order;
-    if (!factor_rows(a, shape, panel, panel, end, smallest_pivot)) return false;
+    if (!factor_rows<false>(a, shape, panel, panel, end, smallest_pivot)) return false;
     if (end == order) break;
     // What is left of the panel, in strips of `width` columns [strip, depth, width]: read once,
     // used often, across and (kTileRows of its columns) down.

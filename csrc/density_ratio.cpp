@@ -3,7 +3,7 @@
 // One slice is one task: its b x b matrix and its points live in the thread's workspace, so memory
 // is O(threads * bandwidths * b^2); the cross kernel with the c synthetic rows is streamed, and
 // kept for the gradient only where it is small. Entries, right-hand sides and solutions are float64
-// whatever the dtype of the arrays; the factor of float32 arrays is float32 (gram_solver.h).
+// whatever the dtype of the arrays; what solves may be less (gram_solver.h).
 #include "density_ratio.h"
 
 #include <cmath>
@@ -252,10 +252,12 @@ void report_failure(int64_t* failed_slice, int64_t slice) {
 
 // Fewer private rows than this are not ordered: a factor of the whole matrix takes no longer.
 constexpr int64_t kLeastOrdered = 192;
+// In more dimensions few rows hardly ever span the others, and to order them takes long.
+constexpr int64_t kMostOrderedDims = 8;
 // Rows that may span the others: with more the whole matrix is factored as fast.
 constexpr int64_t most_spanning(int64_t b) { return b / 4; }
-// Rows within kReach bandwidths of those that span them leave a trace of about a ridge of 0.01 at
-// median bandwidths; there is no need to go below kLeastReach.
+// Where all rows lie within kReach bandwidths of the first ones, these leave a trace of about a
+// ridge of 0.01 at median bandwidths. Below kLeastReach the order of the others matters little.
 constexpr double kReach = 0.35, kLeastReach = 0.2;
 
 // work.q and work.order: its first rows span the others, as far as the smallest bandwidth asks.
@@ -263,7 +265,7 @@ template <class T>
 LeadingPoints order_rows(const T* rows, int64_t b, int64_t k, double scale, int64_t bandwidths,
                          Workspace& work) {
   work.order.resize(b);
-  if (b < kLeastOrdered) {
+  if (b < kLeastOrdered || k > kMostOrderedDims) {
     for (int64_t i = 0; i < b; ++i) work.order[i] = i;
     work.q.assign(rows, b, k, scale);
     return {0, INFINITY};
@@ -295,7 +297,7 @@ double factor_slice(const Args& args, int64_t s, const T* bandwidth, int64_t ban
   fill_gram(work.q, work.kernels.data(), bandwidths, args.ridge, work.solvers);
   for (int64_t g = 0; g < bandwidths; ++g) {
     const bool spanned = leading.reach <= kReach * work.kernels[g].bandwidth;
-    if (!work.solvers[g].factor(args.ridge, spanned ? leading.count : 0,
+    if (!work.solvers[g].factor(args.ridge, spanned ? most_spanning(args.b) : 0,
                                 sizeof(T) == sizeof(float))) {
       report_failure(args.failed_slice, s);
       return 0;

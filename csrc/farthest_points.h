@@ -23,8 +23,8 @@ struct LeadingPoints {
 inline LeadingPoints farthest_first(const Points& points, double reach, double bound, int64_t most,
                                     Buffer<double>& squared, int64_t* order) {
   constexpr int L = kLanes<double>;
-  // After so many points it is asked whether the reach can come below the bound if it falls twice
-  // as far as count^(-1/dims), which is as far as it falls in a few dimensions.
+  // After so many points the reach of `most` is foretold: it falls as count^(-1/dims) does. Where
+  // not even half of that is within the bound, the others are not tried.
   constexpr int64_t kAsked = 16;
   const int64_t size = points.size(), dims = points.dims(), vectors = padded<double>(size);
   squared.resize(points.stride());

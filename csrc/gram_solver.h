@@ -32,19 +32,20 @@ class GramSolver {
   double* matrix() { return matrix_.data(); }
   CholeskyShape shape() const { return CholeskyShape(size_); }
 
-  // Factors the matrix, K + ridge I. `spanning`: so many of its first rows nearly span the others,
-  // or 0; `narrow`: answers are needed to float32's accuracy only. False if it is not positive
-  // definite as far as float64 can tell.
+  // Factors the matrix, K + ridge I. `spanning`: of its first rows so many or fewer may span the
+  // others, or 0; `narrow`: answers are needed to float32's accuracy only. False if it is not
+  // positive definite as far as float64 can tell.
   bool factor(double ridge, int64_t spanning, bool narrow) {
     ridge_ = ridge;
     largest_ = 1 + ridge;
     narrow_ = narrow;
     pad_with_diagonal(matrix_.data(), shape(), size_, largest_);
-    // The accuracy of answers by a factor in float64, which is all that there can be.
+    // A bound on the relative error of answers by a factor in float64. Refinement goes well below
+    // it: gradients are sums of answers whose errors, other than those of rounding, do not cancel.
     uncertain_ = DBL_EPSILON * static_cast<double>(size_) * largest_ / ridge;
-    accuracy_ = narrow || uncertain_ > kAccuracy ? kAccuracy : uncertain_ / 64;
+    accuracy_ = narrow || uncertain_ / 64 > kAccuracy ? kAccuracy : uncertain_ / 64;
     form_ = Form::kLowRank;
-    return (spanning > 0 && kLeastMargin * uncertain_ < 1 &&
+    return (spanning > 0 && uncertain_ < kMostUncertain &&
             low_rank_.factor(matrix_.data(), shape(), size_, spanning, ridge)) ||
            factor_fully();
   }
@@ -70,14 +71,16 @@ class GramSolver {
   static constexpr int64_t kLeastNarrow = 192;
   // float32 is tried where the eigenvalues are this many times its rounding error.
   static constexpr double kLeastMargin = 4;
+  // Low rank is tried where answers can have six digits: rounding is too near the ridge below.
+  static constexpr double kMostUncertain = 1e-6;
   // Refinement ends when the next correction would be below this, relative to the largest part of
   // the solution: small parts and differences of the float32 answers are then right to their last
   // place.
   static constexpr double kAccuracy = 1e-9;
   static constexpr int kMostRefinements = 12;
 
-  // NaN is passed on where it comes first; std::fmax is a call.
-  static double larger(double a, double b) { return a < b ? b : a; }
+  // NaN if either is; std::fmax passes the number on, and is a call.
+  static double larger(double a, double b) { return a >= b || std::isnan(a) ? a : b; }
 
   bool factor_fully() {
     const double rounding = FLT_EPSILON * static_cast<double>(size_) * largest_;
@@ -121,6 +124,9 @@ class GramSolver {
       solution[i] = 0;
       residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
     }
+    // The first two corrections may promise too much: a factor of low rank lacks what oscillates,
+    // of which a smooth right-hand side has little. So the rate is not taken to be below its bound.
+    const double slowest = form_ == Form::kLowRank ? low_rank_.rate() : 0;
     double before = 0;
     for (int refinement = 0; refinement <= kMostRefinements; ++refinement) {
       if (!correct()) return false;
@@ -131,11 +137,14 @@ class GramSolver {
         change = larger(change, std::fabs(correction));
         size = larger(size, std::fabs(solution[i]));
       }
+      if (!(change <= DBL_MAX)) return false;
       if (change == 0) return true;
       if (refinement > 0) {
-        const double rate = change / before;
+        const double rate = larger(change / before, slowest);
         if (change * rate <= accuracy_ * size) return true;
-        if (!(rate < 0.5)) return change <= uncertain_ * size;
+        // Rounding of the residual is all that is left, or it does not converge. The first answer
+        // of a smooth right-hand side may be nothing but an error that the second takes off.
+        if (refinement > 1 && !(rate < 0.5)) return change <= 2 * uncertain_ * size;
       }
       before = change;
       subtract_product(right_hand_side, solution);
@@ -165,50 +174,64 @@ class GramSolver {
     return true;
   }
 
-  // residual = right_hand_side - A solution, from the upper triangle.
+  // residual = right_hand_side - A solution, from the upper triangle. Products are added up in
+  // blocks: what it is off by, amplified by 1 / ridge, is what answers are off by, and it grows
+  // with the length of a sum.
   void subtract_product(const double* right_hand_side, const double* solution) {
     constexpr int L = kLanes<double>;
+    constexpr int64_t kRows = 64, kColumns = 32 * L;
     const CholeskyShape s = shape();
+    product_.resize(s.stride);
     double* const residual = residual_.data();
+    double* const product = product_.data();
     for (int64_t i = 0; i < s.stride; ++i) residual[i] = i < size_ ? right_hand_side[i] : 0.0;
-    // Four rows at a time: what they share is loaded once.
-    for (int64_t i = 0; i < s.order; i += 4) {
-      const double* row[4];
-      double own[4], total[4] = {};
-      for (int r = 0; r < 4; ++r) {
-        row[r] = matrix_.data() + (i + r) * s.stride;
-        own[r] = solution[i + r];
-      }
-      for (int r = 0; r < 4; ++r) {
-        total[r] += row[r][i + r] * own[r];
-        for (int q = r + 1; q < 4; ++q) {
-          total[r] += row[r][i + q] * own[q];
-          total[q] += row[r][i + q] * own[r];
-        }
-      }
-      int64_t j = i + 4;
-      for (; j % L != 0 && j < s.order; ++j)
+    for (int64_t i0 = 0; i0 < s.order; i0 += kRows) {
+      const int64_t i1 = i0 + kRows < s.order ? i0 + kRows : s.order;
+      for (int64_t j = i0; j < s.order; ++j) product[j] = 0;
+      // Four rows at a time: what they share is loaded once.
+      for (int64_t i = i0; i < i1; i += 4) {
+        const double* row[4];
+        double own[4], total[4] = {};
         for (int r = 0; r < 4; ++r) {
-          total[r] += row[r][j] * solution[j];
-          residual[j] -= row[r][j] * own[r];
+          row[r] = matrix_.data() + (i + r) * s.stride;
+          own[r] = solution[i + r];
         }
-      Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
-      for (; j < s.order; j += L) {
-        const Vec<double> known = load(solution + j);
-        const Vec<double> entry0 = load(row[0] + j), entry1 = load(row[1] + j),
-                          entry2 = load(row[2] + j), entry3 = load(row[3] + j);
-        sum0 += entry0 * known;
-        sum1 += entry1 * known;
-        sum2 += entry2 * known;
-        sum3 += entry3 * known;
-        // The four are added up first: rounded once at the size of the whole sum, not four times.
-        store(residual + j, load(residual + j) - ((entry0 * own[0] + entry1 * own[1]) +
-                                                  (entry2 * own[2] + entry3 * own[3])));
+        for (int r = 0; r < 4; ++r) {
+          total[r] += row[r][i + r] * own[r];
+          for (int q = r + 1; q < 4; ++q) {
+            total[r] += row[r][i + q] * own[q];
+            total[q] += row[r][i + q] * own[r];
+          }
+        }
+        int64_t j = i + 4;
+        for (; j % L != 0 && j < s.order; ++j)
+          for (int r = 0; r < 4; ++r) {
+            total[r] += row[r][j] * solution[j];
+            product[j] += row[r][j] * own[r];
+          }
+        while (j < s.order) {
+          const int64_t end = j + kColumns < s.order ? j + kColumns : s.order;
+          Vec<double> sum0{}, sum1{}, sum2{}, sum3{};
+          for (; j < end; j += L) {
+            const Vec<double> known = load(solution + j);
+            const Vec<double> entry0 = load(row[0] + j), entry1 = load(row[1] + j),
+                              entry2 = load(row[2] + j), entry3 = load(row[3] + j);
+            sum0 += entry0 * known;
+            sum1 += entry1 * known;
+            sum2 += entry2 * known;
+            sum3 += entry3 * known;
+            // The four are added up first: rounded once at the size of the whole sum.
+            store(product + j, load(product + j) + ((entry0 * own[0] + entry1 * own[1]) +
+                                                    (entry2 * own[2] + entry3 * own[3])));
+          }
+          total[0] += sum_lanes<double>(sum0);
+          total[1] += sum_lanes<double>(sum1);
+          total[2] += sum_lanes<double>(sum2);
+          total[3] += sum_lanes<double>(sum3);
+        }
+        for (int r = 0; r < 4; ++r) product[i + r] += total[r];
       }
-      residual[i] -= total[0] + sum_lanes<double>(sum0);
-      residual[i + 1] -= total[1] + sum_lanes<double>(sum1);
-      residual[i + 2] -= total[2] + sum_lanes<double>(sum2);
-      residual[i + 3] -= total[3] + sum_lanes<double>(sum3);
+      for (int64_t j = i0; j < s.order; ++j) residual[j] -= product[j];
     }
   }
 
@@ -217,7 +240,7 @@ class GramSolver {
   bool narrow_ = false;
   Form form_ = Form::kWide;
   LowRankSolver low_rank_;
-  Buffer<double> matrix_, wide_panel_, residual_, correction_;
+  Buffer<double> matrix_, wide_panel_, residual_, product_, correction_;
   Buffer<float> factor_, panel_, step_, narrow_correction_;
 };
 

@@ -21,8 +21,8 @@ namespace dpslice::DPSLICE_ISA {
 
 class LowRankSolver {
  public:
-  // From the upper triangle of K + ridge I, whose first `most` rows may be used. False if these do
-  // not leave a trace small beside the ridge. K has ones on its diagonal.
+  // From the upper triangle of K + ridge I, whose first `most` rows may be used, up to a whole
+  // tile. False if these do not leave a trace small beside the ridge. K has ones on its diagonal.
   bool factor(const double* matrix, CholeskyShape shape, int64_t size, int64_t most, double ridge) {
     shape_ = shape;
     rank_ = 0;
@@ -30,26 +30,33 @@ class LowRankSolver {
     left_.resize(shape.stride);
     for (int64_t j = 0; j < shape.stride; ++j) left_[j] = j < size ? 1.0 : 0.0;
     ridge_ = ridge;
-    const double least = kLargestTrace * ridge, all = static_cast<double>(size);
-    for (double trace = all; !(trace <= least);) {
-      // The trace falls more and more slowly: if it does not suffice to go on as fast as so far on
-      // average, these rows will not do.
-      if (rank_ >= most || static_cast<double>(most) * std::log(trace / all) >
-                               static_cast<double>(rank_) * std::log(least / all))
-        return false;
+    const double enough = kLargestTrace * ridge;
+    bool halfway = false;
+    for (;;) {
+      if (rank_ >= most) return false;
       copy_rows(matrix);
-      if (!factor_rows(rows_.data(), shape, 0, rank_, rank_ + kTileRows,
-                       DBL_EPSILON * static_cast<double>(size)))
+      // A row that those before it span to the last digit adds nothing but rounding.
+      if (!factor_rows<true>(rows_.data(), shape, 0, rank_, rank_ + kTileRows,
+                             DBL_EPSILON * static_cast<double>(size)))
         return false;
       rank_ += kTileRows;
-      trace = subtract_squares();
+      trace_ = subtract_squares();
+      if (trace_ <= enough) break;
+      if (!halfway && 2 * rank_ >= most) {
+        // The second half of the rows hardly takes off more digits than the first.
+        if (trace_ * trace_ > enough * static_cast<double>(size)) return false;
+        halfway = true;
+      }
     }
     for (int64_t i = 0; i < rank_; ++i) {  // the diagonal holds reciprocals
       double& pivot = rows_[i * shape.stride + i];
-      pivot = 1 / pivot;
+      pivot = pivot > 0 ? 1 / pivot : 0;
     }
     return factor_inner(size);
   }
+
+  // A bound on the part of an error that a refinement leaves: ||E|| / ridge <= trace(E) / ridge.
+  double rate() const { return trace_ > 0 ? trace_ / ridge_ : 0; }
 
   // solution <- (U^T U + ridge I)^-1 x, both [stride]; not the same array.
   void solve(const double* x, double* solution) {
@@ -81,7 +88,7 @@ class LowRankSolver {
   }
 
  private:
-  // Of the trace, in ridges: each refinement then adds some three digits.
+  // Of the trace, in ridges. The norm of E is less: most refinements add two or three digits.
   static constexpr double kLargestTrace = 0.05;
 
   // Rows of the next tile, of K without the ridge.
@@ -105,13 +112,8 @@ class LowRankSolver {
     double* const left = left_.data();
     for (int64_t i = rank_ - kTileRows; i < rank_; ++i) left[i] = 0;
     Vec<double> trace{};
-    int64_t j = rank_;
-    double rest = 0;
-    for (; j % L != 0; ++j) {
-      for (int r = 0; r < kTileRows; ++r) left[j] -= row[r * stride + j] * row[r * stride + j];
-      rest += left[j];
-    }
-    for (; j < shape_.order; j += L) {
+    static_assert(kTileRows % L == 0, "a tile of rows ends at a whole vector");
+    for (int64_t j = rank_; j < shape_.order; j += L) {
       Vec<double> here = load(left + j);
       for (int r = 0; r < kTileRows; ++r) {
         const Vec<double> entry = load(row + r * stride + j);
@@ -120,7 +122,7 @@ class LowRankSolver {
       store(left + j, here);
       trace += here;
     }
-    return rest + sum_lanes<double>(trace);
+    return sum_lanes<double>(trace);
   }
 
   // The factor of M.
@@ -159,7 +161,7 @@ class LowRankSolver {
 
   CholeskyShape shape_{0};
   int64_t rank_ = 0;
-  double ridge_ = 1;
+  double ridge_ = 1, trace_ = 0;
   Buffer<double> rows_;   // [rank, stride] U, zeros before its diagonal from first_column on
   Buffer<double> left_;   // [stride] the diagonal of E
   Buffer<double> inner_;  // the factor of M

@@ -161,6 +161,81 @@ def test_rows_that_others_span(kind: str, b: int, k: int, ridge: float, dtype: t
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("ridge", [0.1, 1.0])
+def test_rounding_does_not_grow_with_the_rows(ridge: float) -> None:
+    """Rows of eight kinds, whose ratios solve a system of eight."""
+    b, bandwidth = 2048, 8.0
+    corners = np.array(
+        [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.longdouble
+    )
+    p = np.array([[0.3, 0.2, 0.1], [1.0, 0.0, 0.5]])
+    kind = np.random.default_rng(0).permutation(np.arange(b) % 8)
+    gram, cross = (
+        np.exp(-((corners[:, None] - other) ** 2).sum(-1) / (2 * bandwidth**2))
+        for other in (corners, p)
+    )
+    matrix = (b // 8) * gram + np.longdouble(ridge) * np.eye(8, dtype=np.longdouble)
+    expected = solve_long(matrix, b // 2 * cross.sum(1))[kind]
+    found = _core.density_ratio(
+        corners[kind].astype(float)[None], p[None], np.full(1, bandwidth), ridge, 0.0
+    )
+    assert error(found[0], expected) < 2 * np.finfo(float).eps * b / ridge
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("bandwidth", "ridge"), [(6.0, 0.03), (5.0, 0.3)])
+def test_refinement_does_not_end_too_early(bandwidth: float, ridge: float) -> None:
+    """One row's lambda is large, and what a factor of low rank lacks of it shows up late."""
+    b = 272
+    angle = np.linspace(0, 2 * np.pi, b, endpoint=False)
+    q = 2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    p = 0.8 * q[:20] + 0.25
+    grad = np.eye(1, b)
+    rest = (np.full(1, bandwidth), ridge, 0.0)
+    _, found = _core.density_ratio_vjp(q[None], p[None], *rest, grad, grad, False, True)
+    across = q[:, None].astype(np.longdouble) - p
+    gram, cross = (
+        np.exp(-(x**2).sum(-1) / (2 * bandwidth**2))
+        for x in (q[:, None].astype(np.longdouble) - q, across)
+    )
+    weights = solve_long(
+        gram + np.longdouble(ridge) * np.eye(b, dtype=np.longdouble), grad[0].astype(np.longdouble)
+    )
+    pull = b / len(p) / bandwidth**2 * (weights[:, None] * cross)[..., None] * across
+    assert error(found[0], pull.sum(0)) < np.finfo(float).eps * b / ridge
+
+
+@pytest.mark.usefixtures("isa")
+def test_large_gradients_do_not_overflow_on_the_way() -> None:
+    size = 2.0**1017
+    q = np.random.default_rng(0).normal(size=(1, 200, 2))
+    p = q[:, :5] + 0.25
+    rest = (np.full(1, 5.0), 1e-2, 0.25)
+    r = _core.density_ratio(q, p, *rest)
+    found = _core.density_ratio_vjp(q, p, *rest, r, np.full((1, 200), size), True, True)
+    expected = _core.density_ratio_vjp(q, p, *rest, r, np.ones((1, 200)), True, True)
+    for one, other in zip(found, expected, strict=True):
+        assert error(one / size, other) < 1e-11
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("row", [0, 5, 199])
+def test_rows_that_are_no_numbers(row: int, dtype: type) -> None:
+    q = np.random.default_rng(0).normal(size=(1, 200, 2)).astype(dtype)
+    p, bandwidth = q[:, :5] + dtype(0.25), np.full(1, 1.5, dtype)
+    q[0, row, 1] = 1e6
+    far = _core.density_ratio(q, p, bandwidth, 1e-2, 0.25)
+    q[0, row, 1] = np.inf
+    np.testing.assert_allclose(_core.density_ratio(q, p, bandwidth, 1e-2, 0.25), far, rtol=1e-6)
+    q[0, row, 1] = np.nan
+    with pytest.raises(ValueError, match="not positive definite"):
+        _core.density_ratio(q, p, bandwidth, 1e-2, 0.25)
+    q[0, row, 1], p[0, 3, 0] = 0, np.nan
+    assert np.isnan(_core.density_ratio(q, p, bandwidth, 1e-2, 0.25)).all()
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 @pytest.mark.parametrize(("b", "c", "k"), SIZES)
 def test_float32_against_long_double(b: int, c: int, k: int, sigma: float) -> None:
@@ -480,6 +555,26 @@ def test_batch_equals_loop(dtype: type) -> None:
         np.testing.assert_array_equal(single[0], grads[0][one])
         np.testing.assert_array_equal(single[1], grads[1][one])
         alone = _core.density_ratio_divergence(q[one], p[one], bandwidth[None, one], *rest)
+        np.testing.assert_array_equal(alone[0], value[one])
+        np.testing.assert_array_equal(alone[1], grad[one])
+
+
+@pytest.mark.usefixtures("isa", "keep_threads")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ridge", [1e-5, 1e-2])
+def test_slices_leave_nothing_behind(ridge: float, dtype: type) -> None:
+    """One thread's slices are solved in different ways, one after the other, as each would be."""
+    kinds = ["normal", "repeated", "apart", "line", "outliers", "normal", "equal", "line", "apart"]
+    q = np.concatenate([rows_of_kind(kind, 203, 2) for kind in kinds]).astype(dtype)
+    p = q[:, 3:30] + dtype(0.25)
+    bandwidths = np.outer([1.5, 0.5, 20.0], np.ones(len(kinds))).astype(dtype)
+    f = REGISTRY["kl"]
+    rest = (ridge, 0.3, f.code, 0.0, f.r_min, True)
+    _core.set_num_threads(1)
+    value, grad = _core.density_ratio_divergence(q, p, bandwidths, *rest)
+    for s in range(len(kinds)):
+        one = slice(s, s + 1)
+        alone = _core.density_ratio_divergence(q[one], p[one], bandwidths[:, one].copy(), *rest)
         np.testing.assert_array_equal(alone[0], value[one])
         np.testing.assert_array_equal(alone[1], grad[one])
 
