@@ -29,6 +29,7 @@ Array = NDArray[np.float64]
 # Noise of a release cannot be seeded: the statistical tests below fail a correct mechanism with
 # probability below 1e-9 each. A normal beyond Z_LIMIT in absolute value is that unlikely.
 Z_LIMIT = 6.12
+AUDIT_LIMIT = 6.6  # for a standard error that is estimated, of few outputs, so skewed
 MARGIN = 1 + 1e-9  # on the sensitivity, privacy.md's allowance for rounding
 
 
@@ -224,16 +225,18 @@ def test_order_of_blocks_needs_their_rows_beforehand(tmp_path: Path, to_disk: bo
 
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_order_is_one_of_all_rows(tmp_path: Path, to_disk: bool) -> None:
-    # A row of the first block lands beyond that block's end with the probability of 31/32.
+    # A row of the first block lands beyond that block's end with the probability of 31/32. Places
+    # are drawn without replacement: how many stay varies less than the binomial law.
     x = np.zeros((320, 1))
     x[:10] = 1.0
     path = tmp_path / "x.dpslice" if to_disk else None
-    beyond = 0
+    stay = 0
     for _ in range(40):
         release = SlicingMechanism(sigma=1e-6).release(x, block_rows=10, path=path, overwrite=True)
         marked = np.abs(np.asarray(release.projections)[:, 0]) > 0.5
-        beyond += int(marked[10:].sum())
-    assert abs(beyond - 400 * 31 / 32) < Z_LIMIT * math.sqrt(400 * 31 / 32 / 32) + 1
+        assert marked.sum() == 10
+        stay += int(marked[:10].sum())
+    assert stay <= stats.binom.isf(1e-9, 400, 1 / 32)
 
 
 # ----------------------------------------------------------------------------------- rows: refused
@@ -773,7 +776,7 @@ def empirical_delta(
     return p - math.exp(epsilon) * q, error
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0.2, 0.05), (1.0, 0.01), (3.0, 1e-3)])
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.2, 0.05), (1.0, 0.01), (3.0, 0.05)])
 def test_audit_full_frame(epsilon: float, delta: float) -> None:
     # The worst pair for zero_out: a row of norm max_norm against the zero row. Every row of a
     # release is one experiment with the same frame; any orthonormal one gives the same privacy.
@@ -785,8 +788,8 @@ def test_audit_full_frame(epsilon: float, delta: float) -> None:
     value, error = empirical_delta(
         epsilon, near.projections, far.projections, row @ near.frame, near.sigma
     )
-    assert value < delta + Z_LIMIT * error
-    assert value > delta - Z_LIMIT * error  # the accounting is exact, so it is reached
+    assert value < delta + AUDIT_LIMIT * error
+    assert value > delta - AUDIT_LIMIT * error  # the accounting is exact, so it is reached
 
 
 @pytest.mark.parametrize(
@@ -811,7 +814,7 @@ def test_audit_random_frame(frame: str, d: int, p: int) -> None:
         ]
         values.append(empirical_delta(epsilon, outputs[0], outputs[1], row @ u, sigma)[0])
     error = np.std(values) / math.sqrt(releases)
-    assert abs(np.mean(values) - stated) < Z_LIMIT * error
+    assert abs(np.mean(values) - stated) < AUDIT_LIMIT * error
 
 
 def test_audit_replace_one() -> None:
@@ -828,7 +831,7 @@ def test_audit_replace_one() -> None:
         shift,
         near.sigma,
     )
-    assert abs(value - delta) < Z_LIMIT * error
+    assert abs(value - delta) < AUDIT_LIMIT * error
 
 
 # ------------------------------------------------------------------------------- types and memory
