@@ -499,6 +499,9 @@ def test_full_block_with_one_random_part() -> None:
             Slicing(sigma=1.5, d=5, p=2, frame="gaussian"),
             Slicing(sigma=2.0, d=5, p=4, frame="gaussian"),
         ],
+        [Slicing(sigma=1.0, d=5, p=7), Slicing(sigma=2.0, d=5, p=4)],  # and a full block
+        [Slicing(sigma=2.0, d=3, p=1), Slicing(sigma=0.8, d=30, p=20)],
+        [Slicing(sigma=0.8, d=30, p=20), Slicing(sigma=2.0, d=3, p=1), Slicing(sigma=2, d=2, p=1)],
     ],
 )
 def test_several_random_parts_are_bounded_from_above(parts: list[Slicing]) -> None:
@@ -537,6 +540,23 @@ def test_other_mechanisms_are_randomised_responses_at_worst() -> None:
     both = odds * gaussian_delta(0.1 - e, 0.5) + (1 - odds) * gaussian_delta(0.1 + e, 0.5)
     value = accounting.composed_delta(0.1, parts, others=[(e, 0.0)])
     assert value == pytest.approx(float(both), rel=1e-9)
+
+
+def test_the_least_of_many_other_mechanisms_are_added_up() -> None:
+    """Above the truth, for which all patterns of losses are listed."""
+    epsilons = np.linspace(0.1, 0.4, 12)
+    signs = np.array(list(itertools.product([-1.0, 1.0], repeat=12)))
+    weights = np.prod(1 / (1 + np.exp(-signs * epsilons)), axis=1)
+    parts = [Slicing(sigma=2.0, d=4, p=4)]
+    for epsilon in (1.0, 2.5):
+        inside = weights @ gaussian_delta(epsilon - signs @ epsilons, 0.5)
+        truth = 1 - (1 - 1e-7) ** 12 * (1 - float(inside))
+        others = [(float(e), 1e-7) for e in reversed(epsilons)]
+        value = accounting.composed_delta(epsilon, parts, others=others)
+        sure = accounting.composed_delta(
+            epsilon - math.fsum(epsilons[:4]), parts, others=[(e, 1e-7) for e in epsilons[4:]]
+        )
+        assert truth <= value == pytest.approx(sure + 4e-7 * (1 - sure), rel=1e-9)
 
 
 def test_composition_with_others_lies_below_basic_composition() -> None:
@@ -854,6 +874,36 @@ def test_rounding_is_charged_at_the_epsilon_that_is_stated(mu: float) -> None:
         # And nothing is given away: with a little less of epsilon it would not hold.
         fewer = float(oracle.gaussian_delta(mp.mpf(promise.epsilon - rounding - 1e-3), mp.mpf(mu)))
         assert math.exp(rounding) * fewer + 2 * lost + numbers * 2.0**-70 > 1e-7 * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["rows", "sums"])
+@pytest.mark.parametrize("mu", [0.5, 1.2])
+def test_rounding_of_norms_and_frames_is_charged(kind: str, mu: float) -> None:
+    """Neighbours are taken to be 1e-9 farther apart, alone and composed; against 30 digits."""
+    if kind == "rows":
+        one = accounting.slicing_guarantee(sigma=1 / mu, delta=1e-7, d=2, p=2)
+    else:
+        one = accounting.sum_guarantee(sigma=1 / mu, delta=1e-7, cells=2, norm=1.0, diameter=1.4)
+    three = Guarantee.compose(one, one, one)
+    assert three.epsilon_numerical == pytest.approx(3 * one.epsilon_numerical, rel=1e-12)
+    assert three.delta_numerical == pytest.approx(3 * one.delta_numerical, rel=1e-12)
+    for promise, ratio in ((one, mu), (three, math.sqrt(3.0) * mu)):
+        rounding = mp.mpf(promise.epsilon_numerical)
+        farther = mp.mpf(ratio) * (1 + mp.mpf(10) ** -9)
+        exact = oracle.gaussian_delta(mp.mpf(promise.epsilon) - rounding, farther)
+        total = mp.exp(rounding) * exact + promise.delta_numerical
+        assert promise.delta * (1 - mp.mpf(10) ** -9) <= total <= promise.delta
+
+
+def test_rounding_of_all_that_is_composed_is_charged() -> None:
+    """Of many numbers, at the epsilon that is stated for all of them."""
+    one = accounting.sum_guarantee(sigma=2.0, delta=1e-7, cells=10**6, norm=1.0, diameter=1.4)
+    both = Guarantee.compose(one, one)
+    rounding = mp.mpf(both.epsilon_numerical)
+    assert both.composition == "joint"
+    exact = oracle.gaussian_delta(mp.mpf(both.epsilon) - rounding, mp.mpf(0.5) * mp.sqrt(2))
+    lost = 2 * 10**6 * (1 + mp.exp(both.epsilon)) * mp.mpf(2) ** -74
+    assert mp.exp(rounding) * exact + lost <= 2e-7
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -1266,8 +1316,11 @@ def test_compose_counts_claims_as_noise_or_as_what_they_state() -> None:
     assert not total.amplified_by_order
 
 
-def test_compose_of_claims_under_the_other_adjacency() -> None:
-    claim, other = ordered(3.2, adjacency="zero_out"), a_guarantee(d=20, p=20, n=10_000, sigma=9.0)
+@pytest.mark.parametrize("sigma", [3.2, 2.55])  # claimed under both adjacencies, and under one
+def test_compose_of_claims_under_the_other_adjacency(sigma: float) -> None:
+    claim = ordered(sigma, adjacency="zero_out")
+    assert (claim.epsilon_replace_one > 1.2 * claim.epsilon) == (sigma == 2.55)
+    other = a_guarantee(d=20, p=20, n=10_000, sigma=9.0)
     total = Guarantee.compose(claim, other)
     parts = [accounting.Slicing(sigma=9.0, d=20, p=20, sensitivity=2.0)]
     pairs = [(claim.epsilon_replace_one, 1e-6)]
