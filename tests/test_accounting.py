@@ -941,6 +941,19 @@ def test_calibrated_release_stays_within_its_budget(
         assert guarantee.epsilon_replace_one is None
 
 
+def test_products_with_long_columns_are_accounted_for() -> None:
+    size = {"sigma": 0.1, "d": 10**6, "p": 10**4, "frame": "gaussian"}
+    promise = accounting.slicing_guarantee(delta=1e-6, column_norm=50.0, **size)
+    rounding = accounting.numerical_loss(p=10**4, sigma=0.1, max_norm=50.0)[0]
+    assert promise.epsilon_numerical == rounding
+    exact = accounting.epsilon(
+        log_delta=math.log(1e-6 - promise.delta_numerical) - rounding,
+        sensitivity=1.0 + 1e-9 + 2.0 * 50.0 * 10**6 * math.sqrt(10**4) * 2.0**-53,
+        **size,
+    )
+    assert promise.epsilon - rounding == pytest.approx(exact, rel=1e-9)
+
+
 def test_diameter_is_at_most_twice_the_norm() -> None:
     setting = {"sigma": 3.0, "delta": 1e-6, "d": 4, "p": 4, "adjacency": "replace_one"}
     wide = accounting.slicing_guarantee(diameter=50.0, **setting)
