@@ -898,12 +898,13 @@ def test_rounding_of_norms_and_frames_is_charged(kind: str, mu: float) -> None:
 def test_rounding_of_all_that_is_composed_is_charged() -> None:
     """Of many numbers, at the epsilon that is stated for all of them."""
     one = accounting.sum_guarantee(sigma=2.0, delta=1e-7, cells=10**6, norm=1.0, diameter=1.4)
-    both = Guarantee.compose(one, one)
-    rounding = mp.mpf(both.epsilon_numerical)
-    assert both.composition == "joint"
-    exact = oracle.gaussian_delta(mp.mpf(both.epsilon) - rounding, mp.mpf(0.5) * mp.sqrt(2))
-    lost = 2 * 10**6 * (1 + mp.exp(both.epsilon)) * mp.mpf(2) ** -74
-    assert mp.exp(rounding) * exact + lost <= 2e-7
+    total = Guarantee.compose(one, one, one)
+    rounding = mp.mpf(total.epsilon_numerical)
+    assert total.composition == "joint"
+    farther = mp.sqrt(3) / 2 * (1 + mp.mpf(10) ** -9)
+    exact = oracle.gaussian_delta(mp.mpf(total.epsilon) - rounding, farther)
+    lost = 3 * 10**6 * (1 + mp.exp(total.epsilon)) * mp.mpf(2) ** -74
+    assert mp.exp(rounding) * exact + lost <= 3e-7
 
 
 @pytest.mark.parametrize("frame", FRAMES)
