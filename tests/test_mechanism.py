@@ -726,6 +726,22 @@ def test_keys_come_from_the_operating_system_and_are_wiped(monkeypatch: pytest.M
     assert all(not any(key) for key in used)
 
 
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_no_two_blocks_share_noise(tmp_path: Path, to_disk: bool) -> None:
+    # Rows of 6 numbers on a grid of a thousandth: two are the same with a probability of 1e-16.
+    path = tmp_path / "r" if to_disk else None
+    release = SlicingMechanism(sigma=1.0).release(np.zeros((600, 6)), block_rows=100, path=path)
+    assert len(np.unique(release.projections, axis=0)) == 600
+    release = SlicingMechanism(sigma=1.0).release(blocks_of(np.zeros((600, 6)), 7))
+    assert len(np.unique(release.projections, axis=0)) == 600
+
+
+def test_no_less_is_stated_than_was_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = accounting.calibrate_slicing
+    monkeypatch.setattr(accounting, "calibrate_slicing", lambda **how: 0.5 * right(**how))
+    assert SlicingMechanism(epsilon=1.0, delta=1e-6).account(3).epsilon > 1.5
+
+
 def test_rows_come_in_random_order() -> None:
     # Row 0 of 5 in 300 nearly noiseless releases: where does it go?
     x = np.arange(5.0)[:, None] / 5
