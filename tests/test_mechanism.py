@@ -862,6 +862,12 @@ def test_projections_are_float32_where_that_is_exact(ratio: float, dtype: type) 
     assert release.projections.dtype == dtype
 
 
+def test_long_columns_of_a_frame_are_released_in_float64() -> None:
+    mechanism_ = SlicingMechanism(sigma=1.0, max_norm=7000.0, frame="gaussian")
+    assert frames.column_norm_bound("gaussian", 6, 6) > 8000.0 / 7000.0
+    assert mechanism_.release(rows()).projections.dtype == np.float64
+
+
 def test_noise_beyond_the_range_of_float32_is_released_in_float64() -> None:
     for unit in (1e-60, 1e60):
         release = SlicingMechanism(sigma=unit, max_norm=unit).release(unit * rows())

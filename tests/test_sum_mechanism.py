@@ -459,7 +459,8 @@ def test_budgets_beyond_floats_are_refused() -> None:
     with pytest.raises(ValueError, match="delta must exceed what rounding needs"):
         _mechanism(delta=1e-30).account()
     with pytest.raises(ValueError, match=r"sigma must be at least 2\*\*-9 times the norm"):
-        _mechanism(epsilon=None, sigma=1e-6).account()
+        _mechanism(epsilon=None, sigma=FEATURES.norm / 513.0).account()
+    assert _mechanism(epsilon=None, sigma=FEATURES.norm / 512.0).account().epsilon == math.inf
     with pytest.raises(ValueError, match="noise on a sum must lie between"):
         _mechanism(epsilon=None, sigma=1e200).account()
 
