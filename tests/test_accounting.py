@@ -801,6 +801,23 @@ def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) ->
     assert value >= 0.95 * lower
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "mu", "n"), [(0.05, 0.3, 3000), (0.3, 0.4, 2000), (1.0, 0.8, 5000)]
+)
+def test_shuffling_is_never_below_its_best_bound(epsilon: float, mu: float, n: int) -> None:
+    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 100)
+    i = int(np.argmin([clone_bound(epsilon, mu, n, float(x)) for x in grid]))
+    best = optimize.minimize_scalar(
+        lambda x: clone_bound(epsilon, mu, n, x),
+        bounds=(grid[max(i - 1, 0)], grid[min(i + 1, 99)]),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    value = math.exp(_shuffling.log_shuffled_delta(epsilon, mu, n))
+    assert value < float(gaussian_delta(epsilon, mu))
+    assert best.fun * (1 - 1e-7) <= value <= best.fun * 1.01
+
+
 def test_shuffling_never_loses_and_inverts() -> None:
     assert accounting.shuffled_delta(5.0, mu=1.0, n=100) == pytest.approx(
         float(gaussian_delta(5.0, 1.0)), rel=1e-10
