@@ -499,6 +499,9 @@ def test_full_block_with_one_random_part() -> None:
             Slicing(sigma=1.5, d=5, p=2, frame="gaussian"),
             Slicing(sigma=2.0, d=5, p=4, frame="gaussian"),
         ],
+        [Slicing(sigma=1.0, d=5, p=7), Slicing(sigma=2.0, d=5, p=4)],  # and a full block
+        [Slicing(sigma=2.0, d=3, p=1), Slicing(sigma=0.8, d=30, p=20)],
+        [Slicing(sigma=0.8, d=30, p=20), Slicing(sigma=2.0, d=3, p=1), Slicing(sigma=2, d=2, p=1)],
     ],
 )
 def test_several_random_parts_are_bounded_from_above(parts: list[Slicing]) -> None:
@@ -537,6 +540,23 @@ def test_other_mechanisms_are_randomised_responses_at_worst() -> None:
     both = odds * gaussian_delta(0.1 - e, 0.5) + (1 - odds) * gaussian_delta(0.1 + e, 0.5)
     value = accounting.composed_delta(0.1, parts, others=[(e, 0.0)])
     assert value == pytest.approx(float(both), rel=1e-9)
+
+
+def test_the_least_of_many_other_mechanisms_are_added_up() -> None:
+    """Above the truth, for which all patterns of losses are listed."""
+    epsilons = np.linspace(0.1, 0.4, 12)
+    signs = np.array(list(itertools.product([-1.0, 1.0], repeat=12)))
+    weights = np.prod(1 / (1 + np.exp(-signs * epsilons)), axis=1)
+    parts = [Slicing(sigma=2.0, d=4, p=4)]
+    for epsilon in (1.0, 2.5):
+        inside = weights @ gaussian_delta(epsilon - signs @ epsilons, 0.5)
+        truth = 1 - (1 - 1e-7) ** 12 * (1 - float(inside))
+        others = [(float(e), 1e-7) for e in reversed(epsilons)]
+        value = accounting.composed_delta(epsilon, parts, others=others)
+        sure = accounting.composed_delta(
+            epsilon - math.fsum(epsilons[:4]), parts, others=[(e, 1e-7) for e in epsilons[4:]]
+        )
+        assert truth <= value == pytest.approx(sure + 4e-7 * (1 - sure), rel=1e-9)
 
 
 def test_composition_with_others_lies_below_basic_composition() -> None:
@@ -781,6 +801,23 @@ def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) ->
     assert value >= 0.95 * lower
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "mu", "n"), [(0.05, 0.3, 3000), (0.3, 0.4, 2000), (1.0, 0.8, 5000)]
+)
+def test_shuffling_is_never_below_its_best_bound(epsilon: float, mu: float, n: int) -> None:
+    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 100)
+    i = int(np.argmin([clone_bound(epsilon, mu, n, float(x)) for x in grid]))
+    best = optimize.minimize_scalar(
+        lambda x: clone_bound(epsilon, mu, n, x),
+        bounds=(grid[max(i - 1, 0)], grid[min(i + 1, 99)]),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    value = math.exp(_shuffling.log_shuffled_delta(epsilon, mu, n))
+    assert value < float(gaussian_delta(epsilon, mu))
+    assert best.fun * (1 - 1e-7) <= value <= best.fun * 1.01
+
+
 def test_shuffling_never_loses_and_inverts() -> None:
     assert accounting.shuffled_delta(5.0, mu=1.0, n=100) == pytest.approx(
         float(gaussian_delta(5.0, 1.0)), rel=1e-10
@@ -856,6 +893,37 @@ def test_rounding_is_charged_at_the_epsilon_that_is_stated(mu: float) -> None:
         assert math.exp(rounding) * fewer + 2 * lost + numbers * 2.0**-70 > 1e-7 * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["rows", "sums"])
+@pytest.mark.parametrize("mu", [0.5, 1.2])
+def test_rounding_of_norms_and_frames_is_charged(kind: str, mu: float) -> None:
+    """Neighbours are taken to be 1e-9 farther apart, alone and composed; against 30 digits."""
+    if kind == "rows":
+        one = accounting.slicing_guarantee(sigma=1 / mu, delta=1e-7, d=2, p=2)
+    else:
+        one = accounting.sum_guarantee(sigma=1 / mu, delta=1e-7, cells=2, norm=1.0, diameter=1.4)
+    three = Guarantee.compose(one, one, one)
+    assert three.epsilon_numerical == pytest.approx(3 * one.epsilon_numerical, rel=1e-12)
+    assert three.delta_numerical == pytest.approx(3 * one.delta_numerical, rel=1e-12, abs=0.0)
+    for promise, ratio in ((one, mu), (three, math.sqrt(3.0) * mu)):
+        rounding = mp.mpf(promise.epsilon_numerical)
+        farther = mp.mpf(ratio) * (1 + mp.mpf(10) ** -9)
+        exact = oracle.gaussian_delta(mp.mpf(promise.epsilon) - rounding, farther)
+        total = mp.exp(rounding) * exact + promise.delta_numerical
+        assert promise.delta * (1 - mp.mpf(10) ** -9) <= total <= promise.delta
+
+
+def test_rounding_of_all_that_is_composed_is_charged() -> None:
+    """Of many numbers, at the epsilon that is stated for all of them."""
+    one = accounting.sum_guarantee(sigma=2.0, delta=1e-7, cells=10**6, norm=1.0, diameter=1.4)
+    total = Guarantee.compose(one, one, one)
+    rounding = mp.mpf(total.epsilon_numerical)
+    assert total.composition == "joint"
+    farther = mp.sqrt(3) / 2 * (1 + mp.mpf(10) ** -9)
+    exact = oracle.gaussian_delta(mp.mpf(total.epsilon) - rounding, farther)
+    lost = 3 * 10**6 * (1 + mp.exp(total.epsilon)) * mp.mpf(2) ** -74
+    assert mp.exp(rounding) * exact + lost <= 3e-7
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
 @pytest.mark.parametrize("epsilon", [0.01, 5.0, 25.0])
@@ -889,6 +957,19 @@ def test_calibrated_release_stays_within_its_budget(
         assert guarantee.epsilon_replace_one == other.epsilon > guarantee.epsilon
     else:
         assert guarantee.epsilon_replace_one is None
+
+
+def test_products_with_long_columns_are_accounted_for() -> None:
+    size = {"sigma": 0.1, "d": 10**6, "p": 10**4, "frame": "gaussian"}
+    promise = accounting.slicing_guarantee(delta=1e-6, column_norm=50.0, **size)
+    rounding = accounting.numerical_loss(p=10**4, sigma=0.1, max_norm=50.0)[0]
+    assert promise.epsilon_numerical == rounding
+    exact = accounting.epsilon(
+        log_delta=math.log(1e-6 - promise.delta_numerical) - rounding,
+        sensitivity=1.0 + 1e-9 + 2.0 * 50.0 * 10**6 * math.sqrt(10**4) * 2.0**-53,
+        **size,
+    )
+    assert promise.epsilon - rounding == pytest.approx(exact, rel=1e-9)
 
 
 def test_diameter_is_at_most_twice_the_norm() -> None:
@@ -1266,8 +1347,11 @@ def test_compose_counts_claims_as_noise_or_as_what_they_state() -> None:
     assert not total.amplified_by_order
 
 
-def test_compose_of_claims_under_the_other_adjacency() -> None:
-    claim, other = ordered(3.2, adjacency="zero_out"), a_guarantee(d=20, p=20, n=10_000, sigma=9.0)
+@pytest.mark.parametrize("sigma", [3.2, 2.55])  # claimed under both adjacencies, and under one
+def test_compose_of_claims_under_the_other_adjacency(sigma: float) -> None:
+    claim = ordered(sigma, adjacency="zero_out")
+    assert (claim.epsilon_replace_one > 1.2 * claim.epsilon) == (sigma == 2.55)
+    other = a_guarantee(d=20, p=20, n=10_000, sigma=9.0)
     total = Guarantee.compose(claim, other)
     parts = [accounting.Slicing(sigma=9.0, d=20, p=20, sensitivity=2.0)]
     pairs = [(claim.epsilon_replace_one, 1e-6)]

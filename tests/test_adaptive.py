@@ -15,6 +15,7 @@ from scipy import stats
 
 from dpslice import AdaptiveSumMechanism, MarginalSums, Release, accounting
 from dpslice import adaptive as adaptive_module
+from dpslice import mechanism as mechanism_module
 
 SIZES = (2, 3, 4, 2)
 SINGLES = MarginalSums(SIZES, [(j,) for j in range(4)])
@@ -247,6 +248,15 @@ def test_hopeless_scores_are_drawn_like_any_other() -> None:
     chosen = adaptive_module._choose([0, -(10**12), 5], groups, 3, 40.0)
     assert chosen == [(2,), (0,), (1,)]
     assert sorted(adaptive_module._choose([0, 0, 0], groups, 3, 0.0)) == groups
+    # The highest is that of those which are left: else the others would be alike.
+    assert adaptive_module._choose([1000, 0, 5], groups, 2, 10.0) == [(0,), (2,)]
+
+
+def test_draws_part_the_weights_to_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = 2**40 + 2**93
+    for draw, chosen in ((0, 0), (weight - 1, 0), (weight, 1), (2 * weight - 1, 1)):
+        monkeypatch.setattr(adaptive_module.secrets, "randbelow", lambda _, draw=draw: draw)
+        assert adaptive_module._choose([7, 7], [(0,), (1,)], 1, 0.5) == [(chosen,)]
 
 
 def test_single_columns_bar_nothing() -> None:
@@ -313,6 +323,26 @@ def test_averages_have_the_stated_noise() -> None:
     scaled = np.array([(release.sums - exact) / release.noise for release in releases])
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], scaled.size)
     assert low < (scaled**2).sum() < high
+
+
+def test_averages_are_by_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of +3 and -3 deviations, that of the second table the larger one."""
+    drawn = iter([3.0, -3.0])
+    monkeypatch.setattr(mechanism_module, "_normals", lambda size: np.full(size, next(drawn)))
+    mechanism = _mechanism(
+        features=MarginalSums(SIZES, [(0, 3)]),
+        candidates=[(0, 3)],
+        rounds=1,
+        sigma=5.0,
+        epsilon=None,
+    )
+    codes = _codes(200)
+    release = mechanism.release(codes, lambda release, groups: [np.zeros((2, 2))])
+    exact = np.diag(np.bincount(codes[:, 0], minlength=2)).ravel()
+    weight = mechanism._weight
+    assert weight < 0.8
+    noise = (15.0 - weight**2 * 15.0 / weight) / (1.0 + weight**2)
+    np.testing.assert_allclose(release.sums, exact + noise, atol=5.0 * 2.0**-9)
 
 
 def test_counts_are_the_same_however_the_records_come() -> None:

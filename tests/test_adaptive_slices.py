@@ -133,6 +133,16 @@ def test_slices_of_several_kinds_cost_the_same() -> None:
         )
 
 
+def test_slices_of_the_features_keep_their_bounds() -> None:
+    tight = KernelSums(
+        SLICES.frame[:1], SLICES.landmarks[:1], SLICES.bandwidth[:1], bound=np.array([0.5])
+    )
+    mechanism = _mechanism(features=tight)
+    assert mechanism.features.bound.tolist() == [0.5]
+    assert mechanism._all.group_norm(0) == 0.5
+    assert mechanism._all.group_norm(1) == SLICES.take([1]).norm
+
+
 # ---------------------------------------------------------------------------------- sensitivity
 
 

@@ -254,6 +254,16 @@ def test_second_moments_are_exact_whatever_a_library_does() -> None:
     assert all(sum(int(a) ** 2 for a in row) <= limit * (1 + Fraction(1, 10**12)) for row in whole)
 
 
+def test_second_moments_of_many_long_rows_are_exact() -> None:
+    """Whose products add up to more than float64 holds without rounding."""
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.uniform(0.9, 0.99, 5000), rng.uniform(-0.1, 0.1, 5000)], axis=1)
+    first, second = _core.bounded_rows(rows, 1.0, 2.0**-22).T.astype(int).tolist()
+    got = SecondMoments(2, constant=0.0).sum(rows).tolist()
+    assert got[0] == sum(a * a for a in first) > 2**55
+    assert got[1:] == [sum(map(int.__mul__, first, second)), sum(b * b for b in second)]
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.3, 1.5, 2.5])
 def test_second_moments_attain_their_bounds(constant: float) -> None:
     features = SecondMoments(3, max_norm=1.5, constant=constant)

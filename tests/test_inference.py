@@ -140,6 +140,70 @@ def test_noise_and_threshold_meet_epsilon_and_delta(epsilon, histograms, opened,
     assert tight < 1 or exact_delta(epsilon, int(tight), noise.changes) > delta / 2
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.3, 0.1), (1.0, 0.01), (5.0, 0.2)])
+@pytest.mark.parametrize("opened", [0, 1, 2])
+def test_threshold_and_noise_share_epsilon_and_delta(epsilon, delta, opened):
+    """At deltas so large that what the threshold takes of either is more than the slack."""
+    noise = inference._Noise(
+        epsilon, delta, histograms=2, open_histograms=opened, adjacency="zero_out"
+    )
+    passed = opened * _noise.discrete_gaussian_tail(noise.threshold - 1, noise.variance)
+    assert passed <= noise.delta_threshold < delta or opened == 0
+    left = epsilon + math.log1p(-noise.delta_threshold)
+    spent = [
+        inference._gaussian_epsilon(2, variance, delta - noise.delta_threshold)
+        for variance in (noise.variance, noise.variance * 0.999 - 1)
+        if variance > 0
+    ]
+    assert spent[0] <= left
+    assert all(more > left for more in spent[1:])
+    # Of a record that is replaced, four counts change; the threshold is as it was.
+    replaced = noise.guarantee(n=5).epsilon_replace_one + math.log1p(-noise.delta_threshold)
+    expected = inference._gaussian_epsilon(4, noise.variance, delta - noise.delta_threshold)
+    assert replaced == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_bin_gets_the_noise_that_is_accounted_for(monkeypatch):
+    seen, drawn = [], []
+    occupied = inference._occupied
+
+    def watched(noisy, sigma):
+        seen.append(noisy)
+        return occupied(noisy, sigma)
+
+    monkeypatch.setattr(inference, "_occupied", watched)
+    monkeypatch.setattr(
+        inference, "discrete_gaussian", lambda variance: drawn.append(variance) or 7
+    )
+    for kind, values in (
+        ("integer", np.arange(1000)),
+        ("real", np.linspace(-1.0, 1.0, 1000)),
+        ("date", [datetime.date(2020, 1, 1)] * 1000),
+        ("categorical", ["a"] * 600 + ["b"] * 400),
+    ):
+        seen.clear(), drawn.clear()
+        how = {"epsilon": 1.0, "delta": 1e-6, "types": {"x": kind}, "nullable": False}
+        guarantee = Schema.infer(pd.DataFrame({"x": values}), **how).guarantee
+        assert set(drawn) == {round(guarantee.sigma**2)}
+        if kind == "categorical":
+            assert len(drawn) == 2
+            continue
+        (noisy,) = seen
+        assert len(drawn) == len(noisy)
+        assert noisy.min() == 7
+        assert noisy.sum() == 1000 + 7 * len(noisy)
+
+
+def test_a_category_is_published_from_the_threshold_on(monkeypatch):
+    how = {"epsilon": 1.0, "delta": 1e-6}
+    noise = inference._Noise(**how, histograms=1, open_histograms=1, adjacency="zero_out")
+    monkeypatch.setattr(inference, "discrete_gaussian", lambda _: 0)
+    values = ["at"] * noise.threshold + ["below"] * (noise.threshold - 1)
+    column = infer_one(values, "categorical", **how)
+    assert "at" in column.categories
+    assert "below" not in column.categories
+
+
 def test_conversion_from_renyi_is_proposition_12():
     """Oracle: the proposition's delta at the epsilon that we report, at its best order."""
     for changes, variance, delta in [(1, 4, 1e-5), (15, 300, 1e-7), (30, 40_000, 1e-12)]:

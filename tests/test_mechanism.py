@@ -16,7 +16,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
+from scipy.spatial import distance
 
 from dpslice import _core, accounting, frames, mechanism
 from dpslice.accounting import Guarantee
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 # Noise of a release cannot be seeded: the statistical tests below fail a correct mechanism with
 # probability below 1e-9 each. A normal beyond Z_LIMIT in absolute value is that unlikely.
 Z_LIMIT = 6.12
+AUDIT_LIMIT = 6.6  # for a standard error that is estimated, of few outputs, so skewed
 MARGIN = 1 + 1e-9  # on the sensitivity, privacy.md's allowance for rounding
 
 
@@ -44,15 +46,15 @@ def blocks_of(x: Array, size: int) -> Iterator[Array]:
 NOISELESS: dict[str, Any] = {"sigma": 1e-9, "max_norm": 10.0}
 
 
-def sorted_rows(x: NDArray[np.floating]) -> Array:
-    return np.asarray(x[np.lexsort(x.T[::-1])], dtype=np.float64)
-
-
 def assert_releases_rows(release: Release, x: NDArray[np.floating], sigma: float = 1e-9) -> None:
     """Check that a nearly noiseless release holds the projections of exactly these rows."""
-    expected = sorted_rows(np.asarray(x, dtype=np.float64) @ release.frame)
+    expected = np.asarray(x, dtype=np.float64) @ release.frame
     assert release.projections.shape == expected.shape
-    np.testing.assert_allclose(sorted_rows(release.projections), expected, atol=10 * sigma)
+    # Of rows that are sorted, some pair's first coordinates lie closer together than their noise
+    # now and then; so each is matched with the nearest.
+    apart = distance.cdist(expected, release.projections, "chebyshev")
+    one, other = optimize.linear_sum_assignment(apart)
+    assert apart[one, other].max() <= 10 * sigma + 1e-7 * np.abs(expected).max()
 
 
 # ------------------------------------------------------------------------------------ construction
@@ -224,16 +226,18 @@ def test_order_of_blocks_needs_their_rows_beforehand(tmp_path: Path, to_disk: bo
 
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_order_is_one_of_all_rows(tmp_path: Path, to_disk: bool) -> None:
-    # A row of the first block lands beyond that block's end with the probability of 31/32.
+    # A row of the first block lands beyond that block's end with the probability of 31/32. Places
+    # are drawn without replacement: how many stay varies less than the binomial law.
     x = np.zeros((320, 1))
     x[:10] = 1.0
     path = tmp_path / "x.dpslice" if to_disk else None
-    beyond = 0
+    stay = 0
     for _ in range(40):
         release = SlicingMechanism(sigma=1e-6).release(x, block_rows=10, path=path, overwrite=True)
         marked = np.abs(np.asarray(release.projections)[:, 0]) > 0.5
-        beyond += int(marked[10:].sum())
-    assert abs(beyond - 400 * 31 / 32) < Z_LIMIT * math.sqrt(400 * 31 / 32 / 32) + 1
+        assert marked.sum() == 10
+        stay += int(marked[:10].sum())
+    assert stay <= stats.binom.isf(1e-9, 400, 1 / 32)
 
 
 # ----------------------------------------------------------------------------------- rows: refused
@@ -722,6 +726,22 @@ def test_keys_come_from_the_operating_system_and_are_wiped(monkeypatch: pytest.M
     assert all(not any(key) for key in used)
 
 
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_no_two_blocks_share_noise(tmp_path: Path, to_disk: bool) -> None:
+    # Rows of 6 numbers on a grid of a thousandth: two are the same with a probability of 1e-16.
+    path = tmp_path / "r" if to_disk else None
+    release = SlicingMechanism(sigma=1.0).release(np.zeros((600, 6)), block_rows=100, path=path)
+    assert len(np.unique(release.projections, axis=0)) == 600
+    release = SlicingMechanism(sigma=1.0).release(blocks_of(np.zeros((600, 6)), 7))
+    assert len(np.unique(release.projections, axis=0)) == 600
+
+
+def test_no_less_is_stated_than_was_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = accounting.calibrate_slicing
+    monkeypatch.setattr(accounting, "calibrate_slicing", lambda **how: 0.5 * right(**how))
+    assert SlicingMechanism(epsilon=1.0, delta=1e-6).account(3).epsilon > 1.5
+
+
 def test_rows_come_in_random_order() -> None:
     # Row 0 of 5 in 300 nearly noiseless releases: where does it go?
     x = np.arange(5.0)[:, None] / 5
@@ -773,7 +793,7 @@ def empirical_delta(
     return p - math.exp(epsilon) * q, error
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0.2, 0.05), (1.0, 0.01), (3.0, 1e-3)])
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.2, 0.05), (1.0, 0.01), (3.0, 0.05)])
 def test_audit_full_frame(epsilon: float, delta: float) -> None:
     # The worst pair for zero_out: a row of norm max_norm against the zero row. Every row of a
     # release is one experiment with the same frame; any orthonormal one gives the same privacy.
@@ -785,8 +805,8 @@ def test_audit_full_frame(epsilon: float, delta: float) -> None:
     value, error = empirical_delta(
         epsilon, near.projections, far.projections, row @ near.frame, near.sigma
     )
-    assert value < delta + Z_LIMIT * error
-    assert value > delta - Z_LIMIT * error  # the accounting is exact, so it is reached
+    assert value < delta + AUDIT_LIMIT * error
+    assert value > delta - AUDIT_LIMIT * error  # the accounting is exact, so it is reached
 
 
 @pytest.mark.parametrize(
@@ -811,7 +831,7 @@ def test_audit_random_frame(frame: str, d: int, p: int) -> None:
         ]
         values.append(empirical_delta(epsilon, outputs[0], outputs[1], row @ u, sigma)[0])
     error = np.std(values) / math.sqrt(releases)
-    assert abs(np.mean(values) - stated) < Z_LIMIT * error
+    assert abs(np.mean(values) - stated) < AUDIT_LIMIT * error
 
 
 def test_audit_replace_one() -> None:
@@ -828,7 +848,7 @@ def test_audit_replace_one() -> None:
         shift,
         near.sigma,
     )
-    assert abs(value - delta) < Z_LIMIT * error
+    assert abs(value - delta) < AUDIT_LIMIT * error
 
 
 # ------------------------------------------------------------------------------- types and memory
@@ -840,6 +860,12 @@ def test_audit_replace_one() -> None:
 def test_projections_are_float32_where_that_is_exact(ratio: float, dtype: type) -> None:
     release = SlicingMechanism(sigma=1.0, max_norm=ratio).release(rows())
     assert release.projections.dtype == dtype
+
+
+def test_long_columns_of_a_frame_are_released_in_float64() -> None:
+    mechanism_ = SlicingMechanism(sigma=1.0, max_norm=7000.0, frame="gaussian")
+    assert frames.column_norm_bound("gaussian", 6, 6) > 8000.0 / 7000.0
+    assert mechanism_.release(rows()).projections.dtype == np.float64
 
 
 def test_noise_beyond_the_range_of_float32_is_released_in_float64() -> None:
@@ -857,13 +883,15 @@ def test_mechanism_is_a_plain_value() -> None:
         one.epsilon = 2.0  # type: ignore[misc]
 
 
+# Not ru_maxrss: that begins where the process was that started this one, perhaps above all of it.
 STREAM = """
-import resource, sys
+import sys
 import numpy as np
 from dpslice.mechanism import SlicingMechanism
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 def blocks(n):
     for start in range(0, n, 10_000):
@@ -882,7 +910,7 @@ print(peak() - before - mapped, mapped)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_release_needs_one_block_beyond_its_output(tmp_path: Path, where: str) -> None:
     # 800,000 x 32 rows: 205 MB in float64, 102 MB released; a block and its output are 24 MB. In

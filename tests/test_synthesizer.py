@@ -513,8 +513,10 @@ def test_a_time_beyond_nanoseconds_is_reported_and_conditioned_on(tmp_path: Path
 def test_add_remove_tells_the_number_of_rows_nowhere(tmp_path: Path) -> None:
     synthesizer = _synthesizer("sums", adjacency="add_remove")
     release = synthesizer.publish(_table(73_127), path=tmp_path / "p.dpslice")
-    certificate = (tmp_path / "p.dpslice" / "certificate.json").read_text(encoding="utf-8")
-    for text in (certificate, repr(release), str(release.guarantee), repr(release.guarantee)):
+    certificate = json.loads((tmp_path / "p.dpslice" / "certificate.json").read_text("utf-8"))
+    certificate["files"] = certificate["certificate_sha256"] = None  # random digits
+    promise = release.guarantee
+    for text in (json.dumps(certificate), repr(release), str(promise), repr(promise)):
         assert "73127" not in text
     with pytest.raises(ValueError, match="number of records is protected"):
         _ = release.n

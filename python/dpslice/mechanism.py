@@ -263,10 +263,7 @@ class SlicingMechanism:
                 "their public domain"
             )
         guarantee = dataclasses.replace(guarantee, notes=(*notes, *guarantee.notes))
-        if self.epsilon is None or guarantee.epsilon > self.epsilon:
-            return guarantee  # never less than what was computed
-        # What was asked for bounds what was reached, which is less by the last digits.
-        return dataclasses.replace(guarantee, epsilon=self.epsilon)
+        return _as_asked(guarantee, self.epsilon)
 
     @property
     def _diameter(self) -> float:
@@ -687,9 +684,13 @@ def account_sums(
     check_sum_sigma(sigma, setting["norm"], weights)
     public_n = None if setting["adjacency"] == "add_remove" else n
     guarantee = accounting.sum_guarantee(sigma=sigma, n=public_n, notes=notes, **setting)
-    if epsilon is None:
+    return _as_asked(guarantee, epsilon)
+
+
+def _as_asked(guarantee: Guarantee, epsilon: float | None) -> Guarantee:
+    """State the epsilon that was asked for, which is met but for the last digits: never less."""
+    if epsilon is None or guarantee.epsilon > epsilon:
         return guarantee
-    # What was asked for bounds what was reached, which is less by the last digits.
     return dataclasses.replace(guarantee, epsilon=epsilon)
 
 
