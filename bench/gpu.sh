@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything there is to do on a machine with a GPU, within ten minutes: build, run the CUDA tests,
-# watch them with compute-sanitizer, run the benchmarks and write their report to bench/results.
+# run the benchmarks and write their report to bench/results, watch tests with compute-sanitizer.
 #
 #   bench/gpu.sh
 #

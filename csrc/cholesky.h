@@ -122,7 +122,7 @@ inline bool factor_diagonal_tile(T (&a)[kTileRows][kTileRows], T smallest_pivot)
   return true;
 }
 
-// Rows [begin, end) of the factor, of which those from `panel` on are still to be subtracted.
+// Rows [begin, end) of the factor, from which rows [panel, begin) are still to be subtracted.
 // `skip`: rows with a bad pivot are made zeros.
 template <bool skip, class T>
 inline bool factor_rows(T* a, CholeskyShape shape, int64_t panel, int64_t begin, int64_t end,

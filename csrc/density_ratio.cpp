@@ -256,28 +256,30 @@ constexpr int64_t kLeastOrdered = 192;
 constexpr int64_t kMostOrderedDims = 8;
 // Rows that may span the others: with more the whole matrix is factored as fast.
 constexpr int64_t most_spanning(int64_t b) { return b / 4; }
-// Where all rows lie within kReach bandwidths of the first ones, these leave a trace of about a
-// ridge of 0.01 at median bandwidths. Below kLeastReach the order of the others matters little.
+// Where all rows lie within kReach median bandwidths of the first ones, what these leave has a
+// trace below 0.01, the usual ridge, and a few more rows make it small beside that. Within
+// kLeastReach it is 1e-5: the order of the others matters little.
 constexpr double kReach = 0.35, kLeastReach = 0.2;
 
 // work.q and work.order: its first rows span the others, as far as the smallest bandwidth asks.
+// Returns how far from the nearest of them a row lies at most; infinity where they are not ordered.
 template <class T>
-LeadingPoints order_rows(const T* rows, int64_t b, int64_t k, double scale, int64_t bandwidths,
-                         Workspace& work) {
+double order_rows(const T* rows, int64_t b, int64_t k, double scale, int64_t bandwidths,
+                  Workspace& work) {
   work.order.resize(b);
   if (b < kLeastOrdered || k > kMostOrderedDims) {
     for (int64_t i = 0; i < b; ++i) work.order[i] = i;
     work.q.assign(rows, b, k, scale);
-    return {0, INFINITY};
+    return INFINITY;
   }
   double least = work.kernels[0].bandwidth;
   for (int64_t g = 1; g < bandwidths; ++g)
     if (work.kernels[g].bandwidth < least) least = work.kernels[g].bandwidth;
   work.given.assign(rows, b, k, scale);
-  const LeadingPoints leading = farthest_first(work.given, kLeastReach * least, kReach * least,
-                                               most_spanning(b), work.squared, work.order.data());
+  const double reach = farthest_first(work.given, kLeastReach * least, kReach * least,
+                                      most_spanning(b), work.squared, work.order.data());
   work.q.assign_ordered(work.given, work.order.data());
-  return leading;
+  return reach;
 }
 
 // Points, kernels, and factored matrices of slice `s`. Returns the scale of lengths, or 0 if a
@@ -291,12 +293,12 @@ double factor_slice(const Args& args, int64_t s, const T* bandwidth, int64_t ban
   for (int64_t g = 0; g < bandwidths; ++g)
     work.kernels[g] = Kernel(static_cast<double>(bandwidth[g * args.m + s]) * scale,
                              args.sigma * scale, args.b, args.c, args.k);
-  const LeadingPoints leading =
+  const double reach =
       order_rows(args.q + s * args.b * args.k, args.b, args.k, scale, bandwidths, work);
   work.resize_solvers(bandwidths);
   fill_gram(work.q, work.kernels.data(), bandwidths, args.ridge, work.solvers);
   for (int64_t g = 0; g < bandwidths; ++g) {
-    const bool spanned = leading.reach <= kReach * work.kernels[g].bandwidth;
+    const bool spanned = reach <= kReach * work.kernels[g].bandwidth;
     if (!work.solvers[g].factor(args.ridge, spanned ? most_spanning(args.b) : 0,
                                 sizeof(T) == sizeof(float))) {
       report_failure(args.failed_slice, s);

@@ -10,18 +10,12 @@
 
 namespace dpslice::DPSLICE_ISA {
 
-// The first points of an order, and how far from the nearest of them any other point lies.
-struct LeadingPoints {
-  int64_t count;
-  double reach;
-};
-
 // Orders points so that each is the farthest from those before it (Gonzalez 1985), until all lie
-// within `reach` of one of them or `most` are taken; the others follow in the order they had. Ends
-// early, with the reach of then, where it will hardly come below `bound`. order: [size]; squared:
-// scratch.
-inline LeadingPoints farthest_first(const Points& points, double reach, double bound, int64_t most,
-                                    Buffer<double>& squared, int64_t* order) {
+// within `reach` of one of them or `most` are taken; the others follow in the order they had.
+// Returns how far from the nearest of them any other point lies. Ends early where that will hardly
+// come below `bound`. order: [size]; squared: scratch.
+inline double farthest_first(const Points& points, double reach, double bound, int64_t most,
+                             Buffer<double>& squared, int64_t* order) {
   constexpr int L = kLanes<double>;
   // After so many points the reach of `most` is foretold: it falls as count^(-1/dims) does. Where
   // not even half of that is within the bound, the others are not tried.
@@ -31,9 +25,10 @@ inline LeadingPoints farthest_first(const Points& points, double reach, double b
   double* const nearest = squared.data();
   constexpr double kTaken = -1;
   for (int64_t i = 0; i < vectors; ++i) nearest[i] = i < size ? INFINITY : kTaken;
-  LeadingPoints leading{0, INFINITY};
-  for (int64_t next = 0; leading.count < most;) {
-    order[leading.count++] = next;
+  int64_t count = 0;
+  double left = INFINITY;
+  for (int64_t next = 0; count < most;) {
+    order[count++] = next;
     nearest[next] = kTaken;
     Vec<double> farthest = splat(kTaken), place{};
     for (int64_t i = 0; i < vectors; i += L) {
@@ -50,22 +45,21 @@ inline LeadingPoints farthest_first(const Points& points, double reach, double b
     }
     const double radius = max_lanes<double>(farthest);
     if (radius <= 0) {  // the others coincide with these, or none are left
-      leading.reach = 0;
+      left = 0;
       break;
     }
     for (int lane = L - 1; lane >= 0; --lane)  // of equally far points the first lane's
       if (farthest[lane] == radius) next = static_cast<int64_t>(place[lane]) + lane;
-    leading.reach = std::sqrt(radius);
-    if (leading.reach <= reach) break;
-    if (leading.count == kAsked &&
-        leading.reach * std::pow(static_cast<double>(kAsked) / static_cast<double>(most),
-                                 1.0 / static_cast<double>(dims)) >
-            2 * bound)
+    left = std::sqrt(radius);
+    if (left <= reach) break;
+    if (count == kAsked && left * std::pow(static_cast<double>(kAsked) / static_cast<double>(most),
+                                           1.0 / static_cast<double>(dims)) >
+                               2 * bound)
       break;
   }
-  for (int64_t i = 0, at = leading.count; i < size; ++i)
+  for (int64_t i = 0, at = count; i < size; ++i)
     if (nearest[i] != kTaken) order[at++] = i;
-  return leading;
+  return left;
 }
 
 }  // namespace dpslice::DPSLICE_ISA

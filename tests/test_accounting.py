@@ -787,24 +787,10 @@ def clone_bound(epsilon: float, mu: float, n: int, epsilon0: float) -> float:
     return float(stats.binom.pmf(c, n - 1, theta) @ inner + (1 + math.exp(epsilon)) * eta)
 
 
-@pytest.mark.parametrize(("epsilon", "mu", "n"), [(0.3, 0.4, 2000), (1.0, 0.8, 5000)])
-def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) -> None:
-    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 200)
-    best = min(clone_bound(epsilon, mu, n, float(x)) for x in grid)
-    value = accounting.shuffled_delta(epsilon, mu=mu, n=n)
-    assert value <= best * 1.01
-    assert value < float(gaussian_delta(epsilon, mu)) / 2
-    # no better than the optimum over epsilon0 at this or a slightly smaller epsilon
-    lower = min(
-        clone_bound(epsilon * share, mu, n, float(x)) for x in grid for share in (1.0, 0.97)
-    )
-    assert value >= 0.95 * lower
-
-
 @pytest.mark.parametrize(
     ("epsilon", "mu", "n"), [(0.05, 0.3, 3000), (0.3, 0.4, 2000), (1.0, 0.8, 5000)]
 )
-def test_shuffling_is_never_below_its_best_bound(epsilon: float, mu: float, n: int) -> None:
+def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) -> None:
     grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 100)
     i = int(np.argmin([clone_bound(epsilon, mu, n, float(x)) for x in grid]))
     best = optimize.minimize_scalar(
@@ -816,6 +802,10 @@ def test_shuffling_is_never_below_its_best_bound(epsilon: float, mu: float, n: i
     value = math.exp(_shuffling.log_shuffled_delta(epsilon, mu, n))
     assert value < float(gaussian_delta(epsilon, mu))
     assert best.fun * (1 - 1e-7) <= value <= best.fun * 1.01
+    # The public function may find a slightly smaller epsilon that does better.
+    lower = min(clone_bound(0.97 * epsilon, mu, n, float(x)) for x in grid)
+    public = accounting.shuffled_delta(epsilon, mu=mu, n=n)
+    assert 0.95 * min(best.fun, lower) <= public <= value * (1 + 1e-9)
 
 
 def test_shuffling_never_loses_and_inverts() -> None:

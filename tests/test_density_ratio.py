@@ -42,6 +42,11 @@ def solve_long(matrix: Array, right: Array) -> Array:
     return x
 
 
+def kernel_long(x: Array, y: Array, variance: Any) -> Array:
+    """Gaussian kernel of each pair, [len(x), len(y)], in the dtype of x: long double."""
+    return np.exp(-((x[:, None] - y) ** 2).sum(-1) / (2 * variance))
+
+
 def ratio_long(
     q: Array, p: Array, bandwidth: Array, ridge: float, sigma: float = 0.0
 ) -> NDArray[np.longdouble]:
@@ -50,8 +55,7 @@ def ratio_long(
     for q_s, p_s, g in zip(*(a.astype(np.longdouble) for a in (q, p, bandwidth)), strict=True):
         b, k = q_s.shape
         h2 = g**2 + np.longdouble(sigma) ** 2
-        gram = np.exp(-((q_s[:, None] - q_s) ** 2).sum(-1) / (2 * g**2))
-        cross = np.exp(-((q_s[:, None] - p_s) ** 2).sum(-1) / (2 * h2))
+        gram, cross = kernel_long(q_s, q_s, g**2), kernel_long(q_s, p_s, h2)
         w = np.longdouble(b) / len(p_s) * (g**2 / h2) ** (np.longdouble(k) / 2) * cross.sum(1)
         rows.append(solve_long(gram + np.longdouble(ridge) * np.eye(b, dtype=np.longdouble), w))
     return np.array(rows)
@@ -170,10 +174,7 @@ def test_rounding_does_not_grow_with_the_rows(ridge: float) -> None:
     )
     p = np.array([[0.3, 0.2, 0.1], [1.0, 0.0, 0.5]])
     kind = np.random.default_rng(0).permutation(np.arange(b) % 8)
-    gram, cross = (
-        np.exp(-((corners[:, None] - other) ** 2).sum(-1) / (2 * bandwidth**2))
-        for other in (corners, p)
-    )
+    gram, cross = (kernel_long(corners, other, bandwidth**2) for other in (corners, p))
     matrix = (b // 8) * gram + np.longdouble(ridge) * np.eye(8, dtype=np.longdouble)
     expected = solve_long(matrix, b // 2 * cross.sum(1))[kind]
     found = _core.density_ratio(

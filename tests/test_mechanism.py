@@ -24,6 +24,7 @@ from dpslice.accounting import Guarantee
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SlicingMechanism, SumMechanism
 from dpslice.release import Release
+from peak_memory import PEAK
 
 Array = NDArray[np.float64]
 
@@ -883,15 +884,10 @@ def test_mechanism_is_a_plain_value() -> None:
         one.epsilon = 2.0  # type: ignore[misc]
 
 
-# Not ru_maxrss: that begins where the process was that started this one, perhaps above all of it.
 STREAM = """
 import sys
 import numpy as np
 from dpslice.mechanism import SlicingMechanism
-
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 def blocks(n):
     for start in range(0, n, 10_000):
@@ -916,7 +912,7 @@ def test_release_needs_one_block_beyond_its_output(tmp_path: Path, where: str) -
     # 800,000 x 32 rows: 205 MB in float64, 102 MB released; a block and its output are 24 MB. In
     # memory, an iterator's output grows by an eighth at a time.
     run = subprocess.run(
-        [sys.executable, "-c", STREAM, str(tmp_path), where],
+        [sys.executable, "-c", PEAK + STREAM, str(tmp_path), where],
         capture_output=True,
         text=True,
         check=True,

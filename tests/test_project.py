@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dpslice import _core, kernels
+from peak_memory import PEAK
 
 Array = NDArray[np.float64]
 KEY = bytes(range(7, 39))
@@ -293,14 +294,9 @@ def test_no_rows_give_no_rows() -> None:
 
 # ------------------------------------------------------------------------------------------ memory
 
-# Not ru_maxrss: that begins where the process was that started this one, perhaps above all of it.
-PEAK = """
+BESIDE_THE_OUTPUT = """
 import numpy as np
 from dpslice import _core
-
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 x = np.zeros((1000, 2), np.float32)
 frame = np.ones((2, 64))
@@ -317,5 +313,7 @@ print(peak() - before - out.nbytes)
 def test_no_noise_matrix_is_held_beside_the_output() -> None:
     # Output 102 MB; a float64 noise matrix would be 205 MB more. What is held is one number per
     # row and a tile per thread.
-    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK + BESIDE_THE_OUTPUT], capture_output=True, text=True, check=True
+    )
     assert int(run.stdout) < 16e6

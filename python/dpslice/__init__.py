@@ -19,7 +19,7 @@ count) and ``dpslice.frames`` (random directions). The command ``dpslice --help`
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from dpslice import accounting, divergences, features, frames, kernels
 from dpslice._version import __version__
@@ -35,6 +35,10 @@ from dpslice.features import (
 from dpslice.mechanism import SlicingMechanism, SumMechanism
 from dpslice.release import ProtectedError, Release, ReleaseError, RowRelease, SumRelease
 from dpslice.threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from dpslice import tabular as tabular
+    from dpslice import torch as torch
 
 __all__ = [
     "AdaptiveSumMechanism",
@@ -62,7 +66,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in ("tabular", "torch"):
-        return importlib.import_module(f"dpslice.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # to type checkers, a module with __getattr__ has any name
+
+    def __getattr__(name: str) -> object:
+        if name in ("tabular", "torch"):
+            return importlib.import_module(f"dpslice.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from dpslice import _arrays
 
 __all__ = ["REGISTRY", "Divergence", "alpha_divergence", "get_divergence"]
@@ -121,7 +119,7 @@ class _Compiled:
         ratios = _arrays.ratio_values("t", t)
         core = _arrays.backend_for(ratios.place)
         result = core.divergence(self.code, self.alpha, ratios.array)[self.part]
-        if isinstance(t, (numbers.Real, np.number)):  # NumPy's own numbers have a shape, too
+        if isinstance(t, numbers.Real):  # NumPy's own numbers have a shape, too
             return float(result)
         return _arrays.same_kind(result, ratios.place)
 

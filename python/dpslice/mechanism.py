@@ -688,7 +688,7 @@ def account_sums(
 
 
 def _as_asked(guarantee: Guarantee, epsilon: float | None) -> Guarantee:
-    """State the epsilon that was asked for, which is met but for the last digits: never less."""
+    """State the epsilon that was asked for, unless more was computed."""
     if epsilon is None or guarantee.epsilon > epsilon:
         return guarantee
     return dataclasses.replace(guarantee, epsilon=epsilon)

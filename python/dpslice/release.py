@@ -618,12 +618,12 @@ class SumRelease(Release):
         self._features = features
         if not isinstance(sums, np.ndarray):
             raise TypeError(f"sums must be a NumPy array; got {_arrays.describe(sums)}")
-        # A column, as every array file of a release has two axes.
         if sums.shape not in ((features.n_cells,), (features.n_cells, 1)):
             raise ReleaseError(
                 f"sums must have shape ({features.n_cells},), a number for each of the features; "
                 f"got {sums.shape}"
             )
+        # A column, as every array file of a release has two axes.
         self._sums: Array = _read_only("sums", sums.reshape(-1, 1), (np.float64,))
         _refuse_infinite("sums", self._sums)
         if self._sums.size and (largest := float(np.abs(self._sums).max())) > _LARGEST_SUM:
@@ -674,7 +674,7 @@ class SumRelease(Release):
     def n(self) -> int:
         """Number of records, where it is public; `estimated_n` serves elsewhere.
 
-        Where it is protected, a ReleaseError (which is an AttributeError, too).
+        Where it is protected, asking raises `dpslice.ProtectedError`.
         """
         if self._n is None:
             raise ProtectedError(

@@ -19,8 +19,8 @@ cmake --build "$build" >"$build/build.log" || { tail -50 "$build/build.log"; exi
 cp -r python/dpslice "$build/package/"
 find "$build/package" -name '*.so' -delete
 cp "$build"/_core*.so "$build/package/dpslice/"
-# The sanitizer's runtime has to be there before Python. The threads of other libraries are ordered by
-# what ThreadSanitizer cannot see: torch is kept out for it, and OpenBLAS to one thread.
+# The sanitizer's runtime has to be there before Python. ThreadSanitizer does not see what orders the
+# threads of other libraries: for it torch is kept out, and OpenBLAS kept to one thread.
 if [ "$sanitizers" = thread ]; then
   echo 'raise ModuleNotFoundError("kept out for ThreadSanitizer", name="torch")' >"$build/package/torch.py"
   export OPENBLAS_NUM_THREADS=1

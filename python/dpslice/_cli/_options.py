@@ -86,8 +86,8 @@ OrderOption = Annotated[
     typer.Option(
         "--amplify-by-order",
         help="Of method rows: count on the secret random order of the released rows, which takes "
-        "less noise at an epsilon below some 2, or 4 under replace_one. The table is read twice, "
-        "to count its rows.",
+        "less noise where epsilon is small and rows are many: of ten thousand, below some 2, or 4 "
+        "under replace_one. The table is read twice, to count its rows.",
     ),
 ]
 SeedOption = Annotated[

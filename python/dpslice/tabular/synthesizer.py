@@ -86,8 +86,8 @@ class Synthesizer:
         Seed of the public randomness: frame, initial weights, batches, samples. Never of the
         release's noise.
     amplify_by_order : bool
-        Of rows: whether the guarantee counts on their secret order, which takes less noise at an
-        epsilon below some 2, or 4 under ``replace_one`` (`dpslice.SlicingMechanism`).
+        Of rows: whether the guarantee counts on their secret order, which takes less noise where
+        epsilon is small and rows are many (`dpslice.SlicingMechanism`).
 
     Attributes
     ----------
