@@ -26,8 +26,7 @@ static_assert(kPanel<float> % kTileRows == 0 && kPanel<double> % kTileRows == 0)
 struct CholeskyShape {
   int64_t order, stride;
   explicit CholeskyShape(int64_t size)
-      : order((size + kTileRows - 1) / kTileRows * kTileRows),
-        stride(((order + kLine - 1) / kLine | 1) * kLine) {}
+      : order(padded_rows(size)), stride(((order + kLine - 1) / kLine | 1) * kLine) {}
   int64_t numbers() const { return order * stride; }
   static constexpr int64_t kLine = 64 / sizeof(float);
 };

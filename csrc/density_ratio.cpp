@@ -117,9 +117,8 @@ void fill_gram(const Points& q, const Kernel* kernels, int64_t bandwidths, doubl
 // of synthetic rows after the other, [tiles, vectors, kSourceTile, lanes].
 struct KeptCross {
   int64_t vectors, size;
-  KeptCross(int64_t b, int64_t row)
-      : vectors(row / kLanes<double>),
-        size((b + kSourceTile - 1) / kSourceTile * kSourceTile * row) {}
+  KeptCross(const Points& q, const Points& p)
+      : vectors(p.stride() / kLanes<double>), size(q.stride() * p.stride()) {}
   // Private row i, and the vector of synthetic rows at j.
   int64_t at(int64_t i, int64_t j) const {
     constexpr int L = kLanes<double>;
@@ -132,7 +131,7 @@ struct KeptCross {
 void cross_sums(const Points& q, const Points& p, const Kernel* kernels, int64_t bandwidths,
                 int64_t stride, double* sums, double* kept) {
   constexpr int L = kLanes<double>;
-  const KeptCross layout(q.size(), p.stride());
+  const KeptCross layout(q, p);
   // Of a stretch of p alone: the error grows with the stretch and their number, not with c.
   constexpr int64_t kStretch = 64 * L;
   constexpr int64_t kStaged = 8;  // vectors whose distances wait for their kernels
@@ -395,7 +394,7 @@ void density_ratio_divergence(const DensityRatioDivergenceArgs<T>& args) {
     const int64_t bandwidths = args.bandwidths;
     const double scale = factor_slice<T>(args, s, args.bandwidth, bandwidths, work);
     if (scale == 0) return;
-    const KeptCross layout(args.b, work.p.stride());
+    const KeptCross layout(work.q, work.p);
     const bool keep = args.grad_p != nullptr && bandwidths * layout.size <= kMostKept;
     if (keep) work.cross.resize(bandwidths * layout.size);
     const Kernel* const kernels = work.kernels.data();

@@ -57,8 +57,7 @@ class GramSolver {
       if (!(form_ == Form::kLowRank ? factor_fully() : factor_wide())) return false;
     }
     const CholeskyShape s = shape();
-    residual_.resize(s.stride);
-    for (int64_t i = 0; i < s.stride; ++i) residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
+    start_residual(right_hand_side);
     solve_transposed(matrix_.data(), s, residual_.data());
     DPSLICE_ISA::solve(matrix_.data(), s, residual_.data(), solution);
     return true;
@@ -116,14 +115,18 @@ class GramSolver {
                     wide_panel_.data());
   }
 
+  // residual = right_hand_side, zeros past its end.
+  void start_residual(const double* right_hand_side) {
+    const int64_t stride = shape().stride;
+    residual_.resize(stride);
+    for (int64_t i = 0; i < stride; ++i) residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
+  }
+
   bool refine(const double* right_hand_side, double* solution) {
     const CholeskyShape s = shape();
-    residual_.resize(s.stride);
+    start_residual(right_hand_side);
     correction_.resize(s.stride);
-    for (int64_t i = 0; i < s.stride; ++i) {
-      solution[i] = 0;
-      residual_[i] = i < size_ ? right_hand_side[i] : 0.0;
-    }
+    for (int64_t i = 0; i < s.stride; ++i) solution[i] = 0;
     // The first two corrections may promise too much: a factor of low rank lacks what oscillates,
     // of which a smooth right-hand side has little. So the rate is not taken to be below its bound.
     const double slowest = form_ == Form::kLowRank ? low_rank_.rate() : 0;
@@ -182,9 +185,9 @@ class GramSolver {
     constexpr int64_t kRows = 64, kColumns = 32 * L;
     const CholeskyShape s = shape();
     product_.resize(s.stride);
+    start_residual(right_hand_side);
     double* const residual = residual_.data();
     double* const product = product_.data();
-    for (int64_t i = 0; i < s.stride; ++i) residual[i] = i < size_ ? right_hand_side[i] : 0.0;
     for (int64_t i0 = 0; i0 < s.order; i0 += kRows) {
       const int64_t i1 = i0 + kRows < s.order ? i0 + kRows : s.order;
       for (int64_t j = i0; j < s.order; ++j) product[j] = 0;

@@ -16,6 +16,7 @@
 #include "cholesky.h"
 #include "parallel.h"
 #include "simd.h"
+#include "tile_product.h"
 
 namespace dpslice::DPSLICE_ISA {
 
@@ -26,12 +27,11 @@ class LowRankSolver {
   bool factor(const double* matrix, CholeskyShape shape, int64_t size, int64_t most, double ridge) {
     shape_ = shape;
     rank_ = 0;
-    rows_.resize((most + kTileRows - 1) / kTileRows * kTileRows * shape.stride);
+    rows_.resize(padded_rows(most) * shape.stride);
     left_.resize(shape.stride);
     for (int64_t j = 0; j < shape.stride; ++j) left_[j] = j < size ? 1.0 : 0.0;
     ridge_ = ridge;
     const double enough = kLargestTrace * ridge;
-    bool halfway = false;
     for (;;) {
       if (rank_ >= most) return false;
       copy_rows(matrix);
@@ -42,11 +42,9 @@ class LowRankSolver {
       rank_ += kTileRows;
       trace_ = subtract_squares();
       if (trace_ <= enough) break;
-      if (!halfway && 2 * rank_ >= most) {
-        // The second half of the rows hardly takes off more digits than the first.
-        if (trace_ * trace_ > enough * static_cast<double>(size)) return false;
-        halfway = true;
-      }
+      const bool halfway = 2 * rank_ >= most && 2 * (rank_ - kTileRows) < most;
+      // The second half of the rows hardly takes off more digits than the first.
+      if (halfway && trace_ * trace_ > enough * static_cast<double>(size)) return false;
     }
     for (int64_t i = 0; i < rank_; ++i) {  // the diagonal holds reciprocals
       double& pivot = rows_[i * shape.stride + i];

@@ -306,8 +306,8 @@ def test_table_that_is_counted_again_is_averaged() -> None:
     assert release.guarantee.p == 7
 
 
-def test_averages_have_the_stated_noise() -> None:
-    """Variance over repeated releases; chi-squared, error rate 1e-6."""
+def _counting_again() -> tuple[AdaptiveSumMechanism, np.ndarray, np.ndarray]:
+    """Make a mechanism that counts its only table twice, codes for it, and their exact counts."""
     mechanism = _mechanism(
         features=MarginalSums(SIZES, [(0, 3)]),
         candidates=[(0, 3)],
@@ -316,7 +316,12 @@ def test_averages_have_the_stated_noise() -> None:
         epsilon=None,
     )
     codes = _codes(200)
-    exact = np.diag(np.bincount(codes[:, 0], minlength=2)).ravel()
+    return mechanism, codes, np.diag(np.bincount(codes[:, 0], minlength=2)).ravel()
+
+
+def test_averages_have_the_stated_noise() -> None:
+    """Variance over repeated releases; chi-squared, error rate 1e-6."""
+    mechanism, codes, exact = _counting_again()
     releases = [
         mechanism.release(codes, lambda release, groups: [np.zeros((2, 2))]) for _ in range(300)
     ]
@@ -329,16 +334,8 @@ def test_averages_are_by_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise of +3 and -3 deviations, that of the second table the larger one."""
     drawn = iter([3.0, -3.0])
     monkeypatch.setattr(mechanism_module, "_normals", lambda size: np.full(size, next(drawn)))
-    mechanism = _mechanism(
-        features=MarginalSums(SIZES, [(0, 3)]),
-        candidates=[(0, 3)],
-        rounds=1,
-        sigma=5.0,
-        epsilon=None,
-    )
-    codes = _codes(200)
+    mechanism, codes, exact = _counting_again()
     release = mechanism.release(codes, lambda release, groups: [np.zeros((2, 2))])
-    exact = np.diag(np.bincount(codes[:, 0], minlength=2)).ravel()
     weight = mechanism._weight
     assert weight < 0.8
     noise = (15.0 - weight**2 * 15.0 / weight) / (1.0 + weight**2)

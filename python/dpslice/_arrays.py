@@ -22,7 +22,7 @@ import operator
 import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ __all__ = [
     "elements",
     "finite_real",
     "finite_values",
+    "instance",
     "integer",
     "kept_vector",
     "layout",
@@ -77,6 +78,7 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.floating[Any]]
+_Kind = TypeVar("_Kind")
 
 
 # ---------------------------------------------------------------------------- optional packages
@@ -290,6 +292,13 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> str:
         raise TypeError(f"{name} must be one of {', '.join(words)}; got {describe(value)}")
     if value not in words:
         raise ValueError(f"{name} must be one of {', '.join(words)}; got {value!r}")
+    return value
+
+
+def instance(name: str, value: object, kind: type[_Kind], called: str) -> _Kind:
+    """Return `value`, or raise unless it is of a class: `called` is its name with an article."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {called}; got {describe(value)}")
     return value
 
 

@@ -323,6 +323,13 @@ class Release(ABC):
             )
 
 
+def checked_release(release: object) -> Release:
+    """Return a release, or raise unless it is one."""
+    if not isinstance(release, Release):
+        raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
+    return release
+
+
 class RowRelease(Release):
     r"""A published release of rows: frame, noisy projections, and their guarantee.
 

@@ -178,9 +178,7 @@ class Discretization:
         fine_bins: int = FINE_BINS,
         triples: bool = True,
     ) -> None:
-        if not isinstance(schema, Schema):
-            raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
-        self.schema = schema
+        self.schema = _arrays.instance("schema", schema, Schema, "a Schema")
         self.coarse_bins = _arrays.positive_integer("coarse_bins", coarse_bins)
         self.fine_bins = _arrays.positive_integer("fine_bins", fine_bins)
         if self.fine_bins < self.coarse_bins:

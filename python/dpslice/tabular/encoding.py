@@ -244,9 +244,7 @@ class Encoding:
         state_weight: float = STATE_WEIGHT,
         target_weight: float = TARGET_WEIGHT,
     ) -> None:
-        if not isinstance(schema, Schema):
-            raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
-        self.schema = schema
+        self.schema = _arrays.instance("schema", schema, Schema, "a Schema")
         self.number_weight = _arrays.positive_real("number_weight", number_weight)
         self.harmonics = _arrays.positive_integer("harmonics", harmonics)
         self.category_weight = _arrays.positive_real("category_weight", category_weight)

@@ -77,8 +77,7 @@ class TabularGenerator(nn.Module):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        if not isinstance(encoding, Encoding):
-            raise TypeError(f"encoding must be an Encoding; got {_arrays.describe(encoding)}")
+        _arrays.instance("encoding", encoding, Encoding, "an Encoding")
         self.code_dim = _arrays.positive_integer("code_dim", code_dim)
         self.temperature = _arrays.positive_real("temperature", temperature)
         self._heads = tuple(_Head(block) for block in encoding.blocks)

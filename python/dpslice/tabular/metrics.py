@@ -658,8 +658,7 @@ def scores(
         If a table is empty, its columns are not the schema's, a value breaks the schema, or
         `target` is not in the schema.
     """
-    if not isinstance(schema, Schema):
-        raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
+    _arrays.instance("schema", schema, Schema, "a Schema")
     seed = _arrays.integer("seed", seed, minimum=0)
     max_pairs = _arrays.positive_integer("max_pairs", max_pairs)
     max_rows = _arrays.positive_integer("max_rows", max_rows)

@@ -25,7 +25,7 @@ from torch import nn
 from dpslice import _arrays
 from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
-from dpslice.release import Release, total_guarantee
+from dpslice.release import Release, checked_release, total_guarantee
 from dpslice.tabular.columns import Categorical, Datetime, Number
 from dpslice.tabular.files import cell_value
 from dpslice.tabular.rows import RowMethod, TrainingOptions
@@ -134,9 +134,7 @@ class Synthesizer:
         seed: int = 0,
         amplify_by_order: bool = False,
     ) -> None:
-        if not isinstance(schema, Schema):
-            raise TypeError(f"schema must be a Schema; got {_arrays.describe(schema)}")
-        self.schema = schema
+        self.schema = _arrays.instance("schema", schema, Schema, "a Schema")
         self.epsilon = _arrays.positive_real("epsilon", epsilon)
         self.delta = _arrays.open_unit("delta", delta)
         self.method = _arrays.choice("method", method, METHODS)
@@ -363,8 +361,7 @@ class Synthesizer:
         ValueError
             If the release holds no schema, or one that it was not made with.
         """
-        if not isinstance(release, Release):
-            raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
+        checked_release(release)
         kind = METHODS[release.kind]
         metadata = release.metadata
         if "schema" not in metadata or kind.settings_key not in metadata:
@@ -428,8 +425,7 @@ class Synthesizer:
         release = release if release is not None else self.release
         if release is None:
             raise ValueError("there is no release to train on: call fit or publish first")
-        if not isinstance(release, Release):
-            raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
+        checked_release(release)
         if release.kind != self.method:
             raise ValueError(f"release must be of kind {self.method!r}; got {release.kind!r}")
         self._method.check(release)

@@ -25,7 +25,7 @@ from torch._compile import _disable_dynamo
 
 from dpslice import _arrays
 from dpslice.divergences import Divergence, get_divergence
-from dpslice.release import Release, RowRelease
+from dpslice.release import RowRelease, checked_release
 from dpslice.torch import functional
 
 __all__ = ["SlicedDivergence", "SlicedWasserstein", "SmoothedLikelihood"]
@@ -63,10 +63,9 @@ def _one_graph_break(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any,
 
 
 def check_kind(loss: str, release: object, kind: str) -> None:
-    if not isinstance(release, Release):
-        raise TypeError(f"release must be a dpslice.Release; got {_arrays.describe(release)}")
-    if release.kind != kind:
-        raise ValueError(f"{loss} takes a release of {kind}; got kind {release.kind!r}")
+    found = checked_release(release).kind
+    if found != kind:
+        raise ValueError(f"{loss} takes a release of {kind}; got kind {found!r}")
 
 
 def _as_numpy(drawn: Tensor) -> NDArray[np.int64]:
