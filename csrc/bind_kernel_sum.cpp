@@ -1,8 +1,10 @@
-// Bindings of kernel_sum.h and logsumexp.h, and of exp2.h for tests.
+// Bindings of kernel_sum.h and logsumexp.h; of reach.h, and of exp2.h for tests.
 #include "bindings.h"
 #include "exp2.h"
 #include "kernel_sum.h"
 #include "logsumexp.h"
+#include "reach.h"
+#include "row_totals.h"
 
 namespace dpslice {
 namespace {
@@ -123,7 +125,7 @@ py::tuple logsumexp_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array
   return gradients.tuple();
 }
 
-// Either of the two totals: rows [m, b], and gradients in y and in the weights.
+// Either of the two totals [m]; the rows [m, b], and gradients in y and in the weights.
 template <class Args, class T>
 py::tuple total_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
                        const char* weights_name, const OptionalArray<T>& weights,
@@ -133,17 +135,19 @@ py::tuple total_arrays(const Array<T>& x, const Array<T>& y, const Array<T>& ban
   auto args = pair_args<Args>(x, y, bandwidth, weights_name, weights);
   require_shape("row_weights", row_weights, {args.m, args.b});
   Gradients<T> gradients(args, false, need_y, need_weights);
-  Array<T> out = empty<T>({args.m, args.b});
+  Array<T> totals = empty<T>({args.m}), rows = empty<T>({args.m, args.b});
   args.*weights_field = data_or_null(weights);
   args.row_weights = row_weights.data();
-  args.out = out.mutable_data();
+  args.out = rows.mutable_data();
   args.grad_y = mutable_data_or_null(gradients.y);
   args.*grad_weights_field = mutable_data_or_null(gradients.weights);
+  T* const to = totals.mutable_data();
   {
     py::gil_scoped_release unlocked;
     kernel(args);
+    row_totals(RowTotalsArgs<T>{args.m, args.b, args.row_weights, args.out, to});
   }
-  return py::make_tuple(out, gradients.y, gradients.weights);
+  return py::make_tuple(totals, rows, gradients.y, gradients.weights);
 }
 
 template <class T>
@@ -164,6 +168,21 @@ py::tuple logsumexp_total_arrays(const Array<T>& x, const Array<T>& y, const Arr
   return total_arrays<Args, T>(x, y, bandwidth, "log_weights", log_weights, &Args::log_weights,
                                &Args::grad_log_weights, &logsumexp_total<T>, row_weights, need_y,
                                need_log_weights);
+}
+
+template <class T>
+double reach_number(const Array<T>& points, const Array<T>& bandwidth) {
+  require_rank("points", points, 3);
+  const int64_t m = points.shape(0);
+  require_shape("bandwidth", bandwidth, {m});
+  double farthest = 0;
+  const ReachArgs<T> args{m, points.shape(1) * points.shape(2), points.data(), bandwidth.data(),
+                          &farthest};
+  {
+    py::gil_scoped_release unlocked;
+    reach(args);
+  }
+  return farthest;
 }
 
 template <class T>
@@ -199,12 +218,14 @@ void register_for(py::module_& m) {
   m.def("gaussian_kernel_sum_total", &kernel_sum_total_arrays<T>, arg("x").noconvert(),
         arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
         arg("row_weights").noconvert(), arg("need_y"), arg("need_weights"),
-        "The sums [m, b], and gradients in y and weights of their total weighted by row_weights.");
+        "Totals [m] weighted by row_weights, the sums [m, b], gradients in y and weights.");
   m.def("gaussian_kernel_logsumexp_total", &logsumexp_total_arrays<T>, arg("x").noconvert(),
         arg("y").noconvert(), arg("bandwidth").noconvert(),
         arg("log_weights").noconvert().none(true), arg("row_weights").noconvert(), arg("need_y"),
         arg("need_log_weights"),
-        "The log sums [m, b], and gradients in y and log_weights of their weighted total.");
+        "Totals [m] weighted by row_weights, the log sums [m, b], gradients in y and log_weights.");
+  m.def("reach", &reach_number<T>, arg("points").noconvert(), arg("bandwidth").noconvert(),
+        "Largest |coordinate| over bandwidth; NaN where one of either is not usable.");
   m.def("exp2", &exp2_array<T>, arg("x").noconvert(),
         "2 to the power of each number as kernels compute it, for tests.");
 }

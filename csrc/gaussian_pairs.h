@@ -91,28 +91,24 @@ struct Cloud {
 template <class T>
 struct Measure {
   bool by_product = false;
-  int64_t k = 0, k_padded = 0;
+  int64_t k = 0;
+  int64_t point_stride = 0;   // of packed points: by products whole vectors, by differences k
   double scale = 1;           // of coordinates
   double gradient_scale = 1;  // from sums of E (v - u) in scaled coordinates to a gradient
   T factor = 0;               // log2 K = -factor * squared scaled distance
   Buffer<double> centre;      // [k]
 
-  // to: [k_padded], the rest zeros.
+  // By products. to: [point_stride], beyond k zeros.
   void scaled(const T* point, T* to) const {
-    if (by_product) {
-      const double* const origin = centre.data();
-      for (int64_t t = 0; t < k; ++t) to[t] = static_cast<T>((point[t] - origin[t]) * scale);
-    } else {
-      const T exact = static_cast<T>(scale);
-      for (int64_t t = 0; t < k; ++t) to[t] = point[t] * exact;
-    }
-    for (int64_t t = k; t < k_padded; ++t) to[t] = 0;
+    const double* const origin = centre.data();
+    for (int64_t t = 0; t < k; ++t) to[t] = static_cast<T>((point[t] - origin[t]) * scale);
+    for (int64_t t = k; t < point_stride; ++t) to[t] = 0;
   }
 
   // log2 K(u, 0) = -|u|^2 / 2 of a scaled, padded point.
   double log_kernel_to_centre(const T* point) const {
     Vec<T> squares{};
-    for (int64_t t = 0; t < k_padded; t += kLanes<T>) {
+    for (int64_t t = 0; t < point_stride; t += kLanes<T>) {
       const Vec<T> u = load(point + t);
       squares += u * u;
     }
@@ -125,9 +121,9 @@ inline void measure_slice(const T* x, int64_t b, const T* y, int64_t c, int64_t 
                           Measure<T>& measure, Buffer<T>& point) {
   const double g = bandwidth;
   measure.k = k;
-  measure.k_padded = padded<T>(k);
   if (k > kDirectDims) {
     measure.by_product = true;
+    measure.point_stride = padded<T>(k);
     measure.scale = std::sqrt(kLog2E) / g;
     measure.gradient_scale = 1 / (std::sqrt(kLog2E) * g);
     measure.centre.resize(k);
@@ -136,7 +132,7 @@ inline void measure_slice(const T* x, int64_t b, const T* y, int64_t c, int64_t 
     for (int64_t j = 0; j < c; ++j)
       for (int64_t t = 0; t < k; ++t) centre[t] += y[j * k + t];
     for (int64_t t = 0; t < k; ++t) centre[t] /= static_cast<double>(c);
-    point.resize(measure.k_padded);
+    point.resize(measure.point_stride);
     const auto reach = [&](const T* points, int64_t size) {
       double least = 0;
       for (int64_t i = 0; i < size; ++i) {
@@ -150,6 +146,7 @@ inline void measure_slice(const T* x, int64_t b, const T* y, int64_t c, int64_t 
     if (reach(x, b) * reach(y, c) * kLn2 <= product_reach<T>(k)) return;
   }
   measure.by_product = false;
+  measure.point_stride = k;
   measure.scale = std::ldexp(1.0, -std::ilogb(g));
   measure.gradient_scale = 1 / (measure.scale * g) / g;
   measure.factor = static_cast<T>(0.5 * kLog2E / (measure.scale * g) / (measure.scale * g));
@@ -252,7 +249,7 @@ struct Columns : Companions<T> {  // [padded]
     const int64_t k = measure.k;
     const PanelLayout<T> scores{k, size}, gradients{size, k + 1};
     if (with_values) values.resize(gradients.size());
-    point.resize(measure.k_padded);
+    point.resize(measure.point_stride);
     for (int64_t j = 0; j < padded; ++j) {
       const bool real = j < size;
       if (real)
@@ -284,7 +281,7 @@ struct Columns : Companions<T> {  // [padded]
 template <class T>
 struct Rows : Companions<T> {  // [padded size]
   int64_t first = 0, size = 0;
-  Buffer<T> points;  // [padded size, k_padded]
+  Buffer<T> points;  // [padded size, point_stride]
   Buffer<T> values;  // by products: panels of [size, k + 1], f_i (x_i, 1), for sums over rows
 
   // Up to `most` rows from row0 on.
@@ -292,18 +289,22 @@ struct Rows : Companions<T> {  // [padded size]
             bool with_values) {
     first = row0;
     size = cloud.size - row0 < most ? cloud.size - row0 : most;
-    const int64_t rows = padded_rows(size), ld = measure.k_padded;
+    const int64_t rows = padded_rows(size), ld = measure.point_stride;
     points.resize(rows * ld);
     this->resize_companions(rows);
-    with_values = with_values && measure.by_product;
     const PanelLayout<T> gradients{size, measure.k + 1};
-    if (with_values) values.resize(gradients.size());
-    for (int64_t r = 0; r < size; ++r) {
-      T* const to = points.data() + r * ld;
-      measure.scaled(cloud.points + (row0 + r) * measure.k, to);
-      if (measure.by_product) this->log_kernel[r] = measure.log_kernel_to_centre(to);
-      if (with_values)
-        Columns<T>::pack_value(gradients, r, to, cloud.factor_of(row0 + r), values.data());
+    if (measure.by_product) {
+      if (with_values) values.resize(gradients.size());
+      for (int64_t r = 0; r < size; ++r) {
+        T* const to = points.data() + r * ld;
+        measure.scaled(cloud.points + (row0 + r) * measure.k, to);
+        this->log_kernel[r] = measure.log_kernel_to_centre(to);
+        if (with_values)
+          Columns<T>::pack_value(gradients, r, to, cloud.factor_of(row0 + r), values.data());
+      }
+    } else {
+      const T scale = static_cast<T>(measure.scale);
+      for (int64_t i = 0; i < size * ld; ++i) points[i] = cloud.points[row0 * ld + i] * scale;
     }
     for (int64_t i = size * ld; i < rows * ld; ++i) points[i] = 0;
     this->pack_companions(cloud, row0, size, rows, measure.by_product);
@@ -334,7 +335,7 @@ inline void score_block(const Rows<T>& rows, const Columns<T>& columns, const Me
   const PanelLayout<T> layout{measure.k, columns.size};
   for (int64_t j = column0; j < column0 + count; j += kPanel<T>) {
     const int64_t panel = j / kPanel<T>;
-    panel_product(padded_rows(rows.size), measure.k, rows.points.data(), measure.k_padded, 1,
+    panel_product(padded_rows(rows.size), measure.k, rows.points.data(), measure.point_stride, 1,
                   columns.coordinates.data() + layout.start(panel), layout.width(panel),
                   scores + (j - column0), scores_row, false);
   }
@@ -413,11 +414,14 @@ struct RowGroup {
   const T* point[kRows];
   Vec<T> high[kRows], low[kRows], factor[kRows];
 
-  RowGroup(const Rows<T>& rows, int64_t r0, int64_t stride) {
+  // Inlined, so that what a loop has no use for is not made.
+  inline __attribute__((always_inline)) RowGroup(const Rows<T>& rows, int64_t r0, int64_t stride) {
+#pragma GCC unroll 4
     for (int q = 0; q < kRows; ++q) {
       const bool real = r0 + q < rows.size;
       const int64_t r = real ? r0 + q : rows.size - 1;
       point[q] = rows.points.data() + r * stride;
+#pragma GCC unroll 8
       for (int t = 0; t < K; ++t) at[q][t] = splat(point[q][t]);
       high[q] = splat(rows.high[r]);
       low[q] = splat(rows.low[r]);
@@ -510,7 +514,7 @@ inline void reduce_by_differences(const PairScratch<T>& scratch, double* values)
   const T* const factors = columns.factor.data();
   const T factor = measure.factor;
   for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
-    const RowGroup<T, K, at_once> group(scratch.rows, r0, measure.k_padded);
+    const RowGroup<T, K, at_once> group(scratch.rows, r0, measure.point_stride);
     double total[at_once] = {};
     RunningLog2Sum<T> running[at_once];
     Stage<T, at_once> stage;

@@ -63,7 +63,7 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
     const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
     for (int64_t r0 = 0; r0 < rows.size; r0 += at_once) {
-      const RowGroup<T, K, at_once> group(rows, r0, measure.k_padded);
+      const RowGroup<T, K, at_once> group(rows, r0, measure.point_stride);
       Vec<T> sum[at_once][K + 1];
 #pragma GCC unroll 9
       for (int q = 0; q < at_once; ++q)
@@ -229,7 +229,7 @@ inline void sum_total_by_differences(PairScratch<T>& scratch, double* values) {
   for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
     const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
     for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
-      const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.k_padded);
+      const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.point_stride);
       Vec<T> sum[at_once] = {};
       for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
         stage.fill(first, last, [&](int q, int64_t j) {
@@ -267,7 +267,7 @@ inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values)
   scratch.exponents.resize(at_once * stride);
   T* const exponents = scratch.exponents.data();  // [at_once, stride], then their powers
   for (int64_t r0 = 0; r0 < scratch.rows.size; r0 += at_once) {
-    const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.k_padded);
+    const RowGroup<T, K, at_once> group(scratch.rows, r0, scratch.measure.point_stride);
     Vec<T> highest[at_once];
     for (int q = 0; q < at_once; ++q) highest[q] = splat(std::numeric_limits<T>::lowest());
     for (int64_t j = 0; j < columns.padded; j += lanes) {
@@ -423,7 +423,7 @@ inline void sweep_rows(PairScratch<T>& scratch, bool offsets, Write&& write) {
     const int64_t width = padded_columns<T>(k + 1);
     for (int64_t r = 0; r < rows.size; ++r) {
       const T* const sum = scratch.row_sums.data() + r * width;
-      const T* const own = rows.points.data() + r * scratch.measure.k_padded;
+      const T* const own = rows.points.data() + r * scratch.measure.point_stride;
       write(rows.first + r, [&](int64_t t) {
         return t == k ? static_cast<double>(sum[k])
                       : static_cast<double>(sum[t]) - static_cast<double>(sum[k]) * own[t];
@@ -512,12 +512,19 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
       if (to == nullptr) continue;
       const int64_t step = is_factor ? 1 : args.k;
       const double scale = is_factor ? 1 : -measure.gradient_scale;
-      for (int64_t j = first; j < last; ++j) {
-        double total = 0;
-        for (int64_t part = 0; part < parts; ++part)
-          total += part_sums[part * sums + t * stride + j];
-        const double multiplier = factor != nullptr && !is_factor ? factor[j] * scale : scale;
-        to[(s * args.c + j) * step + (is_factor ? 0 : t)] = static_cast<T>(multiplier * total);
+      for (int64_t j0 = first; j0 < last; j0 += kFinishBlock) {
+        const int64_t count = last - j0 < kFinishBlock ? last - j0 : kFinishBlock;
+        double total[kFinishBlock] = {};
+        for (int64_t part = 0; part < parts; ++part) {
+          const T* const from = part_sums + part * sums + t * stride + j0;
+          for (int64_t j = 0; j < count; ++j) total[j] += from[j];
+        }
+        if (factor != nullptr && !is_factor)
+          for (int64_t j = 0; j < count; ++j) total[j] *= factor[j0 + j] * scale;
+        else
+          for (int64_t j = 0; j < count; ++j) total[j] *= scale;
+        T* const place = to + (s * args.c + j0) * step + (is_factor ? 0 : t);
+        for (int64_t j = 0; j < count; ++j) place[j * step] = static_cast<T>(total[j]);
       }
     }
   };

@@ -146,6 +146,15 @@ void logsumexp_total_call(const std::string& dtype, int device, uintptr_t stream
   });
 }
 
+void row_totals_call(const std::string& dtype, int device, uintptr_t stream,
+                     const Allocate& allocate, int64_t m, int64_t b, uintptr_t weights,
+                     uintptr_t rows, uintptr_t totals) {
+  run(dtype, {device, stream, allocate}, [&](auto zero, const Execution& execution) {
+    using T = decltype(zero);
+    row_totals(RowTotalsArgs<T>{m, b, at<T>(weights), at<T>(rows), at<T>(totals)}, execution);
+  });
+}
+
 void density_ratio_call(const std::string& dtype, int device, uintptr_t stream,
                         const Allocate& allocate, int64_t m, int64_t b, int64_t c, int64_t k,
                         uintptr_t q, uintptr_t p, uintptr_t bandwidth, double ridge, double sigma,
@@ -327,6 +336,9 @@ PYBIND11_MODULE(_cuda, m) {
         arg("x"), arg("y"), arg("bandwidth"), arg("log_weights"), arg("logsumexp"), arg("grad"),
         arg("grad_x"), arg("grad_y"), arg("grad_log_weights"),
         "Gradients in x, y and log_weights, skipped where the address is 0.");
+  m.def("row_totals", &row_totals_call, arg("dtype"), arg("device"), arg("stream"), arg("allocate"),
+        arg("m"), arg("b"), arg("weights"), arg("rows"), arg("totals"),
+        "Weighted totals of rows, [m]; rows of weight zero that are not finite become zeros.");
   m.def("density_ratio", &density_ratio_call, arg("dtype"), arg("device"), arg("stream"),
         arg("allocate"), arg("m"), arg("b"), arg("c"), arg("k"), arg("q"), arg("p"),
         arg("bandwidth"), arg("ridge"), arg("sigma"), arg("ratio"), arg("kept"),

@@ -7,6 +7,7 @@
 #include "logsumexp.h"
 #include "median_distance.h"
 #include "project_args.h"
+#include "row_totals.h"
 #include "runtime.h"
 #include "sliced_wasserstein.h"
 
@@ -24,6 +25,8 @@ template <class T>
 void logsumexp_total(const LogsumexpTotalArgs<T>& args, const Execution& execution);
 template <class T>
 void logsumexp_vjp(const LogsumexpVjpArgs<T>& args, const Execution& execution);
+template <class T>
+void row_totals(const RowTotalsArgs<T>& args, const Execution& execution);
 
 // failed_slice is memory of the device, or of the host within its reach: two numbers, of which the
 // caller sets the first to -1, for one call or for many. A slice that fails writes its ridge, as a

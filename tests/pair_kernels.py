@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,20 @@ def cases(draw: st.DrawFn, wide: bool = False) -> Case:
         shift=draw(st.sampled_from((0.0, 0.0, 3.0))),
         wide=wide,
     )
+
+
+def assert_totals(totals: Any, weights: Array, rows: Array) -> None:
+    """Compare weighted totals of rows with exact sums: float64 within, then rounded once."""
+    assert totals.dtype == rows.dtype
+    with np.errstate(invalid="ignore"):
+        terms = weights.astype(np.float64) * rows.astype(np.float64)
+    for total, of_slice in zip(totals, terms, strict=True):
+        if not np.isfinite(of_slice).all():
+            assert total == of_slice.sum()
+            continue
+        exact = math.fsum(of_slice)
+        within = 2.0**-53 * len(of_slice) * np.abs(of_slice).sum()
+        assert abs(float(total) - exact) <= np.finfo(rows.dtype).eps * abs(exact) + within
 
 
 def assert_close(found: Any, truth: Any, dtype: str, *, times: float = 1.0) -> None:

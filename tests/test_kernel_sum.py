@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 import reference
 from dpslice import _core
 from dpslice.kernels import gaussian_kernel_sum
-from pair_kernels import Array, Case, assert_close, cases, log_kernels_by_products, pull_on_y
+from pair_kernels import (
+    Array,
+    Case,
+    assert_close,
+    assert_totals,
+    cases,
+    log_kernels_by_products,
+    pull_on_y,
+)
 from pair_kernels import make_case as make_any_case
 
 ALL = (True, True, True)
@@ -51,14 +59,16 @@ def test_derivative_against_the_twin(case: Case) -> None:
 
 def assert_total(case: Case) -> None:
     parts = (case.x, case.y, case.bandwidth, case.weights)
-    rows, grad_y, grad_weights = _core.gaussian_kernel_sum_total(*parts, case.grad, True, True)
+    totals, rows, *grads = _core.gaussian_kernel_sum_total(*parts, case.grad, True, True)
     _, *truth = reference.gaussian_kernel_sum_vjp(*parts, case.grad)
     assert_close(rows, reference.gaussian_kernel_sum(*parts), case.x.dtype.name)
-    for found, expected in zip((grad_y, grad_weights), truth, strict=True):
+    for found, expected in zip(grads, truth, strict=True):
         assert_close(found, expected, case.x.dtype.name)
+    assert_totals(totals, case.grad, rows)
     alone = _core.gaussian_kernel_sum_total(*parts, case.grad, False, False)
-    np.testing.assert_array_equal(alone[0], rows)
-    assert alone[1:] == (None, None)
+    np.testing.assert_array_equal(alone[0], totals)
+    np.testing.assert_array_equal(alone[1], rows)
+    assert alone[2:] == (None, None)
 
 
 @pytest.mark.usefixtures("isa")
@@ -73,7 +83,7 @@ def test_total_against_the_twin(case: Case) -> None:
 def test_more_sums_than_fit_a_cache() -> None:
     """Above a mebibyte of sums over rows of x, blocks of these rows are longer."""
     case = make_any_case(4, 300, 530, 520, "float32", wide=True)
-    rows, grad_y, _ = _core.gaussian_kernel_sum_total(
+    _, rows, grad_y, _ = _core.gaussian_kernel_sum_total(
         case.x, case.y, case.bandwidth, None, case.grad, True, False
     )
     kernel = np.exp(log_kernels_by_products(case))

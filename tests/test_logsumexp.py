@@ -15,6 +15,7 @@ from pair_kernels import (
     Array,
     Case,
     assert_close,
+    assert_totals,
     cases,
     log_kernels_by_products,
     make_case,
@@ -48,9 +49,10 @@ def twin_vjp(case: Case) -> tuple[Array, ...]:
 
 def assert_total(case: Case, bound: float | None = None) -> None:
     """Log sums, and gradients of their total, from one sweep."""
-    rows, *found = _core.gaussian_kernel_logsumexp_total(
+    totals, rows, *found = _core.gaussian_kernel_logsumexp_total(
         case.x, case.y, case.bandwidth, case.weights, case.grad, True, True
     )
+    assert_totals(totals, case.grad, rows)
     dtype = case.x.dtype.name
     truth = twin(case)
     finite = np.isfinite(truth)
@@ -88,6 +90,26 @@ def test_total_against_the_twin(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_total_leaves_out_rows_of_weight_zero(dtype: str) -> None:
+    """Of log sums that are -inf: left out they become zeros, the others count."""
+    case = make_case(3, 21, 4, 2, dtype, weighted=True)
+    assert case.weights is not None
+    case.weights[1:] = -np.inf
+    case.grad[:2, ::2] = 0
+    case.grad[1] = 0
+    case.grad[2] = np.abs(case.grad[2])
+    parts = (case.x, case.y, case.bandwidth, case.weights)
+    totals, rows, _, _ = _core.gaussian_kernel_logsumexp_total(*parts, case.grad, True, False)
+    np.testing.assert_array_equal(rows[0], logsumexp(case)[0])
+    assert_totals(totals[:1], case.grad[:1], rows[:1])
+    assert not rows[1].any()
+    assert totals[1] == 0
+    assert (rows[2] == -np.inf).all()
+    assert totals[2] == -np.inf
+
+
+@pytest.mark.usefixtures("isa")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_derivative_against_the_twin(case: Case) -> None:
@@ -110,7 +132,7 @@ def test_more_sums_than_fit_a_cache(shape: tuple[int, int, int, int]) -> None:
     case = make_case(*shape, "float32", weighted=True, wide=True)
     weights = case.weights
     assert weights is not None
-    rows, *found = _core.gaussian_kernel_logsumexp_total(
+    _, rows, *found = _core.gaussian_kernel_logsumexp_total(
         case.x, case.y, case.bandwidth, weights, case.grad, True, True
     )
     logs = log_kernels_by_products(case) + weights[:, None]

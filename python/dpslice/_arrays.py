@@ -20,7 +20,7 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
@@ -835,14 +835,19 @@ def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None
 
 
 def point_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[Operand, Operand]:
-    """Check the points ``(m, b, k)`` and ``(m, c, k)`` of a kernel over pairs."""
-    first = operand(x_name, x, ("m", "b", "k"))
+    """Check the points ``(m, b, k)`` and ``(m, c, k)`` of a kernel over pairs.
+
+    Their values are left to `check_reach`.
+    """
+    first = operand(x_name, x, ("m", "b", "k"), finite=False)
     m, _, k = first.shape
-    return first, operand(y_name, y, (m, "c", k), like=first)
+    return first, operand(y_name, y, (m, "c", k), like=first, finite=False)
 
 
 def bandwidths(name: str, value: Any, like: Operand) -> Any:
     """Return one bandwidth for each slice of `like`, in its dtype.
+
+    The values of an array are left to `check_reach`.
 
     Parameters
     ----------
@@ -875,35 +880,60 @@ def bandwidths(name: str, value: Any, like: Operand) -> Any:
             return device_vector(given.array, slices, like.array, like.place)
         array = given.array if value.ndim == 1 else np.broadcast_to(given.array, (slices,))
     if array.dtype != like.dtype or not array.flags.c_contiguous:
-        with np.errstate(over="ignore", under="ignore"):  # caught by the check that follows
+        with np.errstate(over="ignore", under="ignore"):  # caught by `check_reach`
             array = np.ascontiguousarray(array, dtype=like.dtype)
-    # Subnormal bandwidths have no reciprocal.
-    good = np.isfinite(array) & (array >= np.finfo(like.dtype).tiny)
-    if not good.all():
-        first = int(np.argmin(good))
-        raise ValueError(
-            f"{name} must be finite and > 0 (in {like.dtype}); got {array[first]} for slice {first}"
-        )
     if device:
+        _check_bandwidths(name, array)
         return device_vector(float(array[0]), slices, like.array, like.place)
     return array
 
 
-def check_reach(name: str, points: Operand, bandwidth: Any) -> None:
-    """Refuse points so far out that a squared distance in bandwidths leaves the number range."""
-    if on_device(points.place):
-        return
-    limit = 1e17 if points.dtype.itemsize == 4 else 1e150
-    if float(np.abs(points.array).max()) <= limit * float(bandwidth.min()):
-        return  # all of them, to say it quickly
-    with np.errstate(over="ignore"):
-        reach = np.abs(points.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
-    if not (reach <= limit).all():
-        first = int(np.argmax(reach))
+def _check_bandwidths(name: str, bandwidth: FloatArray) -> None:
+    """Refuse bandwidths that are not finite and positive; subnormal ones have no reciprocal."""
+    good = np.isfinite(bandwidth) & (bandwidth >= np.finfo(bandwidth.dtype).tiny)
+    if not good.all():
+        first = int(np.argmin(good))
         raise ValueError(
-            f"{name} must lie within {limit:g} bandwidths of the origin; "
-            f"got {reach[first]:g} bandwidths in slice {first}"
+            f"{name} must be finite and > 0 (in {bandwidth.dtype}); "
+            f"got {bandwidth[first]} for slice {first}"
         )
+
+
+def check_reach(points: Mapping[str, Operand], bandwidth_name: str, bandwidth: Any) -> None:
+    """Check the values of points and of their bandwidths, unless they are on a CUDA device.
+
+    Points must be finite, and not so far out that a squared distance in bandwidths leaves the
+    number range; bandwidths must be finite and positive.
+
+    Parameters
+    ----------
+    points : mapping of str to Operand
+        Points (m, b, k) and (m, c, k) by their names in messages, of one dtype and device.
+    bandwidth_name : str
+        Name in messages.
+    bandwidth : array, shape (m,)
+        Bandwidths, as `bandwidths` returns them.
+    """
+    first = next(iter(points.values()))
+    if on_device(first.place):
+        return
+    limit = 1e17 if first.dtype.itemsize == 4 else 1e150
+    core = backend_for(first.place)
+    if all(core.reach(each.array, bandwidth) <= limit for each in points.values()):
+        return
+    # Something is wrong with them: find out what.
+    for name, each in points.items():
+        finite_values(name, each.array)
+    _check_bandwidths(bandwidth_name, bandwidth)
+    for name, each in points.items():
+        with np.errstate(over="ignore"):
+            reach = np.abs(each.array).max(axis=(1, 2)).astype(np.float64) / bandwidth
+        if not (reach <= limit).all():
+            slice_ = int(np.argmax(reach))
+            raise ValueError(
+                f"{name} must lie within {limit:g} bandwidths of the origin; "
+                f"got {reach[slice_]:g} bandwidths in slice {slice_}"
+            )
 
 
 def log_weight_values(name: str, weights: Operand) -> None:

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['available_isas', 'bounded_rows', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'kernel_feature_sums', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_gradient']
+__all__: list[str] = ['available_isas', 'bounded_rows', 'build_config', 'chacha20_block', 'density_ratio', 'density_ratio_divergence', 'density_ratio_vjp', 'divergence', 'exp2', 'gaussian_kernel_logsumexp', 'gaussian_kernel_logsumexp_total', 'gaussian_kernel_logsumexp_vjp', 'gaussian_kernel_sum', 'gaussian_kernel_sum_total', 'gaussian_kernel_sum_vjp', 'isa', 'kernel_feature_sums', 'median_distance', 'median_distance_vjp', 'num_threads', 'philox4x32', 'project_fast', 'project_secure', 'reach', 'secure_normals', 'set_isa', 'set_num_threads', 'shuffle_rows', 'sliced_wasserstein', 'sliced_wasserstein_gradient']
 def available_isas() -> list[str]:
     """
     Instruction sets that this build and this processor both have, slowest first.
@@ -93,12 +93,12 @@ def gaussian_kernel_logsumexp(x: numpy.typing.NDArray[numpy.float64], y: numpy.t
 @typing.overload
 def gaussian_kernel_logsumexp_total(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], log_weights: numpy.typing.NDArray[numpy.float32] | None, row_weights: numpy.typing.NDArray[numpy.float32], need_y: bool, need_log_weights: bool) -> tuple:
     """
-    The log sums [m, b], and gradients in y and log_weights of their weighted total.
+    Totals [m] weighted by row_weights, the log sums [m, b], gradients in y and log_weights.
     """
 @typing.overload
 def gaussian_kernel_logsumexp_total(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64], log_weights: numpy.typing.NDArray[numpy.float64] | None, row_weights: numpy.typing.NDArray[numpy.float64], need_y: bool, need_log_weights: bool) -> tuple:
     """
-    The log sums [m, b], and gradients in y and log_weights of their weighted total.
+    Totals [m] weighted by row_weights, the log sums [m, b], gradients in y and log_weights.
     """
 @typing.overload
 def gaussian_kernel_logsumexp_vjp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], log_weights: numpy.typing.NDArray[numpy.float32] | None, logsumexp: numpy.typing.NDArray[numpy.float32], grad: numpy.typing.NDArray[numpy.float32], need_x: bool, need_y: bool, need_log_weights: bool) -> tuple:
@@ -123,12 +123,12 @@ def gaussian_kernel_sum(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.
 @typing.overload
 def gaussian_kernel_sum_total(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], weights: numpy.typing.NDArray[numpy.float32] | None, row_weights: numpy.typing.NDArray[numpy.float32], need_y: bool, need_weights: bool) -> tuple:
     """
-    The sums [m, b], and gradients in y and weights of their total weighted by row_weights.
+    Totals [m] weighted by row_weights, the sums [m, b], gradients in y and weights.
     """
 @typing.overload
 def gaussian_kernel_sum_total(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64], weights: numpy.typing.NDArray[numpy.float64] | None, row_weights: numpy.typing.NDArray[numpy.float64], need_y: bool, need_weights: bool) -> tuple:
     """
-    The sums [m, b], and gradients in y and weights of their total weighted by row_weights.
+    Totals [m] weighted by row_weights, the sums [m, b], gradients in y and weights.
     """
 @typing.overload
 def gaussian_kernel_sum_vjp(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32], weights: numpy.typing.NDArray[numpy.float32] | None, grad: numpy.typing.NDArray[numpy.float32], need_x: bool, need_y: bool, need_weights: bool) -> tuple:
@@ -195,6 +195,16 @@ def project_secure(x: numpy.typing.NDArray[numpy.float32], frame: numpy.typing.N
 def project_secure(x: numpy.typing.NDArray[numpy.float64], frame: numpy.typing.NDArray[numpy.float64], sigma: typing.SupportsFloat | typing.SupportsIndex, key: typing_extensions.Buffer, first_row: typing.SupportsInt | typing.SupportsIndex, max_norm: typing.SupportsFloat | typing.SupportsIndex, dtype: str) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]:
     """
     Clipped rows times frame plus ChaCha20 noise, on the grid of the release.
+    """
+@typing.overload
+def reach(points: numpy.typing.NDArray[numpy.float32], bandwidth: numpy.typing.NDArray[numpy.float32]) -> float:
+    """
+    Largest |coordinate| over bandwidth; NaN where one of either is not usable.
+    """
+@typing.overload
+def reach(points: numpy.typing.NDArray[numpy.float64], bandwidth: numpy.typing.NDArray[numpy.float64]) -> float:
+    """
+    Largest |coordinate| over bandwidth; NaN where one of either is not usable.
     """
 def secure_normals(words: numpy.typing.NDArray[numpy.uint32]) -> numpy.typing.NDArray[numpy.float64]:
     """

@@ -302,8 +302,8 @@ class CudaKernels:
         row_weights: Array,
         need_y: bool,
         need_weights: bool,
-    ) -> tuple[Array, Array | None, Array | None]:
-        """Return the sums, and the gradients in y and weights of their weighted total."""
+    ) -> tuple[Array, Array, Array | None, Array | None]:
+        """Return weighted totals of the sums, the sums, and gradients in y and weights."""
         return self._pair_total(
             "gaussian_kernel_sum",
             (x, y, bandwidth),
@@ -322,8 +322,8 @@ class CudaKernels:
         row_weights: Array,
         need_y: bool,
         need_log_weights: bool,
-    ) -> tuple[Array, Array | None, Array | None]:
-        """Return the log sums, and the gradients in y and log_weights of their weighted total."""
+    ) -> tuple[Array, Array, Array | None, Array | None]:
+        """Return weighted totals of the log sums, these, and gradients in y and log_weights."""
         return self._pair_total(
             "gaussian_kernel_logsumexp",
             (x, y, bandwidth),
@@ -341,19 +341,27 @@ class CudaKernels:
         weights: Array | None,
         row_weights: Array,
         need: tuple[bool, bool],
-    ) -> tuple[Array, Array | None, Array | None]:
+    ) -> tuple[Array, Array, Array | None, Array | None]:
         x, y, bandwidth = points
-        if not any(need):
-            return self._pair_sum(name, x, y, bandwidth, weights_name, weights), None, None
         m, b, c, k = self._weighted_pair_sizes(points, weights_name, weights)
         _require("row_weights", row_weights, (m, b), x)
+        if not any(need):
+            sums = self._pair_sum(name, x, y, bandwidth, weights_name, weights)
+            return *self._row_totals(row_weights, sums), None, None
         sums = self._empty(x, m, b)
         grad_y = self._empty(x, m, c, k) if need[0] else None
         grad_weights = self._empty(x, m, c) if need[1] else None
         halves = _arrays.product_halves(self._place)
         given = (m, b, c, k, halves, x, y, bandwidth, weights, row_weights)
         self._call(f"{name}_total", x, given, (sums, grad_y, grad_weights))
-        return sums, grad_y, grad_weights
+        return *self._row_totals(row_weights, sums), grad_y, grad_weights
+
+    def _row_totals(self, row_weights: Array, rows: Array) -> tuple[Array, Array]:
+        """Return weighted totals, and the rows with zeros for those that are left out."""
+        m, b = rows.shape
+        totals = self._empty(rows, m)
+        self._call("row_totals", rows, (m, b, row_weights), (rows, totals))
+        return totals, rows
 
     # ------------------------------------------------------------------------- density ratio
 

@@ -149,8 +149,7 @@ def pair_operands(
     """
     first, second = _arrays.point_pair("x", x, "y", y)
     g = _arrays.bandwidths("bandwidth", bandwidth, first)
-    _arrays.check_reach("x", first, g)
-    _arrays.check_reach("y", second, g)
+    _arrays.check_reach({"x": first, "y": second}, "bandwidth", g)
     if weights is None:
         return first, second, g, None
     logarithms = weights_name == "log_weights"
@@ -335,8 +334,7 @@ def ratio_operands(
     """Check the arguments of `density_ratio`. Not part of the public interface."""
     first, second = _arrays.point_pair("q", q, "p", p)
     g = _arrays.bandwidths("bandwidth", bandwidth, first)
-    _arrays.check_reach("q", first, g)
-    _arrays.check_reach("p", second, g)
+    _arrays.check_reach({"q": first, "p": second}, "bandwidth", g)
     ridge = _arrays.nonnegative_real("ridge", ridge)
     return first, second, g, ridge, _arrays.nonnegative_real("sigma", sigma)
 

@@ -513,16 +513,6 @@ _register_kernel_sum("gaussian_kernel_sum", "weights", saves_output=False)
 _register_kernel_sum("gaussian_kernel_logsumexp", "log_weights", saves_output=True)
 
 
-def _kept_sums(row_weights: Tensor, sums: Tensor) -> Tensor:
-    """Leave out the sums, which may be -inf, of rows of weight zero: these are no rows at all."""
-    return torch.where((row_weights == 0) & ~torch.isfinite(sums), 0.0, sums)
-
-
-def _weighted_total(row_weights: Tensor, kept: Tensor) -> Tensor:
-    """Add up the rows that are kept, in float64."""
-    return (row_weights.double() * kept.double()).sum(-1).to(kept.dtype)
-
-
 def _register_kernel_total(name: str, weights_name: str) -> None:
     """Register the total over rows of one of the two kernel sums, made with its gradients.
 
@@ -563,20 +553,19 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
         points, others, g, checked = kernels.pair_operands(
             _detached(x), _detached(y), _detached(bandwidth), weights_name, _detached(weights)
         )
-        by_row = _detached(row_weights)
+        by_row = _arrays.operand("row_weights", _detached(row_weights), x.shape[:2], like=points)
         core = _arrays.backend_for(points.place, later=True)
-        rows, grad_y, grad_weights = getattr(core, f"{name}_total")(
+        total, kept, grad_y, grad_weights = getattr(core, f"{name}_total")(
             points.array,
             others.array,
             g,
             checked,
-            _arrays.operand("row_weights", by_row, x.shape[:2], like=points).array,
+            by_row.array,
             need_y,
             need_weights and weights is not None,
         )
-        kept = _kept_sums(by_row, _tensor(rows))
-        total = _weighted_total(by_row, kept)
-        return total, kept, _tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x)
+        made = (_tensor_or_empty(grad_y, x), _tensor_or_empty(grad_weights, x))
+        return _tensor(total), _tensor(kept), *made
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         x, y, bandwidth, weights, row_weights, need_y, need_weights = inputs
@@ -667,7 +656,9 @@ def _kernel_total(
         _arrays.layout("row_weights", row_weights, tuple(sums.shape), like=sums)
         if row_weights.is_cpu and _is_direct():
             _arrays.finite_values("row_weights", row_weights.detach().numpy())
-        return _weighted_total(row_weights, _kept_sums(row_weights, sums))
+        # As csrc/row_totals.h does, in a way that torch can differentiate.
+        kept = torch.where((row_weights == 0) & ~torch.isfinite(sums), 0.0, sums)
+        return (row_weights.double() * kept.double()).sum(-1).to(sums.dtype)
     given = (x, y, bandwidth, weights, row_weights)
     total: Tensor = _call(f"{name}_total", *given, need_y, need_weights)[0]
     return total
@@ -1001,9 +992,8 @@ def _divergence_kernel(
         bandwidths = each[0][None]  # [G, m]
     else:
         bandwidths = (torch.stack if _arrays.on_device(private.place) else np.stack)(each)
-    for points, name in ((private, "q"), (synthetic, "p")):
-        for bandwidth_of_slice in each:
-            _arrays.check_reach(name, points, bandwidth_of_slice)
+    for bandwidth_of_slice in each:
+        _arrays.check_reach({"q": private, "p": synthetic}, "bandwidth", bandwidth_of_slice)
     core = _arrays.backend_for(private.place, later=True)
     value, grad_p = core.density_ratio_divergence(
         private.array,
