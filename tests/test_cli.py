@@ -1266,6 +1266,41 @@ def test_tables_with_other_separators_and_words_for_missing(
     refuse("separator must be one character", "schema", "check", schema, other, "--separator", "::")
 
 
+def test_tables_in_other_encodings_and_with_columns_to_drop(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    """Every command that reads a real table reads this one; what is written is UTF-8."""
+    other = tmp_path / "other.csv"
+    lines = [
+        f"name,{line}" if i == 0 else f"Zoë {i},{line}" for i, line in enumerate(_lines(table))
+    ]
+    other.write_text("\n".join(lines) + "\n", encoding="latin-1")
+    encoding = ("--encoding", "latin-1")
+    how = (*encoding, "--drop", "name")
+    refuse("must be UTF-8 text .* give its encoding", "schema", "check", schema, other)
+    refuse("not in the schema: 'name' .drop them", "schema", "check", schema, other, *encoding)
+    assert f"{ROWS} rows" in succeed("schema", "check", schema, other, *how).stdout
+    template = succeed("schema", "template", other, *how).stdout
+    assert "[columns.town]" in template
+    assert "columns.name" not in template
+    inferred, types = tmp_path / "inferred.toml", tmp_path / "types.toml"
+    types.write_text(SCHEMA.replace("min = 18\nmax = 99\n", ""), encoding="utf-8")
+    options = ("--types", types, "--epsilon", 90, "--out", inferred, "-q")
+    succeed("schema", "infer", other, *options, *how)
+    kept = tmp_path / "p.dpslice"
+    rows = ("--method", "rows", "--amplify-by-order")
+    succeed("release", other, "--schema", schema, "--epsilon", 5, "--out", kept, *how, *rows, "-q")
+    out, page = tmp_path / "synthetic.csv", tmp_path / "report.html"
+    options = ("--schema", schema, "--epsilon", 5, "--out", out, *TINY, "-q")
+    succeed("synthesize", other, *options, *how)
+    assert tuple(_lines(out)[0].split(",")) == tuple(HEADER)
+    succeed("report", out, "--real", other, "--schema", schema, "--out", page, *how, "-q")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dpslice.tabular import synthesizer
 

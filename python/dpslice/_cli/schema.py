@@ -17,6 +17,8 @@ from dpslice._cli._options import (
     Adjacency,
     AdjacencyOption,
     DeltaOption,
+    DropOption,
+    EncodingOption,
     JsonOption,
     MissingOption,
     OverwriteOption,
@@ -25,6 +27,7 @@ from dpslice._cli._options import (
     TableArgument,
     load_schema,
     reading,
+    reading_header,
 )
 from dpslice._cli._outputs import STANDARD_OUTPUT, check_outputs, telling
 
@@ -49,6 +52,8 @@ def schema_template(
         str, typer.Option("--out", help="Schema file to write; - is standard output.")
     ] = "-",
     separator: SeparatorOption = ",",
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a schema file to fill in, with a table's column names.
@@ -60,7 +65,7 @@ def schema_template(
     from dpslice._storage import replacing
     from dpslice.tabular.files import read_header
 
-    text = _template(read_header(table, separator=reading(separator, None)["separator"]))
+    text = _template(read_header(table, **reading_header(separator, encoding, drop)))
     if path is None:
         print(text, end="")
         return
@@ -118,6 +123,8 @@ def schema_infer(
     ] = None,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -138,7 +145,7 @@ def schema_infer(
 
     kinds, nullable, prior, noted = _read_types(types)
     csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
-    frame = read_csv(table, csv_types, **reading(separator, missing))
+    frame = read_csv(table, csv_types, **reading(separator, missing, encoding, drop))
     inferred = Schema.infer(
         frame,
         epsilon=epsilon,
@@ -236,6 +243,8 @@ def schema_check(
     ] = None,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a schema file, and a table against it.
@@ -247,19 +256,19 @@ def schema_check(
     from dpslice.tabular.files import iter_csv
 
     description = load_schema(schema)
-    encoding = Encoding(description)
+    encoder = Encoding(description)
     n = None
     clipped: Counter[str] = Counter()
     if table is not None:
         n = 0
-        for piece in iter_csv(table, description, **reading(separator, missing)):
+        for piece in iter_csv(table, description, **reading(separator, missing, encoding, drop)):
             # Encoding checks every cell as a release would; the rows are thrown away.
-            n += len(encoding.encode(piece))
+            n += len(encoder.encode(piece))
             for column in description:
                 if isinstance(column, (Number, Datetime)):
                     clipped[column.name] += column.outside(piece[column.name])
-    whole = encoding.max_norm or 1.0  # 0 if no column allows two values
-    shares = [(block.radius / whole) ** 2 for block in encoding.blocks]
+    whole = encoder.max_norm or 1.0  # 0 if no column allows two values
+    shares = [(block.radius / whole) ** 2 for block in encoder.blocks]
     blocks = [
         {
             "name": block.column,
@@ -267,7 +276,7 @@ def schema_check(
             "entries": block.stop - block.start,
             "share_of_squared_norm": share,
         }
-        for column, block, share in zip(description, encoding.blocks, shares, strict=True)
+        for column, block, share in zip(description, encoder.blocks, shares, strict=True)
     ]
     cost = description.guarantee
     if json:
@@ -275,9 +284,9 @@ def schema_check(
             {
                 "valid": True,
                 "columns": blocks,
-                "d": encoding.d,
-                "max_norm": encoding.max_norm,
-                "diameter": encoding.diameter,
+                "d": encoder.d,
+                "max_norm": encoder.max_norm,
+                "diameter": encoder.diameter,
                 "target": description.target,
                 "n": n,
                 "outside_bounds": None if table is None else dict(clipped),
@@ -293,8 +302,8 @@ def schema_check(
         ],
     )
     print(
-        f"d = {encoding.d}, rows of norm at most {encoding.max_norm:.6g}, "
-        f"{encoding.diameter:.6g} apart at most"
+        f"d = {encoder.d}, rows of norm at most {encoder.max_norm:.6g}, "
+        f"{encoder.diameter:.6g} apart at most"
     )
     if cost is not None:
         print(f"this schema was inferred from data:\n{cost}")
