@@ -604,7 +604,9 @@ def test_verify_refuses_what_is_damaged(
         shutil.copytree({"sums": released, "rows": released_rows}[kind], tmp_path / name)
         return tmp_path / name
 
-    refuse("no release at", "verify", tmp_path / "nowhere")
+    refuse("no release at .* no such directory", "verify", tmp_path / "nowhere")
+    (tmp_path / "model.pt").write_text("x")
+    refuse("no release at .* it is a file", "verify", tmp_path / "model.pt")
     truncated = copy("truncated")
     with open(truncated / large, "rb+") as file:
         file.truncate(200)
@@ -1355,6 +1357,22 @@ def test_schema_check_counts_what_would_be_clipped(schema: Path, tmp_path: Path)
     document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
     assert document["outside_bounds"]["age"] == 7
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["outside_bounds"] is None
+
+
+def test_schema_check_counts_what_would_be_rounded(tmp_path: Path) -> None:
+    schema = tmp_path / "s.toml"
+    schema.write_text(
+        '[columns.pay]\ntype = "real"\nmin = 0\nmax = 900\nstep = 100\n'
+        '[columns.seen]\ntype = "datetime"\nmin = 2020-01-01\nmax = 2020-12-31\n'
+    )
+    table = tmp_path / "t.csv"
+    table.write_text("pay,seen\n100,2020-05-06\n150,2020-05-06T07:08\n999,2020-05-07T07:08\n")
+    text = succeed("schema", "check", schema, table).stdout
+    assert "'pay': 1 of 3 values are finer than its step of 100 and would be rounded" in text
+    assert "'seen': 2 of 3 values are finer than whole days (its min and max are dates; " in text
+    document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
+    assert document["rounded"] == {"pay": 1, "seen": 2}
+    assert json.loads(succeed("schema", "check", schema, "--json").stdout)["rounded"] is None
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])

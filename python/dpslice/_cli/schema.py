@@ -259,6 +259,7 @@ def schema_check(
     encoder = Encoding(description)
     n = None
     clipped: Counter[str] = Counter()
+    rounded: Counter[str] = Counter()
     if table is not None:
         n = 0
         for piece in iter_csv(table, description, **reading(separator, missing, encoding, drop)):
@@ -267,6 +268,7 @@ def schema_check(
             for column in description:
                 if isinstance(column, (Number, Datetime)):
                     clipped[column.name] += column.outside(piece[column.name])
+                    rounded[column.name] += column.rounded(piece[column.name])
     whole = encoder.max_norm or 1.0  # 0 if no column allows two values
     shares = [(block.radius / whole) ** 2 for block in encoder.blocks]
     blocks = [
@@ -290,6 +292,7 @@ def schema_check(
                 "target": description.target,
                 "n": n,
                 "outside_bounds": None if table is None else dict(clipped),
+                "rounded": None if table is None else dict(rounded),
                 "guarantee": None if cost is None else cost.to_dict(),
             }
         )
@@ -314,4 +317,21 @@ def schema_check(
                     f"column {name!r}: {count} of {n} values lie outside the bounds and would be "
                     "clipped to them"
                 )
+        for name, count in rounded.items():
+            if count:
+                print(
+                    f"column {name!r}: {count} of {n} values are finer than "
+                    f"{_grain(description[name])} and would be rounded"
+                )
         print(f"the table follows the schema: {n} rows")
+
+
+def _grain(column: Column) -> str:
+    """Say to what values of a number or a datetime are rounded."""
+    from dpslice.tabular.columns import Datetime, Number
+
+    if isinstance(column, Number):
+        return f"its step of {column.step:g}"
+    if isinstance(column, Datetime) and column.whole_days:
+        return "whole days (its min and max are dates; give times to keep the time of day)"
+    return "whole seconds"
