@@ -713,6 +713,37 @@ def test_schema_infer_of_an_inferred_schema_counts_both(tmp_path: Path) -> None:
     assert fourth.target == "smoker"
 
 
+def test_schema_infer_keeps_what_was_found_where_a_column_shows_nothing(tmp_path: Path) -> None:
+    rows = [[*row, ""] for row in _rows(4000)]
+    big, types, out = tmp_path / "big.csv", tmp_path / "types.toml", tmp_path / "out.toml"
+    lines = [",".join(row) for row in [[*HEADER, "note"], *rows]]
+    big.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    types.write_text(
+        '[columns.age]\ntype = "integer"\nnullable = false\n[columns.town]\n'
+        'type = "categorical"\n[columns.smoker]\ntype = "boolean"\n[columns.income]\n'
+        'type = "real"\n[columns.note]\ntype = "categorical"\n',
+        encoding="utf-8",
+    )
+    options = ("--epsilon", 1, "--out", out, "--target", "smoker")
+    refuse(
+        "column 'note': no category stands out .* What was found in other columns",
+        *("schema", "infer", big, "--types", types, *options),
+    )
+    refuse("'note'", "schema", "check", out)  # it is no schema yet
+    text = out.read_text(encoding="utf-8")
+    assert '[columns.note]\ntype = "categorical"\nnullable = true\n' in text
+    completed = text.replace(
+        '[columns.note]\ntype = "categorical"',
+        '[columns.note]\ntype = "categorical"\ncategories = ["x"]',
+    )
+    out.write_text(completed, encoding="utf-8")
+    schema = Schema.load(out)
+    assert schema.target == "smoker"
+    assert schema.guarantee is not None
+    assert schema.guarantee.epsilon == 1.0
+    assert "4000 rows" in succeed("schema", "check", out, big).stdout
+
+
 def test_schema_infer_takes_sdv_metadata(tmp_path: Path) -> None:
     big = _write(tmp_path / "big.csv", [[row[0], row[1]] for row in _rows(4000)], HEADER[:2])
     types = tmp_path / "metadata.json"

@@ -499,7 +499,7 @@ def test_values_that_are_rounded_are_counted_for_the_data_holder():
     texts = ["2020-01-01", "2020-12-31 23:59:59.5", "2021-06-01 12:00"]
     stamps = pd.Series(pd.to_datetime(texts, format="ISO8601"))
     assert Datetime("t", "2020-01-01", "2020-12-31").rounded(stamps) == 1
-    assert Datetime("t", "2020-01-01T00:00:00", "2021-12-31T00:00:00").rounded(stamps) == 1
+    assert Datetime("t", "2020-01-01T00:00:00", "2021-12-31T00:00:00").rounded(stamps) == 0
 
 
 @pytest.mark.parametrize(

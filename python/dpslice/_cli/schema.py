@@ -134,28 +134,40 @@ def schema_infer(
     This spends the stated share of the privacy budget.
 
     The cost is written into the schema file; every release made with it adds it to its own
-    guarantee. Columns that are described completely cost nothing.
+    guarantee. Columns that are described completely cost nothing. Where nothing stands out from
+    the noise in some columns, the file keeps what was found in the others, for another run.
 
     The types file says ``type`` for each ``[columns.<name>]``; what else it says counts as
     public.
     """
     check_outputs({"--out": out}, [table, types], overwrite=overwrite)
     from dpslice.tabular.files import read_csv
+    from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.schema import Schema
 
     kinds, nullable, prior, noted = _read_types(types)
     csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
     frame = read_csv(table, csv_types, **reading(separator, missing, encoding, drop))
-    inferred = Schema.infer(
-        frame,
-        epsilon=epsilon,
-        delta=delta,
-        types=kinds,
-        adjacency=adjacency.value,
-        nullable=nullable,
-        target=noted if target is None else target,
-        prior=prior,
-    )
+    target = noted if target is None else target
+    try:
+        inferred = Schema.infer(
+            frame,
+            epsilon=epsilon,
+            delta=delta,
+            types=kinds,
+            adjacency=adjacency.value,
+            nullable=nullable,
+            target=target,
+            prior=prior,
+        )
+    except InferenceError as error:
+        # Paid for: not to be lost.
+        error.save_types(out, target=target)
+        error.add_note(
+            f"What was found in other columns, and what it has cost, is in {out}: describe these "
+            "there, or give it as --types with more epsilon."
+        )
+        raise
     inferred.save(out)
     cost = inferred.guarantee
     with telling(out):
@@ -327,11 +339,9 @@ def schema_check(
 
 
 def _grain(column: Column) -> str:
-    """Say to what values of a number or a datetime are rounded."""
-    from dpslice.tabular.columns import Datetime, Number
+    """Say to what values of a number or a date are rounded."""
+    from dpslice.tabular.columns import Number
 
     if isinstance(column, Number):
         return f"its step of {column.step:g}"
-    if isinstance(column, Datetime) and column.whole_days:
-        return "whole days (its min and max are dates; give times to keep the time of day)"
-    return "whole seconds"
+    return "whole days (its min and max are dates; give times to keep the time of day)"

@@ -841,7 +841,7 @@ class Datetime:
         return _count_outside(seconds, *self.bounds_seconds)
 
     def rounded(self, series: pd.Series[Any]) -> int:
-        """Count the values that are cut to whole days or seconds: for the data holder's eyes.
+        """Count the times of day that are cut to whole days: for the data holder's eyes.
 
         Those outside the bounds are left to `outside`.
 
