@@ -604,7 +604,9 @@ def test_verify_refuses_what_is_damaged(
         shutil.copytree({"sums": released, "rows": released_rows}[kind], tmp_path / name)
         return tmp_path / name
 
-    refuse("no release at", "verify", tmp_path / "nowhere")
+    refuse("no release at .* no such directory", "verify", tmp_path / "nowhere")
+    (tmp_path / "model.pt").write_text("x")
+    refuse("no release at .* it is a file", "verify", tmp_path / "model.pt")
     truncated = copy("truncated")
     with open(truncated / large, "rb+") as file:
         file.truncate(200)
@@ -709,6 +711,37 @@ def test_schema_infer_of_an_inferred_schema_counts_both(tmp_path: Path) -> None:
     fourth = Schema.load(tmp_path / "fourth.toml")
     assert fourth.guarantee is not None
     assert fourth.target == "smoker"
+
+
+def test_schema_infer_keeps_what_was_found_where_a_column_shows_nothing(tmp_path: Path) -> None:
+    rows = [[*row, ""] for row in _rows(4000)]
+    big, types, out = tmp_path / "big.csv", tmp_path / "types.toml", tmp_path / "out.toml"
+    lines = [",".join(row) for row in [[*HEADER, "note"], *rows]]
+    big.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    types.write_text(
+        '[columns.age]\ntype = "integer"\nnullable = false\n[columns.town]\n'
+        'type = "categorical"\n[columns.smoker]\ntype = "boolean"\n[columns.income]\n'
+        'type = "real"\n[columns.note]\ntype = "categorical"\n',
+        encoding="utf-8",
+    )
+    options = ("--epsilon", 1, "--out", out, "--target", "smoker")
+    refuse(
+        "column 'note': no category stands out .* What was found in other columns",
+        *("schema", "infer", big, "--types", types, *options),
+    )
+    refuse("'note'", "schema", "check", out)  # it is no schema yet
+    text = out.read_text(encoding="utf-8")
+    assert '[columns.note]\ntype = "categorical"\nnullable = true\n' in text
+    completed = text.replace(
+        '[columns.note]\ntype = "categorical"',
+        '[columns.note]\ntype = "categorical"\ncategories = ["x"]',
+    )
+    out.write_text(completed, encoding="utf-8")
+    schema = Schema.load(out)
+    assert schema.target == "smoker"
+    assert schema.guarantee is not None
+    assert schema.guarantee.epsilon == 1.0
+    assert "4000 rows" in succeed("schema", "check", out, big).stdout
 
 
 def test_schema_infer_takes_sdv_metadata(tmp_path: Path) -> None:
@@ -1266,6 +1299,41 @@ def test_tables_with_other_separators_and_words_for_missing(
     refuse("separator must be one character", "schema", "check", schema, other, "--separator", "::")
 
 
+def test_tables_in_other_encodings_and_with_columns_to_drop(
+    table: Path, schema: Path, tmp_path: Path
+) -> None:
+    """Every command that reads a real table reads this one; what is written is UTF-8."""
+    other = tmp_path / "other.csv"
+    lines = [
+        f"name,{line}" if i == 0 else f"Zoë {i},{line}" for i, line in enumerate(_lines(table))
+    ]
+    other.write_text("\n".join(lines) + "\n", encoding="latin-1")
+    encoding = ("--encoding", "latin-1")
+    how = (*encoding, "--drop", "name")
+    refuse("must be UTF-8 text .* give its encoding", "schema", "check", schema, other)
+    refuse("not in the schema: 'name' .drop them", "schema", "check", schema, other, *encoding)
+    assert f"{ROWS} rows" in succeed("schema", "check", schema, other, *how).stdout
+    template = succeed("schema", "template", other, *how).stdout
+    assert "[columns.town]" in template
+    assert "columns.name" not in template
+    inferred, types = tmp_path / "inferred.toml", tmp_path / "types.toml"
+    types.write_text(SCHEMA.replace("min = 18\nmax = 99\n", ""), encoding="utf-8")
+    options = ("--types", types, "--epsilon", 90, "--out", inferred, "-q")
+    succeed("schema", "infer", other, *options, *how)
+    kept = tmp_path / "p.dpslice"
+    rows = ("--method", "rows", "--amplify-by-order")
+    succeed("release", other, "--schema", schema, "--epsilon", 5, "--out", kept, *how, *rows, "-q")
+    out, page = tmp_path / "synthetic.csv", tmp_path / "report.html"
+    options = ("--schema", schema, "--epsilon", 5, "--out", out, *TINY, "-q")
+    succeed("synthesize", other, *options, *how)
+    assert tuple(_lines(out)[0].split(",")) == tuple(HEADER)
+    succeed("report", out, "--real", other, "--schema", schema, "--out", page, *how, "-q")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def test_rounds(table: Path, schema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dpslice.tabular import synthesizer
 
@@ -1320,6 +1388,22 @@ def test_schema_check_counts_what_would_be_clipped(schema: Path, tmp_path: Path)
     document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
     assert document["outside_bounds"]["age"] == 7
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["outside_bounds"] is None
+
+
+def test_schema_check_counts_what_would_be_rounded(tmp_path: Path) -> None:
+    schema = tmp_path / "s.toml"
+    schema.write_text(
+        '[columns.pay]\ntype = "real"\nmin = 0\nmax = 900\nstep = 100\n'
+        '[columns.seen]\ntype = "datetime"\nmin = 2020-01-01\nmax = 2020-12-31\n'
+    )
+    table = tmp_path / "t.csv"
+    table.write_text("pay,seen\n100,2020-05-06\n150,2020-05-06T07:08\n999,2020-05-07T07:08\n")
+    text = succeed("schema", "check", schema, table).stdout
+    assert "'pay': 1 of 3 values are finer than its step of 100 and would be rounded" in text
+    assert "'seen': 2 of 3 values are finer than whole days (its min and max are dates; " in text
+    document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
+    assert document["rounded"] == {"pay": 1, "seen": 2}
+    assert json.loads(succeed("schema", "check", schema, "--json").stdout)["rounded"] is None
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])

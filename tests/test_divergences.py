@@ -324,6 +324,8 @@ def test_unknown_names(name: str) -> None:
 
 
 def test_wrong_kinds() -> None:
+    with pytest.raises(TypeError, match=r"a Divergence \(make one of your function: .*; got <func"):
+        get_divergence(lambda t: t * t)
     with pytest.raises(TypeError, match="divergence must be a name or a Divergence; got 3"):
         get_divergence(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="t must be a NumPy, torch or CuPy array; got str"):

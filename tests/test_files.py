@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
 import errno
 import gzip
+import lzma
 import os
 
 import numpy as np
@@ -100,6 +102,76 @@ def test_the_separator_is_the_caller_s(tmp_path):
             read_csv(comma, SCHEMA, separator=wrong)
 
 
+def test_messages_tell_which_cells_are_missing_values(tmp_path):
+    path = write(tmp_path / "t.csv", "a\nold\n")
+    for missing, words in (
+        (("",), "an empty cell is a missing value, others must be named"),
+        (("NA", ""), "missing values: an empty cell, 'NA'"),
+        (("NA",), "missing values: 'NA'"),
+        ((), "no cell is a missing value"),
+    ):
+        with pytest.raises(ValueError, match=rf"must be a number \({words}\); got 'old'$"):
+            read_csv(path, {"a": "real"}, missing=missing)
+
+
+def test_the_encoding_is_the_caller_s(tmp_path):
+    text = "a;b\nMálaga;1\n"
+    expected = pd.DataFrame({"a": ["Málaga"], "b": [1]})
+    for encoding in ("utf-8", "UTF8", "latin-1", "cp1252", "utf-16", "utf-16-be"):
+        path = write_bytes(tmp_path / "t.csv", text.encode(encoding))
+        how = {"separator": ";", "encoding": encoding}
+        got = read_csv(path, {"a": "categorical", "b": "integer"}, **how)
+        pd.testing.assert_frame_equal(got, expected)
+        assert read_header(path, **how) == ("a", "b")
+        assert count_csv_rows(path, **how) == 1
+    marked = write_bytes(tmp_path / "t.csv", text.encode("utf-8-sig"))
+    assert read_header(marked, separator=";", encoding="utf-8") == ("a", "b")
+    utf16 = write_bytes(tmp_path / "t.csv", text.encode("utf-16"))
+    with pytest.raises(
+        ValueError, match=r"must be UTF-8 text .*; give its encoding, such as utf-16"
+    ):
+        read_header(utf16)
+    with pytest.raises(ValueError, match=r"must be utf-16 text .* near line 1\)"):
+        read_header(write(tmp_path / "t.csv", text), encoding="utf-16")
+    for wrong in ("latin-15", "base64", "undefined", "a\0b"):
+        with pytest.raises(ValueError, match="encoding must be a text encoding that Python knows"):
+            read_header(marked, encoding=wrong)
+    with pytest.raises(TypeError, match="encoding must be a string; got None"):
+        read_header(marked, encoding=None)
+
+
+def test_columns_are_dropped(tmp_path):
+    path = write(tmp_path / "t.csv", "id,a,note,b\nP1,1,x,2\n")
+    types = {"b": "integer", "a": "integer"}
+    with pytest.raises(ValueError, match=r"not in the schema: 'id', 'note' \(drop them"):
+        read_csv(path, types)
+    got = read_csv(path, types, drop=("note", "id", "absent"))
+    pd.testing.assert_frame_equal(got, pd.DataFrame({"b": [2], "a": [1]}))
+    assert read_header(path, drop=["id"]) == ("a", "note", "b")
+    with pytest.raises(ValueError, match="drop must name columns that the schema lacks; got 'a'"):
+        read_csv(path, types, drop=["a"])
+    with pytest.raises(TypeError, match="drop must be a sequence; got str 'id'"):
+        read_csv(path, types, drop="id")
+
+
+def test_all_columns_with_bad_cells_are_told_at_once(tmp_path):
+    names = ["a", "b", "c", "d", "e", "f"]
+    path = write(tmp_path / "t.csv", ",".join(names) + "\n1,1,1,1,1,1\nu,1,w,x,y,z\n")
+    with pytest.raises(ValueError, match="column 'a', about line 3: must be a number") as caught:
+        read_csv(path, dict.fromkeys(names, "real"))
+    message = str(caught.value)
+    assert message.endswith("got 'x'; and such cells in 'e', 'f'")
+    assert "column 'c', about line 3" in message
+    assert "'b'" not in message
+
+
+def test_booleans_are_read_in_the_usual_words(tmp_path):
+    for words in ("True,false", "t,F", "Yes,no", "Y,n", "1,0", "1.0,0.0"):
+        path = write(tmp_path / "t.csv", f"a,b\n{words}\n")
+        got = read_csv(path, {"a": "boolean", "b": "boolean"})
+        assert got.iloc[0].tolist() == [True, False]
+
+
 def test_an_empty_text_may_be_a_category(tmp_path):
     schema = Schema([Categorical("a", ["", "x"]), Boolean("b")])
     path = write(tmp_path / "t.csv", "a,b\n,1\nx,0\n")
@@ -114,6 +186,7 @@ def test_an_empty_text_may_be_a_category(tmp_path):
         ("age,height\n1,2\n", "missing from the file: 'job', 'code', 'smoker', 'seen'$"),
         ("age;height;job;code;smoker;seen\n", "as if separated by semicolons, not by commas"),
         ("age\theight\tjob\tcode\tsmoker\tseen\n", "as if separated by tabs"),
+        ("Age,Height,job,code,smoker,seen\n", "in other letters, small or capital"),
         ("age, height, job, code, smoker, seen\n", "has them with spaces around the name"),
         (HEADER.strip() + ",name\n", "not in the schema: 'name'"),
         (HEADER.strip() + ",age\n", "column 'age' occurs twice in the header"),
@@ -125,7 +198,11 @@ def test_an_empty_text_may_be_a_category(tmp_path):
         (HEADER + "inf,2,?,1,1,\n", "column 'age', about line 2: must be a whole number"),
         (HEADER + "1_0,2,?,1,1,\n", "column 'age', about line 2: must be a number"),
         (HEADER + "1,nan,?,1,1,\n", "column 'height', about line 2: must be a number"),
-        (HEADER + "1,2,?,1,maybe,\n", "column 'smoker', about line 2: must be true or false"),
+        (HEADER + '1,"1,234",?,1,1,\n', "a decimal point and nothing between thousands"),
+        (HEADER + '1,"0,5",?,1,1,\n', "a decimal point and nothing between thousands"),
+        (HEADER + "1,50 %,?,1,1,\n", "must be a number alone, without a unit or sign"),
+        (HEADER + "1,$5,?,1,1,\n", "must be a number alone, without a unit or sign"),
+        (HEADER + "1,2,?,1,maybe,\n", "column 'smoker', about line 2: must be true or false, t/f"),
         (HEADER + "1,2,?,1,1,06/05/2020\n", "column 'seen', about line 2: must be an ISO 8601"),
         (HEADER + "1,2,?,1,1,2020-01-01T00:00Z\n", "column 'seen', .* time without zone"),
     ],
@@ -154,6 +231,14 @@ def test_other_encodings_and_files_are_refused(tmp_path):
         read_csv(write_bytes(tmp_path / "damaged.csv.gz", damaged), SCHEMA)
     with pytest.raises(ValueError, match="must be UTF-8 text"):
         read_csv(write_bytes(tmp_path / "picture.csv", b"\x89PNG\r\n\x1a\n"), SCHEMA)
+    for content, called in (
+        (b"PK\x03\x04...", "a ZIP archive or an Excel workbook"),
+        (bz2.compress(b"age\n"), "packed by bzip2: unpack it"),
+        (lzma.compress(b"age\n"), "packed by xz: unpack it"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+    ):
+        with pytest.raises(ValueError, match=f"must be a CSV file; this one is {called}"):
+            read_csv(write_bytes(tmp_path / "other.csv", content), SCHEMA)
     with pytest.raises(FileNotFoundError):
         read_csv(tmp_path / "none.csv", SCHEMA)
 

@@ -23,7 +23,7 @@ from scipy import stats
 import dpslice
 from dpslice.release import total_guarantee
 from dpslice.tabular import Boolean, Categorical, Datetime, Number, Schema, _noise, inference
-from dpslice.tabular.inference import OTHER
+from dpslice.tabular.inference import OTHER, InferenceError
 
 
 @pytest.fixture(autouse=True)
@@ -602,6 +602,49 @@ def test_bad_input(changes, error, message):
     df = arguments.pop("df")
     with pytest.raises(error, match=message):
         Schema.infer(df, **arguments)
+
+
+def test_what_was_found_is_kept_where_other_columns_show_nothing(tmp_path):
+    table = pd.concat([TABLE] * 200, ignore_index=True)
+    table = table.assign(gone=np.nan, void=None, old=np.datetime64("NaT", "ns"), b=True)
+    types = {**TYPES, "gone": "real", "void": "categorical", "old": "date", "b": "boolean"}
+    with pytest.raises(InferenceError) as caught:
+        Schema.infer(table, epsilon=50.0, delta=1e-6, types=types, nullable=["gone", "void", "old"])
+    error = caught.value
+    for part in ("'gone': no range of", "'void': no category", "'old': no month"):  # all at once
+        assert f"column {part}" in str(error)
+    assert "Its epsilon is spent" in str(error)
+    assert list(error.types) == [*TABLE.columns, "gone", "void", "old", "b"]
+    assert [n for n, kind in error.types.items() if isinstance(kind, str)] == [
+        "gone",
+        "void",
+        "old",
+    ]
+    assert error.nullable == ["gone", "void", "old"]
+    assert error.guarantee.epsilon == 50.0
+
+    def completed(found):
+        by_hand = (
+            Number("gone", "real", 0, 1, nullable=True),
+            Categorical("void", ["a"], nullable=True),
+            Datetime("old", "2020-01-01", "2020-12-31", nullable=True),
+        )
+        return found | {column.name: column for column in by_hand}
+
+    schema = Schema.infer(
+        table, epsilon=1.0, delta=1e-6, types=completed(error.types), prior=error.guarantee
+    )
+    assert schema.guarantee == error.guarantee
+    assert schema["c"] == error.types["c"]
+    again = Schema.infer(
+        table,
+        epsilon=2.0,
+        delta=1e-6,
+        types=completed(error.types) | {"x": "integer"},
+        nullable=error.nullable,
+        prior=error.guarantee,
+    )
+    assert again.guarantee.epsilon == pytest.approx(52.0)
 
 
 def test_a_tiny_budget_is_met_by_much_noise():

@@ -488,6 +488,20 @@ def test_values_outside_the_bounds_are_counted_for_the_data_holder():
     assert seen.outside(evening) == 0  # cut to its day, as any other
 
 
+def test_values_that_are_rounded_are_counted_for_the_data_holder():
+    share = Number("s", "real", 0, 100, nullable=True, special=(0.05,), step=0.1)
+    tenths = pd.Series(np.arange(1001) / 10.0)
+    assert share.rounded(tenths) == 0
+    assert share.rounded(pd.Series([0.05, 0.15, 21.84, 21.8, None, 100.03, -0.02])) == 2
+    assert Number("s", "real", 0, 100).rounded(pd.Series([0.15])) == 0
+    income = Number("i", "integer", 0, 500, step=100)
+    assert income.rounded(pd.Series([0, 100, 150, 199])) == 2
+    texts = ["2020-01-01", "2020-12-31 23:59:59.5", "2021-06-01 12:00"]
+    stamps = pd.Series(pd.to_datetime(texts, format="ISO8601"))
+    assert Datetime("t", "2020-01-01", "2020-12-31").rounded(stamps) == 1
+    assert Datetime("t", "2020-01-01T00:00:00", "2021-12-31T00:00:00").rounded(stamps) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

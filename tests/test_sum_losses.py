@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,23 @@ def test_torch_func_differentiates(name: str) -> None:
     x = torch.from_numpy(_rows(60, seed=1) * 2.0).requires_grad_()
     (want,) = torch.autograd.grad(loss(x), x)
     torch.testing.assert_close(torch.func.grad(loss)(x.detach()), want)
+
+
+@pytest.mark.parametrize("name", ["kernels", "custom"])
+def test_compiled_step_breaks_once_at_the_loss(name: str) -> None:
+    loss = _loss(name, _rows(1000))
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: 2 * loss(3 * x), backend=backend)
+    for n in (60, 60, 80, 100):
+        x = torch.from_numpy(_rows(n, seed=1))
+        assert compiled(x) == 2 * loss(3 * x)
+    assert len(graphs) <= 4  # before it and after, once more where the number of rows varies
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -864,6 +864,11 @@ def test_nan_of_the_generator_names_the_step():
         ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1"),
         ({"latent_dim": 0}, ValueError, "latent_dim must be an integer >= 1"),
         ({"lr": 0.0}, ValueError, "lr must be a finite number > 0"),
+        (
+            {"schedule": 0.5},
+            TypeError,
+            "schedule must be 'cosine', 'constant', or a function of the",
+        ),
         ({"schedule": "linear"}, ValueError, "schedule must be one of cosine, constant"),
         ({"warmup": -1}, ValueError, "warmup must be an integer >= 0"),
         ({"clip_grad_norm": 0.0}, ValueError, "clip_grad_norm must be a finite number > 0"),

@@ -255,8 +255,10 @@ def get_divergence(divergence: str | Divergence) -> Divergence:
     if isinstance(divergence, Divergence):
         return divergence
     if not isinstance(divergence, str):
+        how = " (make one of your function: Divergence(name, value=...))"
         raise TypeError(
-            f"divergence must be a name or a Divergence; got {_arrays.describe(divergence)}"
+            f"divergence must be a name or a Divergence{how if callable(divergence) else ''}; "
+            f"got {_arrays.describe(divergence)}"
         )
     if divergence in REGISTRY:
         return REGISTRY[divergence]

@@ -873,7 +873,8 @@ def _certificate_digest(certificate: Mapping[str, Any]) -> str:
 def _read_certificate(directory: Path) -> dict[str, Any]:
     path = directory / CERTIFICATE
     if not directory.is_dir():
-        raise ReleaseError(f"there is no release at {directory}: no such directory")
+        why = "it is a file" if directory.exists() else "no such directory"
+        raise ReleaseError(f"there is no release at {directory}: {why}")
     if not path.is_file():
         raise ReleaseError(f"{directory} is no release, or an incomplete one: no {CERTIFICATE}")
     try:

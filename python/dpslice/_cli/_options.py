@@ -39,7 +39,7 @@ class Method(enum.StrEnum):
 TableArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="TABLE", help="The private table: CSV, UTF-8, with a header line (.gz if packed)."
+        metavar="TABLE", help="The private table: CSV with a header line (.gz if packed)."
     ),
 ]
 SchemaOption = Annotated[
@@ -129,6 +129,23 @@ MissingOption = Annotated[
         "given several times.",
     ),
 ]
+EncodingOption = Annotated[
+    str,
+    typer.Option(
+        "--encoding",
+        help="Text encoding of the real tables, such as latin-1 or utf-16. What is written is "
+        "UTF-8.",
+    ),
+]
+DropOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drop",
+        metavar="COLUMN",
+        help="Column of the real tables that is not read, such as names and numbers of persons; "
+        "may be given several times.",
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
 ]
@@ -147,11 +164,24 @@ def load_schema(path: Path, *, target: str | None = None) -> Schema:
     return schema if target is None else dataclasses.replace(schema, target=target)
 
 
-def reading(separator: str, missing: Sequence[str] | None) -> dict[str, Any]:
+def reading(
+    separator: str, missing: Sequence[str] | None, encoding: str, drop: Sequence[str] | None
+) -> dict[str, Any]:
     """Return how real tables are to be read: arguments of `read_csv`."""
     return {
-        "separator": "\t" if separator == "tab" else separator,
+        **reading_header(separator, encoding, drop),
         "missing": ("", *(missing or ())),
+    }
+
+
+def reading_header(
+    separator: str, encoding: str, drop: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return how their header lines are to be read: arguments of `read_header`."""
+    return {
+        "separator": "\t" if separator == "tab" else separator,
+        "encoding": encoding,
+        "drop": tuple(drop or ()),
     }
 
 

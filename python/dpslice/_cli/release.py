@@ -14,6 +14,8 @@ from dpslice._cli._options import (
     Adjacency,
     AdjacencyOption,
     DeltaOption,
+    DropOption,
+    EncodingOption,
     EpsilonOption,
     JsonOption,
     Method,
@@ -58,6 +60,8 @@ def release(
     seed: SeedOption = 0,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -86,8 +90,12 @@ def release(
     )
     seconds: dict[str, float] = {}
     with timed(seconds, "release"):
-        how = reading(separator, missing)
-        n = count_csv_rows(table, separator=how["separator"]) if amplify_by_order else None
+        how = reading(separator, missing, encoding, drop)
+        n = (
+            count_csv_rows(table, separator=how["separator"], encoding=encoding)
+            if amplify_by_order
+            else None
+        )
         source = iter_csv(table, description, **how)
         made = publish(synthesizer, source, out, overwrite=overwrite, quiet=quiet, n=n)
     summary = summary_of(

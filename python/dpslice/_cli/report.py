@@ -10,6 +10,8 @@ import typer
 from dpslice._cli import _console
 from dpslice._cli._app import app, examples
 from dpslice._cli._options import (
+    DropOption,
+    EncodingOption,
     JsonOption,
     MissingOption,
     OverwriteOption,
@@ -52,6 +54,8 @@ def report(
     seed: Annotated[int, typer.Option("--seed", help="Seed of random splits.")] = 0,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -71,7 +75,7 @@ def report(
     from dpslice.tabular.report import write_report
 
     description = load_schema(schema)
-    how = reading(separator, missing)
+    how = reading(separator, missing, encoding, drop)
     guarantee = None
     if release_path is not None:
         guarantee = total_guarantee(Release.load(release_path))

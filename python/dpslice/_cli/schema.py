@@ -17,6 +17,8 @@ from dpslice._cli._options import (
     Adjacency,
     AdjacencyOption,
     DeltaOption,
+    DropOption,
+    EncodingOption,
     JsonOption,
     MissingOption,
     OverwriteOption,
@@ -25,6 +27,7 @@ from dpslice._cli._options import (
     TableArgument,
     load_schema,
     reading,
+    reading_header,
 )
 from dpslice._cli._outputs import STANDARD_OUTPUT, check_outputs, telling
 
@@ -49,6 +52,8 @@ def schema_template(
         str, typer.Option("--out", help="Schema file to write; - is standard output.")
     ] = "-",
     separator: SeparatorOption = ",",
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a schema file to fill in, with a table's column names.
@@ -60,7 +65,7 @@ def schema_template(
     from dpslice._storage import replacing
     from dpslice.tabular.files import read_header
 
-    text = _template(read_header(table, separator=reading(separator, None)["separator"]))
+    text = _template(read_header(table, **reading_header(separator, encoding, drop)))
     if path is None:
         print(text, end="")
         return
@@ -118,6 +123,8 @@ def schema_infer(
     ] = None,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -127,28 +134,40 @@ def schema_infer(
     This spends the stated share of the privacy budget.
 
     The cost is written into the schema file; every release made with it adds it to its own
-    guarantee. Columns that are described completely cost nothing.
+    guarantee. Columns that are described completely cost nothing. Where nothing stands out from
+    the noise in some columns, the file keeps what was found in the others, for another run.
 
     The types file says ``type`` for each ``[columns.<name>]``; what else it says counts as
     public.
     """
     check_outputs({"--out": out}, [table, types], overwrite=overwrite)
     from dpslice.tabular.files import read_csv
+    from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.schema import Schema
 
     kinds, nullable, prior, noted = _read_types(types)
     csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
-    frame = read_csv(table, csv_types, **reading(separator, missing))
-    inferred = Schema.infer(
-        frame,
-        epsilon=epsilon,
-        delta=delta,
-        types=kinds,
-        adjacency=adjacency.value,
-        nullable=nullable,
-        target=noted if target is None else target,
-        prior=prior,
-    )
+    frame = read_csv(table, csv_types, **reading(separator, missing, encoding, drop))
+    target = noted if target is None else target
+    try:
+        inferred = Schema.infer(
+            frame,
+            epsilon=epsilon,
+            delta=delta,
+            types=kinds,
+            adjacency=adjacency.value,
+            nullable=nullable,
+            target=target,
+            prior=prior,
+        )
+    except InferenceError as error:
+        # Paid for: not to be lost.
+        error.save_types(out, target=target)
+        error.add_note(
+            f"What was found in other columns, and what it has cost, is in {out}: describe these "
+            "there, or give it as --types with more epsilon."
+        )
+        raise
     inferred.save(out)
     cost = inferred.guarantee
     with telling(out):
@@ -236,6 +255,8 @@ def schema_check(
     ] = None,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a schema file, and a table against it.
@@ -247,19 +268,21 @@ def schema_check(
     from dpslice.tabular.files import iter_csv
 
     description = load_schema(schema)
-    encoding = Encoding(description)
+    encoder = Encoding(description)
     n = None
     clipped: Counter[str] = Counter()
+    rounded: Counter[str] = Counter()
     if table is not None:
         n = 0
-        for piece in iter_csv(table, description, **reading(separator, missing)):
+        for piece in iter_csv(table, description, **reading(separator, missing, encoding, drop)):
             # Encoding checks every cell as a release would; the rows are thrown away.
-            n += len(encoding.encode(piece))
+            n += len(encoder.encode(piece))
             for column in description:
                 if isinstance(column, (Number, Datetime)):
                     clipped[column.name] += column.outside(piece[column.name])
-    whole = encoding.max_norm or 1.0  # 0 if no column allows two values
-    shares = [(block.radius / whole) ** 2 for block in encoding.blocks]
+                    rounded[column.name] += column.rounded(piece[column.name])
+    whole = encoder.max_norm or 1.0  # 0 if no column allows two values
+    shares = [(block.radius / whole) ** 2 for block in encoder.blocks]
     blocks = [
         {
             "name": block.column,
@@ -267,7 +290,7 @@ def schema_check(
             "entries": block.stop - block.start,
             "share_of_squared_norm": share,
         }
-        for column, block, share in zip(description, encoding.blocks, shares, strict=True)
+        for column, block, share in zip(description, encoder.blocks, shares, strict=True)
     ]
     cost = description.guarantee
     if json:
@@ -275,12 +298,13 @@ def schema_check(
             {
                 "valid": True,
                 "columns": blocks,
-                "d": encoding.d,
-                "max_norm": encoding.max_norm,
-                "diameter": encoding.diameter,
+                "d": encoder.d,
+                "max_norm": encoder.max_norm,
+                "diameter": encoder.diameter,
                 "target": description.target,
                 "n": n,
                 "outside_bounds": None if table is None else dict(clipped),
+                "rounded": None if table is None else dict(rounded),
                 "guarantee": None if cost is None else cost.to_dict(),
             }
         )
@@ -293,8 +317,8 @@ def schema_check(
         ],
     )
     print(
-        f"d = {encoding.d}, rows of norm at most {encoding.max_norm:.6g}, "
-        f"{encoding.diameter:.6g} apart at most"
+        f"d = {encoder.d}, rows of norm at most {encoder.max_norm:.6g}, "
+        f"{encoder.diameter:.6g} apart at most"
     )
     if cost is not None:
         print(f"this schema was inferred from data:\n{cost}")
@@ -305,4 +329,19 @@ def schema_check(
                     f"column {name!r}: {count} of {n} values lie outside the bounds and would be "
                     "clipped to them"
                 )
+        for name, count in rounded.items():
+            if count:
+                print(
+                    f"column {name!r}: {count} of {n} values are finer than "
+                    f"{_grain(description[name])} and would be rounded"
+                )
         print(f"the table follows the schema: {n} rows")
+
+
+def _grain(column: Column) -> str:
+    """Say to what values of a number or a date are rounded."""
+    from dpslice.tabular.columns import Number
+
+    if isinstance(column, Number):
+        return f"its step of {column.step:g}"
+    return "whole days (its min and max are dates; give times to keep the time of day)"

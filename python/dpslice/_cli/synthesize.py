@@ -15,6 +15,8 @@ from dpslice._cli._options import (
     AdjacencyOption,
     BatchSizeOption,
     DeltaOption,
+    DropOption,
+    EncodingOption,
     EpsilonOption,
     JsonOption,
     Method,
@@ -94,6 +96,8 @@ def synthesize(
     models: ModelsOption = None,
     separator: SeparatorOption = ",",
     missing: MissingOption = None,
+    encoding: EncodingOption = "utf-8",
+    drop: DropOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -129,11 +133,11 @@ def synthesize(
     seconds: dict[str, float] = {}
     with timed(seconds, "release"):
         # The report needs the whole table; the release alone is made block by block.
-        how = reading(separator, missing)
+        how = reading(separator, missing, encoding, drop)
         frame = read_csv(table, description, **how) if report is not None else None
         n = None
         if amplify_by_order and frame is None:
-            n = count_csv_rows(table, separator=how["separator"])
+            n = count_csv_rows(table, separator=how["separator"], encoding=encoding)
         source = frame if frame is not None else iter_csv(table, description, **how)
         release = publish(synthesizer, source, release_path, overwrite=overwrite, quiet=quiet, n=n)
     if release_path is None:

@@ -114,13 +114,14 @@ def checked_total(delta: object, eps: float, numbers: int, where: str) -> float:
     total = _arrays.open_unit("delta", delta)
     lost = lost_delta(numbers, eps)
     if not total > lost:
-        at = ""
+        at, rest = "", ""
         if lost > lost_delta(numbers, 0.0):
             at = f" and epsilon = {eps:g}"
             if eps > 20.0:
                 at += " (which protects nothing any more)"
+                rest = "; choose a smaller epsilon"
         raise ValueError(
-            f"delta must exceed what rounding needs {where}{at}, {lost:.3g}; got {total}"
+            f"delta must exceed what rounding needs {where}{at}, {lost:.3g}; got {total}{rest}"
         )
     return total
 

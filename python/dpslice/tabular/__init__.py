@@ -24,6 +24,7 @@ from dpslice.tabular.sdv import sdv_types  # noqa: E402
 
 if TYPE_CHECKING:
     from dpslice.tabular.generator import TabularGenerator
+    from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.mixture import ProductMixture
     from dpslice.tabular.report import write_report
     from dpslice.tabular.synthesizer import MixtureOptions, Synthesizer, TrainingOptions
@@ -36,6 +37,7 @@ __all__ = [
     "Datetime",
     "Discretization",
     "Encoding",
+    "InferenceError",
     "MixtureOptions",
     "Number",
     "ProductMixture",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "InferenceError": "dpslice.tabular.inference",
     "MixtureOptions": "dpslice.tabular.synthesizer",
     "ProductMixture": "dpslice.tabular.mixture",
     "Synthesizer": "dpslice.tabular.synthesizer",

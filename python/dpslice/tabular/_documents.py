@@ -1,4 +1,4 @@
-"""Schema files: read and parsed, without judging what they say."""
+"""Schema files: read, parsed and written, without judging what they say."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpslice import _arrays
+from dpslice._storage import replacing
+from dpslice.tabular import _toml
 
 if TYPE_CHECKING:
     from dpslice.accounting import Guarantee
@@ -101,3 +103,19 @@ def _parsed(source: object, what: str, parse: Callable[[str], Any], text: str) -
     if level:
         raise ValueError(f"{source}: not a schema: it is nested too deeply")
     return document
+
+
+def write_document(
+    path: str | os.PathLike[str],
+    table: Mapping[str, Any],
+    columns: Mapping[str, Mapping[str, Any]],
+    guarantee: Guarantee | None,
+) -> None:
+    """Write a schema file, or one of types, whole or not at all."""
+    document: dict[str, Any] = {"table": table} if table else {}
+    document["columns"] = columns
+    if guarantee is not None:
+        # TOML has no null; the certificate has. So it travels as JSON text.
+        document["guarantee"] = {"json": json.dumps(guarantee.to_dict())}
+    with replacing(path) as handle:
+        handle.write(_toml.dumps(document).encode())

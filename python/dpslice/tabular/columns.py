@@ -618,6 +618,32 @@ class Number:
         """
         return _count_outside(self._checked(series), self.min, self.max)
 
+    def rounded(self, series: pd.Series[Any]) -> int:
+        """Count the values that are rounded to the step: for the data holder's eyes.
+
+        Those outside the bounds are left to `outside`.
+
+        Parameters
+        ----------
+        series : pandas.Series, shape (n,)
+            Numbers.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `to_numbers`.
+        """
+        values = self._checked(series)
+        inside = (values >= self.min) & (values <= self.max)
+        # A number that was read from a file is not to the last bit what a multiple is.
+        return int(
+            np.count_nonzero(inside & ~np.isclose(self._stepped(values), values, 1e-12, 0.0))
+        )
+
     def _checked(self, series: pd.Series[Any]) -> Numbers:
         """Numbers as they are, NaN where missing."""
         gone = _wholly_missing(self.name, self.nullable, series)
@@ -813,6 +839,30 @@ class Datetime:
         """
         seconds = np.floor(self._checked(series) / self.unit) * self.unit
         return _count_outside(seconds, *self.bounds_seconds)
+
+    def rounded(self, series: pd.Series[Any]) -> int:
+        """Count the times of day that are cut to whole days: for the data holder's eyes.
+
+        Those outside the bounds are left to `outside`.
+
+        Parameters
+        ----------
+        series : pandas.Series, shape (n,)
+            As for `to_numbers`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `to_numbers`.
+        """
+        seconds = self._checked(series)
+        cut = np.floor(seconds / self.unit) * self.unit
+        low, high = self.bounds_seconds
+        return int(np.count_nonzero((cut >= low) & (cut <= high) & (cut != seconds)))
 
     def _checked(self, series: pd.Series[Any]) -> Numbers:
         """Seconds since 1970 as they are, NaN where missing."""

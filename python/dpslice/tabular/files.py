@@ -7,6 +7,7 @@ and a ragged row is an error.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import datetime
@@ -14,6 +15,7 @@ import gzip
 import io
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,20 +121,27 @@ def read_csv(
     *,
     missing: Collection[str] = ("",),
     separator: str = ",",
+    encoding: str = "utf-8",
+    drop: Collection[str] = (),
 ) -> pd.DataFrame:
     """Read a CSV file into columns of the schema's types.
 
     Parameters
     ----------
     path : str or path-like
-        A UTF-8 file with a header line; gzip is recognised by its first bytes. In a table of one
-        column a blank line is an empty cell, in others it is no row.
+        A file with a header line; gzip is recognised by its first bytes. In a table of one column
+        a blank line is an empty cell, in others it is no row.
     schema : Schema, or mapping of str to str
         Types of the columns. A mapping gives types alone, as `Schema.infer` takes them.
     missing : collection of str
         Cells that mean a missing value. A text that is a category of its column stays one.
     separator : str
         The character between cells.
+    encoding : str
+        The text encoding, by a name that Python knows, such as ``"latin-1"`` or ``"utf-16"``.
+    drop : collection of str
+        Columns of the file that are not read, such as names and numbers of persons; ones that it
+        does not have do no harm.
 
     Returns
     -------
@@ -145,14 +154,17 @@ def read_csv(
     FileNotFoundError
         If there is no such file.
     TypeError
-        If `schema` or `missing` is of the wrong kind.
+        If `schema`, `missing`, `encoding` or `drop` is of the wrong kind.
     ValueError
-        If the file is not UTF-8, not the gzip file its name says (``.gz``), empty, or a header
-        alone; if its columns are not the schema's; if a row is ragged; if a cell is not of its
-        column's type; if a type is unknown; or if `separator` is not one character that can
-        separate.
+        If the file is not text in its encoding, not the gzip file its name says (``.gz``), empty,
+        or a header alone; if its columns are not the schema's; if a row is ragged; if a cell is not
+        of its column's type (the first such cell of each column is named); if a type or an encoding
+        is unknown; if `separator` is not one character that can separate; or if `drop` names a
+        column of the schema.
     """
-    blocks = list(iter_csv(path, schema, missing=missing, separator=separator))
+    blocks = list(
+        iter_csv(path, schema, missing=missing, separator=separator, encoding=encoding, drop=drop)
+    )
     if len(blocks) == 1:
         return blocks[0].reset_index(drop=True)
     return pd.concat(blocks, ignore_index=True)
@@ -165,12 +177,14 @@ def iter_csv(
     block_rows: int = 65_536,
     missing: Collection[str] = ("",),
     separator: str = ",",
+    encoding: str = "utf-8",
+    drop: Collection[str] = (),
 ) -> Iterator[pd.DataFrame]:
     """Read a CSV file block by block, in memory for one block.
 
     Parameters
     ----------
-    path, schema, missing, separator
+    path, schema, missing, separator, encoding, drop
         As in `read_csv`.
     block_rows : int
         Rows per block; the last may be shorter.
@@ -192,33 +206,48 @@ def iter_csv(
             "schema must be a Schema, or a mapping from names to types; "
             f"got {_arrays.describe(schema)}"
         )
-    readers = _cell_readers(schema, frozenset(_arrays.elements("missing", missing)))
-    with _csv_lines(path, separator) as lines:
+    absent = frozenset(_arrays.elements("missing", missing))
+    readers = _cell_readers(schema, absent)
+    dropped = frozenset(_arrays.elements("drop", drop))
+    for name in readers:
+        if name in dropped:
+            raise ValueError(f"drop must name columns that the schema lacks; got {name!r}")
+    with _csv_lines(path, separator, encoding) as lines:
         header = _header(path, lines)
-        order = _column_order(path, header, list(readers), separator)
+        order = _column_order(path, header, list(readers), separator, dropped)
         any_rows = False
         for starts, rows in _row_blocks(path, lines, len(header), block_rows):
             any_rows = True
             columns = list(zip(*rows, strict=True))
-            block = pd.DataFrame(
-                {
-                    name: _read_cells(path, name, read, columns[where], starts)
-                    for (name, read), where in zip(readers.items(), order, strict=True)
-                }
-            )
-            yield block.set_index(pd.Index(starts, name=LINE))
+            block, wrong = {}, []
+            for (name, read), where in zip(readers.items(), order, strict=True):
+                try:
+                    block[name] = read(columns[where])
+                except _BadCell as bad:
+                    # Exact unless a quoted cell of the row spans lines.
+                    line = starts[columns[where].index(bad.cell)]
+                    wrong.append((name, f"column {name!r}, about line {line}: {bad}"))
+            if wrong:  # all at once: a table of many columns is put right in one go
+                told = "; ".join(message for _, message in wrong[:_MOST_TOLD])
+                more = ", ".join(repr(name) for name, _ in wrong[_MOST_TOLD:])
+                raise ValueError(
+                    f"{path}: {told}" + (f"; and such cells in {more}" if more else "")
+                )
+            yield pd.DataFrame(block).set_index(pd.Index(starts, name=LINE))
         if not any_rows:
             raise ValueError(f"{path}: the table has no rows, only a header")
 
 
-def count_csv_rows(path: str | os.PathLike[str], *, separator: str = ",") -> int:
+def count_csv_rows(
+    path: str | os.PathLike[str], *, separator: str = ",", encoding: str = "utf-8"
+) -> int:
     """Count the rows of a CSV file, without reading their cells.
 
     Parameters
     ----------
     path : path
         As in `read_csv`, but a file that can be read again afterwards: no pipe.
-    separator : str
+    separator, encoding
         As in `read_csv`.
 
     Returns
@@ -233,7 +262,7 @@ def count_csv_rows(path: str | os.PathLike[str], *, separator: str = ",") -> int
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path}: must be a regular file, as it is read twice to count its rows")
-    with _csv_lines(path, separator) as lines:
+    with _csv_lines(path, separator, encoding) as lines:
         header = _header(path, lines)
         return sum(len(rows) for _, rows in _row_blocks(path, lines, len(header), 4096))
 
@@ -262,54 +291,93 @@ def cell_value(column: Column, cell: str) -> object:
     try:
         value = read([cell])[0]
     except _BadCell as bad:
-        got = _arrays.describe(bad.cell)
-        raise ValueError(f"column {column.name!r}: {bad.rule}; got {got}") from None
+        raise ValueError(f"column {column.name!r}: {bad}") from None
     return None if pd.isna(value) else value
 
 
-def read_header(path: str | os.PathLike[str], *, separator: str = ",") -> tuple[str, ...]:
+def read_header(
+    path: str | os.PathLike[str],
+    *,
+    separator: str = ",",
+    encoding: str = "utf-8",
+    drop: Collection[str] = (),
+) -> tuple[str, ...]:
     """Read the column names of a CSV file, and no row of it.
 
     Parameters
     ----------
-    path, separator
+    path, separator, encoding, drop
         As in `read_csv`.
 
     Returns
     -------
     tuple of str
-        The names, in the file's order.
+        The names, in the file's order, without those of `drop`.
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, TypeError, ValueError
         As in `read_csv`; also if a name occurs twice.
     """
-    with _csv_lines(path, separator) as lines:
-        return tuple(_header(path, lines))
+    dropped = frozenset(_arrays.elements("drop", drop))
+    with _csv_lines(path, separator, encoding) as lines:
+        return tuple(name for name in _header(path, lines) if name not in dropped)
+
+
+# First bytes of what is taken for a CSV file, and what to do about it. No table begins so.
+_OTHER_FILES = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook: unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook: save the sheet as CSV",
+    b"PAR1\x15": "a Parquet file: read it with pandas, or write it as CSV",
+    b"\xfd7zXZ\x00": "packed by xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it",
+    **{b"BZh%d1AY&SY" % level: "packed by bzip2: unpack it" for level in range(1, 10)},
+}
+
+
+def _codec(encoding: object) -> str:
+    """Return the name by which a text encoding is to be read, or raise if there is none."""
+    name = _arrays.text("encoding", encoding)
+    try:
+        "".encode(name)  # `codecs.lookup` alone would find base64, too
+        found = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise ValueError(
+            "encoding must be a text encoding that Python knows, such as 'latin-1'; got "
+            f"{_arrays.describe(encoding)}"
+        ) from None
+    return "utf-8-sig" if found == "utf-8" else found  # a byte order mark is no part of a name
 
 
 @contextmanager
-def _csv_lines(path: str | os.PathLike[str], separator: str) -> Iterator[Any]:
+def _csv_lines(path: str | os.PathLike[str], separator: str, encoding: str) -> Iterator[Any]:
     """Open a CSV file as rows of cells; what is wrong with the file becomes a ValueError."""
     if not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n':
         raise ValueError(
             "separator must be one character that is no quote and ends no line; "
             f"got {_arrays.describe(separator)}"
         )
+    codec = _codec(encoding)
     with open(path, "rb") as raw, contextlib.ExitStack() as stack:
         opened: Any = raw
-        # The magic of gzip is no UTF-8 text: no table begins so.
-        if raw.peek(2)[:2] == b"\x1f\x8b" or _is_named_gzip(path):
+        head = raw.peek(16)
+        for magic, called in _OTHER_FILES.items():
+            if head.startswith(magic):
+                raise ValueError(f"{path}: must be a CSV file; this one is {called}")
+        # The magic of gzip is no text either: no table begins so.
+        if head[:2] == b"\x1f\x8b" or _is_named_gzip(path):
             opened = stack.enter_context(gzip.GzipFile(fileobj=raw))
-        text = stack.enter_context(io.TextIOWrapper(opened, encoding="utf-8-sig", newline=""))
+        text = stack.enter_context(io.TextIOWrapper(opened, encoding=codec, newline=""))
         lines = csv.reader(text, strict=True, delimiter=separator)
         try:
             yield lines
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
+            called = "UTF-8" if codec == "utf-8-sig" else encoding
+            why = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+            other = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
             raise ValueError(
-                f"{path}: the file must be UTF-8 text ({error.reason} near line "
-                f"{lines.line_num + 1}); convert it, for example with iconv"
+                f"{path}: the file must be {called} text ({why} near line {lines.line_num + 1}); "
+                f"give its encoding, such as {other}"
             ) from None
         except csv.Error as error:
             raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
@@ -328,7 +396,11 @@ def _header(path: object, lines: Any) -> list[str]:
 
 
 def _column_order(
-    path: object, header: Sequence[str], names: Sequence[str], separator: str
+    path: object,
+    header: Sequence[str],
+    names: Sequence[str],
+    separator: str,
+    dropped: Collection[str],
 ) -> list[int]:
     """Position in the file of each column of the schema."""
     absent = [name for name in names if name not in header]
@@ -337,11 +409,11 @@ def _column_order(
             f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}"
             + _header_hint(header, absent, separator)
         )
-    extra = [name for name in header if name not in names]
+    extra = [name for name in header if name not in names and name not in dropped]
     if extra:
         raise ValueError(
-            f"{path}: column(s) not in the schema: {', '.join(map(repr, extra))} (remove them "
-            "from the file, or add them to the schema)"
+            f"{path}: column(s) not in the schema: {', '.join(map(repr, extra))} (drop them, or "
+            "add them to the schema)"
         )
     return [list(header).index(name) for name in names]
 
@@ -359,6 +431,8 @@ def _header_hint(header: Sequence[str], absent: Sequence[str], separator: str) -
             )
     if {name.strip() for name in header} >= set(absent):
         return " (the header has them with spaces around the name)"
+    if {name.strip().casefold() for name in header} >= {name.casefold() for name in absent}:
+        return " (the header has them in other letters, small or capital)"
     return ""
 
 
@@ -392,23 +466,24 @@ def _row_blocks(
 _CellReader = Callable[[Sequence[str]], "pd.Series[Any]"]
 
 
+_MOST_TOLD = 3  # columns whose first bad cell a message shows; of others it has the names
+
+
 class _BadCell(Exception):
-    def __init__(self, cell: str, rule: str) -> None:
+    """A cell that does not fit, and the rule that it breaks."""
+
+    def __init__(self, cell: str, rule: str, missing: Collection[str] = ()) -> None:
+        super().__init__(f"{rule} ({_missing_words(missing)}); got {_arrays.describe(cell)}")
         self.cell, self.rule = cell, rule
 
 
-def _read_cells(
-    path: object, name: str, read: _CellReader, cells: Sequence[str], starts: Sequence[int]
-) -> pd.Series[Any]:
-    try:
-        return read(cells)
-    except _BadCell as bad:
-        # Exact unless a quoted cell of the row spans lines.
-        line = starts[cells.index(bad.cell)]
-        got = _arrays.describe(bad.cell)
-        raise ValueError(
-            f"{path}: column {name!r}, about line {line}: {bad.rule}; got {got}"
-        ) from None
+def _missing_words(missing: Collection[str]) -> str:
+    """Say which cells mean a missing value, in messages."""
+    others = [repr(cell) for cell in sorted(missing) if cell]
+    if not others:
+        none = "no cell is a missing value"
+        return "an empty cell is a missing value, others must be named" if missing else none
+    return "missing values: " + ", ".join([*(["an empty cell"] if "" in missing else []), *others])
 
 
 def _cell_readers(
@@ -429,28 +504,31 @@ def _cell_readers(
 
 
 def _reader_of(name: str, kind: str, missing: frozenset[str]) -> _CellReader:
+    def each(read: Callable[[str], Any], cells: Sequence[str], absent: Any = None) -> list[Any]:
+        try:
+            return [absent if cell in missing else read(cell) for cell in cells]
+        except _BadCell as bad:
+            raise _BadCell(bad.cell, bad.rule, missing) from None
+
     def text(cells: Sequence[str]) -> pd.Series[Any]:
         return pd.Series([None if c in missing else c for c in cells], dtype=object)
 
     def real(cells: Sequence[str]) -> pd.Series[Any]:
-        return pd.Series([_real(c) if c not in missing else np.nan for c in cells], dtype="float64")
+        return pd.Series(each(_real, cells, np.nan), dtype="float64")
 
     def integer(cells: Sequence[str]) -> pd.Series[Any]:
+        series = pd.Series(each(_integer, cells, 0), dtype="int64")
         present = [c not in missing for c in cells]
-        values = [_integer(c) if p else 0 for c, p in zip(cells, present, strict=True)]
-        series = pd.Series(values, dtype="int64")
         if all(present):
             return series
         # Whether a cell is missing must not change the dtype from block to block.
         return series.astype("Int64").mask(~np.array(present))
 
     def boolean(cells: Sequence[str]) -> pd.Series[Any]:
-        flags = [None if c in missing else _boolean(c) for c in cells]
-        return pd.Series(flags, dtype="boolean")
+        return pd.Series(each(_boolean, cells), dtype="boolean")
 
     def moment(cells: Sequence[str]) -> pd.Series[Any]:
-        stamps = [None if c in missing else _moment(c) for c in cells]
-        return pd.Series(np.array(stamps, dtype="datetime64[us]"))
+        return pd.Series(np.array(each(_moment, cells), dtype="datetime64[us]"))
 
     readers: dict[str, _CellReader] = {
         "categorical": text,
@@ -471,7 +549,15 @@ def _real(cell: str) -> float:
             return number
     except ValueError:
         pass
-    raise _BadCell(cell, "must be a number (an empty cell is a missing value)")
+    rule = "must be a number"
+    if "," in cell:
+        rule += ", with a decimal point and nothing between thousands"
+    elif _UNIT.search(cell):
+        rule += " alone, without a unit or sign"
+    raise _BadCell(cell, rule)
+
+
+_UNIT = re.compile(r"\d\s*[%$€£]\s*$|^\s*[%$€£]\s*\d")
 
 
 # No schema's bound or category lies beyond 2**53, so that larger integers are as good as this one.
@@ -487,18 +573,20 @@ def _integer(cell: str) -> int:
         if math.isinf(number) and cell.strip().lstrip("+-").isdecimal():
             number = int(math.copysign(_HUGE, number))  # more digits than Python reads
     if isinstance(number, float) and not number.is_integer():  # infinity is none either
-        raise _BadCell(cell, "must be a whole number (an empty cell is a missing value)")
+        raise _BadCell(cell, "must be a whole number")
     return max(-_HUGE, min(int(number), _HUGE))
 
 
-_TRUTH = {"true": True, "t": True, "yes": True, "1": True, "1.0": True}
-_TRUTH |= {"false": False, "f": False, "no": False, "0": False, "0.0": False}
+_TRUTH = dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True)
+_TRUTH |= dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False)
 
 
 def _boolean(cell: str) -> bool:
     value = _TRUTH.get(cell.strip().lower())
     if value is None:
-        raise _BadCell(cell, "must be true or false (an empty cell is a missing value)")
+        raise _BadCell(
+            cell, "must be true or false, t/f, yes/no, y/n or 1/0; other words are categories"
+        )
     return value
 
 

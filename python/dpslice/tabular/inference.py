@@ -50,6 +50,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import secrets
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -61,11 +62,20 @@ from numpy.typing import NDArray
 from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
 from dpslice.release import with_earlier_costs
+from dpslice.tabular._documents import write_document
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
-from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Number, first_place
+from dpslice.tabular.columns import (
+    Boolean,
+    Categorical,
+    Column,
+    Datetime,
+    Number,
+    column_to_dict,
+    first_place,
+)
 from dpslice.tabular.schema import Schema
 
-__all__ = ["OTHER", "infer_schema"]
+__all__ = ["OTHER", "InferenceError", "infer_schema"]
 
 # Level of an inferred text column that stands for every category that was not published. It is
 # made only where noticeably many rows need it; elsewhere a stray unpublished category is mapped to
@@ -127,7 +137,7 @@ def infer_schema(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, InferenceError
         As `Schema.infer`.
     """
     epsilon = _arrays.positive_real("epsilon", epsilon)
@@ -156,22 +166,106 @@ def infer_schema(
         adjacency=adjacency,
     )
     rows = noise.number_of_rows(len(df))
-    columns: list[Column] = []
+    columns: dict[str, Column] = {}
+    without: list[str] = []
     for name, kind in kinds.items():
-        if not isinstance(kind, str):
-            columns.append(kind)
-        elif kind == "boolean":
-            columns.append(Boolean(name, nullable=may_miss[name]))
-        elif kind in ("categorical", "categorical_integer"):
-            columns.append(_infer_categories(df[name], name, kind, may_miss[name], rows, noise))
-        elif kind in ("datetime", "date"):
-            columns.append(_infer_period(df[name], name, kind, may_miss[name], noise))
-        else:
-            columns.append(_infer_bounds(df[name], name, kind, may_miss[name], rows, noise))
+        try:
+            if not isinstance(kind, str):
+                columns[name] = kind
+            elif kind == "boolean":
+                columns[name] = Boolean(name, nullable=may_miss[name])
+            elif kind in ("categorical", "categorical_integer"):
+                columns[name] = _infer_categories(df[name], name, kind, may_miss[name], rows, noise)
+            elif kind in ("datetime", "date"):
+                columns[name] = _infer_period(df[name], name, kind, may_miss[name], noise)
+            else:
+                columns[name] = _infer_bounds(df[name], name, kind, may_miss[name], rows, noise)
+        except _NothingFound as nothing:
+            without.append(f"column {name!r}: no {nothing} stands out from the noise")
     cost = noise.guarantee(n=None if noise.counts_rows else len(df))
     if prior is not None:
         cost = with_earlier_costs(cost, [prior])
-    return Schema(tuple(columns), target=target, guarantee=cost)
+    if without:
+        # Decided by noisy counts alone, so that it may be published; the budget is spent all the
+        # same, and what else it has bought is kept.
+        raise InferenceError(
+            f"{'; '.join(without)}. Its epsilon is spent; give a larger epsilon, describe the "
+            "column by hand (types={...: Column}), or drop it",
+            types={name: columns.get(name, kind) for name, kind in kinds.items()},
+            nullable=[name for name in kinds if may_miss[name]],
+            guarantee=cost,
+        )
+    return Schema(tuple(columns.values()), target=target, guarantee=cost)
+
+
+class InferenceError(ValueError):
+    """In some columns nothing stands out from the noise. The budget is spent all the same.
+
+    What was found in the others is paid for, and may be used.
+
+    Attributes
+    ----------
+    types : dict of str to (str or Column)
+        For `Schema.infer`: the columns that were found or given, and the types of those that were
+        not, to be described by hand or looked at again.
+    nullable : list of str
+        For `Schema.infer`: the columns that may have missing values.
+    guarantee : Guarantee
+        What has been spent, an earlier `prior` included: the `prior` of the next call.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from dpslice.tabular import Categorical, InferenceError, Schema
+    >>> table = pd.DataFrame({"age": [30, 40, 50] * 500, "note": None})
+    >>> types = {"age": "integer", "note": "categorical"}
+    >>> try:
+    ...     schema = Schema.infer(table, epsilon=1.0, delta=1e-6, types=types)
+    ... except InferenceError as error:
+    ...     types = error.types | {"note": Categorical("note", ["none"], nullable=True)}
+    ...     schema = Schema.infer(  # nothing is left to be found: no more is spent
+    ...         table, epsilon=1.0, delta=1e-6, types=types, prior=error.guarantee)
+    >>> schema.names, schema.guarantee.epsilon
+    (('age', 'note'), 1.0)
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        types: Mapping[str, str | Column],
+        nullable: Collection[str],
+        guarantee: Guarantee,
+    ) -> None:
+        super().__init__(message)
+        self.types, self.nullable, self.guarantee = dict(types), list(nullable), guarantee
+
+    def save_types(self, path: str | os.PathLike[str], *, target: str | None = None) -> None:
+        """Write a file of types for ``dpslice schema infer``; a schema, once it is completed.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; an existing one is replaced.
+        target : str, optional
+            Target column to note in it.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an existing one is kept then.
+        """
+        columns: dict[str, dict[str, Any]] = {}
+        for name, kind in self.types.items():
+            if isinstance(kind, str):
+                columns[name] = {"type": kind, "nullable": name in self.nullable}
+            else:
+                columns[name] = column_to_dict(kind)
+        write_document(path, {} if target is None else {"target": target}, columns, self.guarantee)
+
+
+class _NothingFound(Exception):
+    """Nothing of what its words say was found in a column."""
 
 
 # ---------------------------------------------------------------------------------- what is public
@@ -374,14 +468,6 @@ def _tail_quantile(probability: float, variance: int) -> int:
     return high
 
 
-def _nothing_found(name: str, what: str) -> ValueError:
-    # Decided by noisy counts alone, so that it may be published; the budget is spent all the same.
-    return ValueError(
-        f"column {name!r}: no {what} stands out from the noise. Its epsilon is spent; give a "
-        "larger epsilon, describe the column by hand (types={...: Column}), or drop it"
-    )
-
-
 # ------------------------------------------------------------------------------------- categories
 
 
@@ -422,7 +508,7 @@ def _infer_categories(
     # np.unique has sorted the levels: their order says nothing about the rows'.
     published = levels[passed].tolist()
     if not published:
-        raise _nothing_found(name, "category")
+        raise _NothingFound("category")
     # Rows that no published category accounts for, beyond what noise explains.
     rest = rows - without - int(noisy[passed].sum())
     explained = noise.sigma * math.sqrt(len(published) + nullable + noise.counts_rows)
@@ -520,7 +606,7 @@ def _infer_bounds(
     noisy = noise.add(np.bincount(index, minlength=2 * zero + 1).astype(np.int64))
     found = _occupied(noisy, noise.sigma)
     if found is None:
-        raise _nothing_found(name, "range of values")
+        raise _NothingFound("range of values")
 
     step = 1.0 if kind == "integer" else 0.0  # the upper edge of a bin of integers is not in it
 
@@ -575,7 +661,7 @@ def _infer_period(
     noisy = noise.add(np.bincount(months, minlength=n_bins).astype(np.int64))
     found = _occupied(noisy, noise.sigma)
     if found is None:
-        raise _nothing_found(name, "month")
+        raise _NothingFound("month")
 
     def first_day(month: int) -> datetime.datetime:
         return datetime.datetime(_FIRST_YEAR + month // 12, month % 12 + 1, 1)

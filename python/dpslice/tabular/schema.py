@@ -9,7 +9,6 @@ data in order to choose a type, a category or a bound.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dpslice import _arrays
-from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
-from dpslice.tabular import _toml
-from dpslice.tabular._documents import read_document, read_guarantee, table_keys
+from dpslice.tabular._documents import read_document, read_guarantee, table_keys, write_document
 from dpslice.tabular.columns import Column, column_from_dict, column_to_dict
 from dpslice.tabular.sdv import sdv_columns, sdv_type
 
@@ -301,16 +298,8 @@ class Schema:
         OSError
             If the file cannot be written; an existing one is kept then.
         """
-        document: dict[str, Any] = {}
-        table = self._table_dict()
-        if table:
-            document["table"] = table
-        document["columns"] = {column.name: column_to_dict(column) for column in self}
-        if self.guarantee is not None:
-            # TOML has no null; the certificate has. So it travels as JSON text.
-            document["guarantee"] = {"json": json.dumps(self.guarantee.to_dict())}
-        with replacing(path) as handle:
-            handle.write(_toml.dumps(document).encode())
+        columns = {column.name: column_to_dict(column) for column in self}
+        write_document(path, self._table_dict(), columns, self.guarantee)
 
     @classmethod
     def load(
@@ -472,8 +461,10 @@ class Schema:
         TypeError
             If a column does not hold values of its type.
         ValueError
-            If arguments are out of range, types are missing or unknown, or the budget is too
-            small to find anything in some column.
+            If arguments are out of range, or types are missing or unknown.
+        InferenceError
+            If the budget is too small to find anything in some columns. It is spent; the error,
+            a ValueError, holds what was found in the others.
         """
         from dpslice.tabular.inference import infer_schema
 

@@ -45,7 +45,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _one_graph_break(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+def one_graph_break(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     """Keep a loss out of the graphs of `torch.compile`, around which a step is compiled.
 
     Its draws and checks would break them many times, and they would be made again for each number
@@ -232,7 +232,7 @@ class _ReleaseLoss(nn.Module):
 
     # ----------------------------------------------------------------------------------- call
 
-    @_one_graph_break
+    @one_graph_break
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the loss of synthetic rows.
 

@@ -26,7 +26,7 @@ from dpslice import _arrays
 from dpslice.features import CustomFeatures, KernelSums, MarginalSums, SecondMoments
 from dpslice.release import SumRelease
 from dpslice.torch import functional
-from dpslice.torch.losses import check_kind, full_precision
+from dpslice.torch.losses import check_kind, full_precision, one_graph_break
 
 __all__ = ["FeatureMatching", "MarginalMatching", "expected_sums"]
 
@@ -537,6 +537,7 @@ class FeatureMatching(_SumLoss):
         given = "" if self.n is None else f", n={self.n:g}"
         return f"{self.release.features!r}, cells={self.n_cells}, halves={self.halves}{given}"
 
+    @one_graph_break
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the misfit of synthetic rows.
 

@@ -708,6 +708,11 @@ def fit(
     latent_dim = _latent_dim(generator, latent_dim)
     lr = _arrays.positive_real("lr", lr)
     if not callable(schedule):
+        if not isinstance(schedule, str):
+            raise TypeError(
+                "schedule must be 'cosine', 'constant', or a function of the step that returns the "
+                f"factor on the learning rate; got {_arrays.describe(schedule)}"
+            )
         schedule = _arrays.choice("schedule", schedule, ("cosine", "constant"))
     warmup = _arrays.integer("warmup", warmup, minimum=0)
     if clip_grad_norm is not None:
