@@ -348,6 +348,13 @@ def test_account_agrees_with_the_library() -> None:
     assert frames["orthonormal"]["sigma"] < frames["gaussian"]["sigma"] < paper["sigma"]
 
 
+def test_account_prints_no_smaller_delta_than_was_asked_for(schema: Path) -> None:
+    options = ["--epsilon", 5, "--delta", 1.0000001e-6]
+    assert "delta 1.00001e-06, d = 3" in succeed("account", *options, "--dim", 3).stdout
+    options += ["--schema", schema, "--adjacency", "add_remove"]
+    assert "delta 1.00001e-06, " in succeed("account", *options).stdout
+
+
 def test_account_inverts(schema: Path) -> None:
     shape = ["--dim", 20, "--columns", 8, "--delta", 1e-5, "--max-norm", 2, "--diameter", 3]
     there = json.loads(
@@ -1320,6 +1327,14 @@ def test_schema_check_counts_what_would_be_clipped(schema: Path, tmp_path: Path)
     document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
     assert document["outside_bounds"]["age"] == 7
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["outside_bounds"] is None
+
+
+def test_schema_check_says_that_it_is_not_private(schema: Path, table: Path) -> None:
+    assert "NOT PRIVATE" in succeed("schema", "check", schema, table).stdout
+    assert "NOT PRIVATE" not in succeed("schema", "check", schema).stdout  # no row was read
+    counted = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
+    alone = json.loads(succeed("schema", "check", schema, "--json").stdout)
+    assert (counted["private"], alone["private"]) == (False, None)
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])

@@ -231,7 +231,9 @@ def schema_check(
     table: Annotated[
         Path | None,
         typer.Argument(
-            metavar="TABLE", help="A CSV to hold against it. Messages may quote its cells."
+            metavar="TABLE",
+            help="A CSV to hold against it. What is said of it is not private: rows are counted, "
+            "and messages may quote cells.",
         ),
     ] = None,
     separator: SeparatorOption = ",",
@@ -281,6 +283,7 @@ def schema_check(
                 "target": description.target,
                 "n": n,
                 "outside_bounds": None if table is None else dict(clipped),
+                "private": None if table is None else False,
                 "guarantee": None if cost is None else cost.to_dict(),
             }
         )
@@ -306,3 +309,4 @@ def schema_check(
                     "clipped to them"
                 )
         print(f"the table follows the schema: {n} rows")
+        print("Real rows are counted without noise: NOT PRIVATE, for the data holder's eyes only.")
