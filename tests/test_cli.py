@@ -538,6 +538,35 @@ def test_verify_computes_epsilon_again(table: Path, schema: Path, tmp_path: Path
     assert "warning: epsilon could not be computed again" in rewritten(diameter=None)
 
 
+def test_verify_says_where_a_part_could_not_be_computed_again(
+    released: Path, tmp_path: Path
+) -> None:
+    made = Release.load(released)
+    part = dataclasses.replace(made.guarantee, mechanism="another", epsilon=0.1)
+    forged = Guarantee.compose(part, part)
+    assert forged.epsilon == 0.2
+    SumRelease(made.features, made.sums, made.sigma, forged, n=made.n).save(tmp_path / "forged")
+    result = succeed("verify", tmp_path / "forged", "--json")
+    assert "warning: epsilon could not be computed again" in result.stderr
+    assert json.loads(result.stdout)["computed_again"] is None
+
+
+def test_verify_says_that_it_takes_the_cost_of_a_schema_as_stated(
+    released: Path, tmp_path: Path
+) -> None:
+    made = Release.load(released)
+    cost = Guarantee(
+        epsilon=0.001, delta=1e-9, adjacency="zero_out", mechanism="schema inference", sigma=1.0
+    )
+    metadata = made.metadata | {"schema_guarantee": cost.to_dict()}
+    SumRelease(
+        made.features, made.sums, made.sigma, made.guarantee, n=made.n, metadata=metadata
+    ).save(tmp_path / "inferred")
+    said = "what the schema has cost is as stated"
+    assert said in succeed("verify", tmp_path / "inferred").stderr
+    assert said not in succeed("verify", released).stderr
+
+
 def test_account_of_sums_under_add_remove_is_what_a_release_will_state(
     schema: Path, table: Path, tmp_path: Path
 ) -> None:
