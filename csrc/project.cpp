@@ -252,7 +252,9 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
     }
 
   // The grid: every released number is a multiple of h = 2^(floor(log2 sigma) - 10). Dividing by a
-  // power of two is exact, so nearbyint (ties to even) does all the rounding there is.
+  // power of two is exact, so nearbyint (ties to even) does all the rounding there is. It keeps the
+  // sign of what it rounds to zero, which would cut that cell of the grid in two: adding 0 takes
+  // the sign away.
   const double h = std::ldexp(1.0, std::ilogb(args.sigma) - 10), per_h = 1.0 / h;
   for_each_tile<double, SecureScratch>(
       n, d, p, args.frame,
@@ -275,8 +277,8 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
           const double* normal = noise + r * groups * kBlockNormals;
           T* out = args.out + (row + r) * p + column;
           for (int64_t j = 0; j < columns; ++j)
-            out[j] =
-                static_cast<T>(h * std::nearbyint((product[j] + args.sigma * normal[j]) * per_h));
+            out[j] = static_cast<T>(
+                h * (std::nearbyint((product[j] + args.sigma * normal[j]) * per_h) + 0.0));
         }
       });
 }

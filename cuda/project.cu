@@ -399,14 +399,15 @@ struct SecureNoise {
         secure_normal_pair<QuickMaths>(own[0], own[1], own[2], own[3], own[4], own[5],
                                        &normal[q][2 * i], &normal[q][2 * i + 1]);
       }
-    // Dividing by a power of two is exact, so rint (ties to even) does all the rounding there is.
+    // As on the CPU: dividing by a power of two is exact, so rint (ties to even) does all the
+    // rounding there is, and adding 0 takes the sign of zeros away.
 #pragma unroll
     for (int q = 0; q < quads; ++q) {
       T value[kQuad];
 #pragma unroll
       for (int c = 0; c < kQuad; ++c)
-        value[c] =
-            static_cast<T>(grid * rint((product[q][c] + args.sigma * normal[q][c]) * per_grid));
+        value[c] = static_cast<T>(
+            grid * (rint((product[q][c] + args.sigma * normal[q][c]) * per_grid) + 0.0));
       store_quad(value, aligned, columns - 16 * q, out + 16 * q);
     }
   }

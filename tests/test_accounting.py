@@ -1271,6 +1271,14 @@ def test_certificate_of_a_claim() -> None:
         assert Guarantee.from_dict(json.loads(text)) == claim
 
 
+@pytest.mark.parametrize("name", ["mechanism", "composition", "notes"])
+@pytest.mark.parametrize("text", ["a\n  epsilon       0.1", "\x1b[2Ja", "a\rb", "\u2028a"])
+def test_no_text_of_a_certificate_can_write_lines_of_its_own(name: str, text: str) -> None:
+    right = Guarantee(epsilon=1.0, delta=1e-6, adjacency="zero_out", mechanism="x").to_dict()
+    with pytest.raises(ValueError, match=f"{name} must be one line of printable characters"):
+        Guarantee.from_dict(right | {name: [text] if name == "notes" else text})
+
+
 @pytest.mark.parametrize(
     ("factors", "named"),
     [

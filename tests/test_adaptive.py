@@ -50,6 +50,22 @@ def _product(release: Release, groups: list) -> list[np.ndarray]:
 # ----------------------------------------------------------------------------------- accounting
 
 
+def test_a_map_of_ones_own_is_named_as_the_authors_word() -> None:
+    class Grouped(MarginalSums):
+        """What is counted is of this class, whose norms nothing checks."""
+
+        def joined(self, candidates):  # type: ignore[no-untyped-def]
+            together, own, others = super().joined(candidates)
+            return Grouped(together.sizes, together.groups), own, others
+
+    features = Grouped(SIZES, [(j,) for j in range(4)])
+    said = [note for note in _mechanism(features=features).account().notes if "Grouped" in note]
+    assert said == [
+        "norm, diameter and exact sums of the features Grouped are as their author says."
+    ]
+    assert len(_mechanism().account().notes) == 1
+
+
 @pytest.mark.parametrize("mu", [1e-6, 0.03, 0.5, 2.0, 10.0, 49.0])
 def test_range_of_a_choice(mu: float) -> None:
     """Against 60 digits, rounded down."""

@@ -348,6 +348,13 @@ def test_account_agrees_with_the_library() -> None:
     assert frames["orthonormal"]["sigma"] < frames["gaussian"]["sigma"] < paper["sigma"]
 
 
+def test_account_prints_no_smaller_delta_than_was_asked_for(schema: Path) -> None:
+    options = ["--epsilon", 5, "--delta", 1.0000001e-6]
+    assert "delta 1.00001e-06, d = 3" in succeed("account", *options, "--dim", 3).stdout
+    options += ["--schema", schema, "--adjacency", "add_remove"]
+    assert "delta 1.00001e-06, " in succeed("account", *options).stdout
+
+
 def test_account_inverts(schema: Path) -> None:
     shape = ["--dim", 20, "--columns", 8, "--delta", 1e-5, "--max-norm", 2, "--diameter", 3]
     there = json.loads(
@@ -529,6 +536,35 @@ def test_verify_computes_epsilon_again(table: Path, schema: Path, tmp_path: Path
     assert "warning: epsilon_replace_one is infinite" in replaced
     assert "epsilon is" not in replaced
     assert "warning: epsilon could not be computed again" in rewritten(diameter=None)
+
+
+def test_verify_says_where_a_part_could_not_be_computed_again(
+    released: Path, tmp_path: Path
+) -> None:
+    made = Release.load(released)
+    part = dataclasses.replace(made.guarantee, mechanism="another", epsilon=0.1)
+    forged = Guarantee.compose(part, part)
+    assert forged.epsilon == 0.2
+    SumRelease(made.features, made.sums, made.sigma, forged, n=made.n).save(tmp_path / "forged")
+    result = succeed("verify", tmp_path / "forged", "--json")
+    assert "warning: epsilon could not be computed again" in result.stderr
+    assert json.loads(result.stdout)["computed_again"] is None
+
+
+def test_verify_says_that_it_takes_the_cost_of_a_schema_as_stated(
+    released: Path, tmp_path: Path
+) -> None:
+    made = Release.load(released)
+    cost = Guarantee(
+        epsilon=0.001, delta=1e-9, adjacency="zero_out", mechanism="schema inference", sigma=1.0
+    )
+    metadata = made.metadata | {"schema_guarantee": cost.to_dict()}
+    SumRelease(
+        made.features, made.sums, made.sigma, made.guarantee, n=made.n, metadata=metadata
+    ).save(tmp_path / "inferred")
+    said = "what the schema has cost is as stated"
+    assert said in succeed("verify", tmp_path / "inferred").stderr
+    assert said not in succeed("verify", released).stderr
 
 
 def test_account_of_sums_under_add_remove_is_what_a_release_will_state(
@@ -1404,6 +1440,14 @@ def test_schema_check_counts_what_would_be_rounded(tmp_path: Path) -> None:
     document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
     assert document["rounded"] == {"pay": 1, "seen": 2}
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["rounded"] is None
+
+
+def test_schema_check_says_that_it_is_not_private(schema: Path, table: Path) -> None:
+    assert "NOT PRIVATE" in succeed("schema", "check", schema, table).stdout
+    assert "NOT PRIVATE" not in succeed("schema", "check", schema).stdout  # no row was read
+    counted = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
+    alone = json.loads(succeed("schema", "check", schema, "--json").stdout)
+    assert (counted["private"], alone["private"]) == (False, None)
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])

@@ -178,6 +178,15 @@ def test_released_numbers_lie_on_the_stated_grid(isa: str, sigma: float) -> None
     assert 0.3 < np.mean(steps % 2 == 1) < 0.7
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_released_zeros_have_no_sign(isa: str, dtype: str) -> None:
+    # What rounds to -0.0 came from the lower half of its cell: a finer grid than is accounted for.
+    out = secure(np.zeros((20_000, 3)), np.eye(3, 20), 1.0, dtype=dtype)
+    zeros = out[out == 0.0]
+    assert zeros.size > 50
+    assert not np.signbit(zeros).any()
+
+
 def test_rounding_to_the_grid_is_to_nearest(isa: str) -> None:
     # With one normal z per number, out = h rint((x + sigma z) / h): z does not depend on sigma, so
     # a finer grid (sigma = 1) shows where a coarser one (sigma = 4, h = 2^-8) had to round to.

@@ -135,6 +135,13 @@ def test_fingerprint_tells_releases_apart() -> None:
     assert make().fingerprint == make().fingerprint
 
 
+def test_repr_states_no_less_than_the_guarantee() -> None:
+    promise = dataclasses.replace(PROMISE, epsilon=2.0000001, delta=1.0000001e-6)
+    sums = SumRelease(MarginalSums((2,), [(0,)]), np.ones(2), 1.5, promise, n=promise.n)
+    for release in (make(guarantee=promise), sums):
+        assert "epsilon=2.00001, delta=1.00001e-06)" in repr(release)
+
+
 def test_release_states_itself() -> None:
     release = make(7, 3, 3)
     assert len(release) == 7

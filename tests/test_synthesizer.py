@@ -280,6 +280,31 @@ def test_a_second_release_is_said_to_spend_again() -> None:
         assert [warning.filename for warning in w] == [__file__]
 
 
+def test_a_release_by_a_loaded_synthesizer_is_said_to_spend_again(
+    fitted: Synthesizer, tmp_path: Path
+) -> None:
+    # Its guarantee would be put in the place of the model's, where the total is that of both.
+    fitted.save(tmp_path / "m.pt")
+    with pytest.warns(UserWarning, match="another release spends epsilon and delta again"):
+        Synthesizer.load(tmp_path / "m.pt").publish(_table(50))
+    assert fitted.release is not None
+    made = Synthesizer.from_release(fitted.release, training=QUICK[fitted.method])
+    with pytest.warns(UserWarning, match="another release spends epsilon and delta again"):
+        made.publish(_table(50))
+
+
+def test_a_release_after_one_that_failed_once_a_round_was_told_spends_again() -> None:
+    synthesizer = _synthesizer("sums", schema=WIDER, rounds=1)
+
+    def stop(i: int, tables: list[tuple[str, ...]]) -> None:
+        raise RuntimeError("of the caller")
+
+    with pytest.raises(RuntimeError, match="of the caller"):
+        synthesizer.publish(_wider_table(50), on_round=stop)
+    with pytest.warns(UserWarning, match="another release spends epsilon and delta again"):
+        synthesizer.publish(_wider_table(50))
+
+
 def test_training_leaves_the_callers_random_state_alone(fitted: Synthesizer) -> None:
     assert fitted.release is not None
     before = torch.random.get_rng_state()
@@ -754,6 +779,11 @@ def test_repr_tells_what_was_asked_for_and_nothing_of_the_table() -> None:
     assert repr(synthesizer) == text + "released)"
     synthesizer.train(progress=False)
     assert repr(synthesizer) == text + "trained)"
+
+
+def test_repr_states_no_less_than_was_asked_for() -> None:
+    synthesizer = Synthesizer(SCHEMA, epsilon=1.0000001, delta=1.0000001e-6)
+    assert "epsilon=1.00001, delta=1.00001e-06," in repr(synthesizer)
 
 
 def _inferred_schema(table: pd.DataFrame) -> Schema:

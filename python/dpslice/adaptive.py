@@ -300,7 +300,7 @@ class AdaptiveSumMechanism:
             f"with epsilon below {range_} each under {self.adjacency}: {self.choosing_share:.3g} "
             "of the squares of norm and distance above are for that."
         )
-        return dataclasses.replace(guarantee, notes=(note,))
+        return dataclasses.replace(guarantee, notes=(note, *self._all.notes))
 
     @property
     def _records(self) -> int:

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays, _storage, frames
 from dpslice.accounting import Guarantee
+from dpslice.accounting._guarantee import rounded_up
 from dpslice.features import FeatureMap
 
 __all__ = ["ProtectedError", "Release", "ReleaseError", "RowRelease", "Slices", "SumRelease"]
@@ -442,7 +443,8 @@ class RowRelease(Release):
         return (
             f"RowRelease(n={self.n}, d={self.d}, p={self.p}, "
             f"frame_kind={self.frame_kind!r}, sigma={self.sigma:.6g}, "
-            f"epsilon={self.guarantee.epsilon:.6g}, delta={self.guarantee.delta:.6g})"
+            f"epsilon={rounded_up(self.guarantee.epsilon)}, "
+            f"delta={rounded_up(self.guarantee.delta)})"
         )
 
     # ---------------------------------------------------------------------------------- slices
@@ -722,7 +724,8 @@ class SumRelease(Release):
         return (
             f"SumRelease({type(self._features).__name__}, columns={self.d}, sums={self.p}, "
             f"sigma={self.sigma:.6g}, adjacency={self.guarantee.adjacency!r}, "
-            f"epsilon={self.guarantee.epsilon:.6g}, delta={self.guarantee.delta:.6g})"
+            f"epsilon={rounded_up(self.guarantee.epsilon)}, "
+            f"delta={rounded_up(self.guarantee.delta)})"
         )
 
     def _files(self) -> dict[str, FloatArray]:

@@ -172,7 +172,7 @@ def _print_rows(
     neighbours = NEIGHBOURS[common.adjacency]
     print(f"adjacency {common.adjacency}: {neighbours}; the number of rows is public")
     print(
-        f"delta {common.delta:g}, d = {common.d}, p = {common.p}, "
+        f"delta {rounded_up(common.delta)}, d = {common.d}, p = {common.p}, "
         f"rows of norm at most {common.max_norm:.9g},"
     )
     print(f"neighbouring rows at most {compared.sensitivity:.9g} apart")
@@ -217,7 +217,7 @@ def _print_sums(promise: Guarantee, asked: Mapping[str, float | None], json: boo
         neighbours = wording(promise).nothing
     public = "" if promise.adjacency == "add_remove" else "; the number of rows is public"
     print(f"adjacency {promise.adjacency}: {neighbours}{public}")
-    print(f"delta {promise.delta:g}, {promise.p} counts,")
+    print(f"delta {rounded_up(promise.delta)}, {promise.p} counts,")
     print(f"neighbouring tables at most {promise.sensitivity:.9g} apart")
     print()
     up = rounded_up

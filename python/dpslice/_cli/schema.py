@@ -250,7 +250,9 @@ def schema_check(
     table: Annotated[
         Path | None,
         typer.Argument(
-            metavar="TABLE", help="A CSV to hold against it. Messages may quote its cells."
+            metavar="TABLE",
+            help="A CSV to hold against it. What is said of it is not private: rows are counted, "
+            "and messages may quote cells.",
         ),
     ] = None,
     separator: SeparatorOption = ",",
@@ -305,6 +307,7 @@ def schema_check(
                 "n": n,
                 "outside_bounds": None if table is None else dict(clipped),
                 "rounded": None if table is None else dict(rounded),
+                "private": None if table is None else False,
                 "guarantee": None if cost is None else cost.to_dict(),
             }
         )
@@ -336,6 +339,7 @@ def schema_check(
                     f"{_grain(description[name])} and would be rounded"
                 )
         print(f"the table follows the schema: {n} rows")
+        print("Real rows are counted without noise: NOT PRIVATE, for the data holder's eyes only.")
 
 
 def _grain(column: Column) -> str:

@@ -155,7 +155,7 @@ class Guarantee:
         if self.delta > 1.0:
             raise ValueError(f"delta must be at most 1; got {self.delta}")
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
-        _arrays.text("mechanism", self.mechanism)
+        _line("mechanism", self.mechanism)
         if self.frame is not None:
             _arrays.choice("frame", self.frame, FRAMES)
         for name in ("sensitivity", "sigma", "max_norm", "diameter"):
@@ -182,9 +182,9 @@ class Guarantee:
             if not isinstance(part, Guarantee):
                 raise TypeError(f"parts must hold Guarantee objects; got {type(part).__name__}")
         if self.composition is not None:
-            _arrays.text("composition", self.composition)
+            _line("composition", self.composition)
         notes = _arrays.elements("notes", self.notes)
-        put("notes", tuple(_arrays.text("notes", note) for note in notes))
+        put("notes", tuple(_line("notes", note) for note in notes))
         if self.sampling_rate is not None:
             put("sampling_rate", _arrays.open_unit("sampling_rate", self.sampling_rate))
         if self.frame_norm is not None:
@@ -407,6 +407,18 @@ class Guarantee:
                 + " and ".join(map(str, counts))
             )
         return composed_guarantee(guarantees, adjacencies[0], counts[0] if counts else None)
+
+
+def _line(name: str, value: object) -> str:
+    """Return a text that is one line of a certificate, whatever shows it.
+
+    With the ends of lines, or with what moves a terminal's cursor, one that is read from a file
+    could write lines of its own, or over others.
+    """
+    text = _arrays.text(name, value)
+    if not text.isprintable():
+        raise ValueError(f"{name} must be one line of printable characters; got {text!r}")
+    return text
 
 
 # --------------------------------------------------------------------------- composition

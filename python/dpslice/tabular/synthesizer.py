@@ -25,6 +25,7 @@ from torch import nn
 from dpslice import _arrays
 from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
+from dpslice.accounting._guarantee import rounded_up
 from dpslice.release import Release, checked_release, total_guarantee
 from dpslice.tabular.columns import Categorical, Datetime, Number
 from dpslice.tabular.files import cell_value
@@ -167,13 +168,15 @@ class Synthesizer:
         self.result: FitResult | None = None
         self._guarantee: Guarantee | None = None
         self._samples = 0  # drawn without a seed
+        self._told = False  # somebody of what a round of a release has found
 
     def __repr__(self) -> str:
         state = "released" if self.release is not None else "not released"
         state = "trained" if self.model is not None else state
         return (
             f"Synthesizer({len(self.schema)} columns, method={self.method!r}, epsilon="
-            f"{self.epsilon:g}, delta={self.delta:g}, adjacency={self.adjacency!r}, {state})"
+            f"{rounded_up(self.epsilon)}, delta={rounded_up(self.delta)}, "
+            f"adjacency={self.adjacency!r}, {state})"
         )
 
     def _use(self, settings: Mapping[str, Any]) -> None:
@@ -196,7 +199,8 @@ class Synthesizer:
 
         Each call spends the guarantee anew, whatever becomes of the release before:
         ``Guarantee.compose(*(release.guarantee for release in releases))`` is the total. A second
-        call, or `fit`, warns of that.
+        call, or `fit`, warns of that, also of a synthesizer that was loaded or made from a release,
+        and after a call that failed once `on_round` had been told.
 
         Parameters
         ----------
@@ -249,7 +253,7 @@ class Synthesizer:
         **where: Any,
     ) -> Release:
         """Do what `publish` does; called by the methods that users call."""
-        if self.release is not None:
+        if self._guarantee is not None or self._told:
             warnings.warn(
                 "this synthesizer has released a table before: another release spends epsilon "
                 "and delta again, and the two guarantees add up",
@@ -261,6 +265,13 @@ class Synthesizer:
             metadata["rounds"] = self.rounds
         if self.schema.guarantee is not None:
             metadata["schema_guarantee"] = self.schema.guarantee.to_dict()
+
+        def told(i: int, tables: list[tuple[str, ...]]) -> None:
+            assert on_round is not None
+            self._told = True
+            on_round(i, tables)
+
+        watched = None if on_round is None else told
         with _on_the_cpu():  # rounds fit models
             self.release = self._method.publish(
                 df,
@@ -270,7 +281,7 @@ class Synthesizer:
                 seed=self.seed,
                 metadata=metadata,
                 **where,
-                **({"rounds": self.rounds, "on_round": on_round} if self.rounds else {}),
+                **({"rounds": self.rounds, "on_round": watched} if self.rounds else {}),
                 **({"amplify_by_order": True} if self.amplify_by_order else {}),
             )
         assert self.release is not None
