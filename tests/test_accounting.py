@@ -1059,7 +1059,7 @@ def test_from_dict_is_strict() -> None:
         ({"epsilon_replace_one": -1}, ValueError, "epsilon_replace_one must be a number >= 0"),
         ({"private": 1}, TypeError, "private must be True or False"),
         ({"parts": (1,)}, TypeError, "parts must hold Guarantee"),
-        ({"composition": ""}, ValueError, "composition must not be empty"),
+        ({"composition": "foo"}, ValueError, "composition must be one of basic, joint"),
         ({"notes": "a"}, TypeError, "notes must be a sequence"),
         ({"notes": (1,)}, TypeError, "notes must be a string"),
     ],
