@@ -117,7 +117,16 @@ def _learning_rate_factor(
     """
     rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
     if callable(schedule):
-        return rise * float(schedule(step))
+        factor = schedule(step)
+        try:
+            number = float(factor)  # of a tensor or an array, too
+        except (TypeError, ValueError, RuntimeError):  # each library raises its own
+            raise TypeError(
+                f"schedule must return a number; got {_arrays.describe(factor)} for step {step}"
+            ) from None
+        if not math.isfinite(number):
+            raise ValueError(f"schedule must return a finite number; got {number} for step {step}")
+        return rise * number
     if step < warmup or schedule == "constant":
         return rise
     done = (step - warmup) / max(1, steps - warmup)
@@ -606,8 +615,8 @@ def fit(
     lr : float
         Base learning rate of the default optimizer; others bring their own.
     schedule : {"cosine", "constant"} or callable
-        The factor on the learning rate: falling to 0 along a half cosine, or 1, or a function of
-        the step (counted from 0).
+        The factor on the learning rate: falling to 0 along a half cosine, or 1, or what a function
+        of the step (counted from 0) returns, a finite number.
     warmup : int
         First steps over which the learning rate rises linearly.
     clip_grad_norm : float, optional
