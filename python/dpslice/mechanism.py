@@ -966,10 +966,6 @@ class _Plan:
     dtype: np.dtype[Any]
 
     @property
-    def d(self) -> int:
-        return int(self.frame.shape[0])
-
-    @property
     def p(self) -> int:
         return int(self.frame.shape[1])
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import _special
+from dpslice.frames import FRAMES
 
-FRAMES: Final = ("orthonormal", "gaussian")
 Array = NDArray[np.float64]
 # Error of ln delta allowed for, at a value of size |ln delta|: several times what was measured
 # against 50-digit arithmetic. It is added, so that a reported delta is never below the true one.

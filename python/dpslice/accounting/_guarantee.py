@@ -12,8 +12,8 @@ from typing import Any, Final
 from dpslice import _arrays
 from dpslice.accounting._adjacency import ADJACENCIES, NEIGHBOURS, SUM_ADJACENCIES
 from dpslice.accounting._composition import Slicing, composed_epsilon
-from dpslice.accounting._gaussian import FRAMES
 from dpslice.accounting._rounding import SUM_ROUNDING, computed_epsilon, rounded_sensitivity
+from dpslice.frames import FRAMES
 
 
 @dataclass(frozen=True)

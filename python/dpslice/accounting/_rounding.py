@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dpslice import _arrays
+from dpslice.frames import ORTHONORMAL_TOLERANCE
 
 
 def numerical_loss(
@@ -105,9 +106,13 @@ def order_rounding(n: int, p: int) -> float:
 
 
 def rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
-    # 1e-9 covers the rounding of the frame; that of XU is at most 2 norm d sqrt(p) 2^-53 for two
-    # rows.
-    return distance * (1.0 + 1e-9) + 2.0 * norm * d * math.sqrt(p) * 2.0**-53
+    """Bound the distance of two projected rows as they are computed.
+
+    Orthonormal frames are off by the tolerance that they were drawn to. Rounding adds at most
+    ``2 norm d sqrt(p) 2^-53`` to the distance of two rows of XU.
+    """
+    frame = 1.0 + ORTHONORMAL_TOLERANCE
+    return distance * frame + 2.0 * norm * d * math.sqrt(p) * 2.0**-53
 
 
 def checked_total(delta: object, eps: float, numbers: int, where: str) -> float:
