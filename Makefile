@@ -51,7 +51,7 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 lint: $(VENV)/.dev
 	$(BIN)/ruff check python tests bench examples
 	$(BIN)/ruff format --check python tests bench examples
-	$(BIN)/codespell README.md docs csrc cuda python tests bench
+	$(BIN)/codespell *.md docs csrc cuda python tests bench examples
 	$(BIN)/mypy
 	find csrc cuda tests/cuda_emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python tests/tools/check_stubs.py
