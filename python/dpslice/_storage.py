@@ -44,8 +44,8 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     target : Path
         The directory to create. Its parent must exist.
     overwrite : bool
-        Whether an existing directory is replaced; the two change places in one step where the
-        system can do that, and the old one is removed then, all that it held at first.
+        Whether an existing directory is replaced. The two change places, in one step where the
+        system can do that; then the old one is removed, with what it held when the block began.
 
     Yields
     ------
@@ -82,8 +82,9 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             refuse_existing(target, overwrite=overwrite)
             if target.exists():
                 _exchange(partial, target)  # the old one is now called `partial`
+                # What someone else has put there in the meantime is kept.
                 for name in set(os.listdir(partial)) - replaced - set(os.listdir(target)):
-                    os.rename(partial / name, target / name)  # came meanwhile, from someone else
+                    os.rename(partial / name, target / name)
             else:
                 os.rename(partial, target)
             flush_to_disk(target.parent)

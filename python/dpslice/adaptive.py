@@ -50,11 +50,11 @@ Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 _Expected = Sequence[NDArray[np.floating[Any]]] | NDArray[np.floating[Any]]
 
-# Of a model that is asked for the sums that it expects.
+# Asks a model for the sums that it expects in some groups.
 Estimate = Callable[[SumRelease, Sequence[Group]], _Expected]
 
-# Of a sum. Records are fewer than 2^32 and units at least 2^-30, so misfits fit 63 bits: one that
-# wrapped around would have no bound on its sensitivity.
+# An expected sum is clipped to this. Records are fewer than 2^32 and units at least 2^-30, so that
+# misfits fit 63 bits: one that wrapped around would have no bound on its sensitivity.
 _LARGEST_ESTIMATE: Final = 2.0**32
 
 

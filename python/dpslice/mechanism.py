@@ -783,7 +783,7 @@ def add_up(
             )
         name, blocks = "a block of X", X
     step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
-    # Of a sample, as where a record may be absent, the place of all others depends on each.
+    # In a sample, as under add_remove, the places of all later records depend on each record.
     step = min(step, features.most_at_once("add_remove" if sampling_rate else adjacency))
     total = ExactSums(features)
     done = 0
@@ -819,7 +819,7 @@ class ExactSums:
         self._features = features
         self._high = np.zeros(features.n_cells, dtype=np.int64)
         self._low = np.zeros(features.n_cells, dtype=np.int64)
-        self._records = 0  # whose sums are in low, beside less than 2^32
+        self._records = 0  # added to low since it was last below 2^32
 
     @classmethod
     def of(cls, features: FeatureMap, sums: NDArray[np.int64]) -> ExactSums:
@@ -867,8 +867,8 @@ def _divided(
 ) -> tuple[NDArray[np.int64], Array]:
     """Divide high 2^32 + low by 2^shift: whole part, rounded down, and the rest below 1.
 
-    The whole part must fit 63 bits. Entries of the other case of each choice are never used, and
-    their shifts are kept within what is defined.
+    The whole part must fit 63 bits. Both cases of each choice are computed for all entries, so
+    shifts are clipped to what is defined, also where the result is not used.
     """
     small = shift <= 32
     up, down = np.clip(32 - shift, 0, 62), np.clip(shift - 32, 0, 62)

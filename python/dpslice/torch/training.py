@@ -280,7 +280,7 @@ def unsealed(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that at any moment `path` is whole: the old one or the new one."""
-    # Made in memory first: of a full disk, torch's own writer says nothing that helps.
+    # Made in memory first: on a full disk, torch's own writer raises an error that helps nobody.
     data = sealed(content, format=CHECKPOINT_FORMAT, version=CHECKPOINT_VERSION)
     try:
         with _storage.replacing(path) as file:
@@ -416,7 +416,8 @@ class _Run:
                     "a run cannot go back; pass as many steps or more, another checkpoint path, or "
                     "resume=False to start again"
                 )
-            # What is this run's own comes first, the caller's last: by then all has been read.
+            # This run's own state comes first, the caller's objects last: nothing of theirs has
+            # changed if an entry is missing.
             self.base_lrs = [float(lr) for lr in content["base_lrs"]]
             self.history = content["history"].tolist()
             self.step = int(content["step"])
