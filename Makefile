@@ -2,6 +2,7 @@
 #   make demo       a private table to a synthetic one, with its report, in demo-output/
 #   make test       the tests
 #   make lint       formatters, linters, types, stubs
+#   make stubs      write python/dpslice/_core.pyi anew, after a change of the bindings
 #   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer,
 #                   or another with SANITIZERS=thread
 #   make bench      benchmarks against what one would use instead, and their report

@@ -1194,6 +1194,7 @@ def test_interrupted_synthesis_keeps_the_release_only(
     succeed("verify", kept)
 
 
+@pytest.mark.slow  # several processes that import torch
 @pytest.mark.parametrize(
     ("by", "ignored"),
     [
@@ -1468,6 +1469,7 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow  # five processes, most of which import torch
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_lost_output_is_told_and_files_are_named(
     unbuffered: str, table: Path, schema: Path, model: Path, tmp_path: Path
