@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, accounting
 from dpslice import release as _release
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._adjacency import public_n
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.features import GroupedSums, KernelSums, MarginalSums
 from dpslice.mechanism import (
@@ -371,8 +372,7 @@ class AdaptiveSumMechanism:
 
         def make() -> SumRelease:
             total, n = add_up(self._all, self.adjacency, X, block_rows, progress)
-            public_n = None if self.adjacency == "add_remove" else n
-            promise = dataclasses.replace(guarantee, n=public_n)
+            promise = dataclasses.replace(guarantee, n=public_n(self.adjacency, n))
             sums = dict(self._all.cut(total.whole()))
             return self._run(sums, promise, facts, estimate, on_round)
 

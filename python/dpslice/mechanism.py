@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._adjacency import public_n
 from dpslice.accounting._slicing import check_order_frame
 from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
@@ -630,13 +631,13 @@ class SumMechanism:
             self.features, self.adjacency, X, block_rows, progress, self.sampling_rate
         )
         assert guarantee.sigma is not None
-        public_n = None if self.adjacency == "add_remove" else n
+        told = public_n(self.adjacency, n)
         return SumRelease(
             self.features,
             total.with_noise(guarantee.sigma),
             guarantee.sigma,
-            dataclasses.replace(guarantee, n=public_n),
-            n=public_n,
+            dataclasses.replace(guarantee, n=told),
+            n=told,
             metadata=metadata,
         )
 
@@ -682,8 +683,8 @@ def account_sums(
         sigma = accounting.calibrate_sums(epsilon, **setting)
     assert sigma is not None
     check_sum_sigma(sigma, setting["norm"], weights)
-    public_n = None if setting["adjacency"] == "add_remove" else n
-    guarantee = accounting.sum_guarantee(sigma=sigma, n=public_n, notes=notes, **setting)
+    told = public_n(setting["adjacency"], n)
+    guarantee = accounting.sum_guarantee(sigma=sigma, n=told, notes=notes, **setting)
     return _as_asked(guarantee, epsilon)
 
 
