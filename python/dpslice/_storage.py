@@ -144,8 +144,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     ------
     file
         Binary file open for writing.
+
+    Raises
+    ------
+    IsADirectoryError
+        If `path` is a directory.
+    FileNotFoundError
+        If there is no directory to put the file into.
+    OSError
+        If the disk is full or cannot be written.
     """
     target = Path(path)
+    # Said here, for the system's own words would be about the temporary name.
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a directory; a file cannot take its place")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no directory {target.absolute().parent} to save {target.name} in"
+        )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with telling_of_full_disk(target), open(temporary, "xb") as handle:
