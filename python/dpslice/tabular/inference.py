@@ -60,7 +60,6 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
-from dpslice.accounting._adjacency import public_n
 from dpslice.release import with_earlier_costs
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
 from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Number, first_place
@@ -169,7 +168,7 @@ def infer_schema(
             columns.append(_infer_period(df[name], name, kind, may_miss[name], noise))
         else:
             columns.append(_infer_bounds(df[name], name, kind, may_miss[name], rows, noise))
-    cost = noise.guarantee(n=public_n(adjacency, len(df)))
+    cost = noise.guarantee(n=None if noise.counts_rows else len(df))
     if prior is not None:
         cost = with_earlier_costs(cost, [prior])
     return Schema(tuple(columns), target=target, guarantee=cost)
