@@ -2,6 +2,7 @@
 #   make demo       a private table to a synthetic one, with its report, in demo-output/
 #   make test       the tests
 #   make lint       formatters, linters, types, stubs
+#   make stubs      write python/dpslice/_core.pyi anew, after a change of the bindings
 #   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer,
 #                   or another with SANITIZERS=thread
 #   make bench      benchmarks against what one would use instead, and their report
@@ -51,7 +52,7 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 lint: $(VENV)/.dev
 	$(BIN)/ruff check python tests bench examples
 	$(BIN)/ruff format --check python tests bench examples
-	$(BIN)/codespell README.md docs csrc cuda python tests bench
+	$(BIN)/codespell *.md docs csrc cuda python tests bench examples
 	$(BIN)/mypy
 	find csrc cuda tests/cuda_emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python tests/tools/check_stubs.py

@@ -4,10 +4,11 @@
 #
 #   bench/gpu.sh
 #
-# It needs nvcc (12.8 or newer), g++, and a Python (PYTHON, default python3) with torch, CMake, ninja, pytest and
-# pybind11; CuPy and KeOps take part where they are installed. Without a network, put the wheel of
-# pybind11 into a folder and name it in DPSLICE_WHEELS. A package that was built elsewhere, with its
-# extension modules, is taken as it is where DPSLICE_PACKAGE names the folder that holds it.
+# It needs nvcc (12.8 or newer), g++, and a Python (PYTHON, default python3) with torch, CMake,
+# ninja, pytest and pybind11; CuPy and KeOps take part where they are installed. Without a network,
+# put the wheel of pybind11 into a folder and name it in DPSLICE_WHEELS. A package that was built
+# elsewhere, with its extension modules, is taken as it is where DPSLICE_PACKAGE names the folder
+# that holds it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

@@ -25,12 +25,13 @@ from typer.testing import CliRunner
 
 import dpslice
 from dpslice import Release, SumRelease, accounting
-from dpslice._cli import _console
+from dpslice._cli import _console, _options
 from dpslice._cli._commands import app
 from dpslice._cli._outputs import check_outputs
 from dpslice.accounting import Guarantee
 from dpslice.cli import main
 from dpslice.tabular import Schema, Synthesizer, read_csv
+from dpslice.tabular.synthesizer import METHODS
 
 ROWS = 120
 SCHEMA = """\
@@ -56,6 +57,12 @@ max = 100_000
 nullable = true
 """
 TINY = ["--steps", "3"]
+
+
+def test_choices_are_those_of_the_library() -> None:
+    """The options name them anew, so that a help text imports nothing."""
+    assert tuple(_options.Adjacency) == accounting.SUM_ADJACENCIES
+    assert set(_options.Method) == set(METHODS)
 
 
 def _rows(n: int) -> list[list[str]]:
@@ -1256,6 +1263,7 @@ def test_interrupted_synthesis_keeps_the_release_only(
     succeed("verify", kept)
 
 
+@pytest.mark.slow  # several processes that import torch
 @pytest.mark.parametrize(
     ("by", "ignored"),
     [
@@ -1589,6 +1597,7 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow  # five processes, most of which import torch
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_lost_output_is_told_and_files_are_named(
     unbuffered: str, table: Path, schema: Path, model: Path, tmp_path: Path

@@ -180,6 +180,9 @@ def test_code_of_one_value() -> None:
     assert found.code_of(1, 0.0) == 32
     with pytest.raises(ValueError, match="not among the schema's categories"):
         found.code_of(2, "king")
+    for column in (-1, len(SCHEMA)):
+        with pytest.raises(ValueError, match="column must be"):
+            found.code_of(column, "cook")
 
 
 def test_a_schema_too_wide_for_pairs_is_refused() -> None:

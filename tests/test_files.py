@@ -393,6 +393,17 @@ def test_only_frames_are_written(tmp_path):
         write_csv([["secret"]], tmp_path / "t.csv")
 
 
+def test_a_place_that_can_hold_no_file_is_named(tmp_path):
+    """Not the temporary name beside it, and before anything is made."""
+    table = pd.DataFrame({"a": [1]})
+    with pytest.raises(IsADirectoryError, match=f"^{tmp_path} is a directory"):
+        write_csv(table, tmp_path)
+    absent = tmp_path / "absent"
+    with pytest.raises(FileNotFoundError, match=f"^there is no directory {absent} to save t.csv"):
+        write_csv(table, absent / "t.csv")
+    assert os.listdir(tmp_path) == []
+
+
 def test_whole_numbers_are_written_as_such(tmp_path):
     table = pd.DataFrame(
         {

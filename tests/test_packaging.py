@@ -58,6 +58,14 @@ def test_dev_has_what_the_build_needs(pyproject: dict[str, Any]) -> None:
     assert least.startswith(f"cmake_minimum_required(VERSION {str(dev['cmake'].specifier)[2:]}")
 
 
+def test_version_is_the_same_everywhere(pyproject: dict[str, Any]) -> None:
+    version = pyproject["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == [version]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+)", changes, flags=re.MULTILINE)[0] == version
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize("folder", ["plain", "with spaces", "50% of 20%20"])
 def test_make_finds_its_constraints(folder: str, tmp_path: Path) -> None:

@@ -521,6 +521,14 @@ def test_what_is_not_finite_on_disk_is_found_by_verifying(saved: Path) -> None:
         mapped.verify()
 
 
+@pytest.mark.parametrize("name", ["mmap", "verify"])
+def test_how_to_load_is_true_or_false(saved: Path, name: str) -> None:
+    """Or "no" would verify, and None would not."""
+    for value in ("no", None, 0):
+        with pytest.raises(TypeError, match=f"{name} must be True or False"):
+            Release.load(saved, **{name: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", ["rows", "sums"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
 def test_copies_are_read_only_too(

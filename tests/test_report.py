@@ -206,9 +206,7 @@ def test_names_and_categories_are_escaped():
             d: rng.random(60),
         }
     )
-    guarantee = Guarantee(
-        epsilon=1.0, delta=1e-6, adjacency="replace_one", mechanism=a, notes=(b,), composition=c
-    )
+    guarantee = Guarantee(epsilon=1.0, delta=1e-6, adjacency="replace_one", mechanism=a, notes=(b,))
     html = render_report(
         scores(table, table, schema),
         real=table,
@@ -778,6 +776,8 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path, mon
         write(tmp_path / "r.html", table, guarantee=5.0)
     with pytest.raises(TypeError, match="training must be a mapping or None; got list"):
         write(tmp_path / "r.html", table, training=[1.0])
+    with pytest.raises(TypeError, match="title must be a string or None; got int"):
+        write(tmp_path / "r.html", table, title=5)
 
 
 def test_bad_table_leaves_nothing_behind(tmp_path):

@@ -272,6 +272,16 @@ def test_schedules():
     assert factors(lambda step: 1 / (1 + step), warmup=0) == [1 / (1 + step) for step in range(10)]
 
 
+def test_a_schedule_of_one_s_own_returns_a_number():
+    for wrong in ("a", None, torch.ones(2), np.ones(2)):
+        with pytest.raises(TypeError, match=r"schedule must return a number; got .* for step 0"):
+            train(net(), squared, schedule=lambda step, wrong=wrong: wrong)
+    with pytest.raises(ValueError, match="schedule must return a finite number; got nan"):
+        train(net(), squared, schedule=lambda step: math.nan)
+    rate = torch.tensor(0.5)
+    assert _learning_rate_factor(lambda step: rate, 0, steps=1, warmup=0) == 0.5
+
+
 def test_schedule_reaches_the_optimizer():
     rates: list[float] = []
     train(net(), squared, lr=0.01, warmup=4, callbacks=[lambda s: rates.append(s.lr)])

@@ -44,8 +44,8 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     target : Path
         The directory to create. Its parent must exist.
     overwrite : bool
-        Whether an existing directory is replaced; the two change places in one step where the
-        system can do that, and the old one is removed then, all that it held at first.
+        Whether an existing directory is replaced. The two change places, in one step where the
+        system can do that; then the old one is removed, with what it held when the block began.
 
     Yields
     ------
@@ -82,8 +82,9 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             refuse_existing(target, overwrite=overwrite)
             if target.exists():
                 _exchange(partial, target)  # the old one is now called `partial`
+                # What someone else has put there in the meantime is kept.
                 for name in set(os.listdir(partial)) - replaced - set(os.listdir(target)):
-                    os.rename(partial / name, target / name)  # came meanwhile, from someone else
+                    os.rename(partial / name, target / name)
             else:
                 os.rename(partial, target)
             flush_to_disk(target.parent)
@@ -143,8 +144,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     ------
     file
         Binary file open for writing.
+
+    Raises
+    ------
+    IsADirectoryError
+        If `path` is a directory.
+    FileNotFoundError
+        If there is no directory to put the file into.
+    OSError
+        If the disk is full or cannot be written.
     """
     target = Path(path)
+    # Said here, for the system's own words would be about the temporary name.
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a directory; a file cannot take its place")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no directory {target.absolute().parent} to save {target.name} in"
+        )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with telling_of_full_disk(target), open(temporary, "xb") as handle:

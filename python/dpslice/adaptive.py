@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, accounting
 from dpslice import release as _release
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._adjacency import public_n
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.features import GroupedSums, KernelSums, MarginalSums
 from dpslice.mechanism import (
@@ -50,11 +51,11 @@ Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 _Expected = Sequence[NDArray[np.floating[Any]]] | NDArray[np.floating[Any]]
 
-# Of a model that is asked for the sums that it expects.
+# Asks a model for the sums that it expects in some groups.
 Estimate = Callable[[SumRelease, Sequence[Group]], _Expected]
 
-# Of a sum. Records are fewer than 2^32 and units at least 2^-30, so misfits fit 63 bits: one that
-# wrapped around would have no bound on its sensitivity.
+# An expected sum is clipped to this. Records are fewer than 2^32 and units at least 2^-30, so that
+# misfits fit 63 bits: one that wrapped around would have no bound on its sensitivity.
 _LARGEST_ESTIMATE: Final = 2.0**32
 
 
@@ -371,8 +372,7 @@ class AdaptiveSumMechanism:
 
         def make() -> SumRelease:
             total, n = add_up(self._all, self.adjacency, X, block_rows, progress)
-            public_n = None if self.adjacency == "add_remove" else n
-            promise = dataclasses.replace(guarantee, n=public_n)
+            promise = dataclasses.replace(guarantee, n=public_n(self.adjacency, n))
             sums = dict(self._all.cut(total.whole()))
             return self._run(sums, promise, facts, estimate, on_round)
 

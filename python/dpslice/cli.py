@@ -90,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is left in the buffer would be tried, and told of, again as the interpreter ends.
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    # Where Ctrl-C met code that was being run from a string, as dataclasses are made, `python -m`
-    # would end the process by the signal, whatever became of it. Running some makes it forget.
+    # CPython remembers that Ctrl-C interrupted code run from a string (dataclasses are made that
+    # way); `python -m` would then end the process by SIGINT, although the exception was handled.
+    # Running another string makes it forget.
     exec("")
     return code
 

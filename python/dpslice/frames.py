@@ -34,7 +34,8 @@ __all__ = [
 
 FRAMES: Final = ("orthonormal", "gaussian")
 
-# The accounting allows for frames that are orthonormal to this accuracy; QR is off by some 1e-15 d.
+# The accounting counts on frames that are orthonormal to this accuracy, which is checked where one
+# is drawn; QR is off by some 1e-15 d.
 ORTHONORMAL_TOLERANCE: Final = 1e-9
 
 Array = NDArray[np.float64]

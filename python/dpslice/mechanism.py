@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._adjacency import public_n
 from dpslice.accounting._slicing import check_order_frame
 from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
@@ -630,13 +631,13 @@ class SumMechanism:
             self.features, self.adjacency, X, block_rows, progress, self.sampling_rate
         )
         assert guarantee.sigma is not None
-        public_n = None if self.adjacency == "add_remove" else n
+        told = public_n(self.adjacency, n)
         return SumRelease(
             self.features,
             total.with_noise(guarantee.sigma),
             guarantee.sigma,
-            dataclasses.replace(guarantee, n=public_n),
-            n=public_n,
+            dataclasses.replace(guarantee, n=told),
+            n=told,
             metadata=metadata,
         )
 
@@ -682,8 +683,8 @@ def account_sums(
         sigma = accounting.calibrate_sums(epsilon, **setting)
     assert sigma is not None
     check_sum_sigma(sigma, setting["norm"], weights)
-    public_n = None if setting["adjacency"] == "add_remove" else n
-    guarantee = accounting.sum_guarantee(sigma=sigma, n=public_n, notes=notes, **setting)
+    told = public_n(setting["adjacency"], n)
+    guarantee = accounting.sum_guarantee(sigma=sigma, n=told, notes=notes, **setting)
     return _as_asked(guarantee, epsilon)
 
 
@@ -783,7 +784,7 @@ def add_up(
             )
         name, blocks = "a block of X", X
     step = block_rows or max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // features.n_columns)
-    # Of a sample, as where a record may be absent, the place of all others depends on each.
+    # In a sample, as under add_remove, the places of all later records depend on each record.
     step = min(step, features.most_at_once("add_remove" if sampling_rate else adjacency))
     total = ExactSums(features)
     done = 0
@@ -819,7 +820,7 @@ class ExactSums:
         self._features = features
         self._high = np.zeros(features.n_cells, dtype=np.int64)
         self._low = np.zeros(features.n_cells, dtype=np.int64)
-        self._records = 0  # whose sums are in low, beside less than 2^32
+        self._records = 0  # added to low since it was last below 2^32
 
     @classmethod
     def of(cls, features: FeatureMap, sums: NDArray[np.int64]) -> ExactSums:
@@ -867,8 +868,8 @@ def _divided(
 ) -> tuple[NDArray[np.int64], Array]:
     """Divide high 2^32 + low by 2^shift: whole part, rounded down, and the rest below 1.
 
-    The whole part must fit 63 bits. Entries of the other case of each choice are never used, and
-    their shifts are kept within what is defined.
+    The whole part must fit 63 bits. Both cases of each choice are computed for all entries, so
+    shifts are clipped to what is defined, also where the result is not used.
     """
     small = shift <= 32
     up, down = np.clip(32 - shift, 0, 62), np.clip(shift - 32, 0, 62)
@@ -964,10 +965,6 @@ class _Plan:
     sigma: float
     max_norm: float
     dtype: np.dtype[Any]
-
-    @property
-    def d(self) -> int:
-        return int(self.frame.shape[0])
 
     @property
     def p(self) -> int:

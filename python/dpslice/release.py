@@ -46,7 +46,6 @@ FORMAT_VERSION: Final = 1
 CERTIFICATE: Final = "certificate.json"
 FRAME: Final = "frame.npy"
 PROJECTIONS: Final = "projections.npy"
-
 SUMS: Final = "sums.npy"
 
 _COMMON_ENTRIES: Final = {
@@ -257,10 +256,14 @@ class Release(ABC):
 
         Raises
         ------
+        TypeError
+            If `mmap` or `verify` is no bool.
         ReleaseError
             If there is no release at `path`, or it is incomplete, damaged, altered, inconsistent,
             of a newer format, or of another kind than the class.
         """
+        mmap = _arrays.boolean("mmap", mmap)
+        verify = _arrays.boolean("verify", verify)
         directory = Path(path)
         certificate = _read_certificate(directory)
         kind = {"rows": RowRelease, "sums": SumRelease}[certificate["kind"]]
@@ -283,11 +286,8 @@ class Release(ABC):
                 )
             if verify:
                 _refuse_infinite(str(directory / name), arrays[name])
-        large = arrays.get(PROJECTIONS)
-        if large is not None and mmap:
-            arrays = {name: a if a is large else np.array(a) for name, a in arrays.items()}
-        else:
-            arrays = {name: np.array(a) for name, a in arrays.items()}
+        mapped = {PROJECTIONS} if mmap else set()
+        arrays = {name: a if name in mapped else np.array(a) for name, a in arrays.items()}
         try:
             release = _rebuild(certificate, arrays)
         except (TypeError, ValueError) as error:
@@ -1003,6 +1003,7 @@ def _refuse_infinite(name: str, array: FloatArray) -> None:
 
 
 def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a copy of metadata as JSON holds them, or raise if it cannot."""
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):

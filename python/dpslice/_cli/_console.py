@@ -172,6 +172,6 @@ def _progress(*columns: Any, quiet: bool) -> Iterator[Progress]:
     console = Console(file=cast(IO[str], _Lenient(sys.stderr)))
     # In a log file a bar would be a clutter of lines.
     bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
-    # One that shows nothing is not started either: rich 13 writes an empty line where it ends.
+    # A bar that shows nothing is not started: rich 13 would write an empty line at its end.
     with nullcontext() if bar.disable else bar:
         yield bar

@@ -24,7 +24,8 @@ def check_outputs(
     """Refuse, before any work is done or privacy spent, what could not be written in the end.
 
     `directory` is the option whose output is a directory, all others being files; `hint` is what to
-    do instead of writing to what is no file. A checkpoint that is there is gone on from.
+    do instead of writing to what is no file. An existing checkpoint is not in the way: training
+    resumes from it.
     """
     taken = {real_path(path): "the input" for path in inputs}
     for option, path in outputs.items():

@@ -42,7 +42,8 @@ def publish(
         named = "; ".join(" x ".join(columns) for columns in tables)
         counts.append(f"round {i + 1} of {synthesizer.rounds}: counted {named}")
 
-    announced = synthesizer.rounds == 0  # once rows are read, as there may be too many rounds
+    # Said once rows are read: before that, the release may be refused for too many rounds.
+    announced = synthesizer.rounds == 0
 
     with _console.rows_progress("releasing", quiet=quiet, counted=counted) as done:
 

@@ -19,7 +19,7 @@ Generative Model Training", NeurIPS 2024, arXiv:2410.19941.
 from dpslice.accounting._adjacency import ADJACENCIES, SUM_ADJACENCIES
 from dpslice.accounting._claims import computed_again
 from dpslice.accounting._composition import Slicing, composed_delta, composed_epsilon
-from dpslice.accounting._gaussian import FRAMES, calibrate_sigma, delta, epsilon, log_delta
+from dpslice.accounting._gaussian import calibrate_sigma, delta, epsilon, log_delta
 from dpslice.accounting._guarantee import Guarantee
 from dpslice.accounting._reference import paper_alpha, paper_epsilon, paper_sigma, rdp, rdp_epsilon
 from dpslice.accounting._rounding import numerical_loss, sum_numerical_loss
@@ -33,6 +33,7 @@ from dpslice.accounting._subsampling import (
     subsampled_epsilon,
 )
 from dpslice.accounting._sums import calibrate_sums, choice_range, sum_guarantee
+from dpslice.frames import FRAMES
 
 __all__ = [
     "ADJACENCIES",

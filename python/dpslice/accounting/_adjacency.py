@@ -11,3 +11,8 @@ NEIGHBOURS: Final = {
     "replace_one": "one record is replaced by any other record of the domain",
     "add_remove": "one record is in the table or not",
 }
+
+
+def public_n(adjacency: str, n: int | None) -> int | None:
+    """Return the number of records where it may be told: add_remove protects it."""
+    return None if adjacency == "add_remove" else n

@@ -10,7 +10,8 @@ from dpslice.accounting._rounding import order_rounding
 from dpslice.accounting._slicing import checked_setting
 from dpslice.accounting._sums import sum_distances, sum_epsilon
 
-# Where a claim that is read is computed again: of ln delta, and of epsilon.
+# What a claim may be off by when it is computed again: ln delta by the first, and other numbers
+# down to the second of what is found.
 _CLAIM_TOLERANCE: Final = 1e-6
 _CLAIM_SHARE: Final = 1.0 - 1e-6
 
@@ -44,8 +45,8 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
     guarantee : Guarantee
         Of a release of rows (the order left out) or of sums, or of several together.
     at_least : bool
-        Charge no more for rounding than any version of this library has done: what a certificate
-        states less than that, it was not given.
+        Charge as little for rounding as the most lenient version of this library: a certificate
+        that states less was not made by any of them.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
 
 
 def _refuse_order_overclaim(guarantee: Guarantee) -> None:
-    """Raise in the same way where the order of rows is counted on."""
+    """Do what `refuse_overclaim` does where the order of rows is counted on."""
     assert guarantee.n is not None
     assert guarantee.p is not None
     assert guarantee.sigma is not None

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dpslice.accounting._gaussian import FRAMES
 from dpslice.accounting._guarantee import Guarantee
 from dpslice.accounting._reference import paper_alpha, paper_epsilon, paper_sigma
 from dpslice.accounting._slicing import calibrate_slicing, slicing_guarantee
-from dpslice.frames import column_norm_bound
+from dpslice.frames import FRAMES, column_norm_bound
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import _special
+from dpslice.frames import FRAMES
 
-FRAMES: Final = ("orthonormal", "gaussian")
 Array = NDArray[np.float64]
 # Error of ln delta allowed for, at a value of size |ln delta|: several times what was measured
 # against 50-digit arithmetic. It is added, so that a reported delta is never below the true one.
@@ -256,7 +256,7 @@ def least_sigma(log_f: Callable[[float], float], target: float, guess: float) ->
 
 
 def gaussian_epsilon(target: float, mu: float) -> float:
-    """Epsilon of the Gaussian mechanism with a fixed ratio: where the other laws start."""
+    """Epsilon of the Gaussian mechanism with a fixed ratio; the first guess for other laws."""
     ratio = Ratio(mu)
     return least_epsilon(
         lambda x: log_delta_at(x, ratio), target, 0.5 * mu * mu + mu * math.sqrt(-2.0 * target)

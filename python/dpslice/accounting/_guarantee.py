@@ -12,8 +12,8 @@ from typing import Any, Final
 from dpslice import _arrays
 from dpslice.accounting._adjacency import ADJACENCIES, NEIGHBOURS, SUM_ADJACENCIES
 from dpslice.accounting._composition import Slicing, composed_epsilon
-from dpslice.accounting._gaussian import FRAMES
 from dpslice.accounting._rounding import SUM_ROUNDING, computed_epsilon, rounded_sensitivity
+from dpslice.frames import FRAMES
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def wording(guarantee: Guarantee) -> Wording:
 
 # Entries of a written guarantee that are left out where they have their defaults.
 _ONLY_WHERE_SAID: Final = {"sampling_rate": None, "frame_norm": None, "amplified_by_order": False}
+_COMPOSITIONS: Final = ("basic", "joint")
 _DEEPEST: Final = 100  # nested parts of one that is read
 
 
@@ -99,8 +100,8 @@ class Guarantee:
         False where the noise is not fit for privacy: then there is no guarantee at all.
     parts : tuple of Guarantee
         What was composed, if anything.
-    composition : str, optional
-        How: ``"basic"`` (epsilon and delta add up) or ``"joint"`` (`composed_epsilon`).
+    composition : {"basic", "joint"}, optional
+        How: ``"basic"``, epsilon and delta add up; or ``"joint"``, by `composed_epsilon`.
     notes : tuple of str
         Further conditions of the promise, one sentence each; printed on the certificate.
     sampling_rate : float, optional
@@ -182,7 +183,7 @@ class Guarantee:
             if not isinstance(part, Guarantee):
                 raise TypeError(f"parts must hold Guarantee objects; got {type(part).__name__}")
         if self.composition is not None:
-            _line("composition", self.composition)
+            _arrays.choice("composition", self.composition, _COMPOSITIONS)
         notes = _arrays.elements("notes", self.notes)
         put("notes", tuple(_line("notes", note) for note in notes))
         if self.sampling_rate is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dpslice import _arrays
+from dpslice.frames import ORTHONORMAL_TOLERANCE
 
 
 def numerical_loss(
@@ -52,12 +53,15 @@ def numerical_loss(
 
 
 def _lost_mass(numbers: int, eps: float) -> float:
-    """Delta that the numbers cost whose errors are larger than accounted for: (1 + e^eps) t."""
+    """Delta that numbers with errors beyond the bound cost: (1 + e^eps) t."""
     return numbers * 2.0**-74 * (1.0 + math.exp(min(eps, 700.0)))
 
 
 def lost_delta(numbers: int, eps: float) -> float:
-    """Charge for it: never less as epsilon grows, and twice what is needed where that is much."""
+    """Delta to charge for the lost mass: 16 t, or twice what is needed where that is not enough.
+
+    It never falls as epsilon grows.
+    """
     least, needed = numbers * 2.0**-70, _lost_mass(numbers, eps)
     return least if needed <= least else 2.0 * needed
 
@@ -76,8 +80,8 @@ def computed_epsilon(
     to it. Infinite where the mass beyond the bounds on errors alone takes all of delta: computed
     noise ends somewhere, and two rows that are so far apart can be told apart by that.
 
-    `at_least` leaves out what grows with epsilon, and the growth of delta: so little has been
-    charged by all versions of this library.
+    `at_least` leaves out what grows with epsilon, and the growth of delta. No version of this
+    library has charged less.
     """
     lost = lost_delta(numbers, 0.0)
     if at_least:
@@ -105,9 +109,13 @@ def order_rounding(n: int, p: int) -> float:
 
 
 def rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
-    # 1e-9 covers the rounding of the frame; that of XU is at most 2 norm d sqrt(p) 2^-53 for two
-    # rows.
-    return distance * (1.0 + 1e-9) + 2.0 * norm * d * math.sqrt(p) * 2.0**-53
+    """Bound the distance of two projected rows as they are computed.
+
+    Orthonormal frames are off by the tolerance that they were drawn to. Rounding adds at most
+    ``2 norm d sqrt(p) 2^-53`` to the distance of two rows of XU.
+    """
+    frame = 1.0 + ORTHONORMAL_TOLERANCE
+    return distance * frame + 2.0 * norm * d * math.sqrt(p) * 2.0**-53
 
 
 def checked_total(delta: object, eps: float, numbers: int, where: str) -> float:

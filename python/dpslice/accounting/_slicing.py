@@ -10,7 +10,6 @@ from typing import Final
 from dpslice import _arrays
 from dpslice.accounting._adjacency import ADJACENCIES
 from dpslice.accounting._gaussian import (
-    FRAMES,
     SAFE_SIGMA,
     Ratio,
     epsilon_at,
@@ -29,6 +28,7 @@ from dpslice.accounting._rounding import (
     rounded_sensitivity,
 )
 from dpslice.accounting._shuffling import end_that_holds, least_holding, log_shuffled_delta
+from dpslice.frames import FRAMES, ORTHONORMAL_TOLERANCE
 
 _LARGEST_ORDER_EPSILON: Final = 6.0  # that the order is claimed for: little is gained near it
 
@@ -76,7 +76,7 @@ class _Setting:
         bounded together, for one and the same frame.
         """
         if self.frame == "orthonormal":
-            norm = math.sqrt(-(-self.p // self.d)) * (1.0 + 1e-9)  # what frames may be off by
+            norm = math.sqrt(-(-self.p // self.d)) * (1.0 + ORTHONORMAL_TOLERANCE)
         else:
             assert self.frame_norm is not None
             norm = self.frame_norm

@@ -398,8 +398,14 @@ class Discretization:
         Raises
         ------
         TypeError, ValueError
-            If the column cannot hold the value.
+            If there is no such column, or it cannot hold the value.
         """
+        column = _arrays.integer("column", column, minimum=0)
+        if column >= self.n_columns:
+            raise ValueError(
+                f"column must be a position below {self.n_columns}, the number of columns; "
+                f"got {column}"
+            )
         levels = self.levels[column]
         number = levels.column.to_numbers(pd.Series([value], name=levels.column.name))
         return int(_codes(levels, number)[0][0])

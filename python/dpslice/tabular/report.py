@@ -91,6 +91,11 @@ _ADJACENCY = {
         "doubt": "whether your row is in the table",
     },
 }
+_COMPOSITION = {
+    "basic": "ε and δ add up",
+    "joint": "accounted for together, exactly",
+    None: None,
+}
 
 
 def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
@@ -155,10 +160,6 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
         }
         for part in (_steps(guarantee) if guarantee.parts else ())
     ]
-    how = {
-        "basic": "ε and δ add up",
-        "joint": "accounted for together, exactly",
-    }
     return {
         "given": True,
         "private": guarantee.private,
@@ -184,7 +185,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
         "mechanism": guarantee.mechanism,
         "steps": [_facts(step) for step in _steps(guarantee)],
         "parts": parts,
-        "composition": how.get(guarantee.composition or "", guarantee.composition),
+        "composition": _COMPOSITION.get(guarantee.composition),
         "notes": list(guarantee.notes),
         "text": str(guarantee),
     }
@@ -500,6 +501,8 @@ def write_report(
         raise FileNotFoundError(f"path must lie in an existing directory; got {place}")
     if guarantee is not None and not isinstance(guarantee, Guarantee):
         raise TypeError(f"guarantee must be a Guarantee or None; got {type(guarantee).__name__}")
+    if title is not None and not isinstance(title, str):
+        raise TypeError(f"title must be a string or None; got {type(title).__name__}")
     if training is not None and not isinstance(training, Mapping):
         raise TypeError(f"training must be a mapping or None; got {type(training).__name__}")
     results = scores(real, synthetic, schema, target=target, holdout=holdout, seed=seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -65,7 +65,7 @@ class TrainingOptions:
     lr: float = 1e-3
     ema: float | None = 0.998
     code_dim: int = 16
-    hidden: tuple[int, ...] = field(default=(128, 128))
+    hidden: tuple[int, ...] = (128, 128)
     temperature: float = 0.5
 
     if TYPE_CHECKING:  # what the fields are made of

@@ -311,8 +311,9 @@ class SumMethod:
         """Draw rows, from the model's exact conditional distribution where there are conditions."""
         rng = np.random.default_rng(seed)
         schema = self.discretization.schema
+        places = {name: j for j, name in enumerate(schema.names)}
         given = {
-            schema.names.index(name): self.discretization.code_of(schema.names.index(name), value)
+            places[name]: self.discretization.code_of(places[name], value)
             for name, value in conditions.items()
         }
         codes = mixture.sample(n, rng, given=given)

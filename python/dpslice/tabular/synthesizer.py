@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -41,8 +41,43 @@ _UNSEALED_FORMAT = 2  # had no checksum; read as before
 
 MOST_ROWS = 10**9  # of one sample, which is made in memory
 
-_Method = type[RowMethod] | type[SumMethod]
-METHODS: dict[str, _Method] = {"sums": SumMethod, "rows": RowMethod}
+METHODS: dict[str, type[RowMethod] | type[SumMethod]] = {"sums": SumMethod, "rows": RowMethod}
+
+
+class _Method(Protocol):
+    """What a `Synthesizer` asks of its method. Releases and models are of the method's own kind."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what makes the same coordinates of the same schema, as JSON can hold it."""
+
+    def publish(
+        self,
+        df: pd.DataFrame | Iterable[pd.DataFrame],
+        *,
+        epsilon: float,
+        delta: float,
+        adjacency: str,
+        seed: int,
+        **where: Any,
+    ) -> Release:
+        """Release a private table: the one step that reads it."""
+
+    def check(self, release: Any) -> None:
+        """Raise ValueError unless a release is of the schema's coordinates."""
+
+    def new_model(self) -> nn.Module:
+        """Make a model, not trained yet, that the weights of a file fit."""
+
+    def train(self, release: Any, *, seed: int, **how: Any) -> tuple[nn.Module, FitResult]:
+        """Train a new model on a release; `how` is passed on to `dpslice.torch.fit`."""
+
+    def sample(
+        self, model: Any, n: int, *, seed: int, conditions: Mapping[str, object]
+    ) -> pd.DataFrame:
+        """Draw rows of a trained model that meet the conditions."""
+
+    def facts(self, release: Any, model: Any) -> dict[str, Any]:
+        """Return what a report says of the method beyond steps and loss."""
 
 
 def _on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -181,7 +216,7 @@ class Synthesizer:
 
     def _use(self, settings: Mapping[str, Any]) -> None:
         """Take the method's coordinates of rows, with other settings than the defaults."""
-        self._method: Any = METHODS[self.method](self.schema, self.training, settings)
+        self._method: _Method = METHODS[self.method](self.schema, self.training, settings)
 
     # ------------------------------------------------------------------------- private side
 
@@ -260,7 +295,10 @@ class Synthesizer:
                 stacklevel=3,  # where that method was called
             )
         kind = METHODS[self.method]
-        metadata = {"schema": self.schema.to_dict(), kind.settings_key: self._method.settings()}
+        metadata: dict[str, Any] = {
+            "schema": self.schema.to_dict(),
+            kind.settings_key: self._method.settings(),
+        }
         if self.rounds:
             metadata["rounds"] = self.rounds
         if self.schema.guarantee is not None:
@@ -284,7 +322,6 @@ class Synthesizer:
                 **({"rounds": self.rounds, "on_round": watched} if self.rounds else {}),
                 **({"amplify_by_order": True} if self.amplify_by_order else {}),
             )
-        assert self.release is not None
         self._guarantee = self._total(self.release)
         return self.release
 
@@ -500,8 +537,7 @@ class Synthesizer:
         conditions = self._checked_conditions(conditions)
         seed = self._next_seed() if seed is None else seed
         with _on_the_cpu():
-            table: pd.DataFrame = self._method.sample(model, n, seed=seed, conditions=conditions)
-        return table
+            return self._method.sample(model, n, seed=seed, conditions=conditions)
 
     def _next_seed(self) -> int:
         """Seed of the next sample that names none: the synthesizer's own for the first."""

@@ -204,6 +204,20 @@ class _SumLoss(nn.Module, ABC):
         return buffer.to(dtype=x.dtype, device=x.device)
 
 
+def _checked_columns(columns: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Return the columns that a generator makes, or raise; all of them for None."""
+    if columns is None:
+        return tuple(range(count))
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        raise TypeError(f"columns must be a sequence of integers; got {_arrays.describe(columns)}")
+    checked = tuple(_arrays.integer("columns", column, minimum=0) for column in columns)
+    if not set(checked) <= set(range(count)) or len(set(checked)) != len(checked):
+        raise ValueError(
+            f"columns must be different ones of the release's {count}; got {list(checked)}"
+        )
+    return checked
+
+
 class MarginalMatching(_SumLoss):
     r"""Distance of the generator's tables from those of a sum release.
 
@@ -265,25 +279,12 @@ class MarginalMatching(_SumLoss):
                 f"MarginalMatching takes a release of MarginalSums; got {features!r}: "
                 "FeatureMatching takes others"
             )
-        if columns is None:
-            columns = range(len(features.sizes))
-        if isinstance(columns, str) or not isinstance(columns, Sequence):
-            raise TypeError(
-                f"columns must be a sequence of integers; got {_arrays.describe(columns)}"
-            )
-        columns = [_arrays.integer("columns", column, minimum=0) for column in columns]
-        place = {column: i for i, column in enumerate(columns)}
-        if not set(place) <= set(range(len(features.sizes))) or len(place) != len(columns):
-            raise ValueError(
-                f"columns must be different ones of the release's {len(features.sizes)}; "
-                f"got {list(columns)}"
-            )
         self.release = release
+        self.columns = _checked_columns(columns, len(features.sizes))
+        place = {column: i for i, column in enumerate(self.columns)}
         self.halves = _arrays.boolean("halves", halves)
-        columns_weight = _arrays.nonnegative_real("columns_weight", columns_weight)
-        self.columns = tuple(columns)
-        self.columns_weight = columns_weight
-        self.sizes = tuple(features.sizes[column] for column in columns)
+        self.columns_weight = _arrays.nonnegative_real("columns_weight", columns_weight)
+        self.sizes = tuple(features.sizes[column] for column in self.columns)
         ends = np.cumsum([0, *self.sizes])
         self.d = int(ends[-1])
         n = getattr(release, "n", None)  # where it is public
@@ -330,13 +331,13 @@ class MarginalMatching(_SumLoss):
         if not self.n_cells:
             raise ValueError("columns must hold at least one group of the release; got none")
         weight_of_all = float(self.n_cells)
-        if columns_weight:
+        if self.columns_weight:
             for column, (table, deviation) in features.estimate_columns(sums, noise).items():
                 if column in place:
                     span = slice(ends[place[column]], ends[place[column] + 1])
                     share[1, span] = table / n
-                    share_weight[1, span] = columns_weight * (n / deviation) ** 2
-                    weight_of_all += columns_weight * table.size
+                    share_weight[1, span] = self.columns_weight * (n / deviation) ** 2
+                    weight_of_all += self.columns_weight * table.size
         self._conditions = tuple(moments)
         for name, array in (
             ("target", np.array([target for target, _ in moments.values()])),

@@ -117,7 +117,16 @@ def _learning_rate_factor(
     """
     rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
     if callable(schedule):
-        return rise * float(schedule(step))
+        factor = schedule(step)
+        try:
+            number = float(factor)  # of a tensor or an array, too
+        except (TypeError, ValueError, RuntimeError):  # each library raises its own
+            raise TypeError(
+                f"schedule must return a number; got {_arrays.describe(factor)} for step {step}"
+            ) from None
+        if not math.isfinite(number):
+            raise ValueError(f"schedule must return a finite number; got {number} for step {step}")
+        return rise * number
     if step < warmup or schedule == "constant":
         return rise
     done = (step - warmup) / max(1, steps - warmup)
@@ -182,6 +191,22 @@ class _InterruptGuard:
     def __exit__(self, *error: object) -> None:
         for which, previous in self._previous.items():
             signal.signal(which, previous)
+
+
+@contextlib.contextmanager
+def _bar(shown: bool, *, total: int, done: int) -> Iterator[Callable[[float], None]]:
+    """Show a bar of the steps; what it gives is called with the loss of each."""
+    if not shown:
+        yield lambda loss: None
+        return
+    tqdm = _arrays.require("tqdm", extra="torch").tqdm
+    with tqdm(total=total, initial=min(done, total), unit="step", desc="fit") as bar:
+
+        def show(loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+            bar.update()
+
+        yield show
 
 
 @contextlib.contextmanager
@@ -255,7 +280,7 @@ def unsealed(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_atomically(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that at any moment `path` is whole: the old one or the new one."""
-    # Made in memory first: of a full disk, torch's own writer says nothing that helps.
+    # Made in memory first: on a full disk, torch's own writer raises an error that helps nobody.
     data = sealed(content, format=CHECKPOINT_FORMAT, version=CHECKPOINT_VERSION)
     try:
         with _storage.replacing(path) as file:
@@ -391,7 +416,8 @@ class _Run:
                     "a run cannot go back; pass as many steps or more, another checkpoint path, or "
                     "resume=False to start again"
                 )
-            # What is this run's own comes first, the caller's last: by then all has been read.
+            # This run's own state comes first, the caller's objects last: nothing of theirs has
+            # changed if an entry is missing.
             self.base_lrs = [float(lr) for lr in content["base_lrs"]]
             self.history = content["history"].tolist()
             self.step = int(content["step"])
@@ -413,6 +439,49 @@ class _Run:
                 f"checkpoint {str(path)!r} does not fit this run ({error}); "
                 "pass another checkpoint path, or resume=False to start again"
             ) from error
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Train in the block: mode of the generator and learning rates are put back after it."""
+        before = self.generator.training
+        self.generator.train()
+        try:
+            yield
+        finally:
+            self.generator.train(before)
+            for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                group["lr"] = base  # an optimizer of the caller's may be used again
+
+
+class _Checkpoint:
+    """The file that a run is saved in, if there is one, and which of its steps is there."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.step: int | None = None  # None: none of this run's
+
+    def take_up(self, run: _Run, *, steps: int, resume: bool) -> None:
+        """Go on from the file if it is there and that is wanted."""
+        if self.path is None or not self.path.exists():
+            return
+        if resume:
+            run.restore(self.path, steps=steps)
+            self.step = run.step
+        else:
+            _read_checkpoint(self.path)  # what is not known to be a checkpoint is not replaced
+
+    def save(self, run: _Run) -> None:
+        """Save the run as it is, unless that was done."""
+        if self.path is not None and self.step != run.step:
+            _write_atomically(run.content(), self.path)
+            self.step = run.step
+
+    @property
+    def kept(self) -> str:
+        """What is left where training cannot go on, in words."""
+        if self.step is None:
+            return "no checkpoint was saved"
+        return f"the checkpoint of step {self.step} is kept at {str(self.path)!r}"
 
 
 def checkpoint_path(checkpoint: str | os.PathLike[str] | None) -> Path | None:
@@ -460,6 +529,18 @@ def _make_optimizer(
     return made
 
 
+def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], object], ...]:
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"callbacks must be a sequence of callables; got {_arrays.describe(callbacks)}"
+        )
+    given = tuple(callbacks)
+    for callback in given:
+        if not callable(callback):
+            raise TypeError(f"callbacks must be callable; got {_arrays.describe(callback)}")
+    return given
+
+
 def _latent_dim(generator: nn.Module, latent_dim: int | None) -> int:
     value = getattr(generator, "latent_dim", None) if latent_dim is None else latent_dim
     if value is None:
@@ -504,7 +585,11 @@ def _describe_loss(loss: object) -> str:
 
 
 def _one_step(
-    run: _Run, z: Tensor, lr_factor: float, clip_grad_norm: float | None, kept: str
+    run: _Run,
+    z: Tensor,
+    lr_factor: float,
+    clip_grad_norm: float | None,
+    saves: _Checkpoint,
 ) -> tuple[float, float]:
     """Do one step of training; return the loss and the learning rate.
 
@@ -521,7 +606,7 @@ def _one_step(
             f"({z.shape[0]}, d); got {_arrays.describe(x)}"
         )
     if not _arrays.all_finite(x):
-        raise TrainingError(f"{where}: the generator's output holds NaN or infinity; {kept}")
+        raise TrainingError(f"{where}: the generator's output holds NaN or infinity; {saves.kept}")
     try:
         value = run.loss(x)
     except ValueError as error:
@@ -529,7 +614,7 @@ def _one_step(
             raise  # rows that never fitted: a mistake of the caller's
         raise TrainingError(
             f"{where}: the loss refuses the generator's output, of entries up to "
-            f"{float(x.detach().abs().max()):.3g} ({error}); {kept}"
+            f"{float(x.detach().abs().max()):.3g} ({error}); {saves.kept}"
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise ValueError(
@@ -538,14 +623,14 @@ def _one_step(
         )
     loss = float(value.detach())
     if not math.isfinite(loss):
-        raise TrainingError(f"{where}: the loss is {loss}; {kept}")
+        raise TrainingError(f"{where}: the loss is {loss}; {saves.kept}")
     value.backward()
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(
         parameters, math.inf if clip_grad_norm is None else clip_grad_norm
     )
     if not math.isfinite(float(norm)):
-        raise TrainingError(f"{where}: the gradient's norm is {float(norm)}; {kept}")
+        raise TrainingError(f"{where}: the gradient's norm is {float(norm)}; {saves.kept}")
     run.optimizer.step()
     run.step += 1
     run.history.append(loss)
@@ -594,8 +679,9 @@ def fit(
         releases nor the random state, so a run that is resumed would draw other batches. Functions
         that a loss was given, such as a divergence of one's own, it knows by name at most.
     steps : int
-        Steps to train for, in total: a resumed run does what is left of them. A checkpoint of a
-        later step is refused.
+        Steps to train for, in total: a resumed run does what is left of them. They may be more than
+        before: the schedule is then that of the new number. A checkpoint of a later step is
+        refused.
     batch_size : int
         Synthetic rows per step (c).
     latent_dim : int, optional
@@ -606,8 +692,8 @@ def fit(
     lr : float
         Base learning rate of the default optimizer; others bring their own.
     schedule : {"cosine", "constant"} or callable
-        The factor on the learning rate: falling to 0 along a half cosine, or 1, or a function of
-        the step (counted from 0).
+        The factor on the learning rate: falling to 0 along a half cosine, or 1, or what a function
+        of the step (counted from 0) returns, a finite number.
     warmup : int
         First steps over which the learning rate rises linearly.
     clip_grad_norm : float, optional
@@ -649,7 +735,6 @@ def fit(
         If the checkpoint is damaged or from a newer version, or, where the run is to go on from it,
         from a run with another release, architecture or setting, or of a later step than `steps`.
         Nothing has been changed then.
-        `steps` may be greater than they were: the schedule is then that of the new number.
     TrainingError
         If the generator's output, the loss or the gradient is not finite, or the loss refuses rows
         as it did not before.
@@ -723,16 +808,10 @@ def fit(
     checkpoint_every = _arrays.positive_integer("checkpoint_every", checkpoint_every)
     resume = _arrays.boolean("resume", resume)
     progress = _arrays.boolean("progress", progress)
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(
-            f"callbacks must be a sequence of callables; got {_arrays.describe(callbacks)}"
-        )
-    callbacks = tuple(callbacks)
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"callbacks must be callable; got {_arrays.describe(callback)}")
-    path = checkpoint_path(checkpoint)
-    bar_class = _arrays.require("tqdm", extra="torch").tqdm if progress else None
+    callbacks = _checked_callbacks(callbacks)
+    saves = _Checkpoint(checkpoint_path(checkpoint))
+    if progress:
+        _arrays.require("tqdm", extra="torch")
 
     made = _make_optimizer(optimizer, generator, lr)
     first = next(generator.parameters())
@@ -752,7 +831,6 @@ def fit(
         "given": _checked_settings(settings),
     }
     start = time.monotonic()
-    was_training = generator.training
     with (
         _InterruptGuard() as guard,
         _private_rng(device),
@@ -760,53 +838,28 @@ def fit(
         torch.enable_grad(),
     ):
         run = _Run(generator, loss, made, settings=all_settings, device=device, seed=seed, ema=ema)
-        saved = -1  # step of the checkpoint on disk, -1: none of this run
-        if path is not None and path.exists():
-            if resume:
-                run.restore(path, steps=steps)
-                saved = run.step
-            else:
-                _read_checkpoint(path)  # what is not known to be a checkpoint is not replaced
-        generator.train()
-        bar = None
-        if bar_class is not None:
-            bar = bar_class(total=steps, initial=min(run.step, steps), unit="step", desc="fit")
-        stopped = False
-        try:
+        saves.take_up(run, steps=steps, resume=resume)
+        with run.training(), _bar(progress, total=steps, done=run.step) as show:
+            stopped = False
             while run.step < steps and not stopped and not guard.interrupted:
                 z = torch.randn(batch_size, latent_dim, generator=run.latent, device="cpu")
-                kept = (
-                    f"the checkpoint of step {saved} is kept at {str(path)!r}"
-                    if saved >= 0
-                    else "no checkpoint was saved"
-                )
                 value, rate = _one_step(
                     run,
                     z.to(device=device, dtype=dtype),
                     _learning_rate_factor(schedule, run.step, steps=steps, warmup=warmup),
                     clip_grad_norm,
-                    kept,
+                    saves,
                 )
-                if bar is not None:
-                    bar.set_postfix_str(f"loss {value:.4g}", refresh=False)
-                    bar.update()
+                show(value)
                 state = TrainingState(
                     run.step, steps, value, rate, time.monotonic() - start, generator, run.history
                 )
                 for callback in callbacks:
                     callback(state)
                 stopped = state._stop
-                if path is not None and run.step % checkpoint_every == 0:
-                    _write_atomically(run.content(), path)
-                    saved = run.step
-            if path is not None and saved != run.step:
-                _write_atomically(run.content(), path)
-        finally:
-            generator.train(was_training)
-            for group, base in zip(made.param_groups, run.base_lrs, strict=True):
-                group["lr"] = base  # an optimizer of the caller's may be used again
-            if bar is not None:
-                bar.close()
+                if run.step % checkpoint_every == 0:
+                    saves.save(run)
+            saves.save(run)
         if run.average is not None:
             run.average.load_into(generator)
     return FitResult(
