@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import doctest
 import math
 import pickle
@@ -321,6 +322,49 @@ def test_batches_are_distinct_rows_drawn_uniformly():
         share = min(size, 30) / 30
         # Binomial counts; five standard deviations over 4 x 30 counts: wrong in 1 of 10^4 seeds.
         assert (np.abs(counts - 600 * share) <= 5 * np.sqrt(600 * share * (1 - share))).all()
+
+
+@every_loss
+@pytest.mark.parametrize("size", [4, 19, 100])  # drawn by rejection, by permutation, all
+def test_a_loss_on_some_rows_is_that_of_a_release_of_them(release, make, size):
+    first, stop = 10, 47
+    part = RowRelease(
+        release.frame,
+        release.projections[first:stop],
+        release.sigma,
+        dataclasses.replace(release.guarantee, n=stop - first),
+        frame_kind=release.frame_kind,
+    )
+    x = synthetic()
+    loss = make(release, rows=(first, stop), batch_size=size, seed=0)
+    assert_same(loss(x), make(part, batch_size=size, seed=0)(x), x)
+    assert "rows=(10, 47)" in repr(loss)
+    assert not torch.equal(loss(x), make(release, batch_size=size, seed=0)(x))
+
+
+@pytest.mark.parametrize("all_rows", [None, (0, 60), [0, 60]])
+def test_all_rows_may_be_named(release, all_rows):
+    loss = SlicedWasserstein(release, rows=all_rows, seed=0)
+    assert loss.rows == (0, 60)
+    assert "rows=" not in repr(loss)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ((0, 61), ValueError, r"0 <= first < stop <= 60, the rows of the release; got \(0, 61\)"),
+        ((5, 5), ValueError, r"0 <= first < stop <= 60"),
+        ((9, 5), ValueError, r"0 <= first < stop <= 60"),
+        ((-5, 5), ValueError, "rows must be an integer >= 0"),
+        ((0, 5, 9), ValueError, r"rows must be \(first, stop\)"),
+        ((0.0, 0.8), TypeError, "rows must be an integer >= 0"),
+        (48, TypeError, "rows must be a sequence"),
+        ("ab", TypeError, "rows must be a sequence"),
+    ],
+)
+def test_rows_that_are_no_part_are_refused(release, rows, error, message):
+    with pytest.raises(error, match=message):
+        SmoothedLikelihood(release, rows=rows)
 
 
 def test_defaults(release):

@@ -73,6 +73,21 @@ def _as_numpy(drawn: Tensor) -> NDArray[np.int64]:
     return np.array(drawn.tolist(), dtype=np.int64)
 
 
+def _stretch(rows: object, n: int) -> tuple[int, int]:
+    """Return the first row that is used and the one after the last: all n, or the user's."""
+    if rows is None:
+        return 0, n
+    bounds = tuple(
+        _arrays.integer("rows", row, minimum=0) for row in _arrays.elements("rows", rows)
+    )
+    if len(bounds) != 2 or not bounds[0] < bounds[1] <= n:
+        raise ValueError(
+            f"rows must be (first, stop) with 0 <= first < stop <= {n}, the rows of the release; "
+            f"got {_arrays.describe(rows)}"
+        )
+    return bounds
+
+
 class _ReleaseLoss(nn.Module):
     """What the losses on a release of rows share: batches, slices, random state, checks."""
 
@@ -86,6 +101,7 @@ class _ReleaseLoss(nn.Module):
         n_slices: int | None,
         slice_dim: int,
         batch_size: int,
+        rows: tuple[int, int] | None,
         seed: int | None,
     ) -> None:
         super().__init__()
@@ -100,7 +116,10 @@ class _ReleaseLoss(nn.Module):
         if n_slices is None:
             n_slices = release.p // self.slice_dim
         self.n_slices = _arrays.positive_integer("n_slices", n_slices)
-        self.batch_size = min(_arrays.positive_integer("batch_size", batch_size), release.n)
+        self.rows = _stretch(rows, release.n)
+        self.batch_size = min(
+            _arrays.positive_integer("batch_size", batch_size), self.rows[1] - self.rows[0]
+        )
         if seed is not None:
             seed = _arrays.seed("seed", seed)
         self.seed = seed
@@ -147,6 +166,7 @@ class _ReleaseLoss(nn.Module):
             "n_slices": self.n_slices,
             "slice_dim": self.slice_dim,
             "batch_size": self.batch_size,
+            **({"rows": self.rows} if self.rows != (0, self.release.n) else {}),
             "seed": self.seed,
         }
 
@@ -171,16 +191,17 @@ class _ReleaseLoss(nn.Module):
 
     def _draw_rows(self) -> NDArray[np.intp]:
         """Draw `batch_size` distinct rows, each subset equally likely, in O(batch_size) memory."""
-        n, b = self.release.n, self.batch_size
+        first, stop = self.rows
+        n, b = stop - first, self.batch_size
         if b == n:
-            return np.arange(n)
+            return np.arange(first, stop)
         if 3 * b >= n:
-            return np.sort(_as_numpy(self._drawn(torch.randperm, n)[:b]))
+            return first + np.sort(_as_numpy(self._drawn(torch.randperm, n)[:b]))
         rows = np.empty(0, dtype=np.int64)
         while len(rows) < b:  # by symmetry of the row numbers, repeats may simply be drawn anew
             more = _as_numpy(self._drawn(torch.randint, n, (b - len(rows),)))
             rows = np.unique(np.concatenate([rows, more]))
-        return rows
+        return first + rows
 
     def _released(self, rows: NDArray[np.intp]) -> Tensor:
         """Gather released rows [b, p]; of a memory-mapped release, only they are read."""
@@ -290,6 +311,10 @@ class SmoothedLikelihood(_ReleaseLoss):
         Dimension k of a slice. Default: all p columns.
     batch_size : int
         Released rows per call (b), drawn anew without repeats; all of them if there are fewer.
+    rows : tuple of int, optional
+        Released rows to use, as (first, stop): a part of the release. They are in random order, so
+        that another part is a fair test of what was trained on this one; as all post-processing,
+        that costs nothing. Default: all.
     seed : int, optional
         Seed of the batches and fresh slices. Default: drawn from the operating system.
 
@@ -299,7 +324,8 @@ class SmoothedLikelihood(_ReleaseLoss):
         If `release` is no Release, or an argument is of the wrong kind.
     ValueError
         If the release is not of rows, it has too few columns for the slices, fresh slices are
-        wanted of a frame whose columns are not orthonormal, or a size is below 1.
+        wanted of a frame whose columns are not orthonormal, a size is below 1, or `rows` are not
+        its own.
 
     Notes
     -----
@@ -325,6 +351,7 @@ class SmoothedLikelihood(_ReleaseLoss):
         n_slices: int | None = None,
         slice_dim: int | None = None,
         batch_size: int = 2048,
+        rows: tuple[int, int] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -333,6 +360,7 @@ class SmoothedLikelihood(_ReleaseLoss):
             n_slices=n_slices,
             slice_dim=getattr(release, "p", 1) if slice_dim is None else slice_dim,
             batch_size=batch_size,
+            rows=rows,
             seed=seed,
         )
 
@@ -390,6 +418,10 @@ class SlicedDivergence(_ReleaseLoss):
     batch_size : int, optional
         Released rows per call (b), drawn anew without repeats; all of them if there are fewer. Time
         grows with its cube. Default: 128.
+    rows : tuple of int, optional
+        Released rows to use, as (first, stop): a part of the release. They are in random order, so
+        that another part is a fair test of what was trained on this one; as all post-processing,
+        that costs nothing. Default: all.
     seed : int, optional
         Seed of batches, fresh slices and sampled noise. Default: drawn from the operating system.
 
@@ -399,8 +431,9 @@ class SlicedDivergence(_ReleaseLoss):
         If `release` is no Release, or an argument is of the wrong kind.
     ValueError
         If the release is not of rows, it has too few columns for the slices, fresh slices are
-        wanted of a frame whose columns are not orthonormal, a size is below 1, the divergence is
-        unknown, a bandwidth or multiplier is not positive, or the ridge is negative.
+        wanted of a frame whose columns are not orthonormal, a size is below 1, `rows` are not its
+        own, the divergence is unknown, a bandwidth or multiplier is not positive, or the ridge is
+        negative.
 
     References
     ----------
@@ -431,6 +464,7 @@ class SlicedDivergence(_ReleaseLoss):
         n_slices: int | None = None,
         slice_dim: int = 2,
         batch_size: int = 128,
+        rows: tuple[int, int] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -439,6 +473,7 @@ class SlicedDivergence(_ReleaseLoss):
             n_slices=n_slices,
             slice_dim=slice_dim,
             batch_size=batch_size,
+            rows=rows,
             seed=seed,
         )
         self.divergence = get_divergence(divergence)
@@ -460,8 +495,9 @@ class SlicedDivergence(_ReleaseLoss):
             column = torch.tensor(values, dtype=torch.float64, device="cpu").unsqueeze(1)
             self._bandwidths = column.expand(-1, self.n_slices)
         elif self.slices == "fixed":
-            rows = np.linspace(0, release.n - 1, min(MEDIAN_ROWS, release.n)).round()
-            released = self._released(rows.astype(np.intp)).double()
+            first, stop = self.rows
+            looked_at = np.linspace(first, stop - 1, min(MEDIAN_ROWS, stop - first)).round()
+            released = self._released(looked_at.astype(np.intp)).double()
             self._bandwidths = self._medians(self._cut(released[:, : self._frame.shape[1]]))
 
     def _settings(self) -> dict[str, object]:
@@ -528,6 +564,10 @@ class SlicedWasserstein(_ReleaseLoss):
         Number m of slices. Default: p.
     batch_size : int
         Released rows per call (b), drawn anew without repeats; all of them if there are fewer.
+    rows : tuple of int, optional
+        Released rows to use, as (first, stop): a part of the release. They are in random order, so
+        that another part is a fair test of what was trained on this one; as all post-processing,
+        that costs nothing. Default: all.
     seed : int, optional
         Seed of batches, fresh slices and noise. Default: drawn from the operating system.
 
@@ -537,7 +577,8 @@ class SlicedWasserstein(_ReleaseLoss):
         If `release` is no Release, or an argument is of the wrong kind.
     ValueError
         If the release is not of rows, it has too few columns for the slices, fresh slices are
-        wanted of a frame whose columns are not orthonormal, or a size or the order is below 1.
+        wanted of a frame whose columns are not orthonormal, a size or the order is below 1, or
+        `rows` are not its own.
 
     References
     ----------
@@ -563,6 +604,7 @@ class SlicedWasserstein(_ReleaseLoss):
         slices: str = "fixed",
         n_slices: int | None = None,
         batch_size: int = 2048,
+        rows: tuple[int, int] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -571,6 +613,7 @@ class SlicedWasserstein(_ReleaseLoss):
             n_slices=n_slices,
             slice_dim=1,
             batch_size=batch_size,
+            rows=rows,
             seed=seed,
         )
         self.order = _arrays.real_at_least_one("order", order)
