@@ -9,7 +9,7 @@ import importlib
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -42,6 +42,25 @@ __all__ = [
 ]
 
 _Kind = TypeVar("_Kind")
+
+
+def describe(value: object) -> str:
+    """Show a value in an error message: short, and with its shape where it is an array."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and len(shape) > 0:
+        dtype = getattr(value, "dtype", "?")
+        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than some 4,300 digits
+        return f"{type(value).__name__} of too many digits to show"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _with_type(value: object) -> str:
+    """Show a value after its type, which of an array is shown anyway."""
+    kind, shown = type(value).__name__, describe(value)
+    return shown if shown.startswith(kind) else f"{kind} {shown}"
 
 
 def require(package: str, *, extra: str) -> ModuleType:
@@ -77,28 +96,8 @@ def require(package: str, *, extra: str) -> ModuleType:
 # ----------------------------------------------------------------------------------------- numbers
 
 
-def describe(value: object) -> str:
-    """Show a value in an error message: short, and with its shape where it is an array."""
-    shape = getattr(value, "shape", None)
-    if shape is not None and len(shape) > 0:
-        dtype = getattr(value, "dtype", "?")
-        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than some 4,300 digits
-        return f"{type(value).__name__} of too many digits to show"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _with_type(value: object) -> str:
-    """Show a value after its type, which of an array is shown anyway."""
-    kind, shown = type(value).__name__, describe(value)
-    return shown if shown.startswith(kind) else f"{kind} {shown}"
-
-
-def _real(name: str, value: object, rule: str) -> float:
-    if type(value) is float:  # as nearly all are: the look at an abstract class takes longer
-        return value
+def _as_float(name: str, value: object, rule: str) -> float:
+    """Return a real number as a float; one beyond float64 breaks any rule."""
     # NumPy counts complex numbers and durations among its numbers.
     other = isinstance(value, (bool, np.bool_, np.complexfloating, np.timedelta64))
     if other or not isinstance(value, (numbers.Real, np.number)):
@@ -111,65 +110,53 @@ def _real(name: str, value: object, rule: str) -> float:
         ) from None
 
 
+def _real(name: str, value: object, rule: str, obeys: Callable[[float], bool]) -> float:
+    """Return `value` as a float, or raise unless it is a real number that obeys the rule."""
+    # Nearly all are floats: the look at an abstract class takes longer.
+    number = value if type(value) is float else _as_float(name, value, rule)
+    if not obeys(number):  # as NaN never does: comparisons with it are false
+        raise ValueError(f"{name} must be {rule}; got {describe(value)}")
+    return number
+
+
 def finite_real(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is a finite real number."""
-    number = _real(name, value, "a finite number")
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be a finite number; got {describe(value)}")
-    return number
+    return _real(name, value, "a finite number", math.isfinite)
 
 
 def positive_real(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and > 0."""
-    number = _real(name, value, "a finite number > 0")
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a finite number > 0; got {describe(value)}")
-    return number
+    return _real(name, value, "a finite number > 0", lambda x: 0 < x < math.inf)
 
 
 def nonnegative_real(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and >= 0."""
-    number = _real(name, value, "a finite number >= 0")
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number >= 0; got {describe(value)}")
-    return number
+    return _real(name, value, "a finite number >= 0", lambda x: 0 <= x < math.inf)
 
 
 def nonnegative_or_infinite(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is >= 0 (infinity is allowed, NaN is not)."""
-    number = _real(name, value, "a number >= 0")
-    if not number >= 0:
-        raise ValueError(f"{name} must be a number >= 0; got {describe(value)}")
-    return number
+    return _real(name, value, "a number >= 0", lambda x: x >= 0)
 
 
 def negative_real(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and < 0."""
-    number = _real(name, value, "a finite number < 0")
-    if not (math.isfinite(number) and number < 0):
-        raise ValueError(f"{name} must be a finite number < 0; got {describe(value)}")
-    return number
+    return _real(name, value, "a finite number < 0", lambda x: -math.inf < x < 0)
 
 
 def real_above_one(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and > 1."""
-    number = _real(name, value, "a finite number > 1")
-    if not (math.isfinite(number) and number > 1):
-        raise ValueError(f"{name} must be a finite number > 1; got {describe(value)}")
-    return number
+    return _real(name, value, "a finite number > 1", lambda x: 1 < x < math.inf)
 
 
 def real_at_least_one(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is finite and >= 1."""
-    number = _real(name, value, "a finite number >= 1")
-    if not (math.isfinite(number) and number >= 1):
-        raise ValueError(f"{name} must be a finite number >= 1; got {describe(value)}")
-    return number
+    return _real(name, value, "a finite number >= 1", lambda x: 1 <= x < math.inf)
 
 
 def open_unit(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless 0 < value < 1."""
-    number = _real(name, value, "a number strictly between 0 and 1")
+    number = _real(name, value, "a number strictly between 0 and 1", lambda _: True)
     if not 0 < number < 1:
         raise ValueError(f"{name} must be strictly between 0 and 1; got {describe(value)}")
     return number
@@ -200,15 +187,17 @@ def integer(name: str, value: object, *, minimum: int) -> int:
 
 def positive_integer(name: str, value: object) -> int:
     """Return `value` as an int, or raise unless it is an integer from 1 to 2**63 - 1."""
-    number = integer(name, value, minimum=1)
-    if number >= 2**63:
-        raise ValueError(f"{name} must be an integer < 2**63; got {describe(number)}")
-    return number
+    return _int64(name, value, minimum=1)
 
 
 def seed(name: str, value: object) -> int:
     """Return `value` as an int, or raise unless it is an integer from 0 to 2**63 - 1."""
-    number = integer(name, value, minimum=0)
+    return _int64(name, value, minimum=0)
+
+
+def _int64(name: str, value: object, *, minimum: int) -> int:
+    """Check an integer that must fit into 64 bits, one of them for the sign."""
+    number = integer(name, value, minimum=minimum)
     if number >= 2**63:
         raise ValueError(f"{name} must be an integer < 2**63; got {describe(number)}")
     return number
