@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -248,14 +250,14 @@ def test_no_backend_for_cuda() -> None:
 @pytest.mark.usefixtures("no_cuda")
 def test_cuda_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     place = _arrays.Place("torch", "cuda:1", 7)
-    monkeypatch.setattr(_arrays, "place_of", lambda name, value: place)
+    monkeypatch.setattr(_arrays._operands, "place_of", lambda name, value: place)
     with pytest.raises(NotImplementedError, match=r"are on cuda:1; move them to the CPU"):
         gaussian_kernel_sum(torch.from_numpy(X), torch.from_numpy(Y), 1.0)
 
 
 def test_devices_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     places = iter([_arrays.Place("torch", "cpu"), _arrays.Place("torch", "cuda:0", 0)])
-    monkeypatch.setattr(_arrays, "place_of", lambda name, value: next(places))
+    monkeypatch.setattr(_arrays._operands, "place_of", lambda name, value: next(places))
     with pytest.raises(ValueError, match="y must be on cpu like the others; got cuda:0"):
         gaussian_kernel_sum(torch.from_numpy(X), torch.from_numpy(Y), 1.0)
 
@@ -550,6 +552,17 @@ class TestProject:
     def test_range_of_key(self, key: Any) -> None:
         with pytest.raises(ValueError, match="key must be"):
             kernels.project(self.x, self.frame, 1.0, "fast", key)
+
+
+def test_package_of_checks_gives_on_what_its_files_give() -> None:
+    given: dict[str, Any] = {}
+    for info in pkgutil.iter_modules(_arrays.__path__):
+        module = importlib.import_module(f"dpslice._arrays.{info.name}")
+        own = {name: getattr(module, name) for name in module.__all__}
+        assert not own.keys() & given.keys()  # a name has one home
+        given.update(own)
+    assert set(_arrays.__all__) == given.keys()
+    assert all(getattr(_arrays, name) is value for name, value in given.items())
 
 
 def test_missing_extension_says_how_to_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -471,7 +471,7 @@ def test_a_replay_reports_what_fails() -> None:
     x, g = q.clone(), torch.ones(2, device="cuda", dtype=torch.float64)
     on_side_stream(lambda: functional.density_ratio(x, q, g, 0.0))
     _cuda_kernels._reports.clear()  # so that its memory is made while the graph is recorded
-    _arrays._cuda_kernels.cache_clear()
+    _arrays._devices._cuda_kernels.cache_clear()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = functional.density_ratio(x, q, g, 0.0)

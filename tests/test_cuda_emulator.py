@@ -1242,9 +1242,9 @@ def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """Pretend that CPU tensors lie on a device: torch's way through the dispatch, and autograd."""
     torch = pytest.importorskip("torch")
     recorded: list[tuple[int, Any]] = []
-    monkeypatch.setattr(
-        _arrays, "place_of", lambda name, value: _arrays.Place("torch", "cuda:0", 0)
-    )
+    place = _arrays.Place("torch", "cuda:0", 0)
+    for module in (_arrays, _arrays._operands):
+        monkeypatch.setattr(module, "place_of", lambda name, value: place)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
     monkeypatch.setattr(
@@ -1253,11 +1253,11 @@ def torch_on_device(cuda: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterato
         lambda tensor, stream: recorded.append((tensor.data_ptr(), stream)),
     )
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    _arrays._stream_object.cache_clear()  # of what is no stream, now and afterwards
+    _arrays._devices._stream_object.cache_clear()  # of what is no stream, now and afterwards
     torch.recorded_for_test = recorded
     yield torch
     del torch.recorded_for_test
-    _arrays._stream_object.cache_clear()
+    _arrays._devices._stream_object.cache_clear()
 
 
 def test_torch_operators_on_a_device(torch_on_device: Any) -> None:
@@ -1411,14 +1411,14 @@ def test_without_memory_for_reports(torch_on_device: Any, monkeypatch: pytest.Mo
     from dpslice.torch import functional
 
     monkeypatch.setattr(_cuda_kernels, "_reports", {})
-    _arrays._cuda_kernels.cache_clear()
+    _arrays._devices._cuda_kernels.cache_clear()
     monkeypatch.setenv("DPSLICE_EMULATOR_PINNED", "0")
     q = torch.randn(1, 5, 3)
     with pytest.raises(RuntimeError, match="allocate 16 bytes of pinned host memory: out of mem"):
         functional.density_ratio(q, q, 1.0, 0.1)
     monkeypatch.delenv("DPSLICE_EMULATOR_PINNED")
     functional.density_ratio(q, q, 1.0, 0.1)
-    _arrays._cuda_kernels.cache_clear()
+    _arrays._devices._cuda_kernels.cache_clear()
 
 
 # ----------------------------------------------------------------------------------- sanitizers

@@ -222,6 +222,16 @@ def test_a_schema_too_wide_for_pairs_is_refused() -> None:
             "rng must be a",
         ),
         (
+            lambda: Discretization(SCHEMA).decode(np.zeros((2, 6), int), None, 5),
+            TypeError,
+            "shapes must be a mapping from columns to shapes; got None",
+        ),
+        (
+            lambda: Discretization(SCHEMA).decode(np.zeros((2, 6), int), {3: [0.0, 1.0]}, 5),
+            TypeError,
+            r"shapes\[3\] must be a FineShape; got \[0.0, 1.0\]",
+        ),
+        (
             lambda: Discretization(SCHEMA).encode(_table(3).drop(columns="age")),
             ValueError,
             "age",

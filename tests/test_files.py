@@ -374,6 +374,26 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["t.csv"]
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_directory_is_flushed_once_the_file_has_its_name(tmp_path, monkeypatch, refused):
+    """And where the system flushes no directories, the file is written all the same."""
+    path = write(tmp_path / "t.csv", "old")
+    flush, flushed = os.fsync, []
+
+    def watched(descriptor):
+        directory = os.path.samestat(os.fstat(descriptor), tmp_path.stat())
+        flushed.append((directory, path.read_text()))
+        if directory and refused:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_csv(pd.DataFrame({"a": [1]}), path)
+    assert flushed == [(False, "old"), (True, "a\n1\n")]
+    assert path.read_text() == "a\n1\n"
+    assert os.listdir(tmp_path) == ["t.csv"]
+
+
 def test_an_interrupt_leaves_the_old_file(tmp_path):
     path = write(tmp_path / "t.csv", "old")
 

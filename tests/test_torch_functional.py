@@ -908,7 +908,8 @@ def test_cuda_is_refused_clearly(op, monkeypatch):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dpslice::{op.name}", "CUDA")
     monkeypatch.setitem(sys.modules, "dpslice._cuda", None)
     place = _arrays.Place("torch", "cuda:0", 0)
-    monkeypatch.setattr(_arrays, "place_of", lambda name, value: place)
+    for module in (_arrays, _arrays._operands):
+        monkeypatch.setattr(module, "place_of", lambda name, value: place)
     with pytest.raises(NotImplementedError, match="this build of dpslice has no CUDA kernels"):
         op.call(*op.tensors())
 

@@ -132,8 +132,9 @@ def telling_of_full_disk(target: Path) -> Iterator[None]:
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` only once it is complete.
 
-    The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed.
-    After an error or an interrupt the old file, if any, is still there and nothing else is.
+    The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed;
+    then the directory is flushed. After an error or an interrupt the old file, if any, is still
+    there and nothing else is.
 
     Parameters
     ----------
@@ -172,6 +173,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException:  # Ctrl-C too must leave no half-written file behind
         temporary.unlink(missing_ok=True)
         raise
+    # The new name, too, is to outlast a loss of power. Where a directory cannot be opened or
+    # flushed, the file is in its place all the same: that is no error.
+    with suppress(OSError):
+        flush_to_disk(target.absolute().parent)
 
 
 def flush_to_disk(path: Path) -> None:

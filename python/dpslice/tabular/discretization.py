@@ -425,7 +425,7 @@ class Discretization:
         codes : ndarray, shape (n, number of columns), int64
             Coarse codes.
         shapes : mapping from int to FineShape
-            By column.
+            By column; empty, if there are none.
         rng : numpy.random.Generator
             Where values inside bins come from.
 
@@ -437,7 +437,8 @@ class Discretization:
         Raises
         ------
         TypeError
-            If the codes are no array of integers, or `rng` is no NumPy generator.
+            If the codes are no array of integers, `shapes` is no mapping to shapes, or `rng` is no
+            NumPy generator.
         ValueError
             If the codes have another shape, or one is out of range.
         """
@@ -448,6 +449,12 @@ class Discretization:
         highest = np.array([levels.coarse for levels in self.levels])
         if ((codes < 0) | (codes >= highest)).any():
             raise ValueError("codes must lie within the levels of their columns")
+        if not isinstance(shapes, Mapping):
+            raise TypeError(
+                f"shapes must be a mapping from columns to shapes; got {_arrays.describe(shapes)}"
+            )
+        for j, shape in shapes.items():
+            _arrays.instance(f"shapes[{j!r}]", shape, FineShape, "a FineShape")
         rng = _arrays.random_generator("rng", rng)
         return pd.DataFrame(
             {
