@@ -15,16 +15,12 @@ from dpslice import _core
 
 
 def run_python(code: str, isa: str | None) -> subprocess.CompletedProcess[str]:
-    return run(["-c", code], isa)
-
-
-def run(arguments: list[str], isa: str | None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("DPSLICE_ISA", None)
     if isa is not None:
         environment["DPSLICE_ISA"] = isa
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -51,36 +47,6 @@ def test_unknown_instruction_set_in_the_environment() -> None:
     assert "ImportError" in found.stderr
     assert "DPSLICE_ISA: isa must be one of" in found.stderr
     assert "got 'mmx'" in found.stderr
-
-
-@pytest.mark.parametrize(
-    "start", [["-m", "dpslice"], ["-mdpslice"], ["-X", "utf8", "-m", "dpslice.cli"], ["dpslice"]]
-)
-@pytest.mark.parametrize("arguments", [[], ["info", "--json"]])
-def test_the_command_tells_of_it_in_one_line(
-    start: list[str], arguments: list[str], tmp_path: Path
-) -> None:
-    if start == ["dpslice"]:  # as installers write it
-        script = tmp_path / "dpslice"
-        script.write_text("import sys\nfrom dpslice.cli import main\nsys.exit(main())\n")
-        start = [str(script)]
-    found = run([*start, *arguments], "mmx")
-    assert found.returncode == 1
-    assert found.stdout == ""
-    known = ", ".join(_core.available_isas())
-    assert found.stderr.startswith(
-        f"error: environment variable DPSLICE_ISA: isa must be one of {known}"
-    )
-    assert found.stderr.endswith("; got 'mmx'\n")
-    assert found.stderr.count("\n") == 1
-
-
-def test_programs_of_other_names_get_the_error_itself(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "try:\n    import dpslice\nexcept ImportError as error:\n    print('caught', error)\n"
-    )
-    assert run([str(program)], "mmx").stdout.startswith("caught environment variable DPSLICE_ISA")
 
 
 def test_unknown_instruction_set() -> None:

@@ -21,15 +21,6 @@ count) and ``dpslice.frames`` (random directions). The command ``dpslice --help`
 import importlib
 from typing import TYPE_CHECKING
 
-try:
-    from dpslice import _core as _core  # before all else: it reads DPSLICE_ISA, and may refuse it
-except ImportError as error:
-    from dpslice._cli._exits import end_command
-
-    if "DPSLICE_ISA" in str(error):
-        end_command(error)
-    raise
-
 from dpslice import accounting, divergences, features, frames, kernels
 from dpslice._version import __version__
 from dpslice.accounting import Guarantee
