@@ -25,11 +25,6 @@ py::dict build_config() {
 PYBIND11_MODULE(_core, m) {
   using namespace dpslice;
   m.doc() = "Compiled kernels of dpslice. Arguments are checked in dpslice._arrays, not here.";
-  try {
-    active_isa();
-  } catch (const std::invalid_argument& error) {
-    throw py::import_error(std::string("environment variable DPSLICE_ISA: ") + error.what());
-  }
   m.def("num_threads", &num_threads, "Threads that kernels use.");
   m.def("set_num_threads", &set_num_threads, py::arg("threads"),
         "Set the threads that kernels use.");

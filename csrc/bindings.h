@@ -1,5 +1,5 @@
 // What every bind_*.cpp uses. Bindings translate: arrays in, pointers and sizes out, the
-// interpreter lock released around the kernel. Arguments were checked in python/dpslice/_arrays.py;
+// interpreter lock released around the kernel. Arguments were checked in python/dpslice/_arrays/;
 // here are only guards against reading out of bounds.
 #pragma once
 

@@ -45,13 +45,20 @@ Isa named(const std::string& name) {
 
 Isa initial() {
   const char* wanted = std::getenv("DPSLICE_ISA");
-  if (wanted != nullptr && *wanted != '\0') return named(wanted);
+  if (wanted != nullptr && *wanted != '\0') {
+    try {
+      return named(wanted);
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(std::string("environment variable DPSLICE_ISA: ") + error.what());
+    }
+  }
   Isa best = kAll[0];
   for (Isa isa : kAll)
     if (processor_has(isa)) best = isa;
   return best;
 }
 
+// At first use, not on import: so it is an error like any other, which the command line can tell.
 std::atomic<Isa>& active() {
   static std::atomic<Isa> isa{initial()};
   return isa;

@@ -15,12 +15,16 @@ from dpslice import _core
 
 
 def run_python(code: str, isa: str | None) -> subprocess.CompletedProcess[str]:
+    return run(["-c", code], isa)
+
+
+def run(arguments: list[str], isa: str | None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("DPSLICE_ISA", None)
     if isa is not None:
         environment["DPSLICE_ISA"] = isa
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -42,11 +46,20 @@ def test_empty_environment_variable_counts_as_unset() -> None:
 
 
 def test_unknown_instruction_set_in_the_environment() -> None:
-    found = run_python(SHOW, "mmx")
-    assert found.returncode != 0
-    assert "ImportError" in found.stderr
-    assert "DPSLICE_ISA: isa must be one of" in found.stderr
-    assert "got 'mmx'" in found.stderr
+    kernel = "import numpy as np; from dpslice.kernels import median_distance"
+    for code in (SHOW, f"{kernel}; median_distance(np.eye(2)[None])"):
+        found = run_python(code, "mmx")
+        assert found.returncode != 0
+        assert "ValueError: environment variable DPSLICE_ISA: isa must be one of" in found.stderr
+        assert "got 'mmx'" in found.stderr
+
+
+def test_the_command_tells_of_it_in_one_line() -> None:
+    found = run(["-m", "dpslice", "info"], "mmx")
+    known = ", ".join(_core.available_isas())
+    expected = f"error: environment variable DPSLICE_ISA: isa must be one of {known}; got 'mmx'\n"
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", expected)
+    assert run(["-m", "dpslice", "--version"], "mmx").returncode == 0
 
 
 def test_unknown_instruction_set() -> None:
