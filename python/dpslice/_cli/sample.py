@@ -100,10 +100,12 @@ def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
 
 
 def _check_same_schema(of_model: Schema, given: Schema, model: Path) -> None:
-    if of_model.columns == given.columns:
+    if of_model.columns == given.columns and of_model.impossible == given.impossible:
         return
     if of_model.names != given.names:
         what = "its columns are " + ", ".join(map(repr, of_model.names))
+    elif of_model.columns == given.columns:
+        what = "its rules on what is impossible are others"
     else:
         differing = [c.name for c, other in zip(of_model, given, strict=True) if c != other]
         what = f"column {differing[0]!r} is described differently"

@@ -27,7 +27,8 @@ from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.release import Release, checked_release, total_guarantee
-from dpslice.tabular.columns import Categorical, Datetime, Number
+from dpslice.tabular._conditions import check_possible
+from dpslice.tabular.columns import Categorical, held_number
 from dpslice.tabular.files import cell_value
 from dpslice.tabular.rows import RowMethod, TrainingOptions
 from dpslice.tabular.schema import Schema
@@ -75,6 +76,9 @@ class _Method(Protocol):
         self, model: Any, n: int, *, seed: int, conditions: Mapping[str, object]
     ) -> pd.DataFrame:
         """Draw rows of a trained model that meet the conditions."""
+
+    def broken_share(self, model: Any, *, seed: int) -> float:
+        """Estimate the share of a model's own rows that break a rule of the schema."""
 
     def facts(self, release: Any, model: Any) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
@@ -500,6 +504,9 @@ class Synthesizer:
     ) -> pd.DataFrame:
         """Draw synthetic rows; free of privacy cost.
 
+        Rows that break a rule of the schema on what is impossible are rejected and drawn anew: what
+        comes has the model's distribution given that none is broken.
+
         Parameters
         ----------
         n : int
@@ -523,7 +530,8 @@ class Synthesizer:
         ------
         TypeError, ValueError
             If the synthesizer is not trained, n < 1 or n > 10**9, or a condition names no column,
-            a value that its column cannot hold, or rows that the model (nearly) never makes.
+            a value that its column cannot hold, or rows that the model (nearly) never makes or
+            that the schema's rules forbid.
         """
         n = _arrays.integer("n", n, minimum=1)  # its own bound is lower than that of counts
         if n > MOST_ROWS:
@@ -535,9 +543,33 @@ class Synthesizer:
         if seed is not None:
             seed = _arrays.seed("seed", seed)
         conditions = self._checked_conditions(conditions)
+        check_possible(self.schema, conditions)
         seed = self._next_seed() if seed is None else seed
         with _on_the_cpu():
             return self._method.sample(model, n, seed=seed, conditions=conditions)
+
+    def broken_share(self) -> float:
+        """Estimate the share of the model's own rows that break a rule of the schema.
+
+        `sample` draws them anew. The probability of anything among its rows (without conditions)
+        differs from that in the model by at most this share, as a conditional distribution's does.
+        A property of the model, so public as that is.
+
+        Returns
+        -------
+        float
+            From 0 to 1, of some ten thousand rows drawn; the same at every call.
+
+        Raises
+        ------
+        ValueError
+            If the synthesizer is not trained.
+        """
+        model = self._trained()
+        if not self.schema.impossible:
+            return 0.0
+        with _on_the_cpu():
+            return self._method.broken_share(model, seed=self.seed)
 
     def _next_seed(self) -> int:
         """Seed of the next sample that names none: the synthesizer's own for the first."""
@@ -566,31 +598,7 @@ class Synthesizer:
             value: Any = given
             if isinstance(given, str) and not isinstance(column, Categorical):
                 value = cell_value(column, given)
-            # What tables hold is mapped to `other`; here an unknown level is a mistake.
-            levels = column.categories if isinstance(column, Categorical) else None
-            if levels is not None and not pd.isna(value) and value not in levels:
-                raise ValueError(
-                    f"conditions must be values that column {name!r} can hold; got "
-                    f"{_arrays.describe(value)}, which is not among the schema's categories"
-                )
-            if pd.isna(value) and not column.nullable:
-                raise ValueError(
-                    f"conditions must be values that column {name!r} can hold; got a missing "
-                    "value, and the column is not nullable"
-                )
-            number = column.to_numbers(pd.Series([value], name=name))
-            # Tables are clipped to their bounds; a condition outside them is a mistake.
-            kept, grid = True, ""
-            if isinstance(column, Number) and not pd.isna(value):
-                kept = float(number[0]) == float(value)
-                grid = f" in steps of {column.step:g}" if column.step is not None else ""
-            elif isinstance(column, Datetime) and not pd.isna(value):
-                kept = column.from_numbers(number)[0] == pd.Timestamp(value)
-            if not kept:
-                raise ValueError(
-                    f"conditions must be values that column {name!r} can hold, within its bounds"
-                    f"{grid}; got {value}"
-                )
+            held_number("conditions must be", column, value)
             checked[name] = value
         return checked
 
@@ -773,10 +781,14 @@ class Synthesizer:
         """
         if self.result is None:
             return None
+        drawn_anew = {}
+        if self.schema.impossible:
+            drawn_anew["rows drawn anew, as they broke a rule"] = f"{self.broken_share():.2%}"
         return {
             "steps": self.result.steps,
             "seconds": round(self.result.seconds, 1),
             **self._method.facts(self.release, self._trained()),
+            **drawn_anew,
             "seed": self.seed,
             "loss": [float(value) for value in self.result.history],
         }
