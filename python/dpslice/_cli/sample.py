@@ -72,6 +72,12 @@ def sample(
             write_text(synthetic, sys.stdout.buffer)
         return
     write_csv(synthetic, path)
+    if synthesizer.schema.impossible:
+        _console.remark(
+            f"{synthesizer.broken_share():.2%} of the model's own rows break a rule of the schema "
+            "on what is impossible; such rows were drawn anew",
+            quiet=quiet,
+        )
     total = synthesizer.guarantee
     _console.remark(
         f"{rows} rows written to {path}; they carry the model's guarantee: epsilon "
