@@ -210,10 +210,13 @@ class RowMethod:
         *,
         seed: int,
         conditions: Mapping[str, object],
+        schema: Schema,
     ) -> pd.DataFrame:
-        """Draw rows; those that meet conditions and break no rule are found by rejection."""
+        """Draw rows; those that meet conditions and break no rule are found by rejection.
+
+        Rules are those of `schema`, which is else the method's own.
+        """
         source = torch.Generator().manual_seed(seed)
-        schema = self.encoding.schema
         wanted = numbers_of(schema, conditions)
 
         def draw(rows: int) -> pd.DataFrame:
@@ -233,10 +236,10 @@ class RowMethod:
         with torch.no_grad():
             return self.encoding.decode(generator(z).numpy().astype(np.float64))
 
-    def broken_share(self, generator: TabularGenerator, *, seed: int) -> float:
+    def broken_share(self, generator: TabularGenerator, *, seed: int, schema: Schema) -> float:
         """Estimate the share of the model's own rows that break a rule of the schema."""
         rows = self._draw(generator, BLOCK_ROWS, torch.Generator().manual_seed(seed))
-        return float(np.mean(~keep_to_rules(rows, self.encoding.schema)))
+        return float(np.mean(~keep_to_rules(rows, schema)))
 
     def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
         meets = np.ones(len(piece), dtype=bool)

@@ -314,14 +314,14 @@ class SumMethod:
         *,
         seed: int,
         conditions: Mapping[str, object],
+        schema: Schema,
     ) -> pd.DataFrame:
         """Draw rows, from the model's exact conditional distribution where there are conditions.
 
-        Rows that break a rule of the schema are drawn anew, each by itself; all others are what
-        they would be without rules.
+        Rows that break a rule of `schema`, which is else the method's own, are drawn anew, each by
+        itself; all others are what they would be without rules.
         """
         rng = np.random.default_rng(seed)
-        schema = self.discretization.schema
         wanted = numbers_of(schema, conditions)
         places = {name: j for j, name in enumerate(schema.names)}
         given = {
@@ -355,10 +355,10 @@ class SumMethod:
         shapes = dict(zip(self.discretization.fine_codes, mixture.shapes(), strict=True))
         return self.discretization.decode(codes, shapes, rng)
 
-    def broken_share(self, mixture: ProductMixture, *, seed: int) -> float:
+    def broken_share(self, mixture: ProductMixture, *, seed: int, schema: Schema) -> float:
         """Estimate the share of the model's own rows that break a rule of the schema."""
         rows = self._draw(mixture, BLOCK_ROWS, np.random.default_rng(seed))
-        return float(np.mean(~keep_to_rules(rows, self.discretization.schema)))
+        return float(np.mean(~keep_to_rules(rows, schema)))
 
     def facts(self, release: SumRelease | None, model: ProductMixture) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""

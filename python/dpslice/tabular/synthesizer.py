@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from dpslice.tabular._conditions import check_possible
 from dpslice.tabular.columns import Categorical, held_number
 from dpslice.tabular.files import cell_value
 from dpslice.tabular.rows import RowMethod, TrainingOptions
+from dpslice.tabular.rules import Rule
 from dpslice.tabular.schema import Schema
 from dpslice.tabular.sums import MixtureOptions, SumMethod
 from dpslice.torch.training import FitResult, TrainingState, checkpoint_path, sealed, unsealed
@@ -73,11 +74,17 @@ class _Method(Protocol):
         """Train a new model on a release; `how` is passed on to `dpslice.torch.fit`."""
 
     def sample(
-        self, model: Any, n: int, *, seed: int, conditions: Mapping[str, object]
+        self,
+        model: Any,
+        n: int,
+        *,
+        seed: int,
+        conditions: Mapping[str, object],
+        schema: Schema,
     ) -> pd.DataFrame:
-        """Draw rows of a trained model that meet the conditions."""
+        """Draw rows of a trained model that meet the conditions and break no rule of the schema."""
 
-    def broken_share(self, model: Any, *, seed: int) -> float:
+    def broken_share(self, model: Any, *, seed: int, schema: Schema) -> float:
         """Estimate the share of a model's own rows that break a rule of the schema."""
 
     def facts(self, release: Any, model: Any) -> dict[str, Any]:
@@ -501,11 +508,12 @@ class Synthesizer:
         *,
         seed: int | None = None,
         conditions: Mapping[str, object] | None = None,
+        impossible: Sequence[Rule | Mapping[str, object]] | None = None,
     ) -> pd.DataFrame:
         """Draw synthetic rows; free of privacy cost.
 
-        Rows that break a rule of the schema on what is impossible are rejected and drawn anew: what
-        comes has the model's distribution given that none is broken.
+        Rows that break a rule on what is impossible are rejected and drawn anew: what comes has the
+        model's distribution given that none is broken.
 
         Parameters
         ----------
@@ -520,6 +528,9 @@ class Synthesizer:
             of sums draw from their exact conditional distribution; a number is conditioned on by
             its bin. Models of rows draw until enough rows meet the conditions; a number is met by
             what lies within 1/64 of its column's scale. In both the rows then have the very number.
+        impossible : sequence of mappings, optional
+            Rules as `Schema` takes them, in place of the schema's own: public, so they may well be
+            written once a model is there. None in the list: every row is as the model has it.
 
         Returns
         -------
@@ -529,9 +540,9 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the synthesizer is not trained, n < 1 or n > 10**9, or a condition names no column,
+            If the synthesizer is not trained, n < 1 or n > 10**9; if a condition names no column,
             a value that its column cannot hold, or rows that the model (nearly) never makes or
-            that the schema's rules forbid.
+            that rules forbid; or if a rule is no such rule.
         """
         n = _arrays.integer("n", n, minimum=1)  # its own bound is lower than that of counts
         if n > MOST_ROWS:
@@ -543,17 +554,31 @@ class Synthesizer:
         if seed is not None:
             seed = _arrays.seed("seed", seed)
         conditions = self._checked_conditions(conditions)
-        check_possible(self.schema, conditions)
+        schema = self._with_rules(impossible)
+        check_possible(schema, conditions)
         seed = self._next_seed() if seed is None else seed
         with _on_the_cpu():
-            return self._method.sample(model, n, seed=seed, conditions=conditions)
+            return self._method.sample(model, n, seed=seed, conditions=conditions, schema=schema)
 
-    def broken_share(self) -> float:
-        """Estimate the share of the model's own rows that break a rule of the schema.
+    def _with_rules(self, impossible: Sequence[Rule | Mapping[str, object]] | None) -> Schema:
+        """Return the schema, with other rules if there are any."""
+        if impossible is None:
+            return self.schema
+        return replace(self.schema, impossible=impossible)  # type: ignore[arg-type] # kept as Rule
+
+    def broken_share(
+        self, impossible: Sequence[Rule | Mapping[str, object]] | None = None
+    ) -> float:
+        """Estimate the share of the model's own rows that break a rule on what is impossible.
 
         `sample` draws them anew. The probability of anything among its rows (without conditions)
         differs from that in the model by at most this share, as a conditional distribution's does.
         A property of the model, so public as that is.
+
+        Parameters
+        ----------
+        impossible : sequence of mappings, optional
+            Rules in place of the schema's own, as in `sample`.
 
         Returns
         -------
@@ -562,14 +587,15 @@ class Synthesizer:
 
         Raises
         ------
-        ValueError
-            If the synthesizer is not trained.
+        TypeError, ValueError
+            If the synthesizer is not trained, or a rule is no such rule.
         """
         model = self._trained()
-        if not self.schema.impossible:
+        schema = self._with_rules(impossible)
+        if not schema.impossible:
             return 0.0
         with _on_the_cpu():
-            return self._method.broken_share(model, seed=self.seed)
+            return self._method.broken_share(model, seed=self.seed, schema=schema)
 
     def _next_seed(self) -> int:
         """Seed of the next sample that names none: the synthesizer's own for the first."""
