@@ -295,6 +295,7 @@ def test_rules_of_another_kind(wrong: Any) -> None:
         ([{"level": 1}, {"level": 2, "age": {"max": 90}}, {"level": 3}], 3),
         # One after the other: no level but 3, so no cook, so nobody is married; but all are.
         ([{"level": [1, 2]}, {"level": 3, "married": True}, {"married": False}], 3),
+        ([{"level": 3, "married": True}, {"level": [1, 2]}, {"married": False}], 1),
         ([{"born": {"max": "1999-12-31"}}, {"born": {"min": "2000-01-01"}}], 2),
         ([{"born": {"max": "1999-12-31"}}, {"born": {"min": "2000-01-02"}}], None),
     ],
