@@ -176,12 +176,13 @@ def read_rules(given: object, columns: Sequence[Column]) -> tuple[Rule, ...]:
             f"{_arrays.describe(given)}"
         )
     named = {column.name: column for column in columns}
-    rules: list[Rule] = []
+    seen: dict[Rule, int] = {}
     for i, entry in enumerate(given, 1):
         rule = _read_rule(f"impossible rule {i}", entry, named)
-        if rule in rules:
-            raise ValueError(f"impossible rule {i} ({rule}) repeats rule {rules.index(rule) + 1}")
-        rules.append(rule)
+        if rule in seen:
+            raise ValueError(f"impossible rule {i} ({rule}) repeats rule {seen[rule]}")
+        seen[rule] = i
+    rules = tuple(seen)
     dead_end = contradicted(rules, named)
     if dead_end is not None:
         others = " beside the other rules" if len(rules) > 1 else ""
@@ -189,7 +190,7 @@ def read_rules(given: object, columns: Sequence[Column]) -> tuple[Rule, ...]:
             f"impossible rule {dead_end + 1} ({rules[dead_end]}) must leave some rows possible"
             f"{others}; it leaves none"
         )
-    return tuple(rules)
+    return rules
 
 
 def _read_rule(label: str, entry: object, named: Mapping[str, Column]) -> Rule:

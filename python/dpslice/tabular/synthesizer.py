@@ -573,7 +573,8 @@ class Synthesizer:
 
         `sample` draws them anew. The probability of anything among its rows (without conditions)
         differs from that in the model by at most this share, as a conditional distribution's does.
-        A property of the model, so public as that is.
+        Models are fitted without rules: of a table that keeps to them, counts say so up to their
+        noise. A property of the model, so public as that is.
 
         Parameters
         ----------
