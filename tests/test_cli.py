@@ -1450,6 +1450,97 @@ def test_schema_check_counts_what_would_be_rounded(tmp_path: Path) -> None:
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["rounded"] is None
 
 
+RULES = """
+[[impossible]]
+age = { max = 40 }
+smoker = true
+
+[[impossible]]
+town = ["Aa", "Bern"]
+income = { missing = true }
+"""
+
+
+def _breaking(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        sum(int(age) <= 40 and smoker.lower() == "true" for age, _, smoker, _ in rows),
+        sum(town in ("Aa", "Bern") and not income for _, town, _, income in rows),
+    ]
+
+
+@pytest.fixture
+def ruled(tmp_path: Path) -> Path:
+    path = tmp_path / "ruled.toml"
+    path.write_text(SCHEMA + RULES, encoding="utf-8")
+    return path
+
+
+def _read(path: Path) -> list[list[str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+def test_schema_check_counts_rows_that_break_rules(ruled: Path, table: Path) -> None:
+    counts = _breaking(_rows(ROWS))
+    assert min(counts) > 0
+    text = succeed("schema", "check", ruled, table).stdout
+    assert f"impossible: {counts[0]} of {ROWS} rows have age at most 40 and smoker is True" in text
+    assert f"{counts[1]} of {ROWS} rows have town is 'Aa' or 'Bern' and income is missing" in text
+    assert "NOT PRIVATE" in text
+    counted = json.loads(succeed("schema", "check", ruled, table, "--json").stdout)
+    assert [entry["rows"] for entry in counted["impossible"]] == counts
+    assert counted["private"] is False
+    alone = json.loads(succeed("schema", "check", ruled, "--json").stdout)
+    assert [entry["rows"] for entry in alone["impossible"]] == [None, None]
+    assert alone["impossible"][0]["rule"] == "age at most 40 and smoker is True"
+    ruled.write_text(SCHEMA + RULES.replace("smoker = true", "smoker = 3"))
+    refuse("ruled.toml: impossible rule 1: column 'smoker'", "schema", "check", ruled, table)
+
+
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_no_synthetic_row_breaks_a_rule(
+    method: str, ruled: Path, schema: Path, table: Path, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "s.csv", tmp_path / "m.pt"
+    result = succeed(
+        *("synthesize", table, "--schema", ruled, "--epsilon", 20, "--method", method, *TINY),
+        *("--out", out, "--model", model, "-n", 400),
+    )
+    assert len(_read(out)) == 400
+    assert _breaking(_read(out)) == [0, 0]
+    assert re.search(r"\d\.\d\d% of the model's own rows break a rule", result.stderr)
+    more = tmp_path / "more.csv"
+    result = succeed("sample", model, "-n", 200, "--out", more, "--where", "smoker=true")
+    assert "of the model's own rows break a rule" in result.stderr
+    assert _breaking(_read(more)) == [0, 0]
+    assert min(int(age) for age, *_ in _read(more)) > 40
+    match = "impossible rule 1 .age at most 40 and smoker is True. forbids all"
+    refuse(match, "sample", model, "-n", 5, "--where", "smoker=true", "--where", "age=40")
+    # Rules of another file, in place of the model's: here none.
+    result = succeed(
+        *("sample", model, "-n", 400, "--seed", 0, "--schema", schema, "--out", more),
+        "--overwrite",
+    )
+    assert "break a rule" not in result.stderr
+    assert max(_breaking(_read(more))) > 0
+    again = succeed("sample", model, "-n", 400, "--seed", 0, "--schema", ruled, "--quiet").stdout
+    assert again == succeed("sample", model, "-n", 400, "--seed", 0, "--quiet").stdout
+    assert again == out.read_text(encoding="utf-8")
+
+
+def test_schema_infer_keeps_rules(table: Path, tmp_path: Path) -> None:
+    types, out = tmp_path / "types.toml", tmp_path / "s.toml"
+    types.write_text(SCHEMA.replace("min = 0\nmax = 100_000\n", "") + RULES, encoding="utf-8")
+    options = ["--types", types, "--epsilon", 5, "--out", out, "--quiet"]
+    refuse("impossible rule 2 .* 'income' is still to be", "schema", "infer", table, *options)
+    rule = RULES[: RULES.index("[[impossible]]\ntown")]
+    types.write_text(types.read_text().replace(RULES, rule), encoding="utf-8")
+    succeed("schema", "infer", table, *options)
+    assert [str(rule) for rule in Schema.load(out).impossible] == [
+        "age at most 40 and smoker is True"
+    ]
+
+
 def test_schema_check_says_that_it_is_not_private(schema: Path, table: Path) -> None:
     assert "NOT PRIVATE" in succeed("schema", "check", schema, table).stdout
     assert "NOT PRIVATE" not in succeed("schema", "check", schema).stdout  # no row was read

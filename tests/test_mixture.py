@@ -74,25 +74,39 @@ def test_start_has_the_given_shares() -> None:
     )
 
 
-def test_samples_have_the_models_joint_distribution() -> None:
+@pytest.mark.parametrize("independent", [False, True])
+def test_samples_have_the_models_joint_distribution(independent: bool) -> None:
     """Chi-squared over all 24 cells; systematic choice of components only lowers it."""
     mixture = _mixture()
-    codes = mixture.sample(200_000, np.random.default_rng(4))
+    codes = mixture.sample(200_000, np.random.default_rng(4), independent=independent)
     joint = np.einsum("ka,kb,kc->abc", *mixture.probabilities()) / 5
     counts = np.zeros(SIZES)
     np.add.at(counts, tuple(codes.T), 1)
     assert stats.chisquare(counts.ravel(), 200_000 * joint.ravel()).pvalue > 1e-6
 
 
-def test_conditional_samples_are_exact() -> None:
+@pytest.mark.parametrize("independent", [False, True])
+def test_conditional_samples_are_exact(independent: bool) -> None:
     mixture = _mixture()
-    codes = mixture.sample(200_000, np.random.default_rng(4), given={0: 2, 1: 1})
+    rng = np.random.default_rng(4)
+    codes = mixture.sample(200_000, rng, given={0: 2, 1: 1}, independent=independent)
     assert (codes[:, 0] == 2).all()
     assert (codes[:, 1] == 1).all()
     joint = np.einsum("ka,kb,kc->abc", *mixture.probabilities())
     expected = joint[2, 1] / joint[2, 1].sum()
     counts = np.bincount(codes[:, 2], minlength=4)
     assert stats.chisquare(counts, 200_000 * expected).pvalue > 1e-6
+
+
+def test_independent_rows_are_independent() -> None:
+    """How often a component comes varies as of rows drawn one by one, or hardly at all."""
+    mixture = ProductMixture((2,), 2)
+    with torch.no_grad():
+        mixture.logits.copy_(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))
+    rng = np.random.default_rng(0)
+    for independent, variance in ((True, 100 / 4), (False, 0.0)):
+        counts = [mixture.sample(100, rng, independent=independent).sum() for _ in range(2000)]
+        assert np.var(counts) == pytest.approx(variance, rel=0.15, abs=0.3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dpslice.accounting import Guarantee
+    from dpslice.tabular.rules import Rule
     from dpslice.tabular.synthesizer import Synthesizer
 
 # Noise of this share of all rows leaves next to nothing to be learned.
@@ -66,6 +67,17 @@ def publish(
     _warn_of_delta(release.guarantee, release.estimated_n, quiet=quiet)
     _warn_of_noise(release, quiet=quiet)
     return release
+
+
+def tell_of_rules(synthesizer: Synthesizer, rules: Sequence[Rule] | None, *, quiet: bool) -> None:
+    """Tell how many rows had to be drawn anew, if there are rules: the schema's, or others."""
+    if quiet or not (synthesizer.schema.impossible if rules is None else rules):
+        return
+    _console.remark(
+        f"{synthesizer.broken_share(rules):.2%} of the model's own rows break a rule on what is "
+        "impossible; such rows were drawn anew",
+        quiet=quiet,
+    )
 
 
 def _warn_of_delta(guarantee: Guarantee, n: int, *, quiet: bool) -> None:

@@ -18,6 +18,7 @@ from dpslice._cli._options import (
     load_schema,
 )
 from dpslice._cli._outputs import STANDARD_OUTPUT, check_outputs, telling
+from dpslice._cli._run import tell_of_rules
 from dpslice.accounting._guarantee import rounded_up
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ def sample(
     ] = "-",
     schema: Annotated[
         Path | None,
-        typer.Option("--schema", help="Refuse a model that was made for another schema."),
+        typer.Option(
+            "--schema",
+            help="Refuse a model that was made for other columns. The schema's rules on what is "
+            "impossible hold in place of the model's.",
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -63,15 +68,19 @@ def sample(
     from dpslice.tabular.synthesizer import Synthesizer
 
     synthesizer = Synthesizer.load(model)
+    rules = None
     if schema is not None:
-        _check_same_schema(synthesizer.schema, load_schema(schema), model)
+        given = load_schema(schema)
+        _check_same_columns(synthesizer.schema, given, model)
+        rules = given.impossible
     conditions = _conditions(synthesizer.schema, where or [])
-    synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions)
+    synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions, impossible=rules)
     if path is None:
         with telling():
             write_text(synthetic, sys.stdout.buffer)
         return
     write_csv(synthetic, path)
+    tell_of_rules(synthesizer, rules, quiet=quiet)
     total = synthesizer.guarantee
     _console.remark(
         f"{rows} rows written to {path}; they carry the model's guarantee: epsilon "
@@ -99,7 +108,7 @@ def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
     return conditions
 
 
-def _check_same_schema(of_model: Schema, given: Schema, model: Path) -> None:
+def _check_same_columns(of_model: Schema, given: Schema, model: Path) -> None:
     if of_model.columns == given.columns:
         return
     if of_model.names != given.names:

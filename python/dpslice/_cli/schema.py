@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,6 +84,12 @@ _TEMPLATE_HEAD = """\
 #   type = "boolean"
 #   type = "datetime"     min = 2019-01-01, max = 2024-12-31
 #   nullable = true       if values may be missing
+#
+# What no row can be, whatever the data: [[impossible]] tables at the end of the file, such as
+#
+#   [[impossible]]
+#   age = { max = 15 }    or a value, a list of values, { not = "a" }, { missing = true }
+#   married = true
 
 """
 
@@ -145,7 +151,7 @@ def schema_infer(
     from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.schema import Schema
 
-    kinds, nullable, prior, noted = _read_types(types)
+    kinds, nullable, prior, noted, rules = _read_types(types)
     csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
     frame = read_csv(table, csv_types, **reading(separator, missing, encoding, drop))
     target = noted if target is None else target
@@ -159,6 +165,7 @@ def schema_infer(
             nullable=nullable,
             target=target,
             prior=prior,
+            impossible=rules,
         )
     except InferenceError as error:
         # Paid for: not to be lost.
@@ -190,25 +197,30 @@ def schema_infer(
 
 def _read_types(
     path: Path,
-) -> tuple[dict[str, str | Column], list[str], Guarantee | None, str | None]:
-    """Types for `Schema.infer`, columns that may have missing values, what is spent, the target.
+) -> tuple[dict[str, str | Column], list[str], Guarantee | None, str | None, Any]:
+    """Types for `Schema.infer`, columns that may have missing values, what is spent, target, rules.
 
     The file may be a schema that was itself inferred, some of its columns to be done again: what it
     has cost is not undone by that.
     """
-    from dpslice.tabular._documents import read_document, read_guarantee, table_keys
+    from dpslice.tabular._documents import (
+        DOCUMENT_KEYS,
+        read_document,
+        read_guarantee,
+        table_keys,
+    )
     from dpslice.tabular.schema import Schema
     from dpslice.tabular.sdv import sdv_types
 
     document, is_sdv = read_document(path)
     if is_sdv:
         sdv: dict[str, str | Column] = dict(sdv_types(document))
-        return sdv, list(sdv), None, None
-    unknown = [key for key in document if key not in ("table", "columns", "guarantee")]
+        return sdv, list(sdv), None, None, None
+    unknown = [key for key in document if key not in DOCUMENT_KEYS]
     if unknown:
         raise ValueError(
-            f"{path}: must have the tables [columns.<name>], [table] and [guarantee] alone; got "
-            f"{unknown[0]!r}"
+            f"{path}: must have the tables [columns.<name>], [table], [[impossible]] and "
+            f"[guarantee] alone; got {unknown[0]!r}"
         )
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
@@ -228,7 +240,8 @@ def _read_types(
             may_miss = described.nullable
         if may_miss:
             nullable.append(name)
-    return kinds, nullable, read_guarantee(document), about.get("target")
+    rules = document.get("impossible")
+    return kinds, nullable, read_guarantee(document), about.get("target"), rules
 
 
 def _csv_type(kind: str | Column) -> str:
@@ -274,11 +287,14 @@ def schema_check(
     n = None
     clipped: Counter[str] = Counter()
     rounded: Counter[str] = Counter()
+    broken = [0] * len(description.impossible)
     if table is not None:
         n = 0
         for piece in iter_csv(table, description, **reading(separator, missing, encoding, drop)):
             # Encoding checks every cell as a release would; the rows are thrown away.
             n += len(encoder.encode(piece))
+            more = description.broken_rules(piece).sum(axis=0).tolist()
+            broken = [rows + also for rows, also in zip(broken, more, strict=True)]
             for column in description:
                 if isinstance(column, (Number, Datetime)):
                     clipped[column.name] += column.outside(piece[column.name])
@@ -307,6 +323,10 @@ def schema_check(
                 "n": n,
                 "outside_bounds": None if table is None else dict(clipped),
                 "rounded": None if table is None else dict(rounded),
+                "impossible": [
+                    {"rule": str(rule), "rows": None if table is None else rows}
+                    for rule, rows in zip(description.impossible, broken, strict=True)
+                ],
                 "private": None if table is None else False,
                 "guarantee": None if cost is None else cost.to_dict(),
             }
@@ -338,6 +358,9 @@ def schema_check(
                     f"column {name!r}: {count} of {n} values are finer than "
                     f"{_grain(description[name])} and would be rounded"
                 )
+        for rule, rows in zip(description.impossible, broken, strict=True):
+            if rows:
+                print(f"impossible: {rows} of {n} rows have {rule}; no synthetic row will")
         print(f"the table follows the schema: {n} rows")
         print("Real rows are counted without noise: NOT PRIVATE, for the data holder's eyes only.")
 

@@ -46,6 +46,7 @@ from dpslice._cli._run import (
     run_training,
     sizes_of,
     summary_of,
+    tell_of_rules,
     timed,
 )
 
@@ -151,6 +152,7 @@ def synthesize(
             count = rows if rows is not None else release.estimated_n
             synthetic = synthesizer.sample(count)
             write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
+            tell_of_rules(synthesizer, None, quiet=quiet)
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
         kept = f"The synthetic table is there: {out}"

@@ -19,6 +19,7 @@ from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Numb
 from dpslice.tabular.discretization import Discretization  # noqa: E402
 from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
 from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
+from dpslice.tabular.rules import Rule  # noqa: E402
 from dpslice.tabular.schema import Schema  # noqa: E402
 from dpslice.tabular.sdv import sdv_types  # noqa: E402
 
@@ -41,6 +42,7 @@ __all__ = [
     "MixtureOptions",
     "Number",
     "ProductMixture",
+    "Rule",
     "Schema",
     "Synthesizer",
     "TabularGenerator",

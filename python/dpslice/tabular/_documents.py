@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from dpslice.tabular import _toml
 
 if TYPE_CHECKING:
     from dpslice.accounting import Guarantee
+
+DOCUMENT_KEYS = ("table", "columns", "impossible", "guarantee")  # of a schema, or of types
 
 _DEEPEST = 50  # levels of a file: a schema has five
 
@@ -110,10 +112,14 @@ def write_document(
     table: Mapping[str, Any],
     columns: Mapping[str, Mapping[str, Any]],
     guarantee: Guarantee | None,
+    *,
+    impossible: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write a schema file, or one of types, whole or not at all."""
     document: dict[str, Any] = {"table": table} if table else {}
     document["columns"] = columns
+    if impossible:
+        document["impossible"] = impossible
     if guarantee is not None:
         # TOML has no null; the certificate has. So it travels as JSON text.
         document["guarantee"] = {"json": json.dumps(guarantee.to_dict())}

@@ -24,6 +24,15 @@ def bounds_of(column: Number | Datetime) -> tuple[float, float]:
     return column.regular_bounds if isinstance(column, Number) else column.bounds_seconds
 
 
+def step_of(column: Number | Datetime) -> float | None:
+    """Distance of neighbouring values, None for real numbers."""
+    if isinstance(column, Datetime):
+        return column.unit
+    if column.step is not None:
+        return column.step
+    return 1.0 if column.type == "integer" else None
+
+
 def _log_unit(column: Number) -> float:
     """Return the distance from the lower end at which ``scale="log"`` turns logarithmic."""
     low, high = column.regular_bounds

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 __all__ = ["dumps"]
 
@@ -51,7 +52,21 @@ def _value(value: object) -> str:
         return value.isoformat()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, Mapping):  # inside a list: a table on one line
+        pairs = ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     raise TypeError(f"cannot write {type(value).__name__} as a TOML value")
+
+
+def _name(path: Sequence[str]) -> str:
+    return ".".join(_key(part) for part in path)
+
+
+def _is_tables(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
+    """Tell whether a value is a list of tables alone."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(isinstance(each, Mapping) for each in value)
 
 
 def dumps(document: Mapping[str, object]) -> str:
@@ -61,7 +76,7 @@ def dumps(document: Mapping[str, object]) -> str:
     ----------
     document : mapping
         Strings, booleans, integers, finite floats, dates, local datetimes, lists of those, and
-        mappings of them to any depth.
+        mappings of them to any depth. A list of mappings becomes an array of tables.
 
     Returns
     -------
@@ -78,15 +93,21 @@ def dumps(document: Mapping[str, object]) -> str:
     lines: list[str] = []
 
     def write(table: Mapping[str, object], path: tuple[str, ...]) -> None:
-        values = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+        tables = {k: v for k, v in table.items() if isinstance(v, Mapping) or _is_tables(v)}
+        values = {k: v for k, v in table.items() if k not in tables}
         if path and (values or not table):
-            lines.append("[" + ".".join(_key(part) for part in path) + "]")
+            lines.append("[" + _name(path) + "]")
         lines.extend(f"{_key(k)} = {_value(v)}" for k, v in values.items())
         if path and (values or not table):
             lines.append("")
-        for k, v in table.items():
+        for k, v in tables.items():
             if isinstance(v, Mapping):
                 write(v, (*path, k))
+            elif _is_tables(v):
+                for each in v:
+                    lines.append("[[" + _name((*path, k)) + "]]")
+                    lines.extend(f"{_key(key)} = {_value(inner)}" for key, inner in each.items())
+                    lines.append("")
 
     write(document, ())
     return "\n".join(lines)

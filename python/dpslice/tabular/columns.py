@@ -122,6 +122,30 @@ def _float_column(name: str, series: pd.Series[Any], kind: str) -> Numbers:
     return cast(Numbers, series.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
+def as_moment(label: str, value: object) -> datetime.date:
+    """Return a date, or a local time to the second, of ISO text or of what else stands for one."""
+    if isinstance(value, str):
+        try:
+            if len(value) == len("2019-01-01"):
+                value = datetime.date.fromisoformat(value)
+            else:
+                value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                f"{label} must be a date such as 2019-01-31 or a time such as "
+                f"2019-01-31T12:00:00; got {value!r}"
+            ) from None
+    if isinstance(value, pd.Timestamp):
+        value = value.to_pydatetime()
+    if not isinstance(value, datetime.date):
+        raise TypeError(f"{label} must be a date or a time; got {_arrays.describe(value)}")
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is not None:
+            raise ValueError(f"{label} must be without time zone; got {value.isoformat()}")
+        return value.replace(microsecond=0)
+    return value
+
+
 # -------------------------------------------------------------------------------------- columns
 
 
@@ -748,27 +772,7 @@ class Datetime:
         object.__setattr__(self, "max", high)
 
     def _bound(self, key: str, value: object) -> datetime.date:
-        label = f"column {self.name!r}: {key}"
-        if isinstance(value, str):
-            try:
-                if len(value) == len("2019-01-01"):
-                    value = datetime.date.fromisoformat(value)
-                else:
-                    value = datetime.datetime.fromisoformat(value)
-            except ValueError:
-                raise ValueError(
-                    f"{label} must be a date such as 2019-01-31 or a time such as "
-                    f"2019-01-31T12:00:00; got {value!r}"
-                ) from None
-        if isinstance(value, pd.Timestamp):
-            value = value.to_pydatetime()
-        if not isinstance(value, datetime.date):
-            raise TypeError(f"{label} must be a date or a time; got {_arrays.describe(value)}")
-        if isinstance(value, datetime.datetime):
-            if value.tzinfo is not None:
-                raise ValueError(f"{label} must be without time zone; got {value.isoformat()}")
-            return value.replace(microsecond=0)
-        return value
+        return as_moment(f"column {self.name!r}: {key}", value)
 
     @property
     def whole_days(self) -> bool:
@@ -964,6 +968,53 @@ def column_to_dict(column: Column) -> dict[str, Any]:
             continue
         keys[field.name] = list(value) if isinstance(value, tuple) else value
     return keys
+
+
+def held_number(subject: str, column: Column, value: Any) -> float:
+    """Return a value as `Column.to_numbers` has it, or raise unless the column can hold it.
+
+    What tables hold is clipped, rounded and mapped to `other`; where a person names a value, one
+    outside the bounds or an unknown level is a mistake.
+
+    Parameters
+    ----------
+    subject : str
+        What the value is named by, with a verb, as in "conditions must be".
+    column : Column
+        The column.
+    value : object
+        A scalar as a table would hold it.
+
+    Returns
+    -------
+    float
+        NaN for a missing value.
+
+    Raises
+    ------
+    TypeError
+        If the value is not of the column's kind.
+    ValueError
+        If the column cannot hold it.
+    """
+    rule = f"{subject} values that column {column.name!r} can hold"
+    levels = column.categories if isinstance(column, Categorical) else None
+    if levels is not None and not pd.isna(value) and value not in levels:
+        raise ValueError(
+            f"{rule}; got {_arrays.describe(value)}, which is not among the schema's categories"
+        )
+    if pd.isna(value) and not column.nullable:
+        raise ValueError(f"{rule}; got a missing value, and the column is not nullable")
+    number = column.to_numbers(pd.Series([value], name=column.name))
+    kept, grid = True, ""
+    if isinstance(column, Number) and not pd.isna(value):
+        kept = float(number[0]) == float(value)
+        grid = f" in steps of {column.step:g}" if column.step is not None else ""
+    elif isinstance(column, Datetime) and not pd.isna(value):
+        kept = column.from_numbers(number)[0] == pd.Timestamp(value)
+    if not kept:
+        raise ValueError(f"{rule}, within its bounds{grid}; got {value}")
+    return float(number[0])
 
 
 def _count_outside(values: Numbers, low: float, high: float) -> int:

@@ -37,6 +37,7 @@ from dpslice.tabular._places import (
     place_to_value,
     special_values,
     states_of,
+    step_of,
     value_to_place,
 )
 from dpslice.tabular.columns import Categorical, Column, Datetime, Number
@@ -308,7 +309,7 @@ class Discretization:
             return Levels(column, None, none, None, size + column.nullable)
         states = len(special_values(column)) + column.nullable
         low, high = bounds_of(column)
-        whole = _step(column)
+        whole = step_of(column)
         if whole is None:
             edges = place_to_value(column, np.linspace(0.0, 1.0, self.fine_bins + 1))
             starts = np.linspace(0, self.fine_bins, self.coarse_bins + 1).round().astype(np.int64)
@@ -491,15 +492,6 @@ class Discretization:
 
 
 # ---------------------------------------------------------------------------------------- helpers
-
-
-def _step(column: Number | Datetime) -> float | None:
-    """Distance of neighbouring values, None for real numbers."""
-    if isinstance(column, Datetime):
-        return column.unit
-    if column.step is not None:
-        return column.step
-    return 1.0 if column.type == "integer" else None
 
 
 def _runs(ends: Numbers, wanted: int) -> Codes:

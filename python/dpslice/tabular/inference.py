@@ -52,7 +52,7 @@ import datetime
 import math
 import os
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ from dpslice.tabular.columns import (
     column_to_dict,
     first_place,
 )
+from dpslice.tabular.rules import Rule, read_rules
 from dpslice.tabular.schema import Schema
 
 __all__ = ["OTHER", "InferenceError", "infer_schema"]
@@ -120,6 +121,7 @@ def infer_schema(
     nullable: bool | Collection[str] = True,
     target: str | None = None,
     prior: Guarantee | None = None,
+    impossible: Sequence[Rule | Mapping[str, object]] | None = None,
 ) -> Schema:
     """Estimate bounds and categories from private rows; see `Schema.infer` and the module's text.
 
@@ -127,7 +129,7 @@ def infer_schema(
     ----------
     df : pandas.DataFrame
         The private table.
-    epsilon, delta, types, adjacency, nullable, target, prior
+    epsilon, delta, types, adjacency, nullable, target, prior, impossible
         As in `Schema.infer`.
 
     Returns
@@ -145,9 +147,12 @@ def infer_schema(
     _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
     if isinstance(types, Schema) and target is None:
         target = types.target
+    if isinstance(types, Schema) and impossible is None:
+        impossible = types.impossible
     types, prior = _earlier(types, prior, adjacency)
     kinds = _public_types(df, types, target)
     may_miss = _public_missingness(nullable, tuple(kinds))
+    rules = _checked_rules(impossible, kinds, may_miss)
 
     paid = [n for n, kind in kinds.items() if isinstance(kind, str) and kind != "boolean"]
     unknown_domain = [n for n in paid if str(kinds[n]).startswith("categorical")]
@@ -156,7 +161,7 @@ def infer_schema(
             Boolean(name, nullable=may_miss[name]) if isinstance(kind, str) else kind
             for name, kind in kinds.items()
         )
-        return Schema(fixed, target=target, guarantee=prior)
+        return Schema(fixed, target=target, guarantee=prior, impossible=rules)
 
     noise = _Noise(
         epsilon,
@@ -194,8 +199,9 @@ def infer_schema(
             types={name: columns.get(name, kind) for name, kind in kinds.items()},
             nullable=[name for name in kinds if may_miss[name]],
             guarantee=cost,
+            impossible=rules,
         )
-    return Schema(tuple(columns.values()), target=target, guarantee=cost)
+    return Schema(tuple(columns.values()), target=target, guarantee=cost, impossible=rules)
 
 
 class InferenceError(ValueError):
@@ -212,6 +218,8 @@ class InferenceError(ValueError):
         For `Schema.infer`: the columns that may have missing values.
     guarantee : Guarantee
         What has been spent, an earlier `prior` included: the `prior` of the next call.
+    impossible : tuple of Rule
+        For `Schema.infer`: the rules that were given.
 
     Examples
     --------
@@ -236,9 +244,11 @@ class InferenceError(ValueError):
         types: Mapping[str, str | Column],
         nullable: Collection[str],
         guarantee: Guarantee,
+        impossible: Sequence[Rule] = (),
     ) -> None:
         super().__init__(message)
         self.types, self.nullable, self.guarantee = dict(types), list(nullable), guarantee
+        self.impossible = tuple(impossible)
 
     def save_types(self, path: str | os.PathLike[str], *, target: str | None = None) -> None:
         """Write a file of types for ``dpslice schema infer``; a schema, once it is completed.
@@ -261,7 +271,13 @@ class InferenceError(ValueError):
                 columns[name] = {"type": kind, "nullable": name in self.nullable}
             else:
                 columns[name] = column_to_dict(kind)
-        write_document(path, {} if target is None else {"target": target}, columns, self.guarantee)
+        write_document(
+            path,
+            {} if target is None else {"target": target},
+            columns,
+            self.guarantee,
+            impossible=[rule.to_dict() for rule in self.impossible],
+        )
 
 
 class _NothingFound(Exception):
@@ -342,6 +358,29 @@ def _public_missingness(
     if stray:
         raise ValueError(f"nullable must name columns of df; got {stray[0]!r}")
     return {name: name in nullable for name in names}
+
+
+def _checked_rules(
+    impossible: Sequence[Rule | Mapping[str, object]] | None,
+    kinds: Mapping[str, str | Column],
+    may_miss: Mapping[str, bool],
+) -> tuple[Rule, ...]:
+    """Read rules before anything is spent: later, one that does not fit would lose the schema."""
+    known = [
+        Boolean(name, nullable=may_miss[name]) if isinstance(kind, str) else kind
+        for name, kind in kinds.items()
+        if not isinstance(kind, str) or kind == "boolean"
+    ]
+    described = {column.name for column in known}
+    for i, rule in enumerate(impossible if isinstance(impossible, Sequence) else (), 1):
+        about = rule.to_dict() if isinstance(rule, Rule) else rule
+        for name in about if isinstance(about, Mapping) else ():
+            if name in kinds and name not in described:
+                raise ValueError(
+                    f"impossible rule {i} must be about columns that are described already, but "
+                    f"{name!r} is still to be estimated: add the rule to the schema afterwards"
+                )
+    return read_rules(() if impossible is None else impossible, known)
 
 
 # ------------------------------------------------------------------------------------------ noise

@@ -641,6 +641,9 @@ def scores(
             F1 of sdmetrics' BinaryLogisticRegression, same rows and positive class.
         ``columns``, ``pairs``
             The tables behind the means: one dict for each column and for each pair.
+        ``impossible``
+            For each of the schema's rules on what is impossible, its words and how many real and
+            synthetic rows break it: of ours none should.
         ``reference``
             The first five scores of `holdout` in place of the synthetic table: what other real
             rows reach. None without `holdout`.
@@ -708,6 +711,14 @@ def scores(
         **{key: use.get(key) for key in measured},
         "columns": column_table,
         "pairs": pair_table,
+        "impossible": [
+            {"rule": str(rule), "real": int(in_real), "synthetic": int(in_synthetic)}
+            for rule, in_real, in_synthetic in zip(
+                schema.impossible,
+                *(schema.broken_rules(table).sum(axis=0) for table in (real, synthetic)),
+                strict=True,
+            )
+        ],
         "reference": reference,
         "classifier": {
             "target": target,

@@ -431,6 +431,10 @@ def render_report(
         all_pairs=score_text(results["contingency_similarity_all"]),
         pairs_scored=count_text(len(results["pairs"])),
         pairs_total=count_text(results["pairs_total"]),
+        impossible=[
+            {"rule": entry["rule"], **{of: count_text(entry[of]) for of in ("real", "synthetic")}}
+            for entry in results["impossible"]
+        ],
         correlations=correlation_maps(columns, results["pairs"]),
         correlation_similarity=score_text(results["correlation_similarity"]),
         use=results["classifier"],

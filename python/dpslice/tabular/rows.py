@@ -14,7 +14,14 @@ from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import RowRelease
-from dpslice.tabular._conditions import numbers_of, set_numbers
+from dpslice.tabular._conditions import (
+    BLOCK_ROWS,
+    drawn_until,
+    keep_to_rules,
+    numbers_of,
+    refusal_of,
+    set_numbers,
+)
 from dpslice.tabular._places import states_of, value_to_place
 from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.encoding import Encoding, Rows
@@ -26,8 +33,6 @@ from dpslice.torch.training import FitResult, fit
 
 __all__ = ["RowMethod", "TrainingOptions"]
 
-_SAMPLE_ROWS: Final = 16_384  # generated at a time: memory beyond the output does not grow with n
-_MOST_TRIES: Final = 1_000  # rows generated for each row wanted, where conditions are rare
 # Of a column's scale: what lies no farther from a number meets the condition to be it, and then is
 # made it. Bins of sums are as wide on both sides together.
 _NEAR: Final = 1.0 / 64.0
@@ -205,29 +210,36 @@ class RowMethod:
         *,
         seed: int,
         conditions: Mapping[str, object],
+        schema: Schema,
     ) -> pd.DataFrame:
-        """Draw rows; those that meet conditions are found by rejection."""
+        """Draw rows; those that meet conditions and break no rule are found by rejection.
+
+        Rules are those of `schema`, which is else the method's own.
+        """
         source = torch.Generator().manual_seed(seed)
-        wanted = numbers_of(self.encoding.schema, conditions)
-        pieces: list[pd.DataFrame] = []
-        found = made = 0
-        while found < n:
-            rows = min(_SAMPLE_ROWS, n - found) if not wanted else _SAMPLE_ROWS
-            z = torch.randn(rows, generator.latent_dim, generator=source)
-            with torch.no_grad():
-                piece = self.encoding.decode(generator(z).numpy().astype(np.float64))
-            made += rows
+        wanted = numbers_of(schema, conditions)
+
+        def draw(rows: int) -> pd.DataFrame:
+            piece = self._draw(generator, rows, source)
             if wanted:
-                piece = piece[self._meets(piece, wanted)].iloc[: n - found]
-            found += len(piece)
-            pieces.append(piece)
-            if found < n and made > max(_MOST_TRIES * n, 10 * _SAMPLE_ROWS):
-                raise ValueError(
-                    f"conditions must not be so rare: {found} of {made} generated rows meet them"
-                )
-        table = pd.concat(pieces, ignore_index=True)
-        set_numbers(table, self.encoding.schema, wanted)
-        return table
+                piece = piece[self._meets(piece, wanted)].reset_index(drop=True)
+                set_numbers(piece, schema, wanted)
+            return piece[keep_to_rules(piece, schema)] if schema.impossible else piece
+
+        rejecting = bool(wanted or schema.impossible)
+        return drawn_until(n, draw, refusal=refusal_of(schema, conditions), rejecting=rejecting)
+
+    def _draw(
+        self, generator: TabularGenerator, rows: int, source: torch.Generator
+    ) -> pd.DataFrame:
+        z = torch.randn(rows, generator.latent_dim, generator=source)
+        with torch.no_grad():
+            return self.encoding.decode(generator(z).numpy().astype(np.float64))
+
+    def broken_share(self, generator: TabularGenerator, *, seed: int, schema: Schema) -> float:
+        """Estimate the share of the model's own rows that break a rule of the schema."""
+        rows = self._draw(generator, BLOCK_ROWS, torch.Generator().manual_seed(seed))
+        return float(np.mean(~keep_to_rules(rows, schema)))
 
     def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
         meets = np.ones(len(piece), dtype=bool)

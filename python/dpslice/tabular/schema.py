@@ -8,6 +8,7 @@ data in order to choose a type, a category or a bound.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 from collections import Counter
@@ -15,12 +16,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import Guarantee
-from dpslice.tabular._documents import read_document, read_guarantee, table_keys, write_document
+from dpslice.tabular._documents import (
+    DOCUMENT_KEYS,
+    read_document,
+    read_guarantee,
+    table_keys,
+    write_document,
+)
 from dpslice.tabular.columns import Column, column_from_dict, column_to_dict
+from dpslice.tabular.rules import Rule, broken_rules, read_rules
 from dpslice.tabular.sdv import sdv_columns, sdv_type
 
 __all__ = ["Schema"]
@@ -41,13 +51,21 @@ class Schema:
     guarantee : Guarantee, optional
         What estimating this schema from private data has cost; None if it is public knowledge.
         It is saved with the schema, and the synthesizer adds it to its own.
+    impossible : sequence of mappings, optional
+        Rules on what cannot be: public knowledge, never taken from the data. Each maps names of
+        columns to values that no row has all at once: a value, a list of values, or a mapping with
+        ``min``, ``max`` or both (numbers and datetimes; both ends belong to it), with ``not`` (any
+        value but this one, or these), or with ``missing`` (True: a missing value, as None is;
+        False: any other). Samples keep to them; releases do not depend on them. Kept as `Rule`.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If there is no column, a name occurs twice, or `target` names no column.
+        If there is no column, a name occurs twice, or `target` names no column; or if a rule names
+        no column, says nothing or something that its column cannot hold, or rules leave no row
+        possible, as far as is cheaply seen.
 
     Examples
     --------
@@ -55,6 +73,11 @@ class Schema:
     >>> schema = Schema([Number("age", "integer", 17, 90), Boolean("employed")])
     >>> schema.names
     ('age', 'employed')
+    >>> retired = {"age": {"min": 80}, "employed": True}
+    >>> schema = Schema(schema.columns, impossible=[retired])
+    >>> schema.broken_rules(pd.DataFrame({"age": [80, 79], "employed": [True, True]}))
+    array([[ True],
+           [False]])
     """
 
     columns: tuple[Column, ...]
@@ -62,6 +85,7 @@ class Schema:
     name: str | None = None
     description: str | None = None
     guarantee: Guarantee | None = None
+    impossible: tuple[Rule, ...] = ()
 
     if TYPE_CHECKING:  # what the fields are made of
 
@@ -72,6 +96,7 @@ class Schema:
             name: str | None = None,
             description: str | None = None,
             guarantee: Guarantee | None = None,
+            impossible: Sequence[Rule | Mapping[str, object]] = (),
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -101,6 +126,7 @@ class Schema:
             raise TypeError(
                 f"guarantee must be a Guarantee; got {_arrays.describe(self.guarantee)}"
             )
+        object.__setattr__(self, "impossible", read_rules(self.impossible, self.columns))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +192,39 @@ class Schema:
         """
         _check_frame(df, self.names)
 
+    def broken_rules(self, df: pd.DataFrame) -> NDArray[np.bool_]:
+        """Tell which rows of a table break which rules of `impossible`.
+
+        Values are taken as the schema takes them: clipped to bounds, and on their steps. Of real
+        rows the answer is not private.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame, n rows
+            A table; columns that no rule is about may be left out.
+
+        Returns
+        -------
+        ndarray, shape (n, number of rules), bool
+
+        Raises
+        ------
+        TypeError
+            If `df` is no DataFrame, or a column holds values of the wrong kind.
+        ValueError
+            If a column is missing, or a value breaks the schema.
+        """
+        if not isinstance(df, pd.DataFrame):
+            raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
+        present = list(df.columns)
+        absent = [n for rule in self.impossible for n in rule.columns if present.count(n) != 1]
+        if absent:
+            raise ValueError(
+                f"df must have each column that rules are about once; got {absent[0]!r} "
+                f"{present.count(absent[0])} times"
+            )
+        return broken_rules(df, self.impossible, {column.name: column for column in self})
+
     def blocks(
         self, df: pd.DataFrame | Iterable[pd.DataFrame], *, block_rows: int
     ) -> Iterator[pd.DataFrame]:
@@ -221,15 +280,10 @@ class Schema:
         if table:
             document["table"] = table
         document["columns"] = [
-            {
-                "name": column.name,
-                **{
-                    key: value.isoformat() if isinstance(value, datetime.date) else value
-                    for key, value in column_to_dict(column).items()
-                },
-            }
-            for column in self
+            {"name": column.name, **_json_safe(column_to_dict(column))} for column in self
         ]
+        if self.impossible:  # without, files are as they were before there were rules
+            document["impossible"] = [_json_safe(rule.to_dict()) for rule in self.impossible]
         if self.guarantee is not None:
             document["guarantee"] = self.guarantee.to_dict()
         return document
@@ -246,7 +300,8 @@ class Schema:
         ----------
         document : mapping
             ``columns``: a list of mappings with ``name``, or a mapping from name to keys;
-            optional ``table`` with ``name``, ``description``, ``target``; optional ``guarantee``.
+            optional ``table`` with ``name``, ``description``, ``target``; optional ``guarantee``;
+            optional ``impossible``, a list of mappings.
 
         Returns
         -------
@@ -262,11 +317,11 @@ class Schema:
         """
         if not isinstance(document, Mapping):
             raise TypeError(f"document must be a mapping; got {_arrays.describe(document)}")
-        unknown = [key for key in document if key not in ("table", "columns", "guarantee")]
+        unknown = [key for key in document if key not in DOCUMENT_KEYS]
         if unknown:
             raise ValueError(
-                f"a schema has the tables [table], [columns.<name>] and [guarantee]; got "
-                f"{unknown[0]!r}"
+                "a schema has the tables [table], [columns.<name>], [[impossible]] and "
+                f"[guarantee]; got {unknown[0]!r}"
             )
         given = document.get("columns")
         if isinstance(given, Mapping):
@@ -282,9 +337,13 @@ class Schema:
         table = table_keys(document)
         columns = [column_from_dict(name, keys) for name, keys in pairs]
         try:
-            return cls(tuple(columns), guarantee=read_guarantee(document), **table)
+            schema = cls(tuple(columns), guarantee=read_guarantee(document), **table)
         except TypeError as error:
             raise ValueError(f"[table]: {error}") from error
+        try:
+            return dataclasses.replace(schema, impossible=document.get("impossible", ()))
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schema as a TOML file, whole or not at all.
@@ -300,7 +359,8 @@ class Schema:
             If the file cannot be written; an existing one is kept then.
         """
         columns = {column.name: column_to_dict(column) for column in self}
-        write_document(path, self._table_dict(), columns, self.guarantee)
+        rules = [rule.to_dict() for rule in self.impossible]
+        write_document(path, self._table_dict(), columns, self.guarantee, impossible=rules)
 
     @classmethod
     def load(
@@ -350,6 +410,9 @@ class Schema:
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Schema:
         """Build a schema from SDV metadata, which knows types but neither bounds nor categories.
+
+        Nor does it hold rules on what is impossible: ``dataclasses.replace(schema,
+        impossible=[...])`` adds them.
 
         Parameters
         ----------
@@ -423,6 +486,7 @@ class Schema:
         nullable: bool | Collection[str] = True,
         target: str | None = None,
         prior: Guarantee | None = None,
+        impossible: Sequence[Rule | Mapping[str, object]] | None = None,
     ) -> Schema:
         """Estimate bounds and categories from private rows, at a stated privacy cost.
 
@@ -451,6 +515,9 @@ class Schema:
         prior : Guarantee, optional
             What was spent on these rows before, where columns in `types` come from an inferred
             schema (its `guarantee`); it becomes part of the result's.
+        impossible : sequence of mappings, optional
+            Rules to note in the schema, about columns that `types` describes completely, and
+            booleans. Default: those of `types`, if it is a Schema.
 
         Returns
         -------
@@ -462,7 +529,8 @@ class Schema:
         TypeError
             If a column does not hold values of its type.
         ValueError
-            If arguments are out of range, or types are missing or unknown.
+            If arguments are out of range, types are missing or unknown, or a rule is about a column
+            that is still to be estimated.
         InferenceError
             If the budget is too small to find anything in some columns. It is spent; the error,
             a ValueError, holds what was found in the others.
@@ -478,7 +546,17 @@ class Schema:
             nullable=nullable,
             target=target,
             prior=prior,
+            impossible=impossible,
         )
+
+
+def _json_safe(value: Any) -> Any:
+    """Return what a schema file holds, with dates as ISO 8601 text."""
+    if isinstance(value, Mapping):
+        return {key: _json_safe(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(each) for each in value]
+    return value.isoformat() if isinstance(value, datetime.date) else value
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -24,7 +24,14 @@ from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import SumRelease
-from dpslice.tabular._conditions import numbers_of, set_numbers
+from dpslice.tabular._conditions import (
+    BLOCK_ROWS,
+    drawn_until,
+    keep_to_rules,
+    numbers_of,
+    refusal_of,
+    set_numbers,
+)
 from dpslice.tabular.discretization import Discretization
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Schema
@@ -307,20 +314,51 @@ class SumMethod:
         *,
         seed: int,
         conditions: Mapping[str, object],
+        schema: Schema,
     ) -> pd.DataFrame:
-        """Draw rows, from the model's exact conditional distribution where there are conditions."""
+        """Draw rows, from the model's exact conditional distribution where there are conditions.
+
+        Rows that break a rule of `schema`, which is else the method's own, are drawn anew, each by
+        itself; all others are what they would be without rules.
+        """
         rng = np.random.default_rng(seed)
-        schema = self.discretization.schema
+        wanted = numbers_of(schema, conditions)
         places = {name: j for j, name in enumerate(schema.names)}
         given = {
             places[name]: self.discretization.code_of(places[name], value)
             for name, value in conditions.items()
         }
-        codes = mixture.sample(n, rng, given=given)
+
+        def draw(rows: int, independent: bool) -> pd.DataFrame:
+            table = self._draw(mixture, rows, rng, given=given, independent=independent)
+            set_numbers(table, schema, wanted)
+            return table
+
+        def draw_kept(rows: int) -> pd.DataFrame:
+            table = draw(rows, independent=True)
+            return table[keep_to_rules(table, schema)]
+
+        table = draw(n, independent=False)
+        broken = np.flatnonzero(~keep_to_rules(table, schema))
+        if len(broken) == 0:
+            return table
+        others = drawn_until(len(broken), draw_kept, refusal=refusal_of(schema, conditions))
+        order = np.arange(n)
+        order[broken] = n + np.arange(len(broken))
+        both = pd.concat([table, others], ignore_index=True)
+        return both.iloc[order].reset_index(drop=True)
+
+    def _draw(
+        self, mixture: ProductMixture, rows: int, rng: np.random.Generator, **how: Any
+    ) -> pd.DataFrame:
+        codes = mixture.sample(rows, rng, **how)
         shapes = dict(zip(self.discretization.fine_codes, mixture.shapes(), strict=True))
-        table = self.discretization.decode(codes, shapes, rng)
-        set_numbers(table, schema, numbers_of(schema, conditions))
-        return table
+        return self.discretization.decode(codes, shapes, rng)
+
+    def broken_share(self, mixture: ProductMixture, *, seed: int, schema: Schema) -> float:
+        """Estimate the share of the model's own rows that break a rule of the schema."""
+        rows = self._draw(mixture, BLOCK_ROWS, np.random.default_rng(seed))
+        return float(np.mean(~keep_to_rules(rows, schema)))
 
     def facts(self, release: SumRelease | None, model: ProductMixture) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""

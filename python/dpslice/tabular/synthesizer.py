@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,9 +27,11 @@ from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.release import Release, checked_release, total_guarantee
-from dpslice.tabular.columns import Categorical, Datetime, Number
+from dpslice.tabular._conditions import check_possible
+from dpslice.tabular.columns import Categorical, held_number
 from dpslice.tabular.files import cell_value
 from dpslice.tabular.rows import RowMethod, TrainingOptions
+from dpslice.tabular.rules import Rule
 from dpslice.tabular.schema import Schema
 from dpslice.tabular.sums import MixtureOptions, SumMethod
 from dpslice.torch.training import FitResult, TrainingState, checkpoint_path, sealed, unsealed
@@ -72,9 +74,18 @@ class _Method(Protocol):
         """Train a new model on a release; `how` is passed on to `dpslice.torch.fit`."""
 
     def sample(
-        self, model: Any, n: int, *, seed: int, conditions: Mapping[str, object]
+        self,
+        model: Any,
+        n: int,
+        *,
+        seed: int,
+        conditions: Mapping[str, object],
+        schema: Schema,
     ) -> pd.DataFrame:
-        """Draw rows of a trained model that meet the conditions."""
+        """Draw rows of a trained model that meet the conditions and break no rule of the schema."""
+
+    def broken_share(self, model: Any, *, seed: int, schema: Schema) -> float:
+        """Estimate the share of a model's own rows that break a rule of the schema."""
 
     def facts(self, release: Any, model: Any) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
@@ -497,8 +508,12 @@ class Synthesizer:
         *,
         seed: int | None = None,
         conditions: Mapping[str, object] | None = None,
+        impossible: Sequence[Rule | Mapping[str, object]] | None = None,
     ) -> pd.DataFrame:
         """Draw synthetic rows; free of privacy cost.
+
+        Rows that break a rule on what is impossible are rejected and drawn anew: what comes has the
+        model's distribution given that none is broken.
 
         Parameters
         ----------
@@ -513,6 +528,9 @@ class Synthesizer:
             of sums draw from their exact conditional distribution; a number is conditioned on by
             its bin. Models of rows draw until enough rows meet the conditions; a number is met by
             what lies within 1/64 of its column's scale. In both the rows then have the very number.
+        impossible : sequence of mappings, optional
+            Rules as `Schema` takes them, in place of the schema's own: public, so they may well be
+            written once a model is there. None in the list: every row is as the model has it.
 
         Returns
         -------
@@ -522,8 +540,9 @@ class Synthesizer:
         Raises
         ------
         TypeError, ValueError
-            If the synthesizer is not trained, n < 1 or n > 10**9, or a condition names no column,
-            a value that its column cannot hold, or rows that the model (nearly) never makes.
+            If the synthesizer is not trained, n < 1 or n > 10**9; if a condition names no column,
+            a value that its column cannot hold, or rows that the model (nearly) never makes or
+            that rules forbid; or if a rule is no such rule.
         """
         n = _arrays.integer("n", n, minimum=1)  # its own bound is lower than that of counts
         if n > MOST_ROWS:
@@ -535,9 +554,49 @@ class Synthesizer:
         if seed is not None:
             seed = _arrays.seed("seed", seed)
         conditions = self._checked_conditions(conditions)
+        schema = self._with_rules(impossible)
+        check_possible(schema, conditions)
         seed = self._next_seed() if seed is None else seed
         with _on_the_cpu():
-            return self._method.sample(model, n, seed=seed, conditions=conditions)
+            return self._method.sample(model, n, seed=seed, conditions=conditions, schema=schema)
+
+    def _with_rules(self, impossible: Sequence[Rule | Mapping[str, object]] | None) -> Schema:
+        """Return the schema, with other rules if there are any."""
+        if impossible is None:
+            return self.schema
+        return replace(self.schema, impossible=impossible)  # type: ignore[arg-type] # kept as Rule
+
+    def broken_share(
+        self, impossible: Sequence[Rule | Mapping[str, object]] | None = None
+    ) -> float:
+        """Estimate the share of the model's own rows that break a rule on what is impossible.
+
+        `sample` draws them anew. The probability of anything among its rows (without conditions)
+        differs from that in the model by at most this share, as a conditional distribution's does.
+        Models are fitted without rules: of a table that keeps to them, counts say so up to their
+        noise. A property of the model, so public as that is.
+
+        Parameters
+        ----------
+        impossible : sequence of mappings, optional
+            Rules in place of the schema's own, as in `sample`.
+
+        Returns
+        -------
+        float
+            From 0 to 1, of some ten thousand rows drawn; the same at every call.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the synthesizer is not trained, or a rule is no such rule.
+        """
+        model = self._trained()
+        schema = self._with_rules(impossible)
+        if not schema.impossible:
+            return 0.0
+        with _on_the_cpu():
+            return self._method.broken_share(model, seed=self.seed, schema=schema)
 
     def _next_seed(self) -> int:
         """Seed of the next sample that names none: the synthesizer's own for the first."""
@@ -566,31 +625,7 @@ class Synthesizer:
             value: Any = given
             if isinstance(given, str) and not isinstance(column, Categorical):
                 value = cell_value(column, given)
-            # What tables hold is mapped to `other`; here an unknown level is a mistake.
-            levels = column.categories if isinstance(column, Categorical) else None
-            if levels is not None and not pd.isna(value) and value not in levels:
-                raise ValueError(
-                    f"conditions must be values that column {name!r} can hold; got "
-                    f"{_arrays.describe(value)}, which is not among the schema's categories"
-                )
-            if pd.isna(value) and not column.nullable:
-                raise ValueError(
-                    f"conditions must be values that column {name!r} can hold; got a missing "
-                    "value, and the column is not nullable"
-                )
-            number = column.to_numbers(pd.Series([value], name=name))
-            # Tables are clipped to their bounds; a condition outside them is a mistake.
-            kept, grid = True, ""
-            if isinstance(column, Number) and not pd.isna(value):
-                kept = float(number[0]) == float(value)
-                grid = f" in steps of {column.step:g}" if column.step is not None else ""
-            elif isinstance(column, Datetime) and not pd.isna(value):
-                kept = column.from_numbers(number)[0] == pd.Timestamp(value)
-            if not kept:
-                raise ValueError(
-                    f"conditions must be values that column {name!r} can hold, within its bounds"
-                    f"{grid}; got {value}"
-                )
+            held_number("conditions must be", column, value)
             checked[name] = value
         return checked
 
@@ -773,10 +808,14 @@ class Synthesizer:
         """
         if self.result is None:
             return None
+        drawn_anew = {}
+        if self.schema.impossible:
+            drawn_anew["rows drawn anew, as they broke a rule"] = f"{self.broken_share():.2%}"
         return {
             "steps": self.result.steps,
             "seconds": round(self.result.seconds, 1),
             **self._method.facts(self.release, self._trained()),
+            **drawn_anew,
             "seed": self.seed,
             "loss": [float(value) for value in self.result.history],
         }
