@@ -1511,21 +1511,43 @@ def test_no_synthetic_row_breaks_a_rule(
     assert re.search(r"\d\.\d\d% of the model's own rows break a rule", result.stderr)
     more = tmp_path / "more.csv"
     result = succeed("sample", model, "-n", 200, "--out", more, "--where", "smoker=true")
-    assert "of the model's own rows break a rule" in result.stderr
     assert _breaking(_read(more)) == [0, 0]
     assert min(int(age) for age, *_ in _read(more)) > 40
     match = "impossible rule 1 .age at most 40 and smoker is True. forbids all"
     refuse(match, "sample", model, "-n", 5, "--where", "smoker=true", "--where", "age=40")
+    assert "rows (without conditions) break a rule" in result.stderr
+    assert "rows break a rule" in succeed("sample", model, "-n", 1).stderr  # to standard output
     # Rules of another file, in place of the model's: here none.
     result = succeed(
         *("sample", model, "-n", 400, "--seed", 0, "--schema", schema, "--out", more),
         "--overwrite",
     )
     assert "break a rule" not in result.stderr
+    assert "has no rules on what is impossible: those of the model do not count" in result.stderr
     assert max(_breaking(_read(more))) > 0
     again = succeed("sample", model, "-n", 400, "--seed", 0, "--schema", ruled, "--quiet").stdout
     assert again == succeed("sample", model, "-n", 400, "--seed", 0, "--quiet").stdout
     assert again == out.read_text(encoding="utf-8")
+
+
+def test_what_was_paid_for_outlives_rules_that_leave_nothing(
+    schema: Path, table: Path, tmp_path: Path
+) -> None:
+    """That a model makes no row that they allow is seen only when it is trained."""
+    ruled, out, model = tmp_path / "ruled.toml", tmp_path / "s.csv", tmp_path / "m.pt"
+    rules = ["age = { not = 33 }", "income = { missing = true }", "income = { not = 77 }"]
+    ruled.write_text(
+        SCHEMA + "".join(f"\n[[impossible]]\n{rule}\n" for rule in rules), encoding="utf-8"
+    )
+    result = invoke(
+        *("synthesize", table, "--schema", ruled, "--epsilon", 20, *TINY, "-n", 400),
+        *("--out", out, "--model", model),
+    )
+    assert result.exit_code == 1
+    assert "impossible rules must leave rows that the model makes" in result.stderr
+    assert f"The synthetic table is there: {out}, drawn without the rules" in result.stderr
+    assert len(_read(out)) == 400
+    assert succeed("sample", model, "-n", 5, "--schema", schema).stdout.count("\n") == 6
 
 
 def test_schema_infer_keeps_rules(table: Path, tmp_path: Path) -> None:

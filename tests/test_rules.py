@@ -230,6 +230,8 @@ def test_toml_writer_makes_arrays_of_tables(entries: list[dict[str, int]]) -> No
         ({"age": {"missing": False}}, ValueError, "'age': missing is for columns that are null"),
         ({"job": {"missing": 1}}, TypeError, "'job': missing must be True or False; got 1"),
         ({"job": "king"}, ValueError, "column 'job' can hold; got 'king', which is not among"),
+        ({"age": 10**400}, ValueError, "column 'age' can hold; got 10000"),
+        ({"born": {"max": pd.NaT}}, TypeError, "column 'born': max must be a date or a time; got"),
         ({"job": ["cook", None]}, ValueError, "'job': missing ones must not stand among values"),
         ({"job": ["cook", "cook"]}, ValueError, "'job': values must differ; 'cook' occurs twice"),
         ({"job": []}, ValueError, "'job' must have at least one value; got an empty list"),

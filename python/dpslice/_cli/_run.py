@@ -69,13 +69,20 @@ def publish(
     return release
 
 
-def tell_of_rules(synthesizer: Synthesizer, rules: Sequence[Rule] | None, *, quiet: bool) -> None:
+def tell_of_rules(
+    synthesizer: Synthesizer,
+    rules: Sequence[Rule] | None,
+    *,
+    conditions: bool = False,
+    quiet: bool,
+) -> None:
     """Tell how many rows had to be drawn anew, if there are rules: the schema's, or others."""
     if quiet or not (synthesizer.schema.impossible if rules is None else rules):
         return
     _console.remark(
-        f"{synthesizer.broken_share(rules):.2%} of the model's own rows break a rule on what is "
-        "impossible; such rows were drawn anew",
+        f"{synthesizer.broken_share(rules):.2%} of the model's own rows"
+        f"{' (without conditions)' if conditions else ''} break a rule on what is impossible; such "
+        "rows were drawn anew",
         quiet=quiet,
     )
 

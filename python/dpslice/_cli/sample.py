@@ -73,14 +73,21 @@ def sample(
         given = load_schema(schema)
         _check_same_columns(synthesizer.schema, given, model)
         rules = given.impossible
+        if synthesizer.schema.impossible and not rules:
+            _console.remark(
+                f"{schema} has no rules on what is impossible: those of the model do not count",
+                quiet=quiet,
+            )
     conditions = _conditions(synthesizer.schema, where or [])
     synthetic = synthesizer.sample(rows, seed=seed, conditions=conditions, impossible=rules)
     if path is None:
         with telling():
             write_text(synthetic, sys.stdout.buffer)
+    else:
+        write_csv(synthetic, path)
+    tell_of_rules(synthesizer, rules, conditions=bool(conditions), quiet=quiet)
+    if path is None:
         return
-    write_csv(synthetic, path)
-    tell_of_rules(synthesizer, rules, quiet=quiet)
     total = synthesizer.guarantee
     _console.remark(
         f"{rows} rows written to {path}; they carry the model's guarantee: epsilon "

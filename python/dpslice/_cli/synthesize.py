@@ -150,15 +150,27 @@ def synthesize(
     with timed(seconds, "sampling"):
         with having_spent(kept):
             count = rows if rows is not None else release.estimated_n
-            synthetic = synthesizer.sample(count)
+            refused = None
+            try:
+                synthetic = synthesizer.sample(count)
+            except ValueError as error:
+                if not description.impossible:
+                    raise
+                # Rules that leave nothing are seen only now, and paid for is what they refuse.
+                refused = error
+                synthetic = synthesizer.sample(count, impossible=())
             write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
-            tell_of_rules(synthesizer, None, quiet=quiet)
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
         kept = f"The synthetic table is there: {out}"
-        if model is not None:
-            with having_spent(kept):
+        if refused is not None:
+            kept += ", drawn without the rules"
+        with having_spent(kept):
+            if model is not None:
                 synthesizer.save(model)
+            if refused is not None:
+                raise refused
+            tell_of_rules(synthesizer, None, quiet=quiet)
     if report is not None and frame is not None:
         from dpslice.tabular.report import write_report
 

@@ -14,7 +14,7 @@ from dpslice._cli._app import app, examples
 from dpslice._cli._options import JsonOption, QuietOption
 from dpslice._cli._run import sizes_of
 from dpslice.accounting import Guarantee
-from dpslice.accounting._guarantee import _leaves, rounded_up
+from dpslice.accounting._guarantee import leaves_of, rounded_up
 from dpslice.release import Release, total_guarantee
 
 
@@ -39,7 +39,7 @@ def verify(
     # Claims of the order are computed again as they are read.
     again = own if own.amplified_by_order else accounting.computed_again(own)
     # Of several releases, it is no more than what is stated of a part that lacks its numbers.
-    if again is None or any(map(_lacks_numbers, _leaves([own]))):
+    if again is None or any(map(_lacks_numbers, leaves_of([own]))):
         again = None
         _console.remark(
             "warning: epsilon could not be computed again; the certificate lacks the numbers",

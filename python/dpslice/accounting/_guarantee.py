@@ -45,7 +45,7 @@ _WORDING: Final = {
 
 def wording(guarantee: Guarantee) -> Wording:
     """Return the words for a certificate; several releases take those of rows or sums, if any."""
-    mechanisms = {leaf.mechanism for leaf in _leaves([guarantee])}
+    mechanisms = {leaf.mechanism for leaf in leaves_of([guarantee])}
     for mechanism in ("slicing", "sums"):
         if mechanism in mechanisms:
             return _WORDING.get(mechanism, Wording())
@@ -451,8 +451,8 @@ def composed_guarantee(
     )
 
 
-def _leaves(guarantees: Sequence[Guarantee]) -> list[Guarantee]:
-    return [leaf for g in guarantees for leaf in (_leaves(g.parts) if g.parts else [g])]
+def leaves_of(guarantees: Sequence[Guarantee]) -> list[Guarantee]:
+    return [leaf for g in guarantees for leaf in (leaves_of(g.parts) if g.parts else [g])]
 
 
 def _distance_of(leaf: Guarantee, adjacency: str) -> float | None:
@@ -498,7 +498,7 @@ def _joint_epsilon(
     guarantees: Sequence[Guarantee], adjacency: str, *, at_least: bool = False
 ) -> float:
     """Epsilon of several releases by `composed_epsilon`; infinite where that does not apply."""
-    leaves = _leaves(guarantees)
+    leaves = leaves_of(guarantees)
     total = _counted_together(leaves, [], adjacency, at_least)
     # What the order of rows adds is no Gaussian profile. Such a release is still the Gaussian
     # mechanism of its sigma, as above; and it is some mechanism of its epsilon and delta. Amplified

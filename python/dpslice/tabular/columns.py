@@ -137,7 +137,8 @@ def as_moment(label: str, value: object) -> datetime.date:
             ) from None
     if isinstance(value, pd.Timestamp):
         value = value.to_pydatetime()
-    if not isinstance(value, datetime.date):
+    # NaT is a datetime, as far as Python knows.
+    if value is pd.NaT or not isinstance(value, datetime.date):
         raise TypeError(f"{label} must be a date or a time; got {_arrays.describe(value)}")
     if isinstance(value, datetime.datetime):
         if value.tzinfo is not None:
@@ -1005,7 +1006,10 @@ def held_number(subject: str, column: Column, value: Any) -> float:
         )
     if pd.isna(value) and not column.nullable:
         raise ValueError(f"{rule}; got a missing value, and the column is not nullable")
-    number = column.to_numbers(pd.Series([value], name=column.name))
+    try:
+        number = column.to_numbers(pd.Series([value], name=column.name))
+    except OverflowError:  # an integer that no float holds
+        raise ValueError(f"{rule}; got {_arrays.describe(value)}") from None
     kept, grid = True, ""
     if isinstance(column, Number) and not pd.isna(value):
         kept = float(number[0]) == float(value)

@@ -101,8 +101,8 @@ def _text(value: object) -> str:
 class Rule:
     """A combination of values that no row has; made of a mapping by `Schema`.
 
-    Rules are equal if they say the same of the same columns, in whatever order. As text, a rule is
-    put into words.
+    Rules are equal if they say the same of the same columns, in whatever order these are named. As
+    text, a rule is put into words.
 
     Parameters
     ----------
