@@ -115,6 +115,27 @@ def assert_totals(totals: Any, weights: Array, rows: Array) -> None:
         assert abs(float(total) - exact) <= np.finfo(rows.dtype).eps * abs(exact) + within
 
 
+def case_without_some_rows(b: int, c: int, dtype: str) -> Case:
+    """Three slices whose log sums are -inf but for the first; of the second no row has a weight."""
+    case = make_case(3, b, c, 2, dtype, weighted=True)
+    assert case.weights is not None
+    case.weights[1:] = -np.inf
+    case.grad[:2, ::2] = 0
+    case.grad[1] = 0
+    case.grad[2] = np.abs(case.grad[2])
+    return case
+
+
+def assert_rows_left_out(case: Case, totals: Any, rows: Any, logsumexp: Any) -> None:
+    """Rows of weight zero that are -inf become zeros; others count as they are."""
+    np.testing.assert_array_equal(rows[0], logsumexp[0])
+    assert_totals(totals[:1], case.grad[:1], rows[:1])
+    assert not rows[1].any()
+    assert totals[1] == 0
+    assert (rows[2] == -np.inf).all()
+    assert totals[2] == -np.inf
+
+
 def assert_close(found: Any, truth: Any, dtype: str, *, times: float = 1.0) -> None:
     """Compare within the library's target for `dtype`."""
     assert found.dtype == np.dtype(dtype)
