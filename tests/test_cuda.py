@@ -125,6 +125,31 @@ def test_kernel_sums(name: str, shape: tuple[int, int, int, int], dtype: str) ->
         assert_close(host(grad), host(expected), dtype)
 
 
+@DTYPES
+@pytest.mark.parametrize("shape", [(2, 1030, 40, 2), (2, 129, 257, 33)])
+@pytest.mark.parametrize("name", ["gaussian_kernel_sum", "gaussian_kernel_logsumexp"])
+def test_weighted_totals_of_rows(name: str, shape: tuple[int, int, int, int], dtype: str) -> None:
+    """In one call with their gradients; log sums that are -inf belong to rows of weight zero."""
+    case = make_case(*shape, dtype)
+    rows = np.abs(case.grad)
+    rows[:, ::3] = 0
+    if name == "gaussian_kernel_logsumexp":
+        case.weights[1], rows[1] = -np.inf, 0
+    wide = [torch.from_numpy(a.astype(np.float64)) for a in (case.x, case.y, case.weights, rows)]
+    own = [on_gpu(a) for a in (case.x, case.y, case.weights, rows)]
+    for tensor in (*wide[1:], *own[1:]):
+        tensor.requires_grad_()
+    function = getattr(functional, name)
+    bandwidth = torch.from_numpy(case.bandwidth.astype(np.float64))
+    truth = function(*wide[:2], bandwidth, wide[2], row_weights=wide[3])
+    found = function(*own[:2], on_gpu(case.bandwidth), own[2], row_weights=own[3])
+    assert_close(host(found), host(truth), dtype)
+    truths = torch.autograd.grad(truth.sum(), wide[1:])
+    grads = torch.autograd.grad(found.sum(), own[1:])
+    for grad, expected in zip(grads, truths, strict=True):
+        assert_close(host(grad), host(expected), dtype)
+
+
 def test_gradients_of_points_far_from_the_centre() -> None:
     """Near each other, and so far from the mean that products would round their exponents."""
     rng = np.random.default_rng(0)
