@@ -174,9 +174,7 @@ def reading(
     }
 
 
-def reading_header(
-    separator: str, encoding: str, drop: Sequence[str] | None = None
-) -> dict[str, Any]:
+def reading_header(separator: str, encoding: str, drop: Sequence[str] | None) -> dict[str, Any]:
     """Return how their header lines are to be read: arguments of `read_header`."""
     return {
         "separator": "\t" if separator == "tab" else separator,

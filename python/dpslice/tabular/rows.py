@@ -15,7 +15,6 @@ from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import RowRelease
 from dpslice.tabular._conditions import (
-    BLOCK_ROWS,
     drawn_until,
     keep_to_rules,
     numbers_of,
@@ -220,7 +219,9 @@ class RowMethod:
         wanted = numbers_of(schema, conditions)
 
         def draw(rows: int) -> pd.DataFrame:
-            piece = self._draw(generator, rows, source)
+            z = torch.randn(rows, generator.latent_dim, generator=source)
+            with torch.no_grad():
+                piece = self.encoding.decode(generator(z).numpy().astype(np.float64))
             if wanted:
                 piece = piece[self._meets(piece, wanted)].reset_index(drop=True)
                 set_numbers(piece, schema, wanted)
@@ -228,18 +229,6 @@ class RowMethod:
 
         rejecting = bool(wanted or schema.impossible)
         return drawn_until(n, draw, refusal=refusal_of(schema, conditions), rejecting=rejecting)
-
-    def _draw(
-        self, generator: TabularGenerator, rows: int, source: torch.Generator
-    ) -> pd.DataFrame:
-        z = torch.randn(rows, generator.latent_dim, generator=source)
-        with torch.no_grad():
-            return self.encoding.decode(generator(z).numpy().astype(np.float64))
-
-    def broken_share(self, generator: TabularGenerator, *, seed: int, schema: Schema) -> float:
-        """Estimate the share of the model's own rows that break a rule of the schema."""
-        rows = self._draw(generator, BLOCK_ROWS, torch.Generator().manual_seed(seed))
-        return float(np.mean(~keep_to_rules(rows, schema)))
 
     def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
         meets = np.ones(len(piece), dtype=bool)

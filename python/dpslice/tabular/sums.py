@@ -25,7 +25,6 @@ from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import SumRelease
 from dpslice.tabular._conditions import (
-    BLOCK_ROWS,
     drawn_until,
     keep_to_rules,
     numbers_of,
@@ -329,8 +328,11 @@ class SumMethod:
             for name, value in conditions.items()
         }
 
+        shapes = dict(zip(self.discretization.fine_codes, mixture.shapes(), strict=True))
+
         def draw(rows: int, independent: bool) -> pd.DataFrame:
-            table = self._draw(mixture, rows, rng, given=given, independent=independent)
+            codes = mixture.sample(rows, rng, given=given, independent=independent)
+            table = self.discretization.decode(codes, shapes, rng)
             set_numbers(table, schema, wanted)
             return table
 
@@ -347,18 +349,6 @@ class SumMethod:
         order[broken] = n + np.arange(len(broken))
         both = pd.concat([table, others], ignore_index=True)
         return both.iloc[order].reset_index(drop=True)
-
-    def _draw(
-        self, mixture: ProductMixture, rows: int, rng: np.random.Generator, **how: Any
-    ) -> pd.DataFrame:
-        codes = mixture.sample(rows, rng, **how)
-        shapes = dict(zip(self.discretization.fine_codes, mixture.shapes(), strict=True))
-        return self.discretization.decode(codes, shapes, rng)
-
-    def broken_share(self, mixture: ProductMixture, *, seed: int, schema: Schema) -> float:
-        """Estimate the share of the model's own rows that break a rule of the schema."""
-        rows = self._draw(mixture, BLOCK_ROWS, np.random.default_rng(seed))
-        return float(np.mean(~keep_to_rules(rows, schema)))
 
     def facts(self, release: SumRelease | None, model: ProductMixture) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""

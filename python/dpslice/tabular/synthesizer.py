@@ -27,7 +27,7 @@ from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.release import Release, checked_release, total_guarantee
-from dpslice.tabular._conditions import check_possible
+from dpslice.tabular._conditions import BLOCK_ROWS, check_possible, keep_to_rules
 from dpslice.tabular.columns import Categorical, held_number
 from dpslice.tabular.files import cell_value
 from dpslice.tabular.rows import RowMethod, TrainingOptions
@@ -83,9 +83,6 @@ class _Method(Protocol):
         schema: Schema,
     ) -> pd.DataFrame:
         """Draw rows of a trained model that meet the conditions and break no rule of the schema."""
-
-    def broken_share(self, model: Any, *, seed: int, schema: Schema) -> float:
-        """Estimate the share of a model's own rows that break a rule of the schema."""
 
     def facts(self, release: Any, model: Any) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
@@ -595,8 +592,10 @@ class Synthesizer:
         schema = self._with_rules(impossible)
         if not schema.impossible:
             return 0.0
+        free = replace(self.schema, impossible=())
         with _on_the_cpu():
-            return self._method.broken_share(model, seed=self.seed, schema=schema)
+            own = self._method.sample(model, BLOCK_ROWS, seed=self.seed, conditions={}, schema=free)
+        return float(np.mean(~keep_to_rules(own, schema)))
 
     def _next_seed(self) -> int:
         """Seed of the next sample that names none: the synthesizer's own for the first."""
