@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from dpslice import _arrays, accounting
 from dpslice import release as _release
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
-from dpslice.accounting._adjacency import public_n
+from dpslice.accounting._adjacency import checked_rows_per_person, public_n
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.features import GroupedSums, KernelSums, MarginalSums
 from dpslice.mechanism import (
@@ -92,7 +92,7 @@ class AdaptiveSumMechanism:
     counting_share, choosing_share : float
         Shares of the whole squared ratio of sensitivity to noise that are spent on counting what
         was chosen, and on choosing it. The rest is for `features`.
-    epsilon, delta, sigma, adjacency
+    epsilon, delta, sigma, adjacency, rows_per_person
         As of `SumMechanism`, for everything together; sigma is the noise on sums of weight 1 in
         `features`.
 
@@ -123,9 +123,9 @@ class AdaptiveSumMechanism:
 
     the last of which is bounded from above by a search of all y (about :math:`\sqrt{2\pi}` for
     landmarks a bandwidth apart in one dimension, however many they are). Delta is the largest of
-    all A, times 2 under ``replace_one``. Scores are computed as integers, in u, so that rounding
-    adds nothing; what rounding did to features is in the bound on A, and rounding M, or clipping
-    it, is no matter.
+    all A, times 2 under ``replace_one``, times `rows_per_person`. Scores are computed as integers,
+    in u, so that rounding adds nothing; what rounding did to features is in the bound on A, and
+    rounding M, or clipping it, is no matter.
 
     *Sensitivity of sums.* Each slice is bounded by itself, so that the norm of those of the first
     release and of the chosen ones together is bounded by the norm of weights times bounds, whatever
@@ -169,6 +169,7 @@ class AdaptiveSumMechanism:
     delta: float | None = None
     sigma: float | None = None
     adjacency: str = "zero_out"
+    rows_per_person: int = 1
 
     if TYPE_CHECKING:  # what the fields are made of
 
@@ -185,6 +186,7 @@ class AdaptiveSumMechanism:
             delta: float | None = None,
             sigma: float | None = None,
             adjacency: str = "zero_out",
+            rows_per_person: int = 1,
         ) -> None: ...
 
     # Features and candidates, each group once, and what the two are called there.
@@ -229,6 +231,7 @@ class AdaptiveSumMechanism:
         for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
             put(name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
+        put("rows_per_person", checked_rows_per_person(self.rows_per_person))
 
     # ------------------------------------------------------------------------------- accounting
 
@@ -285,6 +288,7 @@ class AdaptiveSumMechanism:
             diameter=math.hypot(math.sqrt(2.0) * counting, 2.0 * choosing),
             adjacency=self.adjacency,
             sampling_rate=None,
+            rows_per_person=self.rows_per_person,
         )
         guarantee = account_sums(
             setting,
@@ -301,12 +305,12 @@ class AdaptiveSumMechanism:
             f"with epsilon below {range_} each under {self.adjacency}: {self.choosing_share:.3g} "
             "of the squares of norm and distance above are for that."
         )
-        return dataclasses.replace(guarantee, notes=(note, *self._all.notes))
+        return dataclasses.replace(guarantee, notes=(note, *guarantee.notes, *self._all.notes))
 
     @property
     def _records(self) -> int:
         """How many records' features neighbouring tables differ by."""
-        return 2 if self.adjacency == "replace_one" else 1
+        return self.rows_per_person * (2 if self.adjacency == "replace_one" else 1)
 
     @functools.cached_property
     def _reach(self) -> int:

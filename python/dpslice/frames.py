@@ -179,6 +179,15 @@ def column_norm_bound(kind: str, d: int, p: int) -> float:
     return math.sqrt(1.0 + 2.0 * math.sqrt(t) + 2.0 * t)
 
 
+def orthonormal_norm(d: int, p: int) -> float:
+    r"""Bound the spectral norm of any frame of orthonormal blocks.
+
+    It is :math:`\sqrt{\lceil p/d \rceil}`, as U U^T is q I, plus a projection where the last block
+    is partial; rounded up.
+    """
+    return math.sqrt(-(-p // d)) * (1.0 + ORTHONORMAL_TOLERANCE)
+
+
 def worst_case_norm(kind: str, d: int, p: int, seed: int) -> float | None:
     r"""Bound the spectral norm of a frame that is known: how far it may part two rows.
 
@@ -208,7 +217,7 @@ def worst_case_norm(kind: str, d: int, p: int, seed: int) -> float | None:
     """
     d, p = _arrays.positive_integer("d", d), _arrays.positive_integer("p", p)
     if _arrays.choice("kind", kind, FRAMES) == "orthonormal":
-        return None if p % d == 0 else math.sqrt(-(-p // d)) * (1.0 + ORTHONORMAL_TOLERANCE)
+        return None if p % d == 0 else orthonormal_norm(d, p)
     frame = make_frame(kind, d, p, seed)
     gram = frame @ frame.T if d <= p else frame.T @ frame
     # The products are rounded by at most d p 2^-53 of the largest eigenvalue, a generous bound.

@@ -52,8 +52,8 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
-from dpslice.accounting._adjacency import public_n
-from dpslice.accounting._slicing import check_order_frame
+from dpslice.accounting._adjacency import checked_rows_per_person, notes_on_people, public_n
+from dpslice.accounting._slicing import check_order_unit, check_sure_norm
 from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
 from dpslice.features._base import checked_map
@@ -133,7 +133,12 @@ class SlicingMechanism:
         = 1 and stays as it is from 2 on; under ``replace_one`` it falls to 0.35 at 1, and stays
         from 4 on. It is claimed where it helps. The guarantee is then for those who learn of no row
         whose it is, and counts on `diameter` under ``zero_out``, too. Not for ``gaussian`` frames
-        without a seed, whose spectral norm has no bound.
+        without a seed, whose spectral norm has no bound, nor with several `rows_per_person`.
+    rows_per_person : int
+        Rows that one person has at most, which must be public knowledge: nothing here tells whose a
+        row is. The guarantee is then for people: neighbouring tables differ in all rows of one.
+        That takes sqrt(rows) times the noise; of partial orthonormal blocks up to sqrt(d/p) times
+        more, as some of the directions may favour several rows together.
 
     Raises
     ------
@@ -172,6 +177,7 @@ class SlicingMechanism:
     diameter: float | None = None
     seed: int | None = None
     amplify_by_order: bool = False
+    rows_per_person: int = 1
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -190,8 +196,13 @@ class SlicingMechanism:
         if self.seed is not None:
             put("seed", _arrays.integer("seed", self.seed, minimum=0))
         _arrays.boolean("amplify_by_order", self.amplify_by_order)
+        put("rows_per_person", checked_rows_per_person(self.rows_per_person))
+        known = self.seed is not None
+        if self.rows_per_person > 1:
+            check_sure_norm("rows_per_person", self.frame, known=known)
         if self.amplify_by_order:
-            check_order_frame(self.frame, known=self.seed is not None)
+            check_sure_norm("amplify_by_order", self.frame, known=known)
+            check_order_unit(self.rows_per_person)
 
     # ------------------------------------------------------------------------------ accounting
 
@@ -237,6 +248,7 @@ class SlicingMechanism:
             diameter=self._diameter,
             column_norm=column_norm,
             frame_norm=known,
+            rows_per_person=self.rows_per_person,
         )
         if self.epsilon is None:
             assert self.sigma is not None
@@ -263,6 +275,7 @@ class SlicingMechanism:
                 f"{assuming} records at most {self._diameter:.9g} apart: a property of "
                 "their public domain"
             )
+        notes.extend(notes_on_people(self.rows_per_person))
         guarantee = dataclasses.replace(guarantee, notes=(*notes, *guarantee.notes))
         return _as_asked(guarantee, self.epsilon)
 
@@ -475,6 +488,10 @@ class SumMechanism:
         Probability with which each record takes part, independently of all others (Poisson
         sampling), delta < rate < 1; which ones did, and how many, nobody learns. The accounting is
         exact, and the noise smaller; so are the sums. Not under ``replace_one``.
+    rows_per_person : int
+        Records that one person has at most, which must be public knowledge: nothing here tells
+        whose a record is. The guarantee is then for people: neighbouring tables differ in all
+        records of one. That takes so many times the noise. Not with a `sampling_rate`.
 
     Raises
     ------
@@ -482,8 +499,9 @@ class SumMechanism:
         If an argument is of the wrong kind.
     ValueError
         If an argument is out of range, both or neither of `epsilon` and `sigma` are given,
-        `epsilon` comes without `delta`, or sampling is asked for under ``replace_one``. (What
-        floating-point numbers cannot deliver, `account` and `release` refuse.)
+        `epsilon` comes without `delta`, or sampling is asked for under ``replace_one`` or with
+        several `rows_per_person`. (What floating-point numbers cannot deliver, `account` and
+        `release` refuse.)
 
     Notes
     -----
@@ -511,6 +529,7 @@ class SumMechanism:
     sigma: float | None = None
     adjacency: str = "zero_out"
     sampling_rate: float | None = None
+    rows_per_person: int = 1
 
     def __post_init__(self) -> None:
         checked_map(self.features)
@@ -518,7 +537,9 @@ class SumMechanism:
             object.__setattr__(self, name, value)
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
         assert self.delta is not None
-        checked_sampling_rate(self.sampling_rate, self.adjacency, self.delta)
+        rows = checked_rows_per_person(self.rows_per_person)
+        object.__setattr__(self, "rows_per_person", rows)
+        checked_sampling_rate(self.sampling_rate, self.adjacency, self.delta, rows)
 
     def account(self, *, n: int | None = None) -> Guarantee:
         """Tell what a release will guarantee, and its sigma.
@@ -549,6 +570,7 @@ class SumMechanism:
             diameter=self.features.diameter,
             adjacency=self.adjacency,
             sampling_rate=self.sampling_rate,
+            rows_per_person=self.rows_per_person,
         )
         return account_sums(
             setting,
@@ -667,6 +689,7 @@ class SumSetting(TypedDict):
     diameter: float
     adjacency: str
     sampling_rate: float | None
+    rows_per_person: int
 
 
 def account_sums(
@@ -684,6 +707,7 @@ def account_sums(
     assert sigma is not None
     check_sum_sigma(sigma, setting["norm"], weights)
     told = public_n(setting["adjacency"], n)
+    notes = (*notes_on_people(setting["rows_per_person"]), *notes)
     guarantee = accounting.sum_guarantee(sigma=sigma, n=told, notes=notes, **setting)
     return _as_asked(guarantee, epsilon)
 
@@ -707,6 +731,7 @@ class _Setting(TypedDict):
     diameter: float
     column_norm: float
     frame_norm: float | None
+    rows_per_person: int
 
 
 def checked_budget(epsilon: object, delta: object, sigma: object) -> dict[str, float]:

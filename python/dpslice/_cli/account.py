@@ -20,9 +20,8 @@ from dpslice._cli._options import (
     JsonOption,
     load_schema,
 )
-from dpslice.accounting._adjacency import NEIGHBOURS
 from dpslice.accounting._comparison import Comparison, compare_slicing
-from dpslice.accounting._guarantee import rounded_up, wording
+from dpslice.accounting._guarantee import neighbours_of, rounded_up
 
 if TYPE_CHECKING:
     from dpslice.accounting import Guarantee
@@ -169,8 +168,7 @@ def _print_rows(
             }
         )
         return
-    neighbours = NEIGHBOURS[common.adjacency]
-    print(f"adjacency {common.adjacency}: {neighbours}; the number of rows is public")
+    print(f"adjacency {common.adjacency}: {neighbours_of(common)}; the number of rows is public")
     print(
         f"delta {rounded_up(common.delta)}, d = {common.d}, p = {common.p}, "
         f"rows of norm at most {common.max_norm:.9g},"
@@ -212,11 +210,8 @@ def _print_sums(promise: Guarantee, asked: Mapping[str, float | None], json: boo
             {"asked": asked, "adjacency": promise.adjacency, "sums": promise.to_dict()}
         )
         return
-    neighbours = NEIGHBOURS[promise.adjacency]
-    if promise.adjacency == "zero_out":
-        neighbours = wording(promise).nothing
     public = "" if promise.adjacency == "add_remove" else "; the number of rows is public"
-    print(f"adjacency {promise.adjacency}: {neighbours}{public}")
+    print(f"adjacency {promise.adjacency}: {neighbours_of(promise)}{public}")
     print(f"delta {rounded_up(promise.delta)}, {promise.p} counts,")
     print(f"neighbouring tables at most {promise.sensitivity:.9g} apart")
     print()

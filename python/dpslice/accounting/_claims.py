@@ -8,7 +8,7 @@ from typing import Final
 from dpslice.accounting._guarantee import Guarantee, composed_guarantee
 from dpslice.accounting._rounding import order_rounding
 from dpslice.accounting._slicing import checked_setting
-from dpslice.accounting._sums import sum_distances, sum_epsilon
+from dpslice.accounting._sums import checked_distances, sum_epsilon
 
 # What a claim may be off by when it is computed again: ln delta by the first, and other numbers
 # down to the second of what is found.
@@ -55,12 +55,13 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
     Raises
     ------
     ValueError
-        If the parts of a composition have another adjacency than the whole, or the numbers could
-        not be those of a release.
+        If the parts of a composition have another adjacency or `rows_per_person` than the whole, or
+        the numbers could not be those of a release.
     """
     if guarantee.mechanism == "composition" and guarantee.parts:
-        if any(part.adjacency != guarantee.adjacency for part in guarantee.parts):
-            raise ValueError("parts of a guarantee must have its adjacency")
+        for name in ("adjacency", "rows_per_person"):
+            if any(getattr(part, name) != getattr(guarantee, name) for part in guarantee.parts):
+                raise ValueError(f"parts of a guarantee must have its {name}")
         return composed_guarantee(
             guarantee.parts, guarantee.adjacency, guarantee.n, at_least=at_least
         )
@@ -74,8 +75,9 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
         kinds.append("replace_one")
     if guarantee.mechanism == "sums":
         found = []
+        distances = checked_distances(norm, diameter, guarantee.rows_per_person)
         for kind in kinds:
-            _, distance, _ = sum_distances(kind, norm, diameter)
+            distance = distances.of(kind)
             rate = guarantee.sampling_rate if kind == guarantee.adjacency else None
             found.append(
                 (sum_epsilon(delta, distance / sigma, p, rate, at_least=at_least), distance)
@@ -90,6 +92,7 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
             diameter=diameter,
             column_norm=1.0,
             frame_norm=guarantee.frame_norm,
+            rows_per_person=guarantee.rows_per_person,
         )
         found = [
             (setting.alone(delta, sigma, kind, at_least=at_least), setting.distance(kind))
@@ -123,6 +126,7 @@ def _refuse_order_overclaim(guarantee: Guarantee) -> None:
         diameter=guarantee.diameter,
         column_norm=1.0,  # seeded frames may have longer columns: that counts below the tolerance
         frame_norm=guarantee.frame_norm,
+        rows_per_person=1,
     )
     n, sigma, rounding = guarantee.n, guarantee.sigma, guarantee.epsilon_numerical
     wrong = None

@@ -10,17 +10,22 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any, Final
 
 from dpslice import _arrays
-from dpslice.accounting._adjacency import ADJACENCIES, NEIGHBOURS, SUM_ADJACENCIES
+from dpslice.accounting._adjacency import (
+    ADJACENCIES,
+    SUM_ADJACENCIES,
+    checked_rows_per_person,
+    neighbours,
+)
 from dpslice.accounting._composition import Slicing, composed_epsilon
 from dpslice.accounting._rounding import SUM_ROUNDING, computed_epsilon, rounded_sensitivity
-from dpslice.frames import FRAMES
+from dpslice.frames import FRAMES, orthonormal_norm
 
 
 @dataclass(frozen=True)
 class Wording:
     """What a certificate calls things, for one kind of mechanism."""
 
-    nothing: str = NEIGHBOURS["zero_out"]  # the neighbour under zero_out
+    null: tuple[str, str] | None = None  # the neighbour under zero_out: of one record, of several
     distance: str = "distance of neighbouring rows"
     bounds: str = "rows"
     two: str = "two rows"
@@ -29,14 +34,14 @@ class Wording:
 
 _WORDING: Final = {
     "sums": Wording(
-        nothing="one record is replaced by one that counts nowhere",
+        null=("one that counts nowhere", "ones that count nowhere"),
         distance="distance of neighbouring tables' sums",
         bounds="features",
         two="two",
         sigma="noise on every released sum, in the unit of the features",
     ),
     "schema inference": Wording(
-        nothing="one record is replaced by one that falls into no histogram",
+        null=("one that falls into no histogram", "ones that fall into no histogram"),
         distance="distance of neighbouring tables' counts",
         sigma="noise on every count",
     ),
@@ -46,14 +51,30 @@ _WORDING: Final = {
 def wording(guarantee: Guarantee) -> Wording:
     """Return the words for a certificate; several releases take those of rows or sums, if any."""
     mechanisms = {leaf.mechanism for leaf in leaves_of([guarantee])}
-    for mechanism in ("slicing", "sums"):
-        if mechanism in mechanisms:
-            return _WORDING.get(mechanism, Wording())
-    return _WORDING.get(guarantee.mechanism, Wording())
+    shown = next((name for name in ("slicing", "sums") if name in mechanisms), guarantee.mechanism)
+    words = _WORDING.get(shown, Wording())
+    if shown in _WORDING or guarantee.rows_per_person == 1:
+        return words
+    return dataclasses.replace(words, distance="distance of all of a person's rows together")
+
+
+def neighbours_of(guarantee: Guarantee) -> str:
+    """Tell in words which tables a guarantee is about."""
+    null, rows = wording(guarantee).null, guarantee.rows_per_person
+    if guarantee.adjacency != "zero_out" or null is None:
+        return neighbours(guarantee.adjacency, rows)
+    if rows == 1:
+        return f"one record is replaced by {null[0]}"
+    return f"the records of one person, at most {rows}, are replaced by {null[1]}"
 
 
 # Entries of a written guarantee that are left out where they have their defaults.
-_ONLY_WHERE_SAID: Final = {"sampling_rate": None, "frame_norm": None, "amplified_by_order": False}
+_ONLY_WHERE_SAID: Final = {
+    "sampling_rate": None,
+    "frame_norm": None,
+    "amplified_by_order": False,
+    "rows_per_person": 1,
+}
 _COMPOSITIONS: Final = ("basic", "joint")
 _DEEPEST: Final = 100  # nested parts of one that is read
 
@@ -80,8 +101,8 @@ class Guarantee:
     mechanism : str
         What was done: ``"slicing"``, ``"sums"``, ``"schema inference"``, ``"composition"``, ...
     sensitivity : float, optional
-        L2 distance of two neighbouring rows, in the unit of the data; of sums, of two neighbouring
-        tables' sums.
+        L2 distance of two neighbouring tables' rows, in the unit of the data; of sums, of their
+        sums.
     sigma : float, optional
         Standard deviation of the noise, in the unit of the data.
     frame : {"orthonormal", "gaussian"}, optional
@@ -114,6 +135,8 @@ class Guarantee:
     amplified_by_order : bool
         Of slicing: whether ``epsilon`` or ``epsilon_replace_one`` counts on the secret, uniformly
         random order of all n rows (`shuffled_delta`). Then it is no longer that of the noise alone.
+    rows_per_person : int
+        Records that one person has at most: the neighbours differ in all of them.
 
     Raises
     ------
@@ -146,6 +169,7 @@ class Guarantee:
     sampling_rate: float | None = None
     frame_norm: float | None = None
     amplified_by_order: bool = False
+    rows_per_person: int = 1
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -190,6 +214,12 @@ class Guarantee:
             put("sampling_rate", _arrays.open_unit("sampling_rate", self.sampling_rate))
         if self.frame_norm is not None:
             put("frame_norm", _arrays.positive_real("frame_norm", self.frame_norm))
+        put("rows_per_person", checked_rows_per_person(self.rows_per_person))
+        if self.sampling_rate is not None and self.rows_per_person > 1:
+            raise ValueError(
+                "sampling_rate is for people with one record each; got rows_per_person = "
+                f"{self.rows_per_person}"
+            )
         _arrays.boolean("amplified_by_order", self.amplified_by_order)
         if self.amplified_by_order:
             self._check_order_claim()
@@ -198,6 +228,11 @@ class Guarantee:
         """Raise unless everything is stated that the claim follows from."""
         if self.mechanism != "slicing" or self.parts or self.sampling_rate is not None:
             raise ValueError("amplified_by_order is for one slicing release alone")
+        if self.rows_per_person > 1:
+            raise ValueError(
+                "amplified_by_order is for people with one row each; got rows_per_person = "
+                f"{self.rows_per_person}"
+            )
         _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
         needed = ("sigma", "frame", "d", "p", "n", "max_norm", "diameter")
         missing = [name for name in needed if not getattr(self, name)]  # 0 is none of them, either
@@ -227,10 +262,7 @@ class Guarantee:
         rows = "n is public" if self.n is None else f"n is public: n = {self.n}"
         if self.adjacency == "add_remove":
             rows = "n is protected too, but for n > 0"
-        neighbours = NEIGHBOURS[self.adjacency]
-        if self.adjacency == "zero_out":
-            neighbours = words.nothing
-        lines.append(f"  adjacency     {self.adjacency}: {neighbours}; {rows}")
+        lines.append(f"  adjacency     {self.adjacency}: {neighbours_of(self)}; {rows}")
         if self.sensitivity is not None:
             lines.append(f"  Delta         {self.sensitivity:.9g}   ({words.distance})")
         bounds = []
@@ -269,9 +301,12 @@ class Guarantee:
             )
         if self.adjacency != "replace_one":
             if self.epsilon_replace_one is not None:
+                replaced = "a record may be replaced by any other"
+                if self.rows_per_person > 1:
+                    replaced = "a person's records may be replaced by any others"
                 lines.append(
                     f"  replace_one   epsilon {rounded_up(self.epsilon_replace_one)} at the same"
-                    " delta, if a record may be replaced by any other"
+                    f" delta, if {replaced}"
                 )
             elif self.private:
                 lines.append("  replace_one   not stated: the promise above is weaker than that")
@@ -292,12 +327,12 @@ class Guarantee:
         -------
         dict
             One entry per attribute, `parts` as a list of such dictionaries; `sampling_rate`,
-            `frame_norm` and `amplified_by_order` only where they say something.
+            `frame_norm`, `amplified_by_order` and `rows_per_person` only where they say something.
         """
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _ONLY_WHERE_SAID and value is _ONLY_WHERE_SAID[field.name]:
+            if field.name in _ONLY_WHERE_SAID and value == _ONLY_WHERE_SAID[field.name]:
                 continue
             if field.name == "parts":
                 value = [part.to_dict() for part in value]
@@ -374,7 +409,7 @@ class Guarantee:
         Parameters
         ----------
         *guarantees : Guarantee
-            At least one, all with the same adjacency.
+            At least one, all with the same adjacency and `rows_per_person`.
 
         Returns
         -------
@@ -386,7 +421,7 @@ class Guarantee:
         TypeError
             If an argument is not a Guarantee.
         ValueError
-            If there is none, or adjacencies or row counts differ.
+            If there is none, or adjacencies, rows per person or row counts differ.
         """
         for guarantee in guarantees:
             if not isinstance(guarantee, Guarantee):
@@ -400,6 +435,12 @@ class Guarantee:
             raise ValueError(
                 "guarantees to compose must have the same adjacency; got "
                 + " and ".join(adjacencies)
+            )
+        units = sorted({guarantee.rows_per_person for guarantee in guarantees})
+        if len(units) > 1:
+            raise ValueError(
+                "guarantees to compose must have the same rows_per_person; got "
+                + " and ".join(map(str, units))
             )
         counts = sorted({g.n for g in guarantees if g.n is not None})
         if len(counts) > 1:
@@ -448,6 +489,7 @@ def composed_guarantee(
         private=all(g.private for g in guarantees),
         parts=tuple(guarantees),
         composition="joint" if total < basic else "basic",
+        rows_per_person=guarantees[0].rows_per_person,
     )
 
 
@@ -467,19 +509,22 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     """Describe one computed release for `composed_epsilon`, if the certificate says enough."""
     if leaf.sigma is None or leaf.frame is None or leaf.d is None or leaf.p is None:
         return None
-    fixed = leaf.frame_norm is not None or (leaf.frame == "orthonormal" and leaf.p % leaf.d == 0)
-    if not fixed:
-        # The ratio of these depends on the frame, and `composed_epsilon` takes frames to be
-        # independent, which no certificate tells.
-        return None
     norm, distance = leaf.max_norm, _distance_of(leaf, adjacency)
     if norm is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
         return None
-    if leaf.frame_norm is not None:
+    frame_norm = leaf.frame_norm
+    if frame_norm is None and leaf.frame == "orthonormal" and leaf.rows_per_person > 1:
+        frame_norm = orthonormal_norm(leaf.d, leaf.p)
+    if frame_norm is not None:
         # No column of a frame is longer than its spectral norm.
-        longest = norm * max(1.0, leaf.frame_norm)
-        reach = rounded_sensitivity(distance * leaf.frame_norm, leaf.d, leaf.p, longest)
+        longest = norm * max(1.0, frame_norm)
+        reach = rounded_sensitivity(distance * frame_norm, leaf.d, leaf.p, longest)
+        reach *= math.sqrt(leaf.rows_per_person)
         return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=reach)
+    if leaf.frame == "gaussian" or leaf.p % leaf.d != 0:
+        # The ratio of these depends on the frame, and `composed_epsilon` takes frames to be
+        # independent, which no certificate tells.
+        return None
     exact = rounded_sensitivity(distance, leaf.d, leaf.p, norm)
     return Slicing(sigma=leaf.sigma, d=leaf.d, p=leaf.p, frame=leaf.frame, sensitivity=exact)
 
@@ -491,7 +536,14 @@ def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     distance = _distance_of(leaf, adjacency)
     if leaf.sigma is None or distance is None or not (leaf.sigma > 0.0 and distance > 0.0):
         return None
-    return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=distance * SUM_ROUNDING)
+    reach = leaf.rows_per_person * distance * SUM_ROUNDING
+    return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=reach)
+
+
+def _rounded_numbers(leaf: Guarantee) -> int:
+    """Count the released numbers that one person's records are in."""
+    rows = leaf.rows_per_person if leaf.mechanism == "slicing" else 1
+    return rows * (leaf.p or 0)
 
 
 def _joint_epsilon(
@@ -540,5 +592,5 @@ def _counted_together(
         return composed_epsilon(left, parts, others=pairs) if left > least else math.inf
 
     rounding = math.fsum(leaf.epsilon_numerical for leaf in gaussian)
-    numbers = sum(leaf.p or 0 for leaf in gaussian)
+    numbers = sum(_rounded_numbers(leaf) for leaf in gaussian)
     return computed_epsilon(exact, whole, rounding, numbers, at_least=at_least)[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpslice import _arrays
-from dpslice.accounting._adjacency import ADJACENCIES
+from dpslice.accounting._adjacency import ADJACENCIES, checked_rows_per_person
 from dpslice.accounting._gaussian import (
     SAFE_SIGMA,
     Ratio,
@@ -28,7 +28,7 @@ from dpslice.accounting._rounding import (
     rounded_sensitivity,
 )
 from dpslice.accounting._shuffling import end_that_holds, least_holding, log_shuffled_delta
-from dpslice.frames import FRAMES, ORTHONORMAL_TOLERANCE
+from dpslice.frames import FRAMES, orthonormal_norm
 
 _LARGEST_ORDER_EPSILON: Final = 6.0  # that the order is claimed for: little is gained near it
 
@@ -45,23 +45,53 @@ class _Setting:
     diameter: float
     column_norm: float
     frame_norm: float | None
+    rows_per_person: int
 
     def __post_init__(self) -> None:
         _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
+        if self.rows_per_person > 1:
+            check_sure_norm("rows_per_person", self.frame, known=self.frame_norm is not None)
 
     def ratio(self, sigma: float, adjacency: str) -> Ratio:
-        distance = self.distance(adjacency)
-        norm = self.max_norm * self.column_norm
-        if self.frame_norm is not None:
-            reach = distance * self.frame_norm
-            return Ratio(rounded_sensitivity(reach, self.d, self.p, norm) / sigma)
-        exact = rounded_sensitivity(distance, self.d, self.p, norm)
-        return ratio_of(sigma=sigma, d=self.d, p=self.p, frame=self.frame, sensitivity=exact)
+        """Law of the ratio of a person's distance to the noise, rounding included.
 
-    def distance(self, adjacency: str) -> float:
+        Of one row, the law of its length in a frame that is drawn afresh is known. Several rows
+        meet the same frame, and the law of their lengths together depends on which they are; so
+        they are bounded by the frame's spectral norm: the Frobenius norm of E U is at most that of
+        E, sqrt(rows) times what bounds each, times the norm of U.
+        """
+        if self.frame_norm is None and self.rows_per_person == 1:
+            exact = self.computed(self.distance(adjacency))
+            return ratio_of(sigma=sigma, d=self.d, p=self.p, frame=self.frame, sensitivity=exact)
+        norm = self.sure_norm() if self.frame_norm is None else self.frame_norm
+        reach = self.row_distance(adjacency) * norm
+        return Ratio(math.sqrt(self.rows_per_person) * self.computed(reach) / sigma)
+
+    def row_distance(self, adjacency: str) -> float:
+        """Distance of two rows, or of a row and zero."""
         if adjacency == "zero_out":
             return self.max_norm
         return min(self.diameter, 2.0 * self.max_norm)  # rows are clipped to max_norm
+
+    def distance(self, adjacency: str) -> float:
+        """Distance of neighbouring tables: of all rows of a person together."""
+        return math.sqrt(self.rows_per_person) * self.row_distance(adjacency)
+
+    def computed(self, distance: float) -> float:
+        """Bound the distance of two rows' projections as they are computed."""
+        return rounded_sensitivity(distance, self.d, self.p, self.max_norm * self.column_norm)
+
+    def sure_norm(self) -> float:
+        """Bound on the spectral norm of the frame, drawn afresh or known."""
+        if self.frame == "orthonormal":
+            return orthonormal_norm(self.d, self.p)
+        assert self.frame_norm is not None
+        return self.frame_norm
+
+    @property
+    def numbers(self) -> int:
+        """Released numbers that one person's rows are in."""
+        return self.p * self.rows_per_person
 
     def order_ratio(self, sigma: float, adjacency: str) -> float:
         """Bound mu for `shuffled_delta`: the noise against the distance of *any* two rows.
@@ -70,17 +100,12 @@ class _Setting:
         domain, up to the diameter away; and under ``zero_out`` with zero, up to max_norm away,
         which may be more than a diameter that a caller knows.
 
-        The frame parts two rows by its spectral norm at most, for sure: sqrt(ceil(p/d)) for
-        orthonormal blocks, the last partial or not (q I plus a projection), drawn afresh or known.
-        The law of a random frame does not help with partial blocks: n - 1 differences have to be
-        bounded together, for one and the same frame.
+        The frame parts two rows by its spectral norm at most, for sure. The law of a random frame
+        does not help with partial blocks: n - 1 differences have to be bounded together, for one
+        and the same frame.
         """
-        if self.frame == "orthonormal":
-            norm = math.sqrt(-(-self.p // self.d)) * (1.0 + ORTHONORMAL_TOLERANCE)
-        else:
-            assert self.frame_norm is not None
-            norm = self.frame_norm
-        distance = self.distance("replace_one")
+        norm = self.sure_norm()
+        distance = self.row_distance("replace_one")
         if adjacency == "zero_out":
             distance = max(distance, self.max_norm)
         longest = self.max_norm * max(1.0, norm)  # no column is longer than the spectral norm
@@ -124,23 +149,29 @@ class _Setting:
         return math.inf if high is None else least_holding(holds, high) + rounding
 
     def notes(self) -> tuple[str, ...]:
-        distance = self.distance(self.adjacency)
-        accounted = rounded_sensitivity(distance, self.d, self.p, self.max_norm * self.column_norm)
+        distance = self.row_distance(self.adjacency)
+        accounted = self.computed(distance)
         if accounted <= distance * (1.0 + 1.5e-9):
             return ()
         return (
-            f"accounted with Delta = {accounted:.9g}, which covers the rounding of products of "
-            "this size",
+            f"accounted with Delta = {math.sqrt(self.rows_per_person) * accounted:.9g}, which "
+            "covers the rounding of products of this size",
         )
 
     def rounding(self, sigma: float) -> float:
         """Epsilon that rounding costs."""
         longest = self.max_norm * self.column_norm
-        return numerical_loss(p=self.p, sigma=sigma, max_norm=longest)[0]
+        return numerical_loss(p=self.numbers, sigma=sigma, max_norm=longest)[0]
 
     def checked_delta(self, delta: object, eps: float = 0.0) -> float:
         """Return delta, or raise unless rounding leaves something of it at this epsilon."""
-        return checked_total(delta, eps, self.p, f"at p = {self.p}")
+        return checked_total(delta, eps, self.numbers, self.size)
+
+    @property
+    def size(self) -> str:
+        """What needs rounding, for messages."""
+        several = "" if self.rows_per_person == 1 else f", {self.rows_per_person} rows a person"
+        return f"at p = {self.p}{several}"
 
     def alone(
         self, delta: float, sigma: float, adjacency: str, *, at_least: bool = False
@@ -151,7 +182,7 @@ class _Setting:
             lambda target: epsilon_at(target, ratio),
             delta,
             self.rounding(sigma),
-            self.p,
+            self.numbers,
             at_least=at_least,
         )
 
@@ -166,6 +197,7 @@ def checked_setting(
     diameter: object,
     column_norm: object,
     frame_norm: object,
+    rows_per_person: object,
 ) -> _Setting:
     norm = _arrays.positive_real("max_norm", max_norm)
     return _Setting(
@@ -179,15 +211,25 @@ def checked_setting(
         frame_norm=(
             None if frame_norm is None else _arrays.positive_real("frame_norm", frame_norm)
         ),
+        rows_per_person=checked_rows_per_person(rows_per_person),
     )
 
 
-def check_order_frame(frame: str, *, known: bool) -> None:
-    """Raise where the order of rows may not be claimed for a frame, known or drawn afresh."""
+def check_sure_norm(name: str, frame: str, *, known: bool) -> None:
+    """Raise where a frame's spectral norm has no sure bound, which argument `name` needs."""
     if frame == "gaussian" and not known:
         raise ValueError(
-            "amplify_by_order needs a sure bound on the frame, which a gaussian frame that is "
-            "drawn afresh has not: take frame='orthonormal', or a seed"
+            f"{name} needs a sure bound on the frame, which a gaussian frame that is drawn afresh "
+            "has not: take frame='orthonormal', or a seed"
+        )
+
+
+def check_order_unit(rows_per_person: int) -> None:
+    """Raise where the order of rows may not be claimed for a person's rows."""
+    if rows_per_person > 1:
+        raise ValueError(
+            "amplify_by_order is for people with one row each: what the order hides of several "
+            f"rows that change together is not known; got rows_per_person = {rows_per_person}"
         )
 
 
@@ -197,7 +239,8 @@ def _checked_order(setting: _Setting, n: object) -> int:
         raise ValueError(
             "n, the public number of rows, must be given with amplify_by_order; got None"
         )
-    check_order_frame(setting.frame, known=setting.frame_norm is not None)
+    check_sure_norm("amplify_by_order", setting.frame, known=setting.frame_norm is not None)
+    check_order_unit(setting.rows_per_person)
     return _arrays.positive_integer("n", n)
 
 
@@ -218,6 +261,7 @@ def slicing_guarantee(
     notes: Sequence[str] = (),
     amplify_by_order: bool = False,
     epsilon: float | None = None,
+    rows_per_person: int = 1,
 ) -> Guarantee:
     """Guarantee of one computed release, with everything that rounding costs.
 
@@ -257,6 +301,11 @@ def slicing_guarantee(
     epsilon : float, optional
         What `calibrate_slicing` was given with `amplify_by_order`. Its bound need not fall in
         epsilon, so the search for the least one may start well there alone.
+    rows_per_person : int, default 1
+        Rows that one person has at most, all of which change together: Delta is sqrt(rows) times
+        that of one row. With more than one, the frame is counted by the bound on its spectral norm
+        (sqrt(ceil(p/d)) of orthonormal ones, drawn afresh or not); neither ``gaussian`` frames
+        without a `frame_norm` nor `amplify_by_order` are for that.
 
     Returns
     -------
@@ -281,6 +330,7 @@ def slicing_guarantee(
         diameter=diameter,
         column_norm=column_norm,
         frame_norm=frame_norm,
+        rows_per_person=rows_per_person,
     )
     total = setting.checked_delta(delta)
     notes = _arrays.elements("notes", notes)
@@ -324,6 +374,7 @@ def slicing_guarantee(
         private=private,
         notes=(*notes, *setting.notes()),
         amplified_by_order=stated != alone,
+        rows_per_person=setting.rows_per_person,
     )
 
 
@@ -341,6 +392,7 @@ def calibrate_slicing(
     frame_norm: float | None = None,
     n: int | None = None,
     amplify_by_order: bool = False,
+    rows_per_person: int = 1,
 ) -> float:
     """Noise of one computed release, so that its total stays within a given epsilon and delta.
 
@@ -350,7 +402,9 @@ def calibrate_slicing(
         Total epsilon allowed, > 0.
     delta : float
         Total delta allowed, 0 < delta < 1.
-    d, p, frame, adjacency, max_norm, diameter, column_norm, frame_norm, n, amplify_by_order
+    d, p, frame, adjacency, max_norm, diameter, column_norm, frame_norm
+        As in `slicing_guarantee`.
+    n, amplify_by_order, rows_per_person
         As in `slicing_guarantee`.
 
     Returns
@@ -376,9 +430,10 @@ def calibrate_slicing(
         diameter=diameter,
         column_norm=column_norm,
         frame_norm=frame_norm,
+        rows_per_person=rows_per_person,
     )
     total = setting.checked_delta(delta, eps)
-    left = math.log(total - lost_delta(setting.p, eps))
+    left = math.log(total - lost_delta(setting.numbers, eps))
 
     def least(budget: float) -> float:
         target = left - (eps - budget)
@@ -393,7 +448,7 @@ def calibrate_slicing(
     rounding = setting.rounding(least(eps))
     if not eps > rounding:
         raise ValueError(
-            f"epsilon must exceed what rounding needs at p = {setting.p}, {rounding}; got {eps}"
+            f"epsilon must exceed what rounding needs {setting.size}, {rounding}; got {eps}"
         )
     sigma = least(eps - rounding)
     while setting.alone(total, sigma, setting.adjacency)[0] > eps:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dpslice import _arrays
-from dpslice.accounting._adjacency import SUM_ADJACENCIES
+from dpslice.accounting._adjacency import SUM_ADJACENCIES, checked_rows_per_person
 from dpslice.accounting._gaussian import (
     SAFE_SIGMA,
     Ratio,
@@ -74,7 +75,9 @@ def choice_range(mu: float) -> float:
     return max(0.0, eta * (1.0 - 1e-12) - 1e-11)
 
 
-def checked_sampling_rate(value: object, adjacency: str, delta: float) -> float | None:
+def checked_sampling_rate(
+    value: object, adjacency: str, delta: float, rows_per_person: int
+) -> float | None:
     """Return the rate, or raise unless it may be sampled at that under the adjacency."""
     if value is None:
         return None
@@ -85,6 +88,11 @@ def checked_sampling_rate(value: object, adjacency: str, delta: float) -> float 
         raise ValueError(
             "sampling_rate must be None under replace_one: sampling is accounted for records that "
             "are there or count nowhere (zero_out, add_remove)"
+        )
+    if rows_per_person > 1:
+        raise ValueError(
+            "sampling_rate must be None with several rows_per_person: sampling is accounted for "
+            f"people with one record each; got rows_per_person = {rows_per_person}"
         )
     return rate
 
@@ -113,11 +121,23 @@ def _log_sampled_profile(eps: float, mu: float, rate: float | None) -> float:
     return max(with_record, without)
 
 
-def sum_distances(adjacency: object, norm: object, diameter: object) -> tuple[str, float, float]:
-    kind = _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
+@dataclass(frozen=True)
+class SumDistances:
+    """How far one person's records move sums: all of them in the same direction, at worst."""
+
+    norm: float  # of one record
+    diameter: float  # of two
+    rows_per_person: int
+
+    def of(self, adjacency: str) -> float:
+        one = self.diameter if adjacency == "replace_one" else self.norm
+        return self.rows_per_person * one
+
+
+def checked_distances(norm: object, diameter: object, rows_per_person: object) -> SumDistances:
     bound = _arrays.positive_real("norm", norm)
     far = min(_arrays.positive_real("diameter", diameter), 2.0 * bound)
-    return kind, far if kind == "replace_one" else bound, far
+    return SumDistances(bound, far, checked_rows_per_person(rows_per_person))
 
 
 def sum_guarantee(
@@ -131,6 +151,7 @@ def sum_guarantee(
     sampling_rate: float | None = None,
     n: int | None = None,
     notes: Sequence[str] = (),
+    rows_per_person: int = 1,
 ) -> Guarantee:
     r"""Guarantee of one computed sum release, with everything that rounding costs.
 
@@ -157,6 +178,9 @@ def sum_guarantee(
         Records; public, and not to be given under ``add_remove``.
     notes : sequence of str
         Further conditions, for the certificate.
+    rows_per_person : int, default 1
+        Records that one person has at most, all of which change together: they move the sums by
+        so many times as much as one. Not with a `sampling_rate`.
 
     Returns
     -------
@@ -178,13 +202,15 @@ def sum_guarantee(
     '2.2541'
     """
     noise = _arrays.positive_real("sigma", sigma)
-    kind, distance, far = sum_distances(adjacency, norm, diameter)
+    kind = _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
+    distances = checked_distances(norm, diameter, rows_per_person)
+    distance = distances.of(kind)
     total = checked_total(delta, 0.0, cells, f"for {cells} sums")
-    rate = checked_sampling_rate(sampling_rate, kind, total)
+    rate = checked_sampling_rate(sampling_rate, kind, total, distances.rows_per_person)
     epsilon, lost = sum_epsilon(total, distance / noise, cells, rate)
     replaced = None
     if kind != "replace_one" and rate is None:
-        replaced, _ = sum_epsilon(total, far / noise, cells, None)
+        replaced, _ = sum_epsilon(total, distances.of("replace_one") / noise, cells, None)
     return Guarantee(
         epsilon=epsilon,
         delta=total,
@@ -194,13 +220,14 @@ def sum_guarantee(
         sigma=noise,
         p=cells,
         n=n,
-        max_norm=norm,
-        diameter=far,
+        max_norm=distances.norm,
+        diameter=distances.diameter,
         epsilon_numerical=sum_numerical_loss(cells)[0],
         delta_numerical=lost,
         epsilon_replace_one=replaced,
         notes=_arrays.elements("notes", notes),
         sampling_rate=rate,
+        rows_per_person=distances.rows_per_person,
     )
 
 
@@ -234,6 +261,7 @@ def calibrate_sums(
     diameter: float,
     adjacency: str = "zero_out",
     sampling_rate: float | None = None,
+    rows_per_person: int = 1,
 ) -> float:
     """Noise of one computed sum release, so that its total stays within a given epsilon and delta.
 
@@ -243,7 +271,7 @@ def calibrate_sums(
         Total epsilon allowed, > 0.
     delta : float
         Total delta allowed, 0 < delta < 1.
-    cells, norm, diameter, adjacency, sampling_rate
+    cells, norm, diameter, adjacency, sampling_rate, rows_per_person
         As in `sum_guarantee`.
 
     Returns
@@ -259,9 +287,11 @@ def calibrate_sums(
         If an argument is out of range, or rounding alone needs more than epsilon or delta.
     """
     eps = _arrays.positive_real("epsilon", epsilon)
-    kind, distance, _ = sum_distances(adjacency, norm, diameter)
+    kind = _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
+    distances = checked_distances(norm, diameter, rows_per_person)
+    distance = distances.of(kind)
     total = checked_total(delta, eps, cells, f"for {cells} sums")
-    rate = checked_sampling_rate(sampling_rate, kind, total)
+    rate = checked_sampling_rate(sampling_rate, kind, total, distances.rows_per_person)
     rounding, lost = sum_numerical_loss(cells, eps)
     target = math.log(total - lost) - rounding
     if not eps > rounding:

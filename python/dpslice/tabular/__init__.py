@@ -1,7 +1,8 @@
 """Tables: public schemas, private schema inference, synthesizers, CSV files and reports.
 
 `Schema` says what is publicly known of a table, `Synthesizer` releases it, trains a model and
-samples from that; `read_csv` and `write_csv` read and write tables.
+samples from that; `read_csv` and `write_csv` read and write tables; `limit_rows_per_person` is for
+tables in which a person has several rows.
 
 Needs the extra ``tabular``. `Synthesizer`, its options and models, and `write_report` are imported
 when they are first asked for, so that schemas and encodings work without torch.
@@ -19,6 +20,7 @@ from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Numb
 from dpslice.tabular.discretization import Discretization  # noqa: E402
 from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
 from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
+from dpslice.tabular.people import limit_rows_per_person  # noqa: E402
 from dpslice.tabular.rules import Rule  # noqa: E402
 from dpslice.tabular.schema import Schema  # noqa: E402
 from dpslice.tabular.sdv import sdv_types  # noqa: E402
@@ -48,6 +50,7 @@ __all__ = [
     "TabularGenerator",
     "TrainingOptions",
     "iter_csv",
+    "limit_rows_per_person",
     "read_csv",
     "sdv_types",
     "write_csv",

@@ -25,24 +25,27 @@ Neighbours
     Under ``zero_out`` the record of one table is the null record in the other, which falls into no
     bin of any histogram, that of missing values included (and is the zero row of a release). Let
     there be m histograms. Under ``zero_out`` and ``add_remove`` a record changes at most one count
-    in each, by 1: k = m changes. Under ``replace_one`` at most two in each: k = 2m.
+    in each, by 1: k = m changes. Under ``replace_one`` at most two in each: k = 2m. The r records
+    of one person, all changed together, change counts by r in all: as much as r squared changes by
+    1, if all fall into the same bins.
 
 Privacy
     Let X, X' be neighbours and S the categories (of any of the c categorical columns) that occur
-    in X but not in X'. Only the changed record has them, so each has count 1 in X and there is at
-    most one per column. Let M be the mechanism and M* the same with the categories in S (and,
-    for X', those in X' only) suppressed.
+    in X but not in X'. Only the changed records have them, so each has a count of r in X at most,
+    and there are at most r per column. Let M be the mechanism and M* the same with the categories
+    in S (and, for X', those in X' only) suppressed.
 
-    1. M*(X) and M*(X') are functions of noisy counts of the same bins, of which at most k differ,
-       by 1 each. Discrete Gaussian noise gives Renyi divergence at most
-       :math:`\alpha k/(2\sigma^2)` for every order (Canonne, Kamath and Steinke, arXiv:2004.00010,
-       Proposition 5, Theorem 14), hence :math:`(\epsilon_1, \delta_1)` by their Proposition 12.
-    2. With :math:`\tau \ge \Pr[1 + Y \ge T]`, no category of S passes the threshold with
+    1. M*(X) and M*(X') are functions of noisy counts of the same bins, whose differences have
+       squares that add up to :math:`k r^2` at most. Discrete Gaussian noise gives Renyi divergence
+       at most :math:`\alpha k r^2/(2\sigma^2)` for every order (Canonne, Kamath and Steinke,
+       arXiv:2004.00010, Proposition 5, Theorem 14), hence :math:`(\epsilon_1, \delta_1)` by their
+       Proposition 12.
+    2. With :math:`\tau \ge r \Pr[r + Y \ge T]`, no category of S passes the threshold with
        probability at least :math:`1 - c\tau`, independently of all other counts. So, for any
        set A of outputs, :math:`\Pr[M(X) \in A] \le \Pr[M^*(X) \in A] + c\tau` and
        :math:`\Pr[M(X') \in A] \ge (1 - c\tau) \Pr[M^*(X') \in A]`.
     3. Together M is :math:`(\epsilon_1 + \ln(1/(1 - c\tau)),\ \delta_1 + c\tau)`-DP, and these are
-       the epsilon and delta asked for. In particular a category that one record alone has is
+       the epsilon and delta asked for. In particular a category that one person alone has is
        published with probability at most delta.
 """
 
@@ -61,6 +64,7 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
+from dpslice.accounting._adjacency import checked_rows_per_person
 from dpslice.release import with_earlier_costs
 from dpslice.tabular._documents import write_document
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
@@ -122,6 +126,7 @@ def infer_schema(
     target: str | None = None,
     prior: Guarantee | None = None,
     impossible: Sequence[Rule | Mapping[str, object]] | None = None,
+    rows_per_person: int = 1,
 ) -> Schema:
     """Estimate bounds and categories from private rows; see `Schema.infer` and the module's text.
 
@@ -129,7 +134,7 @@ def infer_schema(
     ----------
     df : pandas.DataFrame
         The private table.
-    epsilon, delta, types, adjacency, nullable, target, prior, impossible
+    epsilon, delta, types, adjacency, nullable, target, prior, impossible, rows_per_person
         As in `Schema.infer`.
 
     Returns
@@ -149,7 +154,8 @@ def infer_schema(
         target = types.target
     if isinstance(types, Schema) and impossible is None:
         impossible = types.impossible
-    types, prior = _earlier(types, prior, adjacency)
+    unit = checked_rows_per_person(rows_per_person)
+    types, prior = _earlier(types, prior, adjacency, unit)
     kinds = _public_types(df, types, target)
     may_miss = _public_missingness(nullable, tuple(kinds))
     rules = _checked_rules(impossible, kinds, may_miss)
@@ -169,6 +175,7 @@ def infer_schema(
         histograms=len(paid),
         open_histograms=len(unknown_domain),
         adjacency=adjacency,
+        rows_per_person=unit,
     )
     rows = noise.number_of_rows(len(df))
     columns: dict[str, Column] = {}
@@ -288,7 +295,10 @@ class _NothingFound(Exception):
 
 
 def _earlier(
-    types: Mapping[str, str | Column] | Schema | str, prior: Guarantee | None, adjacency: str
+    types: Mapping[str, str | Column] | Schema | str,
+    prior: Guarantee | None,
+    adjacency: str,
+    rows_per_person: int,
 ) -> tuple[Mapping[str, str | Column] | str, Guarantee | None]:
     """Columns of `types`, and what finding them has cost: a schema's own, or `prior`."""
     if prior is not None and not isinstance(prior, Guarantee):
@@ -301,6 +311,11 @@ def _earlier(
     if prior is not None and prior.adjacency != adjacency:
         raise ValueError(
             f"adjacency must be that of what was spent before, {prior.adjacency}; got {adjacency}"
+        )
+    if prior is not None and prior.rows_per_person != rows_per_person:
+        raise ValueError(
+            "rows_per_person must be that of what was spent before, "
+            f"{prior.rows_per_person}; got {rows_per_person}"
         )
     return types, prior
 
@@ -402,7 +417,7 @@ def _order_slack(delta: float) -> NDArray[np.float64]:
 
 
 def _gaussian_epsilon(changes: int, variance: float, delta: float) -> float:
-    """Epsilon of discrete Gaussian noise on counts of which `changes` differ by 1."""
+    """Epsilon of discrete Gaussian noise, where squared differences add up to `changes`."""
     orders = 1.0 + _ORDERS_MINUS_ONE
     bounds = orders * changes / (2.0 * variance) + _order_slack(delta)
     return max(0.0, float(bounds.min()))
@@ -421,12 +436,22 @@ class _Noise:
         c: those whose bins are not known beforehand.
     adjacency : str
         Decides how many counts a record changes.
+    rows_per_person : int
+        r: records that change together, at most.
     """
 
     def __init__(
-        self, epsilon: float, delta: float, *, histograms: int, open_histograms: int, adjacency: str
+        self,
+        epsilon: float,
+        delta: float,
+        *,
+        histograms: int,
+        open_histograms: int,
+        adjacency: str,
+        rows_per_person: int = 1,
     ) -> None:
         self.epsilon, self.delta, self.adjacency = epsilon, delta, adjacency
+        self.rows_per_person = rows_per_person
         self.columns = histograms
         self.counts_rows = adjacency == "add_remove"
         self.histograms = histograms + self.counts_rows
@@ -435,8 +460,8 @@ class _Noise:
         self.delta_threshold = min(delta / 2.0, epsilon / 4.0) if open_histograms else 0.0
         self.delta_noise = delta - self.delta_threshold
         left = epsilon + math.log1p(-self.delta_threshold)
-        self.changes = self.histograms * (2 if adjacency == "replace_one" else 1)
-        # Largest k/(2 variance) that some order allows. The factor below covers the rounding of
+        self.changes = self._changes(self.histograms, adjacency)
+        # Largest k r^2/(2 variance) that some order allows. The factor below covers the rounding of
         # this computation.
         rate = float(((left - _order_slack(self.delta_noise)) / (1.0 + _ORDERS_MINUS_ONE)).max())
         if not rate > 0.0:
@@ -445,9 +470,13 @@ class _Noise:
         self.sigma = math.sqrt(self.variance)
         self.threshold = 1
         if open_histograms:
-            self.threshold = 1 + _tail_quantile(
-                self.delta_threshold / open_histograms, self.variance
-            )
+            share = self.delta_threshold / (open_histograms * rows_per_person)
+            self.threshold = rows_per_person + _tail_quantile(share, self.variance)
+
+    def _changes(self, histograms: int, adjacency: str) -> int:
+        """Bound the sum of the squares of the differences of neighbouring tables' counts."""
+        bins = 2 if adjacency == "replace_one" else 1
+        return histograms * bins * self.rows_per_person**2
 
     def add(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the counts with independent noise added."""
@@ -469,7 +498,7 @@ class _Noise:
         replaced = self.epsilon
         if self.adjacency != "replace_one":  # which leaves the number of rows as it is
             replaced = threshold_cost + _gaussian_epsilon(
-                2 * self.columns, self.variance, self.delta_noise
+                self._changes(self.columns, "replace_one"), self.variance, self.delta_noise
             )
         return Guarantee(
             epsilon=self.epsilon,
@@ -480,6 +509,7 @@ class _Noise:
             sigma=self.sigma,
             n=n,
             epsilon_replace_one=replaced,
+            rows_per_person=self.rows_per_person,
             notes=(
                 "Column names, their order, their types and which may have missing values are"
                 " public.",

@@ -91,6 +91,25 @@ _ADJACENCY = {
         "doubt": "whether your row is in the table",
     },
 }
+_ADJACENCY_OF_SEVERAL = {
+    "zero_out": {
+        "name": "one person’s rows blanked, at most {} (zero_out)",
+        "change": "the same table in which that person’s rows, at most {}, are blanked: they stay "
+        "in their places, but say nothing",
+        "doubt": "whether your rows say what they say or are blank",
+    },
+    "replace_one": {
+        "name": "one person’s rows replaced, at most {} (replace_one)",
+        "change": "the same table in which that person’s rows, at most {}, are replaced by any "
+        "other possible rows",
+        "doubt": "which of two sets of rows is yours",
+    },
+    "add_remove": {
+        "name": "one person’s rows in the table or not, at most {} (add_remove)",
+        "change": "the table without that person’s rows, at most {}",
+        "doubt": "whether your rows are in the table",
+    },
+}
 _COMPOSITION = {
     "basic": "ε and δ add up",
     "joint": "accounted for together, exactly",
@@ -98,11 +117,20 @@ _COMPOSITION = {
 }
 
 
+def _adjacency(guarantee: Guarantee) -> dict[str, str]:
+    """Say in words what neighbouring tables are."""
+    rows = guarantee.rows_per_person
+    if rows == 1:
+        return _ADJACENCY[guarantee.adjacency]
+    several = _ADJACENCY_OF_SEVERAL[guarantee.adjacency]
+    return {key: text.format(count_text(rows)) for key, text in several.items()}
+
+
 def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
     """Everything that one step's certificate states, as label and text."""
     facts: list[tuple[str, str]] = [
         ("Mechanism", guarantee.mechanism),
-        ("Adjacency", _ADJACENCY[guarantee.adjacency]["name"]),
+        ("Adjacency", _adjacency(guarantee)["name"]),
     ]
     sums = guarantee.mechanism == "sums"
     one, two = (
@@ -149,8 +177,8 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
     """Everything the certificate section says."""
     if guarantee is None:
         return {"given": False}
-    adjacency = _ADJACENCY[guarantee.adjacency]
-    epsilon, delta = guarantee.epsilon, guarantee.delta
+    adjacency = _adjacency(guarantee)
+    epsilon, delta, rows = guarantee.epsilon, guarantee.delta, guarantee.rows_per_person
     parts = [
         {
             "mechanism": part.mechanism,
@@ -167,6 +195,12 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
         "delta": parameter_text(delta, 3),
         "adjacency": guarantee.adjacency,
         "adjacency_name": adjacency["name"],
+        "unit": "row" if rows == 1 else "rows",
+        "unit_limit": (
+            "It holds for one row. Who fills several rows of the table"
+            if rows == 1
+            else f"It holds for people with at most {count_text(rows)} rows. Who has more"
+        ),
         "change": adjacency["change"],
         "doubt": adjacency["doubt"],
         "factor": _likelihood_factor(epsilon),

@@ -137,6 +137,7 @@ class RowMethod:
         epsilon: float,
         delta: float,
         adjacency: str,
+        rows_per_person: int,
         seed: int,
         amplify_by_order: bool = False,
         n: int | None = None,
@@ -156,6 +157,7 @@ class RowMethod:
             diameter=self.encoding.diameter,
             seed=seed,
             amplify_by_order=amplify_by_order,
+            rows_per_person=rows_per_person,
         )
         if isinstance(df, pd.DataFrame) and n is None:
             n = len(df) or None  # of no rows, encoding speaks

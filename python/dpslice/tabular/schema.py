@@ -487,6 +487,7 @@ class Schema:
         target: str | None = None,
         prior: Guarantee | None = None,
         impossible: Sequence[Rule | Mapping[str, object]] | None = None,
+        rows_per_person: int = 1,
     ) -> Schema:
         """Estimate bounds and categories from private rows, at a stated privacy cost.
 
@@ -518,6 +519,9 @@ class Schema:
         impossible : sequence of mappings, optional
             Rules to note in the schema, about columns that `types` describes completely, and
             booleans. Default: those of `types`, if it is a Schema.
+        rows_per_person : int
+            Rows that one person has at most: the guarantee is for all of them together. That of
+            the release that the schema is for.
 
         Returns
         -------
@@ -547,6 +551,7 @@ class Schema:
             target=target,
             prior=prior,
             impossible=impossible,
+            rows_per_person=rows_per_person,
         )
 
 

@@ -175,6 +175,7 @@ class SumMethod:
         epsilon: float,
         delta: float,
         adjacency: str,
+        rows_per_person: int,
         seed: int,
         rounds: int = 0,
         on_round: Callable[[int, list[tuple[str, ...]]], None] | None = None,
@@ -185,7 +186,12 @@ class SumMethod:
         In `rounds`, if there are any, tables of three columns that a model of the pairs fits worst
         are chosen and counted, too; `on_round` is told which.
         """
-        budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "adjacency": adjacency}
+        budget: dict[str, Any] = {
+            "epsilon": epsilon,
+            "delta": delta,
+            "adjacency": adjacency,
+            "rows_per_person": rows_per_person,
+        }
         blocks = self.discretization.encode_blocks(df)
         if not rounds:
             return SumMechanism(features=self.features, **budget).release(blocks, **where)

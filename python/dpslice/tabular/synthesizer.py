@@ -25,7 +25,9 @@ from torch import nn
 from dpslice import _arrays
 from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
+from dpslice.accounting._adjacency import checked_rows_per_person
 from dpslice.accounting._guarantee import rounded_up
+from dpslice.accounting._slicing import check_order_unit
 from dpslice.release import Release, checked_release, total_guarantee
 from dpslice.tabular._conditions import BLOCK_ROWS, check_possible, keep_to_rules
 from dpslice.tabular.columns import Categorical, held_number
@@ -59,6 +61,7 @@ class _Method(Protocol):
         epsilon: float,
         delta: float,
         adjacency: str,
+        rows_per_person: int,
         seed: int,
         **where: Any,
     ) -> Release:
@@ -132,6 +135,9 @@ class Synthesizer:
     amplify_by_order : bool
         Of rows: whether the guarantee counts on their secret order, which takes less noise where
         epsilon is small and rows are many (`dpslice.SlicingMechanism`).
+    rows_per_person : int
+        Rows that one person has at most. The guarantee is then for people, each with all their
+        rows. `limit_rows_per_person` makes a table such that it is so.
 
     Attributes
     ----------
@@ -145,8 +151,8 @@ class Synthesizer:
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong kind or outside its range, or `adjacency` is not that of the
-        schema's guarantee.
+        If an argument is of the wrong kind or outside its range, or `adjacency` or
+        `rows_per_person` is not that of the schema's guarantee.
 
     Examples
     --------
@@ -177,6 +183,7 @@ class Synthesizer:
         rounds: int = 0,
         seed: int = 0,
         amplify_by_order: bool = False,
+        rows_per_person: int = 1,
     ) -> None:
         self.schema = _arrays.instance("schema", schema, Schema, "a Schema")
         self.epsilon = _arrays.positive_real("epsilon", epsilon)
@@ -190,6 +197,14 @@ class Synthesizer:
                 f"adjacency must be {schema.guarantee.adjacency!r}, as the schema was inferred "
                 f"under that; got {adjacency!r} (or infer the schema anew)"
             )
+        self.rows_per_person = checked_rows_per_person(rows_per_person)
+        if schema.guarantee is not None:
+            unit = schema.guarantee.rows_per_person
+            if unit != self.rows_per_person:
+                raise ValueError(
+                    f"rows_per_person must be {unit}, as the schema was inferred for that; got "
+                    f"{rows_per_person} (or infer the schema anew)"
+                )
         if training is not None and not isinstance(training, kind.options_class):
             raise TypeError(
                 f"training must be {kind.options_class.__name__} with method={method!r}; "
@@ -205,6 +220,8 @@ class Synthesizer:
             raise ValueError(
                 "amplify_by_order is for method='rows': sums have no order to count on"
             )
+        if self.amplify_by_order:
+            check_order_unit(self.rows_per_person)
         self._use({})
         self.release: Release | None = None
         self.model: nn.Module | None = None
@@ -324,6 +341,7 @@ class Synthesizer:
                 epsilon=self.epsilon,
                 delta=self.delta,
                 adjacency=self.adjacency,
+                rows_per_person=self.rows_per_person,
                 seed=self.seed,
                 metadata=metadata,
                 **where,
@@ -435,6 +453,7 @@ class Synthesizer:
             rounds=metadata.get("rounds", 0),
             seed=seed,
             amplify_by_order=release.guarantee.amplified_by_order,
+            rows_per_person=release.guarantee.rows_per_person,
         )
         synthesizer._use(metadata[kind.settings_key])
         synthesizer._method.check(release)
@@ -718,6 +737,7 @@ class Synthesizer:
             "seed": self.seed,
             "rounds": self.rounds,
             "amplify_by_order": self.amplify_by_order,
+            "rows_per_person": self.rows_per_person,
             "guarantee": self.guarantee.to_dict(),
         }
         data = sealed({"header": json.dumps(header), "state": state}, dpslice_model=_MODEL_FORMAT)
@@ -775,6 +795,7 @@ class Synthesizer:
                 # Models of versions that did not say:
                 rounds=header.get("rounds", 0),
                 amplify_by_order=header.get("amplify_by_order", False),
+                rows_per_person=header.get("rows_per_person", 1),
                 **{k: header[k] for k in ("epsilon", "delta", "method", "adjacency", "seed")},
             )
             synthesizer._use(header["settings"])
