@@ -37,12 +37,7 @@ myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
-# A class shows what it inherits from classes of this library, not from those of others.
-autodoc_default_options = {
-    "members": True,
-    "member-order": "bysource",
-    "inherited-members": "Module, ABC, Protocol, Exception, ValueError, AttributeError, RuntimeError",
-}
+autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings have the types, in words
 autodoc_class_signature = "mixed"
 numpydoc_show_class_members = False
