@@ -62,7 +62,8 @@ def _described(command: Any, context: Any) -> Iterator[str]:
 def _insert(app: Sphinx, docname: str, source: list[str]) -> None:
     if _MARK in source[0]:
         command = typer.main.get_command(command_line)
-        context = command.context_class(command, info_name="dpslice")  # type: ignore[attr-defined]
+        settings = command.context_settings
+        context = command.context_class(command, info_name="dpslice", **settings)
         source[0] = source[0].replace(_MARK, "\n\n".join(_described(command, context)))
 
 

@@ -149,12 +149,15 @@ def _owner(space: object, path: str) -> type | None:
 
 
 def _link_bases(app: Sphinx, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
-    places = (_place(base) for base in bases)
-    bases[:] = [
-        f":py:class:`{place}`" if place else base
-        for base, place in zip(bases, places, strict=True)
-        if place or not base.__module__.startswith(("dpslice", "typing"))
-    ] or [object]
+    """Show what a class is to users: of bases that are not public, the bases of these."""
+    shown: list[Any] = []
+    for base in getattr(obj, "__bases__", ()):
+        for each in base.__mro__:
+            place = _place(each)
+            if place is not None or not each.__module__.startswith(("dpslice", "typing")):
+                shown.append(f":py:class:`{place}`" if place else each)
+                break
+    bases[:] = list(dict.fromkeys(shown))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
