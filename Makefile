@@ -51,8 +51,8 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 # ------------------------------------------------------------------------------------ checks
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check python tests bench examples
-	$(BIN)/ruff format --check python tests bench examples
+	$(BIN)/ruff check python tests bench examples docs
+	$(BIN)/ruff format --check python tests bench examples docs
 	$(BIN)/codespell *.md docs csrc cuda python tests bench examples
 	$(BIN)/mypy
 	find csrc cuda tests/cuda_emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -17,26 +18,19 @@ pytest.importorskip("pandas")
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
-# Page and module: what each page lists is of its module, but for RETURNED.
-MODULES = {
-    "dpslice": "dpslice",
-    "accounting": "dpslice.accounting",
-    "divergences": "dpslice.divergences",
-    "features": "dpslice.features",
-    "frames": "dpslice.frames",
-    "functional": "dpslice.torch.functional",
-    "kernels": "dpslice.kernels",
-    "tabular": "dpslice.tabular",
-    "torch": "dpslice.torch",
-}
+EXTENSION = REFERENCE.parent / "_ext" / "public_names.py"
 
-# No module that users import exports these, but what they import returns them or tells of them.
-RETURNED = {
-    "dpslice.release.Slices",
-    "dpslice.tabular.discretization.FineShape",
-    "dpslice.tabular.discretization.Levels",
-    "dpslice.tabular.metrics.scores",
-}
+
+def _constants() -> dict[str, tuple[str, ...]]:
+    """Return what the extension calls public, without importing it: it needs Sphinx."""
+    body = ast.parse(EXTENSION.read_text(encoding="utf-8")).body
+    assigned = {ast.unparse(n.targets[0]): n.value for n in body if isinstance(n, ast.Assign)}
+    return {name: ast.literal_eval(assigned[name]) for name in ("MODULES", "RETURNED")}
+
+
+# Page and module: what each page lists is of its module, but for what these return.
+MODULES = {module.rpartition(".")[2]: module for module in _constants()["MODULES"]}
+RETURNED = set(_constants()["RETURNED"])
 
 
 def _listed(page: str) -> list[str]:
