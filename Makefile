@@ -2,6 +2,7 @@
 #   make demo       a private table to a synthetic one, with its report, in demo-output/
 #   make test       the tests
 #   make lint       formatters, linters, types, stubs
+#   make docs       guides and reference as pages, in build/docs; warnings are errors
 #   make stubs      write python/dpslice/_core.pyi anew, after a change of the bindings
 #   make sanitize   the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer,
 #                   or another with SANITIZERS=thread
@@ -26,7 +27,7 @@ export OMP_WAIT_POLICY ?= passive
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md \
   $(shell find csrc cuda python -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: demo test lint sanitize bench instructions wheel stubs clean
+.PHONY: demo test lint docs sanitize bench instructions wheel stubs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dpslice demo --out demo-output --overwrite
@@ -44,18 +45,23 @@ $(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) install --quiet '.[all,dev]'
+	$(PIP) install --quiet '.[all,dev,docs]'
 	touch $@ $(VENV)/.demo
 
 # ------------------------------------------------------------------------------------ checks
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check python tests bench examples
-	$(BIN)/ruff format --check python tests bench examples
+	$(BIN)/ruff check python tests bench examples docs
+	$(BIN)/ruff format --check python tests bench examples docs
 	$(BIN)/codespell *.md docs csrc cuda python tests bench examples
 	$(BIN)/mypy
 	find csrc cuda tests/cuda_emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python tests/tools/check_stubs.py
+
+# Pages of single names are written beside the others, and last no longer than their names.
+docs: $(VENV)/.dev
+	rm -rf docs/reference/generated
+	$(BIN)/python -m sphinx -b html -n -W --keep-going -q -d build/doctrees docs build/docs
 
 stubs: $(VENV)/.dev
 	$(BIN)/python tests/tools/check_stubs.py --write
@@ -73,4 +79,4 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)
+	rm -rf build dist docs/reference/generated demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)

@@ -426,8 +426,9 @@ def test_account_tells_what_the_order_of_rows_gives() -> None:
     words = succeed("account", *shape, "--rows", 32_561).stdout
     assert f"orthonormal, order of 32561 rows   {claimed['sigma']:.3f}"[:-1] in words
     alone = document["frames"]["orthonormal"]["sigma"]
-    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
-    assert f"σ falls from {alone:.2f} to {claimed['sigma']:.2f} (`dpslice account" in readme
+    page = Path(__file__).parents[1] / "docs" / "guides" / "certificate.md"
+    guide = " ".join(page.read_text("utf-8").split())
+    assert f"σ falls from {alone:.2f} to {claimed['sigma']:.2f} (`dpslice account" in guide
     assert "amplified_by_order" not in json.loads(succeed("account", *shape, "--json").stdout)
     given = ["--sigma", claimed["sigma"], *shape[2:], "--rows", 32_561, "--json"]
     back = json.loads(succeed("account", *given).stdout)["amplified_by_order"]

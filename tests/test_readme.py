@@ -1,8 +1,9 @@
 """What README.md, docs/ and examples/ show must run: every Python block, every dpslice command.
 
 Training is cut down to a few steps; everything else runs as printed, in a directory with a table
-that follows the README's own schema. Blocks of a page of docs/ run in order and check their own
-figures; files and definitions that it or CONTRIBUTING.md names must be there.
+that follows the page's own schema. Blocks of a page of docs/ run in order and check their own
+figures, by what they assert or by the text that follows them, which is what they print; files and
+definitions that it or CONTRIBUTING.md names must be there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 EXAMPLES = ROOT / "examples"
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+PRIVACY = ROOT / "docs" / "privacy.md"
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+OTHER_PAGES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "reference").glob("*.md"))]
 
 TRAINED = {"synthesize", "train", "demo"}
 
@@ -51,9 +54,12 @@ def test_what_follows_a_release_imports_no_mechanism() -> None:
             assert not parts & {"mechanism", "adaptive"}, path
 
 
+_FENCED = re.DOTALL | re.MULTILINE
+
+
 def _blocks(language: str, page: Path = README) -> list[str]:
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=_FENCED)
 
 
 def _write_table(schema: Schema, path: Path, n: int) -> None:
@@ -67,39 +73,75 @@ def _few_steps(code: str) -> str:
     return re.sub(r"\bsteps=\d+", "steps=3", code)
 
 
+def _write_files(page: Path, folder: Path, n: int) -> None:
+    """Write the files that a page shows, under the names in their first lines, and its table."""
+    for text in _blocks("toml", page):
+        name = re.match(r"# (\w+\.toml)\n", text)
+        assert name is not None, text
+        (folder / name[1]).write_text(text, encoding="utf-8")
+    if (folder / "people.toml").exists():
+        _write_table(Schema.load(folder / "people.toml"), folder / "people.csv", n)
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory as the README's reader has it, and training that takes a moment."""
-    (schema,) = _blocks("toml")
-    (tmp_path / "people.toml").write_text(schema, encoding="utf-8")
-    _write_table(Schema.load(tmp_path / "people.toml"), tmp_path / "people.csv", 300)
+    _write_files(README, tmp_path, 300)
     monkeypatch.chdir(tmp_path)
     short = functools.partial(synthesizer.MixtureOptions, steps=3)
     monkeypatch.setattr(synthesizer, "default_options", lambda method: short())
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "code", _blocks("python"), ids=["table", "generator", "sums", "rounds", "kernels"]
-)
+@pytest.mark.parametrize("code", _blocks("python"), ids=["table", "generator", "sums", "kernels"])
 def test_python_block_runs(code: str, workplace: Path) -> None:
     exec(compile(_few_steps(code), "README.md", "exec"), {"__name__": "readme"})
 
 
+def _commands(block: str) -> list[str]:
+    lines = (line.split("  #")[0].strip() for line in block.splitlines())
+    return [line for line in lines if line.startswith("dpslice ")]
+
+
+def _run_command(line: str) -> None:
+    arguments = shlex.split(line)[1:]
+    if arguments[0] in TRAINED:
+        arguments += ["--steps", "3"]
+    result = CliRunner().invoke(app, arguments, prog_name="dpslice")
+    assert result.exit_code == 0, (line, result.output)
+
+
 def test_commands_run_in_order(workplace: Path) -> None:
-    lines = [
-        line.split("  #")[0].strip()
-        for block in _blocks("sh")
-        for line in block.splitlines()
-        if line.startswith("dpslice ")
-    ]
-    assert {line.split()[1] for line in lines} >= {"synthesize", "release", "train", "sample"}
+    lines = [line for block in _blocks("sh") for line in _commands(block)]
+    assert {line.split()[1] for line in lines} >= {"synthesize"}
     for line in lines:
-        arguments = shlex.split(line)[1:]
-        if arguments[0] in TRAINED:
-            arguments += ["--steps", "3"]
-        result = CliRunner().invoke(app, arguments, prog_name="dpslice")
-        assert result.exit_code == 0, (line, result.output)
+        _run_command(line)
+
+
+def test_guides_show_the_steps_of_a_table() -> None:
+    blocks = _blocks("sh", ROOT / "docs" / "guides" / "tables.md")
+    shown = {line.split()[1] for block in blocks for line in _commands(block)}
+    assert shown >= {"release", "verify", "train", "sample", "report", "schema", "synthesize"}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_guide_runs_in_order(
+    page: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python and commands, as they follow one another; text after Python is what that prints."""
+    _write_files(page, workplace, 2000)
+    text = page.read_text(encoding="utf-8")
+    fences = re.finditer(r"^```(python|sh)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", text, _FENCED)
+    names: dict[str, object] = {"__name__": page.name}
+    for language, code, printed in (fence.groups() for fence in fences):
+        if language == "sh":
+            for line in _commands(code):
+                _run_command(line)
+            continue
+        capsys.readouterr()
+        exec(compile(_few_steps(code), page.name, "exec"), names)
+        if printed is not None:
+            assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize(
@@ -117,7 +159,7 @@ def test_make_targets_exist(page: Path, least: set[str]) -> None:
 
 def _anchors(page: Path) -> set[str]:
     """Names that GitHub gives to headings."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=_FENCED)
     titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
@@ -131,7 +173,9 @@ def _left_out(path: Path) -> bool:
     return any(path.is_relative_to(ROOT / each.strip("/")) for each in excluded)
 
 
-@pytest.mark.parametrize("page", [README, CONTRIBUTING, *DOCS], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [README, CONTRIBUTING, PRIVACY, *GUIDES, *OTHER_PAGES], ids=lambda page: page.name
+)
 def test_links_hold(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for link, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
@@ -144,14 +188,13 @@ def test_links_hold(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), anchor
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_docs_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_privacy_argument_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": page.name}
-    blocks = _blocks("python", page)
+    names: dict[str, object] = {"__name__": PRIVACY.name}
+    blocks = _blocks("python", PRIVACY)
     assert blocks
     for code in blocks:
-        exec(compile(code, page.name, "exec"), names)
+        exec(compile(code, PRIVACY.name, "exec"), names)
 
 
 def _defined(path: Path) -> set[str]:
@@ -168,7 +211,11 @@ def _defined(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("page", [CONTRIBUTING, *DOCS], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [CONTRIBUTING, PRIVACY, ROOT / "docs/guides/architecture.md"],
+    ids=lambda page: page.name,
+)
 def test_what_docs_name_is_there(page: Path) -> None:
     """`file` or `file::definition`, from the root, the package or tests/; NAME is any name."""
     text = page.read_text(encoding="utf-8")

@@ -354,7 +354,7 @@ def log_delta(
     -------
     float
         ln delta; ``-inf`` if even that is below the range of floats. Above the truth by about
-        1e-14 (1 + |ln delta|), never below it.
+        ``1e-14 (1 + |ln delta|)``, never below it.
 
     Raises
     ------

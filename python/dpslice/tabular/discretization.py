@@ -248,8 +248,8 @@ class Discretization:
     def candidates(self) -> tuple[tuple[int, ...], ...]:
         """Return what the rounds of a sum release choose from: tables of three columns.
 
-        They are counted on each level of the target, if the pairs are. Tables with more than
-        `MOST_CANDIDATE_CELLS` are left out, and so are the largest where there are too many.
+        They are counted on each level of the target, if the pairs are. Tables with more cells than
+        ``MOST_CANDIDATE_CELLS`` are left out, and so are the largest where there are too many.
 
         Returns
         -------
@@ -259,7 +259,7 @@ class Discretization:
         Raises
         ------
         ValueError
-            If there are more than `MOST_CANDIDATES` groups of three columns.
+            If there are more than ``MOST_CANDIDATES`` groups of three columns.
         """
         if math.comb(self.n_columns, 3) > MOST_CANDIDATES:
             raise ValueError(

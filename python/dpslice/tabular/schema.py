@@ -491,7 +491,7 @@ class Schema:
     ) -> Schema:
         """Estimate bounds and categories from private rows, at a stated privacy cost.
 
-        The work and its proof are in `dpslice.tabular.inference`.
+        The work and its proof are in ``dpslice.tabular.inference``.
 
         Parameters
         ----------
