@@ -30,7 +30,7 @@ from dpslice._cli._commands import app
 from dpslice._cli._outputs import check_outputs
 from dpslice.accounting import Guarantee
 from dpslice.cli import main
-from dpslice.tabular import Schema, Synthesizer, read_csv
+from dpslice.tabular import Schema, Synthesizer, read_table
 from dpslice.tabular.synthesizer import METHODS
 
 ROWS = 120
@@ -213,7 +213,7 @@ def test_wrong_usage_has_its_own_exit_code() -> None:
 def test_synthesize_writes_a_table_of_the_schema(table: Path, schema: Path, tmp_path: Path) -> None:
     out = tmp_path / "synthetic.csv"
     result = succeed("synthesize", table, "--schema", schema, "--epsilon", 5, "--out", out, *TINY)
-    assert len(read_csv(out, Schema.load(schema))) == ROWS
+    assert len(read_table(out, Schema.load(schema))) == ROWS
     assert "zero_out" in result.stdout
     assert f"n = {ROWS}" in result.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["synthetic.csv"]
@@ -315,7 +315,7 @@ def test_sample_writes_the_same_to_a_file_and_to_standard_output(
 def test_sample_to_a_file_states_the_guarantee(model: Path, schema: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     result = succeed("sample", model, "-n", 7, "--out", out, "--schema", schema)
-    assert len(read_csv(out, Schema.load(schema))) == 7
+    assert len(read_table(out, Schema.load(schema))) == 7
     assert "epsilon 5" in result.stderr
     assert "zero_out" in result.stderr
 
@@ -468,7 +468,7 @@ def test_release_may_count_on_its_order(schema: Path, tmp_path: Path) -> None:
 def test_synthesizer_counts_the_rows_of_a_whole_table(schema: Path, tmp_path: Path) -> None:
     table = _write(tmp_path / "many.csv", _rows(3000))
     described = Schema.load(schema)
-    frame = read_csv(table, described)
+    frame = read_table(table, described)
     settings: dict[str, Any] = {
         "epsilon": 1.0, "delta": 1e-6, "method": "rows", "adjacency": "replace_one",
         "amplify_by_order": True,
@@ -1338,7 +1338,7 @@ def test_tables_with_other_separators_and_words_for_missing(
     out, page = tmp_path / "synthetic.csv", tmp_path / "report.html"
     options = ("--schema", schema, "--epsilon", 5, "--out", out, *TINY, "-q")
     succeed("synthesize", other, *options, *how)
-    assert len(read_csv(out, Schema.load(schema))) == ROWS
+    assert len(read_table(out, Schema.load(schema))) == ROWS
     succeed("report", out, "--real", other, "--schema", schema, "--out", page, *how, "-q")
     refuse("separator must be one character", "schema", "check", schema, other, "--separator", "::")
 

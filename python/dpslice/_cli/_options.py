@@ -39,7 +39,8 @@ class Method(enum.StrEnum):
 TableArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="TABLE", help="The private table: CSV with a header line (.gz if packed)."
+        metavar="TABLE",
+        help="The private table: CSV with a header line (.gz if packed), or Parquet.",
     ),
 ]
 SchemaOption = Annotated[
@@ -116,8 +117,8 @@ SeparatorOption = Annotated[
     str,
     typer.Option(
         "--separator",
-        help="Character between the cells of the real tables, or the word tab. What is written "
-        "has commas.",
+        help="Character between the cells of the real tables that are CSV, or the word tab. What "
+        "is written has commas.",
     ),
 ]
 MissingOption = Annotated[
@@ -133,8 +134,8 @@ EncodingOption = Annotated[
     str,
     typer.Option(
         "--encoding",
-        help="Text encoding of the real tables, such as latin-1 or utf-16. What is written is "
-        "UTF-8.",
+        help="Text encoding of the real tables that are CSV, such as latin-1 or utf-16. What is "
+        "written is UTF-8.",
     ),
 ]
 DropOption = Annotated[
@@ -167,7 +168,7 @@ def load_schema(path: Path, *, target: str | None = None) -> Schema:
 def reading(
     separator: str, missing: Sequence[str] | None, encoding: str, drop: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Return how real tables are to be read: arguments of `read_csv`."""
+    """Return how real tables are to be read: arguments of `read_table`."""
     return {
         **reading_header(separator, encoding, drop),
         "missing": ("", *(missing or ())),

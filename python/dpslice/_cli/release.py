@@ -75,7 +75,7 @@ def release(
     """
     check_outputs({"--out": out}, [table, schema], overwrite=overwrite, directory="--out")
     description = load_schema(schema, target=target)  # before torch, which takes seconds
-    from dpslice.tabular.files import count_csv_rows, iter_csv
+    from dpslice.tabular.files import count_rows, iter_table
     from dpslice.tabular.synthesizer import Synthesizer
 
     synthesizer = Synthesizer(
@@ -92,11 +92,11 @@ def release(
     with timed(seconds, "release"):
         how = reading(separator, missing, encoding, drop)
         n = (
-            count_csv_rows(table, separator=how["separator"], encoding=encoding)
+            count_rows(table, separator=how["separator"], encoding=encoding)
             if amplify_by_order
             else None
         )
-        source = iter_csv(table, description, **how)
+        source = iter_table(table, description, **how)
         made = publish(synthesizer, source, out, overwrite=overwrite, quiet=quiet, n=n)
     summary = summary_of(
         "release",

@@ -58,7 +58,8 @@ def schema_template(
 ) -> None:
     """Write a schema file to fill in, with a table's column names.
 
-    Reads the header line alone: column names are public, values are not looked at.
+    Reads the header line alone, or the names of a Parquet file: column names are public, values
+    are not looked at, nor what else the file says of its columns.
     """
     path = None if out == "-" else Path(out)
     check_outputs({"--out": path}, [table], overwrite=overwrite, hint=STANDARD_OUTPUT)
@@ -147,13 +148,12 @@ def schema_infer(
     public.
     """
     check_outputs({"--out": out}, [table, types], overwrite=overwrite)
-    from dpslice.tabular.files import read_csv
+    from dpslice.tabular.files import read_table
     from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.schema import Schema
 
     kinds, nullable, prior, noted, rules = _read_types(types)
-    csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
-    frame = read_csv(table, csv_types, **reading(separator, missing, encoding, drop))
+    frame = read_table(table, kinds, **reading(separator, missing, encoding, drop))
     target = noted if target is None else target
     try:
         inferred = Schema.infer(
@@ -244,16 +244,6 @@ def _read_types(
     return kinds, nullable, read_guarantee(document), about.get("target"), rules
 
 
-def _csv_type(kind: str | Column) -> str:
-    from dpslice.tabular.columns import Categorical
-
-    if isinstance(kind, str):
-        return kind
-    if isinstance(kind, Categorical) and not kind.is_text:
-        return "categorical_integer"
-    return kind.type
-
-
 @schema_app.command("check", epilog=examples("dpslice schema check people.toml people.csv"))
 def schema_check(
     schema: Annotated[
@@ -264,8 +254,8 @@ def schema_check(
         Path | None,
         typer.Argument(
             metavar="TABLE",
-            help="A CSV to hold against it. What is said of it is not private: rows are counted, "
-            "and messages may quote cells.",
+            help="A table, CSV or Parquet, to hold against it. What is said of it is not private: "
+            "rows are counted, and messages may quote cells.",
         ),
     ] = None,
     separator: SeparatorOption = ",",
@@ -280,7 +270,7 @@ def schema_check(
     """
     from dpslice.tabular.columns import Datetime, Number
     from dpslice.tabular.encoding import Encoding
-    from dpslice.tabular.files import iter_csv
+    from dpslice.tabular.files import iter_table
 
     description = load_schema(schema)
     encoder = Encoding(description)
@@ -290,7 +280,7 @@ def schema_check(
     broken = [0] * len(description.impossible)
     if table is not None:
         n = 0
-        for piece in iter_csv(table, description, **reading(separator, missing, encoding, drop)):
+        for piece in iter_table(table, description, **reading(separator, missing, encoding, drop)):
             # Encoding checks every cell as a release would; the rows are thrown away.
             n += len(encoder.encode(piece))
             more = description.broken_rules(piece).sum(axis=0).tolist()

@@ -61,7 +61,13 @@ def synthesize(
     table: TableArgument,
     schema: SchemaOption,
     epsilon: EpsilonOption,
-    out: Annotated[Path, typer.Option("--out", help="Synthetic CSV to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Synthetic table to write: CSV (.gz if packed) or, if named .parquet, Parquet.",
+        ),
+    ],
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
     method: MethodOption = Method.sums,
@@ -117,9 +123,16 @@ def synthesize(
     if report is not None:
         check_report_packages()
     description = load_schema(schema, target=target)  # before torch, which takes seconds
-    from dpslice.tabular.files import count_csv_rows, iter_csv, read_csv, write_csv
+    from dpslice.tabular.files import (
+        check_written,
+        count_rows,
+        iter_table,
+        read_table,
+        write_table,
+    )
     from dpslice.tabular.synthesizer import Synthesizer
 
+    check_written(out)
     synthesizer = Synthesizer(
         description,
         epsilon=epsilon,
@@ -135,11 +148,11 @@ def synthesize(
     with timed(seconds, "release"):
         # The report needs the whole table; the release alone is made block by block.
         how = reading(separator, missing, encoding, drop)
-        frame = read_csv(table, description, **how) if report is not None else None
+        frame = read_table(table, description, **how) if report is not None else None
         n = None
         if amplify_by_order and frame is None:
-            n = count_csv_rows(table, separator=how["separator"], encoding=encoding)
-        source = frame if frame is not None else iter_csv(table, description, **how)
+            n = count_rows(table, separator=how["separator"], encoding=encoding)
+        source = frame if frame is not None else iter_table(table, description, **how)
         release = publish(synthesizer, source, release_path, overwrite=overwrite, quiet=quiet, n=n)
     if release_path is None:
         kept = "Nothing was written (with --release, training could go on at no cost)."
@@ -159,7 +172,7 @@ def synthesize(
                 # Rules that leave nothing are seen only now, and paid for is what they refuse.
                 refused = error
                 synthetic = synthesizer.sample(count, impossible=())
-            write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
+            write_table(synthetic, out)  # first: what was paid for is there, whatever else fails
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
         kept = f"The synthetic table is there: {out}"

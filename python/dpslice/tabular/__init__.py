@@ -1,7 +1,7 @@
-"""Tables: public schemas, private schema inference, synthesizers, CSV files and reports.
+"""Tables: public schemas, private schema inference, synthesizers, files and reports.
 
 `Schema` says what is publicly known of a table, `Synthesizer` releases it, trains a model and
-samples from that; `read_csv` and `write_csv` read and write tables.
+samples from that; `read_table` and `write_table` read and write tables, as CSV or Parquet.
 
 Needs the extra ``tabular``. `Synthesizer`, its options and models, and `write_report` are imported
 when they are first asked for, so that schemas and encodings work without torch.
@@ -18,10 +18,13 @@ require("pandas", extra="tabular")  # before the modules below import it: says w
 from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Number  # noqa: E402
 from dpslice.tabular.discretization import Discretization  # noqa: E402
 from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
-from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
+from dpslice.tabular.files import iter_table, read_table, write_table  # noqa: E402
 from dpslice.tabular.rules import Rule  # noqa: E402
 from dpslice.tabular.schema import Schema  # noqa: E402
 from dpslice.tabular.sdv import sdv_types  # noqa: E402
+
+# Their names when CSV was all there was.
+iter_csv, read_csv, write_csv = iter_table, read_table, write_table
 
 if TYPE_CHECKING:
     from dpslice.tabular.generator import TabularGenerator
@@ -47,11 +50,11 @@ __all__ = [
     "Synthesizer",
     "TabularGenerator",
     "TrainingOptions",
-    "iter_csv",
-    "read_csv",
+    "iter_table",
+    "read_table",
     "sdv_types",
-    "write_csv",
     "write_report",
+    "write_table",
 ]
 
 _LAZY = {

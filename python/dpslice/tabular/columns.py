@@ -25,7 +25,7 @@ __all__ = ["Boolean", "Categorical", "Column", "Datetime", "Number", "Numbers"]
 
 Numbers = NDArray[np.float64]
 
-LINE = "line"  # name of the index that tells where rows stand in a file
+LINE, ROW = "line", "row"  # names of an index that tells where rows stand in a file
 
 # Float64 holds every integer up to here; encoding and decoding go through float64.
 _LARGEST_INTEGER = 2**53
@@ -71,7 +71,7 @@ def _as_sequence(name: str, key: str, value: object) -> tuple[Any, ...]:
 
 
 def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
-    """Say where the first of some cells is, for the data holder: its line, if it is of a file.
+    """Say where the first of some cells is, for the data holder: in a file, its line or row.
 
     How many there are would be said of this piece of a table only, and other labels than numbers
     may name people.
@@ -79,7 +79,8 @@ def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
     label = series.index[int(np.flatnonzero(where)[0])]
     if not isinstance(label, numbers.Integral):
         return ""
-    return f" (the first at {'line' if series.index.name == LINE else 'index'} {label})"
+    place = series.index.name if series.index.name in (LINE, ROW) else "index"
+    return f" (the first at {place} {label})"
 
 
 def _check_missing(

@@ -248,7 +248,7 @@ class Synthesizer:
         Parameters
         ----------
         df : pandas.DataFrame, or iterable of them
-            The private table, whole or in pieces (`iter_csv`).
+            The private table, whole or in pieces (`iter_table`).
         path : path, optional
             Where to save the release; rows are then written as they are made, in memory for one
             block.
