@@ -815,6 +815,44 @@ def test_schema_infer_refuses_a_file_without_types(table: Path, tmp_path: Path) 
         refuse(match, "schema", "infer", table, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[[impossible]]\nsmoker = 3", "impossible rule 1: .*'smoker' can hold, true or false; "),
+        ("[[impossible]]\ntown = 3", "impossible rule 1 must name columns of the table; got 'town"),
+        ("[[impossible]]\nage = 3", "impossible rule 1 must be about columns that are described"),
+        ("impossible = 3", "impossible must be a list of rules"),
+        ("[columns.town]\nmin = 3", "column 'town': type is missing"),
+        (
+            '[columns.town]\ntype = "categorical"\ncategories = ["", "a"]\nnullable = true',
+            "column 'town': categories must not hold '' where values may be missing",
+        ),
+        ("[guarantee]\nepsilon = 3", ""),
+        ("[table]\nname = 3\ntraget = 3", "unknown key 'traget'"),
+    ],
+)
+def test_mistakes_in_a_file_of_types_name_the_file(text: str, match: str, tmp_path: Path) -> None:
+    """Before the table is opened."""
+    types = tmp_path / "types.toml"
+    head, columns = "", '[columns.age]\ntype = "integer"\n[columns.smoker]\ntype = "boolean"\n'
+    if not text.startswith("["):
+        head, text = text, ""
+    types.write_text(f"{head}\n{columns}{text}\n")
+    arguments = ["--types", types, "--epsilon", 1, "--out", tmp_path / "s.toml"]
+    match = f"^error: {re.escape(str(types))}: .*{match}"
+    refuse(match, "schema", "infer", tmp_path / "no.csv", *arguments)
+
+
+def test_mistakes_in_sdv_metadata_name_the_file(table: Path, tmp_path: Path) -> None:
+    metadata = tmp_path / "m.json"
+    metadata.write_text('{"columns": {"age": {"sdtype": "numerical"}}}')
+    match = f"^error: {re.escape(str(metadata))}: "
+    refuse(match + "SDV metadata carries no bounds", "schema", "check", metadata)
+    metadata.write_text('{"tables": {}}')
+    arguments = ["--epsilon", 1, "--out", tmp_path / "s.toml"]
+    refuse(match, "schema", "infer", table, "--types", metadata, *arguments)
+
+
 def test_release_refuses_a_schema_of_another_adjacency(table: Path, tmp_path: Path) -> None:
     types, out = tmp_path / "types.toml", tmp_path / "p.dpslice"
     types.write_text(
@@ -1448,6 +1486,11 @@ def test_schema_check_counts_what_would_be_rounded(tmp_path: Path) -> None:
     document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
     assert document["rounded"] == {"pay": 1, "seen": 2}
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["rounded"] is None
+    text = schema.read_text().replace("2020-01-01", "2020-01-01T00:00:00")
+    schema.write_text(text.replace("2020-12-31", "2020-12-31T23:59:59"))
+    table.write_text("pay,seen\n100,2020-05-06T07:08:09\n100,2020-05-06T07:08:09.25\n")
+    text = succeed("schema", "check", schema, table).stdout
+    assert "'seen': 1 of 2 values are finer than whole seconds and would be rounded" in text
 
 
 RULES = """
@@ -1494,7 +1537,7 @@ def test_schema_check_counts_rows_that_break_rules(ruled: Path, table: Path) -> 
     assert [entry["rows"] for entry in alone["impossible"]] == [None, None]
     assert alone["impossible"][0]["rule"] == "age at most 40 and smoker is True"
     ruled.write_text(SCHEMA + RULES.replace("smoker = true", "smoker = 3"))
-    refuse("ruled.toml: impossible rule 1: column 'smoker'", "schema", "check", ruled, table)
+    refuse("ruled.toml: impossible rule 1: .*'smoker' can hold", "schema", "check", ruled, table)
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
@@ -1528,6 +1571,29 @@ def test_no_synthetic_row_breaks_a_rule(
     again = succeed("sample", model, "-n", 400, "--seed", 0, "--schema", ruled, "--quiet").stdout
     assert again == succeed("sample", model, "-n", 400, "--seed", 0, "--quiet").stdout
     assert again == out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_share_that_rules_cost_is_computed_once(
+    quiet: bool, ruled: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and stands in the report too."""
+    shares = []
+    compute = Synthesizer.broken_share
+
+    def counted(self: Synthesizer, *rules: Any) -> float:
+        shares.append(compute(self, *rules))
+        return shares[-1]
+
+    monkeypatch.setattr(Synthesizer, "broken_share", counted)
+    outputs = ["--out", tmp_path / "s.csv", "--report", tmp_path / "r.html"]
+    options = [*TINY, *(["--quiet"] if quiet else [])]
+    result = succeed("synthesize", table, "--schema", ruled, "--epsilon", 20, *options, *outputs)
+    (share,) = shares
+    assert (f"{share:.2%} of the model's own rows" in result.stderr) != quiet
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "rows drawn anew" in page
+    assert f"{share:.2%}" in page
 
 
 def test_what_was_paid_for_outlives_rules_that_leave_nothing(

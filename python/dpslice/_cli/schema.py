@@ -195,40 +195,42 @@ def schema_infer(
             print(f"written: {out}")
 
 
-def _read_types(
-    path: Path,
-) -> tuple[dict[str, str | Column], list[str], Guarantee | None, str | None, Any]:
+_Types = tuple[dict[str, "str | Column"], list[str], "Guarantee | None", "str | None", Any]
+
+
+def _read_types(path: Path) -> _Types:
     """Types for `Schema.infer`, columns that may have missing values, what is spent, target, rules.
 
     The file may be a schema that was itself inferred, some of its columns to be done again: what it
     has cost is not undone by that.
     """
-    from dpslice.tabular._documents import (
-        DOCUMENT_KEYS,
-        read_document,
-        read_guarantee,
-        table_keys,
-    )
-    from dpslice.tabular.schema import Schema
+    from dpslice.tabular._documents import read_document
     from dpslice.tabular.sdv import sdv_types
 
     document, is_sdv = read_document(path)
-    if is_sdv:
+    try:
+        if not is_sdv:
+            return _types_of(document)
         sdv: dict[str, str | Column] = dict(sdv_types(document))
-        return sdv, list(sdv), None, None, None
+    except (TypeError, ValueError) as error:  # in a file, a wrong kind of value is wrong content
+        raise ValueError(f"{path}: {error}") from error
+    return sdv, list(sdv), None, None, ()
+
+
+def _types_of(document: Mapping[str, Any]) -> _Types:
+    from dpslice.tabular._documents import DOCUMENT_KEYS, read_guarantee, table_keys
+    from dpslice.tabular.inference import checked_rules
+    from dpslice.tabular.schema import Schema
+
     unknown = [key for key in document if key not in DOCUMENT_KEYS]
     if unknown:
         raise ValueError(
-            f"{path}: must have the tables [columns.<name>], [table], [[impossible]] and "
-            f"[guarantee] alone; got {unknown[0]!r}"
+            "must have the tables [columns.<name>], [table], [[impossible]] and [guarantee] "
+            f"alone; got {unknown[0]!r}"
         )
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
-        raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
-    try:
-        about = table_keys(document)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError("must have a table [columns.<name>] for each column")
     kinds: dict[str, str | Column] = {}
     nullable = []
     for name, keys in tables.items():
@@ -240,8 +242,9 @@ def _read_types(
             may_miss = described.nullable
         if may_miss:
             nullable.append(name)
-    rules = document.get("impossible")
-    return kinds, nullable, read_guarantee(document), about.get("target"), rules
+    # Now, while it is known which file they are of.
+    rules = checked_rules(document.get("impossible"), kinds, nullable)
+    return kinds, nullable, read_guarantee(document), table_keys(document).get("target"), rules
 
 
 @schema_app.command("check", epilog=examples("dpslice schema check people.toml people.csv"))
@@ -357,8 +360,10 @@ def schema_check(
 
 def _grain(column: Column) -> str:
     """Say to what values of a number or a date are rounded."""
-    from dpslice.tabular.columns import Number
+    from dpslice.tabular.columns import Datetime, Number
 
     if isinstance(column, Number):
         return f"its step of {column.step:g}"
+    if isinstance(column, Datetime) and not column.whole_days:
+        return "whole seconds"
     return "whole days (its min and max are dates; give times to keep the time of day)"

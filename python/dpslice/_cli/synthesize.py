@@ -183,7 +183,7 @@ def synthesize(
                 synthesizer.save(model)
             if refused is not None:
                 raise refused
-            tell_of_rules(synthesizer, None, quiet=quiet)
+            share = tell_of_rules(synthesizer, None, quiet=quiet)
     if report is not None and frame is not None:
         from dpslice.tabular.report import write_report
 
@@ -196,7 +196,7 @@ def synthesize(
                 schema=description,
                 guarantee=synthesizer.guarantee,
                 seed=seed,
-                training=synthesizer.training_facts(),
+                training=synthesizer.training_facts(broken_share=share),
             )
     summary = summary_of(
         "synthesize",
