@@ -23,7 +23,8 @@ from dpslice.tabular.columns import ROW
 
 __all__ = ["ParquetTable", "is_named", "opened", "require", "starts", "write"]
 
-_BUFFER_BYTES = 1 << 20  # read at a time: without, whole columns of a row group
+# Read at a time of each column; else a whole row group is, which may be the whole file.
+_BUFFER_BYTES = 1 << 20
 
 
 def is_named(path: object) -> bool:
@@ -73,7 +74,7 @@ class ParquetTable:
     def __init__(self, path: object, raw: IO[bytes]) -> None:
         self._arrow, parquet = require()
         self._path = path
-        self._file = parquet.ParquetFile(raw, buffer_size=_BUFFER_BYTES)
+        self._file = parquet.ParquetFile(raw, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         self._schema = self._file.schema_arrow
         self.names: list[str] = self._schema.names
 
@@ -122,7 +123,7 @@ class ParquetTable:
 
     def blocks(
         self, names: Sequence[str], block_rows: int
-    ) -> Iterator[tuple[Sequence[int], list[tuple[Sequence[str | None], NDArray[np.intp]]]]]:
+    ) -> Iterator[tuple[Sequence[int], Iterator[tuple[Sequence[str | None], NDArray[np.intp]]]]]:
         """Read the rows, and of them the wanted columns alone.
 
         Parameters
@@ -136,9 +137,9 @@ class ParquetTable:
         ------
         places : sequence of int
             The number of each row, from 1.
-        columns : list of (sequence of str or None, ndarray of int)
+        columns : iterator of (sequence of str or None, ndarray of int)
             The distinct cells of each column, None for a missing value, and which of them each row
-            has.
+            has; to be taken before the next block is.
         """
         done = 0
         for batch in self._file.iter_batches(batch_size=block_rows, columns=list(names)):
@@ -147,7 +148,7 @@ class ParquetTable:
             places = range(done + 1, done + batch.num_rows + 1)
             done += batch.num_rows
             # By name: columns of a record's own names, "a.b", may come along with "a".
-            yield places, [self._cells(batch.column(name)) for name in names]
+            yield places, (self._cells(batch.column(name)) for name in names)
 
     def _cells(self, column: Any) -> tuple[Sequence[str | None], NDArray[np.intp]]:
         arrow, compute = self._arrow, _arrays.require("pyarrow.compute", extra="parquet")

@@ -13,7 +13,7 @@ import datetime
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -324,7 +324,7 @@ class _Table(Protocol):
 
     def blocks(
         self, names: Sequence[str], block_rows: int
-    ) -> Iterator[tuple[Sequence[int], Sequence[_Cells]]]:
+    ) -> Iterator[tuple[Sequence[int], Iterable[_Cells]]]:
         """Yield where rows stand in the file, and the cells of some columns."""
 
 
