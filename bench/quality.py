@@ -64,7 +64,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 import dpslice
-from dpslice.tabular import MixtureOptions, Schema, Synthesizer, TabularGenerator, read_csv
+from dpslice.tabular import MixtureOptions, Schema, Synthesizer, TabularGenerator, read_table
 from dpslice.tabular.encoding import Encoding
 from dpslice.tabular.metrics import scores
 from dpslice.torch import SlicedDivergence, fit
@@ -343,7 +343,7 @@ def main() -> None:
     done = {(row["table"], row["asked_epsilon"], row["method"], row["seed"]) for row in rows}
     for name in args.tables:
         schema = Schema.load(ROOT / "examples" / f"{name}.toml")
-        table = read_csv(folder / TABLES[name], schema)
+        table = read_table(folder / TABLES[name], schema)
         for seed, epsilon, method in itertools.product(
             range(args.seeds), args.epsilons, args.methods
         ):

@@ -9,17 +9,17 @@ held out, so that the report can test classifiers on people that the release has
 import sys
 from pathlib import Path
 
-from dpslice.tabular import Schema, Synthesizer, read_csv, write_csv
+from dpslice.tabular import Schema, Synthesizer, read_table, write_table
 
 schema = Schema.load(Path(__file__).with_name("adult.toml"))
-table = read_csv(sys.argv[1], schema).sample(frac=1.0, random_state=0)
+table = read_table(sys.argv[1], schema).sample(frac=1.0, random_state=0)
 held_out, private = table[: len(table) // 5], table[len(table) // 5 :]
 
 synthesizer = Synthesizer(schema, epsilon=5.0, delta=1e-5).fit(private)
 print(synthesizer.guarantee)
 
 synthesizer.save("adult-model.pt")
-write_csv(synthesizer.sample(len(private)), "adult-synthetic.csv")
+write_table(synthesizer.sample(len(private)), "adult-synthetic.csv")
 scores = synthesizer.report(private, "adult-report.html", holdout=held_out)  # not private
 
 for name in ("tv_complement", "contingency_similarity", "ks_complement", "auc_synthetic"):

@@ -30,7 +30,7 @@ from dpslice._cli._commands import app
 from dpslice._cli._outputs import check_outputs
 from dpslice.accounting import Guarantee
 from dpslice.cli import main
-from dpslice.tabular import Schema, Synthesizer, read_csv
+from dpslice.tabular import Schema, Synthesizer, read_table
 from dpslice.tabular.synthesizer import METHODS
 
 ROWS = 120
@@ -213,7 +213,7 @@ def test_wrong_usage_has_its_own_exit_code() -> None:
 def test_synthesize_writes_a_table_of_the_schema(table: Path, schema: Path, tmp_path: Path) -> None:
     out = tmp_path / "synthetic.csv"
     result = succeed("synthesize", table, "--schema", schema, "--epsilon", 5, "--out", out, *TINY)
-    assert len(read_csv(out, Schema.load(schema))) == ROWS
+    assert len(read_table(out, Schema.load(schema))) == ROWS
     assert "zero_out" in result.stdout
     assert f"n = {ROWS}" in result.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["synthetic.csv"]
@@ -315,7 +315,7 @@ def test_sample_writes_the_same_to_a_file_and_to_standard_output(
 def test_sample_to_a_file_states_the_guarantee(model: Path, schema: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
     result = succeed("sample", model, "-n", 7, "--out", out, "--schema", schema)
-    assert len(read_csv(out, Schema.load(schema))) == 7
+    assert len(read_table(out, Schema.load(schema))) == 7
     assert "epsilon 5" in result.stderr
     assert "zero_out" in result.stderr
 
@@ -469,7 +469,7 @@ def test_release_may_count_on_its_order(schema: Path, tmp_path: Path) -> None:
 def test_synthesizer_counts_the_rows_of_a_whole_table(schema: Path, tmp_path: Path) -> None:
     table = _write(tmp_path / "many.csv", _rows(3000))
     described = Schema.load(schema)
-    frame = read_csv(table, described)
+    frame = read_table(table, described)
     settings: dict[str, Any] = {
         "epsilon": 1.0, "delta": 1e-6, "method": "rows", "adjacency": "replace_one",
         "amplify_by_order": True,
@@ -814,6 +814,44 @@ def test_schema_infer_refuses_a_file_without_types(table: Path, tmp_path: Path) 
     ):
         types.write_text(f"[columns.age]\n{text}\n")
         refuse(match, "schema", "infer", table, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[[impossible]]\nsmoker = 3", "impossible rule 1: .*'smoker' can hold, true or false; "),
+        ("[[impossible]]\ntown = 3", "impossible rule 1 must name columns of the table; got 'town"),
+        ("[[impossible]]\nage = 3", "impossible rule 1 must be about columns that are described"),
+        ("impossible = 3", "impossible must be a list of rules"),
+        ("[columns.town]\nmin = 3", "column 'town': type is missing"),
+        (
+            '[columns.town]\ntype = "categorical"\ncategories = ["", "a"]\nnullable = true',
+            "column 'town': categories must not hold '' where values may be missing",
+        ),
+        ("[guarantee]\nepsilon = 3", ""),
+        ("[table]\nname = 3\ntraget = 3", "unknown key 'traget'"),
+    ],
+)
+def test_mistakes_in_a_file_of_types_name_the_file(text: str, match: str, tmp_path: Path) -> None:
+    """Before the table is opened."""
+    types = tmp_path / "types.toml"
+    head, columns = "", '[columns.age]\ntype = "integer"\n[columns.smoker]\ntype = "boolean"\n'
+    if not text.startswith("["):
+        head, text = text, ""
+    types.write_text(f"{head}\n{columns}{text}\n")
+    arguments = ["--types", types, "--epsilon", 1, "--out", tmp_path / "s.toml"]
+    match = f"^error: {re.escape(str(types))}: .*{match}"
+    refuse(match, "schema", "infer", tmp_path / "no.csv", *arguments)
+
+
+def test_mistakes_in_sdv_metadata_name_the_file(table: Path, tmp_path: Path) -> None:
+    metadata = tmp_path / "m.json"
+    metadata.write_text('{"columns": {"age": {"sdtype": "numerical"}}}')
+    match = f"^error: {re.escape(str(metadata))}: "
+    refuse(match + "SDV metadata carries no bounds", "schema", "check", metadata)
+    metadata.write_text('{"tables": {}}')
+    arguments = ["--epsilon", 1, "--out", tmp_path / "s.toml"]
+    refuse(match, "schema", "infer", table, "--types", metadata, *arguments)
 
 
 def test_release_refuses_a_schema_of_another_adjacency(table: Path, tmp_path: Path) -> None:
@@ -1339,7 +1377,7 @@ def test_tables_with_other_separators_and_words_for_missing(
     out, page = tmp_path / "synthetic.csv", tmp_path / "report.html"
     options = ("--schema", schema, "--epsilon", 5, "--out", out, *TINY, "-q")
     succeed("synthesize", other, *options, *how)
-    assert len(read_csv(out, Schema.load(schema))) == ROWS
+    assert len(read_table(out, Schema.load(schema))) == ROWS
     succeed("report", out, "--real", other, "--schema", schema, "--out", page, *how, "-q")
     refuse("separator must be one character", "schema", "check", schema, other, "--separator", "::")
 
@@ -1449,6 +1487,11 @@ def test_schema_check_counts_what_would_be_rounded(tmp_path: Path) -> None:
     document = json.loads(succeed("schema", "check", schema, table, "--json").stdout)
     assert document["rounded"] == {"pay": 1, "seen": 2}
     assert json.loads(succeed("schema", "check", schema, "--json").stdout)["rounded"] is None
+    text = schema.read_text().replace("2020-01-01", "2020-01-01T00:00:00")
+    schema.write_text(text.replace("2020-12-31", "2020-12-31T23:59:59"))
+    table.write_text("pay,seen\n100,2020-05-06T07:08:09\n100,2020-05-06T07:08:09.25\n")
+    text = succeed("schema", "check", schema, table).stdout
+    assert "'seen': 1 of 2 values are finer than whole seconds and would be rounded" in text
 
 
 RULES = """
@@ -1495,7 +1538,7 @@ def test_schema_check_counts_rows_that_break_rules(ruled: Path, table: Path) -> 
     assert [entry["rows"] for entry in alone["impossible"]] == [None, None]
     assert alone["impossible"][0]["rule"] == "age at most 40 and smoker is True"
     ruled.write_text(SCHEMA + RULES.replace("smoker = true", "smoker = 3"))
-    refuse("ruled.toml: impossible rule 1: column 'smoker'", "schema", "check", ruled, table)
+    refuse("ruled.toml: impossible rule 1: .*'smoker' can hold", "schema", "check", ruled, table)
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
@@ -1529,6 +1572,29 @@ def test_no_synthetic_row_breaks_a_rule(
     again = succeed("sample", model, "-n", 400, "--seed", 0, "--schema", ruled, "--quiet").stdout
     assert again == succeed("sample", model, "-n", 400, "--seed", 0, "--quiet").stdout
     assert again == out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_share_that_rules_cost_is_computed_once(
+    quiet: bool, ruled: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and stands in the report too."""
+    shares = []
+    compute = Synthesizer.broken_share
+
+    def counted(self: Synthesizer, *rules: Any) -> float:
+        shares.append(compute(self, *rules))
+        return shares[-1]
+
+    monkeypatch.setattr(Synthesizer, "broken_share", counted)
+    outputs = ["--out", tmp_path / "s.csv", "--report", tmp_path / "r.html"]
+    options = [*TINY, *(["--quiet"] if quiet else [])]
+    result = succeed("synthesize", table, "--schema", ruled, "--epsilon", 20, *options, *outputs)
+    (share,) = shares
+    assert (f"{share:.2%} of the model's own rows" in result.stderr) != quiet
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "rows drawn anew" in page
+    assert f"{share:.2%}" in page
 
 
 def test_what_was_paid_for_outlives_rules_that_leave_nothing(

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from dpslice._cli._commands import app
-from dpslice.tabular import Encoding, Schema, synthesizer, write_csv
+from dpslice.tabular import Encoding, Schema, synthesizer, write_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -66,7 +66,7 @@ def _write_table(schema: Schema, path: Path, n: int) -> None:
     """Write a random table of a schema: decoded noise is one."""
     encoding = Encoding(schema)
     rows = np.random.default_rng(1).normal(size=(n, encoding.d))
-    write_csv(encoding.decode(rows), path)
+    write_table(encoding.decode(rows), path)
 
 
 def _few_steps(code: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mpmath as mp
@@ -29,6 +30,7 @@ from dpslice import (
     frames,
 )
 from dpslice import adaptive as adaptive_module
+from dpslice.cli import main
 from dpslice.tabular import Boolean, MixtureOptions, Number, Schema, Synthesizer
 from dpslice.tabular import limit_rows_per_person as limit
 from dpslice.tabular._noise import discrete_gaussian_tail
@@ -369,7 +371,7 @@ def test_more_rows_than_were_accounted_for_are_no_claim(entry: str) -> None:
         Guarantee.from_dict(stated.to_dict() | {"rows_per_person": 6})
 
 
-def test_an_edited_certificate_is_refused(tmp_path: Any) -> None:
+def test_an_edited_certificate_is_refused(tmp_path: Path) -> None:
     release = _release()
     more = dataclasses.replace(release.guarantee, rows_per_person=50)
     forged = type(release)(
@@ -408,7 +410,7 @@ SCHEMA = Schema([Number("age", "integer", 0, 9), Boolean("employed")])
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
-def test_synthesizers_release_for_people(method: str, tmp_path: Any) -> None:
+def test_synthesizers_release_for_people(method: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"age": rng.integers(0, 10, 500), "employed": rng.random(500) < 0.5})
     training = MixtureOptions(steps=1, components=4) if method == "sums" else None
@@ -503,3 +505,113 @@ def test_what_is_no_table_is_refused() -> None:
         list(limit([np.zeros(3)], "person", 2))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="must hold values that can be hashed"):
         limit(pd.DataFrame({"person": [[1], [2]]}), "person", 2)
+
+
+# -------------------------------------------------------------------------------- the command line
+
+TABLE_SCHEMA = '[columns.age]\ntype = "integer"\nmin = 0\nmax = 9\n'
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in a folder that holds a table of visits and its schema."""
+    monkeypatch.chdir(tmp_path)
+    _visits(3).to_csv("visits.csv", index=False)
+    Path("schema.toml").write_text(TABLE_SCHEMA)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_commands_leave_out_what_people_have_more(run: Callable[..., tuple[int, str, str]]) -> None:
+    kept = len(limit(_visits(3), "person", 2))
+    people = ("--person", "person", "--rows-per-person", "2")
+    asked = ("visits.csv", "--schema", "schema.toml", "--epsilon", "2", *people, "--json")
+    for method in ("sums", "rows"):
+        code, out, _ = run("release", *asked, "--method", method, "--out", method)
+        assert code == 0
+        told = json.loads(out)
+        assert told["n"] == kept
+        assert told["guarantee"]["rows_per_person"] == 2
+    assert Release.load("rows").n == kept
+    few = ("--steps", "2", "--out", "synthetic.csv", "--report", "report.html")
+    code, out, _ = run("synthesize", *asked, *few)
+    assert code == 0
+    assert json.loads(out)["n"] == kept
+    assert "that person’s rows, at most 2, are blanked" in Path("report.html").read_text()
+
+
+def test_the_order_of_first_rows_may_be_counted_on(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    """Of one row a person, whose number is known only once the others are left out."""
+    code, out, _ = run(
+        *("release", "visits.csv", "--schema", "schema.toml", "--epsilon", "1", "--out", "release"),
+        *("--method", "rows", "--amplify-by-order", "--person", "person", "--json"),
+    )
+    assert code == 0
+    assert json.loads(out)["n"] == len(limit(_visits(3), "person", 1))
+
+
+def test_schemas_are_inferred_for_people(run: Callable[..., tuple[int, str, str]]) -> None:
+    Path("types.toml").write_text('[columns.age]\ntype = "integer"\n')
+    code, _, _ = run(
+        *("schema", "infer", "visits.csv", "--types", "types.toml", "--epsilon", "5"),
+        *("--person", "person", "--rows-per-person", "2", "--out", "inferred.toml"),
+    )
+    assert code == 0
+    cost = Schema.load("inferred.toml").guarantee
+    assert cost is not None
+    assert cost.rows_per_person == 2
+    assert cost.n == len(limit(_visits(3), "person", 2))
+
+
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_accounts_are_for_people(method: str, run: Callable[..., tuple[int, str, str]]) -> None:
+    def told(rows: str) -> Any:
+        code, out, _ = run(
+            *("account", "--epsilon", "1", "--schema", "schema.toml", "--json"),
+            *("--rows-per-person", rows),
+        )
+        assert code == 0
+        return json.loads(out)
+
+    def noise(document: Any) -> float:
+        at = document["sums"] if method == "sums" else document["frames"]["orthonormal"]
+        return float(at["sigma"])
+
+    several = told("4")
+    assert noise(several) == pytest.approx((4 if method == "sums" else 2) * noise(told("1")))
+    assert set(several["frames"]) == {"orthonormal"}
+    assert "paper_theorem_1" not in several
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--person", "age"), "--person must name a column that is neither in the schema"),
+        (("--person", "person", "--drop", "person"), "--person must name a column that is neither"),
+        (("--person", "who", "--drop", "person"), "missing from the file: 'who'"),
+        (("--person", "person", "--rows-per-person", "0"), "rows_per_person must be"),
+        (
+            ("--person", "person", "--rows-per-person", "2", "--amplify-by-order"),
+            "amplify_by_order is for",
+        ),
+    ],
+)
+def test_what_commands_refuse_of_people(
+    arguments: tuple[str, ...], message: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = run(
+        *("release", "visits.csv", "--schema", "schema.toml", "--epsilon", "1", "--out", "release"),
+        *("--method", "rows", *arguments),
+    )
+    assert code != 0
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("release").exists()

@@ -499,7 +499,7 @@ def test_values_that_are_rounded_are_counted_for_the_data_holder():
     texts = ["2020-01-01", "2020-12-31 23:59:59.5", "2021-06-01 12:00"]
     stamps = pd.Series(pd.to_datetime(texts, format="ISO8601"))
     assert Datetime("t", "2020-01-01", "2020-12-31").rounded(stamps) == 1
-    assert Datetime("t", "2020-01-01T00:00:00", "2021-12-31T00:00:00").rounded(stamps) == 0
+    assert Datetime("t", "2020-01-01T00:00:00", "2021-12-31T00:00:00").rounded(stamps) == 1
 
 
 @pytest.mark.parametrize(
@@ -623,6 +623,39 @@ def test_datetimes_are_cut_to_whole_steps():
         "2020-05-06 23:59:59",
         "1969-12-31 00:00:01",
     ]
+
+
+def test_parts_of_seconds_are_counted_as_rounded():
+    """As whatever else is finer than the column; a value that has none is not."""
+    column = Datetime("t", "1960-01-01T00:00:00", "2021-01-01T00:00:00", nullable=True)
+    whole, finer = TIME(1969, 12, 31, 23, 59, 59), TIME(1969, 12, 31, 23, 59, 59, 1)
+    for values in (
+        pd.Series([whole, finer, None]),
+        pd.Series([whole, finer, None], dtype=object),
+        pd.Series(np.array([whole, finer, None], "datetime64[ns]")),
+    ):
+        assert column.rounded(values) == 1
+        assert column.from_numbers(column.to_numbers(values)).tolist()[:2] == [whole, whole]
+    assert column.rounded(pd.Series([None, None])) == 0
+    # What lies outside is clipped, not rounded; a part of the last second is not outside.
+    late = pd.Series([TIME(2021, 1, 1, 0, 0, 0, 5), TIME(2021, 1, 1, 0, 0, 1, 5)])
+    assert (column.rounded(late), column.outside(late)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        "2020-01-01T00:00:00.5",
+        "2020-01-01T00:00:00,000001",
+        "2020-01-01T00:00:00.0000001",  # of which Python reads six digits
+        TIME(2020, 1, 1, 0, 0, 0, 1),
+        pd.Timestamp(1, unit="ns"),
+    ],
+)
+def test_bounds_finer_than_a_second_are_refused(bound):
+    with pytest.raises(ValueError, match="'t': max must be a date, or a time to the second; got "):
+        Datetime("t", "1960-01-01T00:00:00", bound)
+    assert Datetime("t", "1960-01-01T00:00:00", "2020-01-01T00:00:00.000").max == TIME(2020, 1, 1)
 
 
 def test_datetimes_beyond_the_nanosecond_range():

@@ -483,7 +483,7 @@ def test_a_condition_on_an_unknown_level_is_no_condition_on_other(method: str) -
         synthesizer.sample(3, conditions={"job": "Cook"})
     with pytest.raises(ValueError, match="column 'n' can hold; got 3, which"):
         synthesizer.sample(3, conditions={"n": 3})
-    with pytest.raises(TypeError, match=r"column 'n': its categories are integers.* boolean"):
+    with pytest.raises(TypeError, match="'n' can hold, integers; got True"):
         synthesizer.sample(3, conditions={"n": True})
     assert (synthesizer.sample(3, conditions={"job": "?", "n": 1})["job"] == "?").all()
     for missing in (None, pd.NA):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 from dpslice import _arrays
 
 if TYPE_CHECKING:
+    from dpslice.tabular.columns import Column
     from dpslice.tabular.schema import Schema
     from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions
 
@@ -39,7 +40,8 @@ class Method(enum.StrEnum):
 TableArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="TABLE", help="The private table: CSV with a header line (.gz if packed)."
+        metavar="TABLE",
+        help="The private table: CSV with a header line (.gz if packed), or Parquet.",
     ),
 ]
 SchemaOption = Annotated[
@@ -63,6 +65,23 @@ AdjacencyOption = Annotated[
         help="What epsilon protects: zero_out, that one person's row holds data or is blank; "
         "replace_one (stronger), which of all possible rows it is; the number of rows is public. "
         "add_remove, for sums: that the row is in the table at all.",
+    ),
+]
+RowsPerPersonOption = Annotated[
+    int,
+    typer.Option(
+        "--rows-per-person",
+        help="Rows that one person has at most, a public number: epsilon protects all of them "
+        "together, with more noise.",
+    ),
+]
+PersonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--person",
+        metavar="COLUMN",
+        help="Column of the private table that tells whose a row is. Of each person, rows beyond "
+        "the first --rows-per-person are left out; the column is not used otherwise.",
     ),
 ]
 MethodOption = Annotated[
@@ -116,8 +135,8 @@ SeparatorOption = Annotated[
     str,
     typer.Option(
         "--separator",
-        help="Character between the cells of the real tables, or the word tab. What is written "
-        "has commas.",
+        help="Character between the cells of the real tables that are CSV, or the word tab. What "
+        "is written has commas.",
     ),
 ]
 MissingOption = Annotated[
@@ -133,8 +152,8 @@ EncodingOption = Annotated[
     str,
     typer.Option(
         "--encoding",
-        help="Text encoding of the real tables, such as latin-1 or utf-16. What is written is "
-        "UTF-8.",
+        help="Text encoding of the real tables that are CSV, such as latin-1 or utf-16. What is "
+        "written is UTF-8.",
     ),
 ]
 DropOption = Annotated[
@@ -167,7 +186,7 @@ def load_schema(path: Path, *, target: str | None = None) -> Schema:
 def reading(
     separator: str, missing: Sequence[str] | None, encoding: str, drop: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Return how real tables are to be read: arguments of `read_csv`."""
+    """Return how real tables are to be read: arguments of `read_table`."""
     return {
         **reading_header(separator, encoding, drop),
         "missing": ("", *(missing or ())),
@@ -181,6 +200,45 @@ def reading_header(separator: str, encoding: str, drop: Sequence[str] | None) ->
         "encoding": encoding,
         "drop": tuple(drop or ()),
     }
+
+
+def private_table(
+    path: Path,
+    columns: Schema | Mapping[str, str | Column],
+    *,
+    person: str | None,
+    rows_per_person: int,
+    whole: bool = False,
+    counted: bool = False,
+    **how: Any,
+) -> tuple[Any, int | None]:
+    """Read the private table, whole or in pieces, and no more of a person's rows than said.
+
+    Returns it and, if its rows are to be counted before a release, their number.
+    """
+    from dpslice.tabular.files import count_rows, iter_table, read_table
+    from dpslice.tabular.people import limit_rows_per_person
+
+    if person is None:
+        if whole:
+            return read_table(path, columns, **how), None  # which tells its length
+        n = None
+        if counted:
+            n = count_rows(path, separator=how["separator"], encoding=how["encoding"])
+        return iter_table(path, columns, **how), n
+    named = columns if isinstance(columns, Mapping) else {c.name: c for c in columns.columns}
+    if person in named or person in how["drop"]:
+        raise ValueError(
+            "--person must name a column that is neither in the schema nor dropped; got "
+            f"{_arrays.describe(person)}"
+        )
+    pieces = iter_table(path, {**named, person: "categorical"}, **how)
+    kept = limit_rows_per_person(pieces, person, rows_per_person)
+    if not (whole or counted):
+        return kept, None
+    import pandas as pd
+
+    return pd.concat(kept, ignore_index=True), None
 
 
 def training_options(

@@ -75,16 +75,21 @@ def tell_of_rules(
     *,
     conditions: bool = False,
     quiet: bool,
-) -> None:
-    """Tell how many rows had to be drawn anew, if there are rules: the schema's, or others."""
+) -> float | None:
+    """Tell how many rows had to be drawn anew, if there are rules: the schema's, or others.
+
+    Their share is returned; None if nobody is told.
+    """
     if quiet or not (synthesizer.schema.impossible if rules is None else rules):
-        return
+        return None
+    share = synthesizer.broken_share(rules)
     _console.remark(
-        f"{synthesizer.broken_share(rules):.2%} of the model's own rows"
+        f"{share:.2%} of the model's own rows"
         f"{' (without conditions)' if conditions else ''} break a rule on what is impossible; such "
         "rows were drawn anew",
         quiet=quiet,
     )
+    return share
 
 
 def _warn_of_delta(guarantee: Guarantee, n: int, *, quiet: bool) -> None:

@@ -18,6 +18,7 @@ from dpslice._cli._options import (
     AdjacencyOption,
     DeltaOption,
     JsonOption,
+    RowsPerPersonOption,
     load_schema,
 )
 from dpslice.accounting._comparison import Comparison, compare_slicing
@@ -60,6 +61,7 @@ def account(
     ] = None,
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    rows_per_person: RowsPerPersonOption = 1,
     max_norm: Annotated[
         float | None, typer.Option("--max-norm", help="Bound on the norm of a row. Default: 1.")
     ] = None,
@@ -105,7 +107,9 @@ def account(
                 "of rows; leave out --columns and --rows"
             )
         if adjacency is Adjacency.add_remove or encoding.max_norm == 0.0:
-            promise = _account_sums(description, epsilon, sigma, delta, adjacency.value)
+            promise = _account_sums(
+                description, epsilon, sigma, delta, adjacency.value, rows_per_person
+            )
             _print_sums(promise, {"epsilon": epsilon, "sigma": sigma, "delta": delta}, json)
             return
         dim, max_norm, diameter = encoding.d, encoding.max_norm, encoding.diameter
@@ -121,18 +125,26 @@ def account(
         max_norm=1.0 if max_norm is None else max_norm,
         diameter=diameter,
         n=rows,
+        rows_per_person=rows_per_person,
     )
     sums = None
     if schema is not None and epsilon is not None:
         try:
-            sums = _account_sums(description, epsilon, None, delta, adjacency.value)
+            sums = _account_sums(
+                description, epsilon, None, delta, adjacency.value, rows_per_person
+            )
         except ValueError as error:  # what rows can do, sums may not: they are more numbers
             _console.remark(f"of sums, no such release can be made: {error}")
     _print_rows(compared, sums, {"epsilon": epsilon, "sigma": sigma, "delta": delta}, json)
 
 
 def _account_sums(
-    schema: Schema, epsilon: float | None, sigma: float | None, delta: float, adjacency: str
+    schema: Schema,
+    epsilon: float | None,
+    sigma: float | None,
+    delta: float,
+    adjacency: str,
+    rows_per_person: int,
 ) -> Guarantee:
     """Tell what a release of sums of a table of this schema would guarantee."""
     from dpslice.mechanism import SumMechanism
@@ -140,7 +152,12 @@ def _account_sums(
 
     features = Discretization(schema).features()
     return SumMechanism(
-        features=features, epsilon=epsilon, sigma=sigma, delta=delta, adjacency=adjacency
+        features=features,
+        epsilon=epsilon,
+        sigma=sigma,
+        delta=delta,
+        adjacency=adjacency,
+        rows_per_person=rows_per_person,
     ).account()
 
 
@@ -148,7 +165,7 @@ def _print_rows(
     compared: Comparison, sums: Guarantee | None, asked: Mapping[str, float | None], json: bool
 ) -> None:
     """Print the accounts of a release of rows, and of sums beside it where they are known."""
-    common = compared.frames["gaussian"]
+    common = compared.frames["orthonormal"]
     paper = compared.paper
     if json:
         in_order = compared.in_order
@@ -163,7 +180,7 @@ def _print_rows(
                 "sensitivity": compared.sensitivity,
                 "frames": {name: g.to_dict() for name, g in compared.frames.items()},
                 **({} if in_order is None else {"amplified_by_order": in_order.to_dict()}),
-                "paper_theorem_1": dataclasses.asdict(paper),
+                **({} if paper is None else {"paper_theorem_1": dataclasses.asdict(paper)}),
                 **({} if sums is None else {"sums": sums.to_dict()}),
             }
         )
@@ -173,7 +190,8 @@ def _print_rows(
         f"delta {rounded_up(common.delta)}, d = {common.d}, p = {common.p}, "
         f"rows of norm at most {common.max_norm:.9g},"
     )
-    print(f"neighbouring rows at most {compared.sensitivity:.9g} apart")
+    what = "rows" if common.rows_per_person == 1 else "tables"
+    print(f"neighbouring {what} at most {compared.sensitivity:.9g} apart")
     print()
     up = rounded_up
     shown = {f"{name}, exact": g for name, g in compared.frames.items()}
@@ -183,16 +201,18 @@ def _print_rows(
         [
             name,
             up(g.sigma or 0.0),
-            f"{paper.sigma / (g.sigma or 1.0):.3f}",
+            "" if paper is None else f"{paper.sigma / (g.sigma or 1.0):.3f}",
             up(g.epsilon),
             "-" if g.epsilon_replace_one is None else up(g.epsilon_replace_one),
             up(g.epsilon_numerical),
         ]
         for name, g in shown.items()
     ]
-    cells.append(["gaussian, Theorem 1", up(paper.sigma), "1.000", up(paper.epsilon), "-", "-"])
+    if paper is not None:
+        cells.append(["gaussian, Theorem 1", up(paper.sigma), "1.000", up(paper.epsilon), "-", "-"])
     replaced = "replace_one epsilon" if common.adjacency == "zero_out" else ""
-    header = ["frame", "sigma", "Theorem 1's / this", "epsilon", replaced, "of it rounding"]
+    beside = "" if paper is None else "Theorem 1's / this"
+    header = ["frame", "sigma", beside, "epsilon", replaced, "of it rounding"]
     kept = [i for i, name in enumerate(header) if name]
     _console.print_table([header[i] for i in kept], [[row[i] for i in kept] for row in cells])
     if sums is not None:

@@ -72,7 +72,7 @@ def demo(
     check_report_packages()
     from dpslice._storage import replacing
     from dpslice.tabular import demo as embedded
-    from dpslice.tabular.files import write_csv
+    from dpslice.tabular.files import write_table
     from dpslice.tabular.report import write_report
     from dpslice.tabular.schema import Schema
     from dpslice.tabular.synthesizer import Synthesizer
@@ -82,8 +82,8 @@ def demo(
         handle.write(embedded.schema_text().encode())
     schema = Schema.load(paths["schema"])
     private, held_out = embedded.load_tables()
-    write_csv(private, paths["table"])
-    write_csv(held_out, paths["held-out rows"])
+    write_table(private, paths["table"])
+    write_table(held_out, paths["held-out rows"])
     synthesizer = Synthesizer(
         schema,
         epsilon=epsilon,
@@ -102,7 +102,7 @@ def demo(
     with timed(seconds, "sampling"):
         synthetic = synthesizer.sample(release.estimated_n)
         synthesizer.save(paths["model"])
-        write_csv(synthetic, paths["synthetic table"])
+        write_table(synthetic, paths["synthetic table"])
     _console.remark("writing the report", quiet=quiet)
     with timed(seconds, "report"):
         results = write_report(

@@ -23,13 +23,16 @@ from dpslice._cli._options import (
     MissingOption,
     OrderOption,
     OverwriteOption,
+    PersonOption,
     QuietOption,
     RoundsOption,
+    RowsPerPersonOption,
     SchemaOption,
     SeedOption,
     SeparatorOption,
     TableArgument,
     load_schema,
+    private_table,
     reading,
 )
 from dpslice._cli._outputs import check_outputs, telling
@@ -48,6 +51,8 @@ def release(
     out: Annotated[Path, typer.Option("--out", help="Release (a directory) to write.")],
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    rows_per_person: RowsPerPersonOption = 1,
+    person: PersonOption = None,
     method: MethodOption = Method.sums,
     rounds: RoundsOption = 0,
     amplify_by_order: OrderOption = False,
@@ -75,7 +80,6 @@ def release(
     """
     check_outputs({"--out": out}, [table, schema], overwrite=overwrite, directory="--out")
     description = load_schema(schema, target=target)  # before torch, which takes seconds
-    from dpslice.tabular.files import count_csv_rows, iter_csv
     from dpslice.tabular.synthesizer import Synthesizer
 
     synthesizer = Synthesizer(
@@ -87,16 +91,13 @@ def release(
         rounds=rounds,
         seed=seed,
         amplify_by_order=amplify_by_order,
+        rows_per_person=rows_per_person,
     )
     seconds: dict[str, float] = {}
     with timed(seconds, "release"):
         how = reading(separator, missing, encoding, drop)
-        n = (
-            count_csv_rows(table, separator=how["separator"], encoding=encoding)
-            if amplify_by_order
-            else None
-        )
-        source = iter_csv(table, description, **how)
+        how |= {"person": person, "rows_per_person": rows_per_person}
+        source, n = private_table(table, description, counted=amplify_by_order, **how)
         made = publish(synthesizer, source, out, overwrite=overwrite, quiet=quiet, n=n)
     summary = summary_of(
         "release",

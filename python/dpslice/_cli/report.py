@@ -32,8 +32,10 @@ from dpslice.release import Release, total_guarantee
     )
 )
 def report(
-    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The synthetic CSV.")],
-    real: Annotated[Path, typer.Option("--real", help="The real CSV to compare with.")],
+    synthetic: Annotated[
+        Path, typer.Argument(metavar="SYNTHETIC", help="The synthetic table: CSV or Parquet.")
+    ],
+    real: Annotated[Path, typer.Option("--real", help="The real table to compare with.")],
     schema: SchemaOption,
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")],
     release_path: Annotated[
@@ -46,7 +48,7 @@ def report(
     ] = None,
     holdout: Annotated[
         Path | None,
-        typer.Option("--holdout", help="CSV of real rows that were not released, for the tests."),
+        typer.Option("--holdout", help="Table of real rows that were not released, for the tests."),
     ] = None,
     target: Annotated[
         str | None, typer.Option("--target", help="Column to predict. Default: the schema's.")
@@ -71,7 +73,7 @@ def report(
     if release_path is not None and model is not None:
         raise ValueError("at most one of --release and --model may be given")
     check_report_packages()
-    from dpslice.tabular.files import read_csv
+    from dpslice.tabular.files import read_table
     from dpslice.tabular.report import write_report
 
     description = load_schema(schema)
@@ -85,12 +87,12 @@ def report(
         guarantee = Synthesizer.load(model).guarantee
     results = write_report(
         out,
-        real=read_csv(real, description, **how),
-        synthetic=read_csv(synthetic, description),
+        real=read_table(real, description, **how),
+        synthetic=read_table(synthetic, description),
         schema=description,
         guarantee=guarantee,
         target=target,
-        holdout=None if holdout is None else read_csv(holdout, description, **how),
+        holdout=None if holdout is None else read_table(holdout, description, **how),
         seed=seed,
     )
     with telling(out):

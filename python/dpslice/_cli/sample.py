@@ -32,7 +32,12 @@ def sample(
     ],
     rows: Annotated[int, typer.Option("--rows", "-n", help="Synthetic rows.")],
     out: Annotated[
-        str, typer.Option("--out", help="CSV to write (.gz if packed); - is standard output.")
+        str,
+        typer.Option(
+            "--out",
+            help="Table to write: CSV (.gz if packed) or, if named .parquet, Parquet; - is "
+            "standard output, as CSV.",
+        ),
     ] = "-",
     schema: Annotated[
         Path | None,
@@ -64,9 +69,12 @@ def sample(
     check_rows(rows)
     if path is None and sys.stdout is None:
         raise ValueError("standard output is closed: open it, or name a file by --out")
-    from dpslice.tabular.files import write_csv, write_text
+    from dpslice.tabular._csv import write_text
+    from dpslice.tabular.files import check_written, write_table
     from dpslice.tabular.synthesizer import Synthesizer
 
+    if path is not None:
+        check_written(path)
     synthesizer = Synthesizer.load(model)
     rules = None
     if schema is not None:
@@ -84,7 +92,7 @@ def sample(
         with telling():
             write_text(synthetic, sys.stdout.buffer)
     else:
-        write_csv(synthetic, path)
+        write_table(synthetic, path)
     tell_of_rules(synthesizer, rules, conditions=bool(conditions), quiet=quiet)
     if path is None:
         return
@@ -98,7 +106,7 @@ def sample(
 
 
 def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
-    """Read conditions COLUMN=VALUE as a CSV file's cells are read."""
+    """Read conditions COLUMN=VALUE as the cells of a table are read."""
     from dpslice.tabular.files import cell_value
 
     conditions: dict[str, object] = {}

@@ -22,10 +22,13 @@ from dpslice._cli._options import (
     JsonOption,
     MissingOption,
     OverwriteOption,
+    PersonOption,
     QuietOption,
+    RowsPerPersonOption,
     SeparatorOption,
     TableArgument,
     load_schema,
+    private_table,
     reading,
     reading_header,
 )
@@ -58,7 +61,8 @@ def schema_template(
 ) -> None:
     """Write a schema file to fill in, with a table's column names.
 
-    Reads the header line alone: column names are public, values are not looked at.
+    Reads the header line alone, or the names of a Parquet file: column names are public, values
+    are not looked at, nor what else the file says of its columns.
     """
     path = None if out == "-" else Path(out)
     check_outputs({"--out": path}, [table], overwrite=overwrite, hint=STANDARD_OUTPUT)
@@ -124,6 +128,8 @@ def schema_infer(
     out: Annotated[Path, typer.Option("--out", help="Schema file to write.")],
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    rows_per_person: RowsPerPersonOption = 1,
+    person: PersonOption = None,
     target: Annotated[
         str | None, typer.Option("--target", help="Target column to note in the schema.")
     ] = None,
@@ -147,13 +153,13 @@ def schema_infer(
     public.
     """
     check_outputs({"--out": out}, [table, types], overwrite=overwrite)
-    from dpslice.tabular.files import read_csv
     from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.schema import Schema
 
     kinds, nullable, prior, noted, rules = _read_types(types)
-    csv_types = {name: _csv_type(kind) for name, kind in kinds.items()}
-    frame = read_csv(table, csv_types, **reading(separator, missing, encoding, drop))
+    how = reading(separator, missing, encoding, drop)
+    how |= {"person": person, "rows_per_person": rows_per_person}
+    frame, _ = private_table(table, kinds, whole=True, **how)
     target = noted if target is None else target
     try:
         inferred = Schema.infer(
@@ -166,6 +172,7 @@ def schema_infer(
             target=target,
             prior=prior,
             impossible=rules,
+            rows_per_person=rows_per_person,
         )
     except InferenceError as error:
         # Paid for: not to be lost.
@@ -195,40 +202,42 @@ def schema_infer(
             print(f"written: {out}")
 
 
-def _read_types(
-    path: Path,
-) -> tuple[dict[str, str | Column], list[str], Guarantee | None, str | None, Any]:
+_Types = tuple[dict[str, "str | Column"], list[str], "Guarantee | None", "str | None", Any]
+
+
+def _read_types(path: Path) -> _Types:
     """Types for `Schema.infer`, columns that may have missing values, what is spent, target, rules.
 
     The file may be a schema that was itself inferred, some of its columns to be done again: what it
     has cost is not undone by that.
     """
-    from dpslice.tabular._documents import (
-        DOCUMENT_KEYS,
-        read_document,
-        read_guarantee,
-        table_keys,
-    )
-    from dpslice.tabular.schema import Schema
+    from dpslice.tabular._documents import read_document
     from dpslice.tabular.sdv import sdv_types
 
     document, is_sdv = read_document(path)
-    if is_sdv:
+    try:
+        if not is_sdv:
+            return _types_of(document)
         sdv: dict[str, str | Column] = dict(sdv_types(document))
-        return sdv, list(sdv), None, None, None
+    except (TypeError, ValueError) as error:  # in a file, a wrong kind of value is wrong content
+        raise ValueError(f"{path}: {error}") from error
+    return sdv, list(sdv), None, None, ()
+
+
+def _types_of(document: Mapping[str, Any]) -> _Types:
+    from dpslice.tabular._documents import DOCUMENT_KEYS, read_guarantee, table_keys
+    from dpslice.tabular.inference import checked_rules
+    from dpslice.tabular.schema import Schema
+
     unknown = [key for key in document if key not in DOCUMENT_KEYS]
     if unknown:
         raise ValueError(
-            f"{path}: must have the tables [columns.<name>], [table], [[impossible]] and "
-            f"[guarantee] alone; got {unknown[0]!r}"
+            "must have the tables [columns.<name>], [table], [[impossible]] and [guarantee] "
+            f"alone; got {unknown[0]!r}"
         )
     tables = document.get("columns")
     if not isinstance(tables, Mapping) or not tables:
-        raise ValueError(f"{path}: must have a table [columns.<name>] for each column")
-    try:
-        about = table_keys(document)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError("must have a table [columns.<name>] for each column")
     kinds: dict[str, str | Column] = {}
     nullable = []
     for name, keys in tables.items():
@@ -240,18 +249,9 @@ def _read_types(
             may_miss = described.nullable
         if may_miss:
             nullable.append(name)
-    rules = document.get("impossible")
-    return kinds, nullable, read_guarantee(document), about.get("target"), rules
-
-
-def _csv_type(kind: str | Column) -> str:
-    from dpslice.tabular.columns import Categorical
-
-    if isinstance(kind, str):
-        return kind
-    if isinstance(kind, Categorical) and not kind.is_text:
-        return "categorical_integer"
-    return kind.type
+    # Now, while it is known which file they are of.
+    rules = checked_rules(document.get("impossible"), kinds, nullable)
+    return kinds, nullable, read_guarantee(document), table_keys(document).get("target"), rules
 
 
 @schema_app.command("check", epilog=examples("dpslice schema check people.toml people.csv"))
@@ -264,8 +264,8 @@ def schema_check(
         Path | None,
         typer.Argument(
             metavar="TABLE",
-            help="A CSV to hold against it. What is said of it is not private: rows are counted, "
-            "and messages may quote cells.",
+            help="A table, CSV or Parquet, to hold against it. What is said of it is not private: "
+            "rows are counted, and messages may quote cells.",
         ),
     ] = None,
     separator: SeparatorOption = ",",
@@ -280,7 +280,7 @@ def schema_check(
     """
     from dpslice.tabular.columns import Datetime, Number
     from dpslice.tabular.encoding import Encoding
-    from dpslice.tabular.files import iter_csv
+    from dpslice.tabular.files import iter_table
 
     description = load_schema(schema)
     encoder = Encoding(description)
@@ -290,7 +290,7 @@ def schema_check(
     broken = [0] * len(description.impossible)
     if table is not None:
         n = 0
-        for piece in iter_csv(table, description, **reading(separator, missing, encoding, drop)):
+        for piece in iter_table(table, description, **reading(separator, missing, encoding, drop)):
             # Encoding checks every cell as a release would; the rows are thrown away.
             n += len(encoder.encode(piece))
             more = description.broken_rules(piece).sum(axis=0).tolist()
@@ -367,8 +367,10 @@ def schema_check(
 
 def _grain(column: Column) -> str:
     """Say to what values of a number or a date are rounded."""
-    from dpslice.tabular.columns import Number
+    from dpslice.tabular.columns import Datetime, Number
 
     if isinstance(column, Number):
         return f"its step of {column.step:g}"
+    if isinstance(column, Datetime) and not column.whole_days:
+        return "whole seconds"
     return "whole days (its min and max are dates; give times to keep the time of day)"

@@ -25,8 +25,10 @@ from dpslice._cli._options import (
     ModelsOption,
     OrderOption,
     OverwriteOption,
+    PersonOption,
     QuietOption,
     RoundsOption,
+    RowsPerPersonOption,
     SchemaOption,
     SeedOption,
     SeparatorOption,
@@ -34,6 +36,7 @@ from dpslice._cli._options import (
     TableArgument,
     check_rows,
     load_schema,
+    private_table,
     reading,
     training_options,
 )
@@ -61,9 +64,17 @@ def synthesize(
     table: TableArgument,
     schema: SchemaOption,
     epsilon: EpsilonOption,
-    out: Annotated[Path, typer.Option("--out", help="Synthetic CSV to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Synthetic table to write: CSV (.gz if packed) or, if named .parquet, Parquet.",
+        ),
+    ],
     delta: DeltaOption = DEFAULT_DELTA,
     adjacency: AdjacencyOption = Adjacency.zero_out,
+    rows_per_person: RowsPerPersonOption = 1,
+    person: PersonOption = None,
     method: MethodOption = Method.sums,
     rounds: RoundsOption = 0,
     amplify_by_order: OrderOption = False,
@@ -117,9 +128,10 @@ def synthesize(
     if report is not None:
         check_report_packages()
     description = load_schema(schema, target=target)  # before torch, which takes seconds
-    from dpslice.tabular.files import count_csv_rows, iter_csv, read_csv, write_csv
+    from dpslice.tabular.files import check_written, write_table
     from dpslice.tabular.synthesizer import Synthesizer
 
+    check_written(out)
     synthesizer = Synthesizer(
         description,
         epsilon=epsilon,
@@ -130,16 +142,16 @@ def synthesize(
         training=training_options(method.value, steps, batch_size, models),
         seed=seed,
         amplify_by_order=amplify_by_order,
+        rows_per_person=rows_per_person,
     )
     seconds: dict[str, float] = {}
     with timed(seconds, "release"):
-        # The report needs the whole table; the release alone is made block by block.
         how = reading(separator, missing, encoding, drop)
-        frame = read_csv(table, description, **how) if report is not None else None
-        n = None
-        if amplify_by_order and frame is None:
-            n = count_csv_rows(table, separator=how["separator"], encoding=encoding)
-        source = frame if frame is not None else iter_csv(table, description, **how)
+        how |= {"person": person, "rows_per_person": rows_per_person}
+        # The report needs the whole table; the release alone is made block by block.
+        source, n = private_table(
+            table, description, whole=report is not None, counted=amplify_by_order, **how
+        )
         release = publish(synthesizer, source, release_path, overwrite=overwrite, quiet=quiet, n=n)
     if release_path is None:
         kept = "Nothing was written (with --release, training could go on at no cost)."
@@ -159,7 +171,7 @@ def synthesize(
                 # Rules that leave nothing are seen only now, and paid for is what they refuse.
                 refused = error
                 synthetic = synthesizer.sample(count, impossible=())
-            write_csv(synthetic, out)  # first: what was paid for is there, whatever else fails
+            write_table(synthetic, out)  # first: what was paid for is there, whatever else fails
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
         kept = f"The synthetic table is there: {out}"
@@ -170,20 +182,20 @@ def synthesize(
                 synthesizer.save(model)
             if refused is not None:
                 raise refused
-            tell_of_rules(synthesizer, None, quiet=quiet)
-    if report is not None and frame is not None:
+            share = tell_of_rules(synthesizer, None, quiet=quiet)
+    if report is not None:
         from dpslice.tabular.report import write_report
 
         _console.remark("writing the report", quiet=quiet)
         with timed(seconds, "report"), having_spent(kept):
             write_report(
                 report,
-                real=frame,
+                real=source,
                 synthetic=synthetic,
                 schema=description,
                 guarantee=synthesizer.guarantee,
                 seed=seed,
-                training=synthesizer.training_facts(),
+                training=synthesizer.training_facts(broken_share=share),
             )
     summary = summary_of(
         "synthesize",

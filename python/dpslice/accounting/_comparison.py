@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dpslice.accounting._adjacency import checked_rows_per_person
 from dpslice.accounting._guarantee import Guarantee
 from dpslice.accounting._reference import paper_alpha, paper_epsilon, paper_sigma
 from dpslice.accounting._slicing import calibrate_slicing, slicing_guarantee
@@ -27,18 +28,19 @@ class Comparison:
     Attributes
     ----------
     frames : dict of str to Guarantee
-        For each kind of frame, drawn afresh: exact, with what rounding costs.
+        For each kind of frame, drawn afresh: exact, with what rounding costs. Without ``gaussian``
+        where a person may have several rows, which are not accounted for in those.
     in_order : Guarantee or None
         With the order of n rows claimed, of an orthonormal frame; None without n.
-    paper : PaperBound
-        For comparison: without what rounding costs.
+    paper : PaperBound or None
+        For comparison: without what rounding costs. None where a person may have several rows.
     sensitivity : float
-        Distance of two neighbouring rows, of all of them.
+        Distance of neighbouring tables' rows, of all of them.
     """
 
     frames: dict[str, Guarantee]
     in_order: Guarantee | None
-    paper: PaperBound
+    paper: PaperBound | None
     sensitivity: float
 
 
@@ -53,6 +55,7 @@ def compare_slicing(
     max_norm: float = 1.0,
     diameter: float | None = None,
     n: int | None = None,
+    rows_per_person: int = 1,
 ) -> Comparison:
     """Tell what each kind of release promises at this sigma, or needs for this epsilon.
 
@@ -62,7 +65,7 @@ def compare_slicing(
         Exactly one of them: the total epsilon allowed, or the noise.
     n : int, optional
         Public number of rows, whose order may then be claimed.
-    delta, d, p, adjacency, max_norm, diameter
+    delta, d, p, adjacency, max_norm, diameter, rows_per_person
         As in `slicing_guarantee`.
 
     Returns
@@ -83,9 +86,11 @@ def compare_slicing(
         "adjacency": adjacency,
         "max_norm": max_norm,
         "diameter": diameter,
+        "rows_per_person": checked_rows_per_person(rows_per_person),
     }
+    several = setting["rows_per_person"] > 1
     stated: dict[str, Guarantee] = {}
-    for frame in FRAMES:
+    for frame in ("orthonormal",) if several else FRAMES:
         length = column_norm_bound(frame, d, p)
         of_frame = {**setting, "frame": frame, "column_norm": length}
         noise = sigma
@@ -102,8 +107,10 @@ def compare_slicing(
             noise = calibrate_slicing(epsilon, delta, **claim)
         assert noise is not None
         in_order = slicing_guarantee(sigma=noise, delta=delta, epsilon=epsilon, **claim)
-    distance = stated["gaussian"].sensitivity
+    distance = stated["orthonormal"].sensitivity
     assert distance is not None
+    if several:
+        return Comparison(frames=stated, in_order=in_order, paper=None, sensitivity=distance)
     at: dict[str, Any] = {"d": d, "p": p, "sensitivity": distance}
     noise = sigma
     if epsilon is not None:

@@ -1,8 +1,8 @@
-"""Tables: public schemas, private schema inference, synthesizers, CSV files and reports.
+"""Tables: public schemas, private schema inference, synthesizers, files and reports.
 
 `Schema` says what is publicly known of a table, `Synthesizer` releases it, trains a model and
-samples from that; `read_csv` and `write_csv` read and write tables; `limit_rows_per_person` is for
-tables in which a person has several rows.
+samples from that; `read_table` and `write_table` read and write tables, as CSV or Parquet;
+`limit_rows_per_person` is for those in which a person has several rows.
 
 Needs the extra ``tabular``. `Synthesizer`, its options and models, and `write_report` are imported
 when they are first asked for, so that schemas and encodings work without torch.
@@ -19,7 +19,7 @@ require("pandas", extra="tabular")  # before the modules below import it: says w
 from dpslice.tabular.columns import Boolean, Categorical, Column, Datetime, Number  # noqa: E402
 from dpslice.tabular.discretization import Discretization  # noqa: E402
 from dpslice.tabular.encoding import Block, Encoding  # noqa: E402
-from dpslice.tabular.files import iter_csv, read_csv, write_csv  # noqa: E402
+from dpslice.tabular.files import iter_table, read_table, write_table  # noqa: E402
 from dpslice.tabular.people import limit_rows_per_person  # noqa: E402
 from dpslice.tabular.rules import Rule  # noqa: E402
 from dpslice.tabular.schema import Schema  # noqa: E402
@@ -49,12 +49,12 @@ __all__ = [
     "Synthesizer",
     "TabularGenerator",
     "TrainingOptions",
-    "iter_csv",
+    "iter_table",
     "limit_rows_per_person",
-    "read_csv",
+    "read_table",
     "sdv_types",
-    "write_csv",
     "write_report",
+    "write_table",
 ]
 
 _LAZY = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -25,7 +26,7 @@ __all__ = ["Boolean", "Categorical", "Column", "Datetime", "Number", "Numbers"]
 
 Numbers = NDArray[np.float64]
 
-LINE = "line"  # name of the index that tells where rows stand in a file
+LINE, ROW = "line", "row"  # names of an index that tells where rows stand in a file
 
 # Float64 holds every integer up to here; encoding and decoding go through float64.
 _LARGEST_INTEGER = 2**53
@@ -33,6 +34,7 @@ _MOST_SHOWN = 10  # unknown categories in a message
 _WEIGHTS = (1e-6, 1e6)  # beyond, squares of weights and shares of them lose their digits
 _FINEST_STEP = 1e-280  # so that its decimal places can be counted in floats
 _EPOCH = datetime.datetime(1970, 1, 1)
+_FRACTION = re.compile(r":\d\d[.,]\d*[1-9]")  # of a second
 _SECONDS_PER_DAY = 86_400.0
 
 
@@ -71,7 +73,7 @@ def _as_sequence(name: str, key: str, value: object) -> tuple[Any, ...]:
 
 
 def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
-    """Say where the first of some cells is, for the data holder: its line, if it is of a file.
+    """Say where the first of some cells is, for the data holder: in a file, its line or row.
 
     How many there are would be said of this piece of a table only, and other labels than numbers
     may name people.
@@ -79,7 +81,8 @@ def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
     label = series.index[int(np.flatnonzero(where)[0])]
     if not isinstance(label, numbers.Integral):
         return ""
-    return f" (the first at {'line' if series.index.name == LINE else 'index'} {label})"
+    place = series.index.name if series.index.name in (LINE, ROW) else "index"
+    return f" (the first at {place} {label})"
 
 
 def _check_missing(
@@ -123,8 +126,14 @@ def _float_column(name: str, series: pd.Series[Any], kind: str) -> Numbers:
 
 
 def as_moment(label: str, value: object) -> datetime.date:
-    """Return a date, or a local time to the second, of ISO text or of what else stands for one."""
+    """Return a date, or a local time to the second, of ISO text or of what else stands for one.
+
+    A person names it, so one that is finer is a mistake, where a table's are cut off.
+    """
+    finer = f"{label} must be a date, or a time to the second; got {{}}"
     if isinstance(value, str):
+        if _FRACTION.search(value):  # of which Python reads six digits
+            raise ValueError(finer.format(repr(value)))
         try:
             if len(value) == len("2019-01-01"):
                 value = datetime.date.fromisoformat(value)
@@ -136,6 +145,8 @@ def as_moment(label: str, value: object) -> datetime.date:
                 f"2019-01-31T12:00:00; got {value!r}"
             ) from None
     if isinstance(value, pd.Timestamp):
+        if value.nanosecond:
+            raise ValueError(finer.format(value.isoformat()))
         value = value.to_pydatetime()
     # NaT is a datetime, as far as Python knows.
     if value is pd.NaT or not isinstance(value, datetime.date):
@@ -143,7 +154,8 @@ def as_moment(label: str, value: object) -> datetime.date:
     if isinstance(value, datetime.datetime):
         if value.tzinfo is not None:
             raise ValueError(f"{label} must be without time zone; got {value.isoformat()}")
-        return value.replace(microsecond=0)
+        if value.microsecond:
+            raise ValueError(finer.format(value.isoformat()))
     return value
 
 
@@ -723,7 +735,7 @@ class Datetime:
         Name of the column.
     min, max : datetime.date, datetime.datetime or ISO 8601 str
         Public bounds, without time zone; values outside are clipped. Two dates make a column of
-        whole days, two times one of whole seconds; finer parts are cut off.
+        whole days, two times to the second one of whole seconds: finer parts of values are cut off.
     nullable : bool
         Whether values may be missing.
     weight : float
@@ -734,7 +746,7 @@ class Datetime:
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If a bound is no date, or min is not before max.
+        If a bound is no date, or finer than a second, or min is not before max.
     """
 
     name: str
@@ -822,7 +834,7 @@ class Datetime:
         ValueError
             If a value is missing and the column not nullable.
         """
-        seconds = self._checked(series)
+        seconds, _ = self._checked(series)
         return np.floor(np.clip(seconds, *self.bounds_seconds) / self.unit) * self.unit
 
     def outside(self, series: pd.Series[Any]) -> int:
@@ -842,11 +854,11 @@ class Datetime:
         TypeError, ValueError
             As `to_numbers`.
         """
-        seconds = np.floor(self._checked(series) / self.unit) * self.unit
-        return _count_outside(seconds, *self.bounds_seconds)
+        seconds, _ = self._checked(series)
+        return _count_outside(np.floor(seconds / self.unit) * self.unit, *self.bounds_seconds)
 
     def rounded(self, series: pd.Series[Any]) -> int:
-        """Count the times of day that are cut to whole days: for the data holder's eyes.
+        """Count the times that are cut to whole days, or seconds: for the data holder's eyes.
 
         Those outside the bounds are left to `outside`.
 
@@ -864,16 +876,16 @@ class Datetime:
         TypeError, ValueError
             As `to_numbers`.
         """
-        seconds = self._checked(series)
+        seconds, finer = self._checked(series)
         cut = np.floor(seconds / self.unit) * self.unit
         low, high = self.bounds_seconds
-        return int(np.count_nonzero((cut >= low) & (cut <= high) & (cut != seconds)))
+        return int(np.count_nonzero((cut >= low) & (cut <= high) & ((cut != seconds) | finer)))
 
-    def _checked(self, series: pd.Series[Any]) -> Numbers:
-        """Seconds since 1970 as they are, NaN where missing."""
+    def _checked(self, series: pd.Series[Any]) -> tuple[Numbers, NDArray[np.bool_]]:
+        """Whole seconds since 1970, NaN where missing, and whether more than they was there."""
         gone = _wholly_missing(self.name, self.nullable, series)
         if gone is not None:
-            return gone
+            return gone, np.zeros(len(gone), dtype=bool)
         kind = _inferred(series)
         objects = pd.api.types.is_object_dtype(series.dtype)
         if isinstance(series.dtype, pd.DatetimeTZDtype) or (
@@ -892,10 +904,12 @@ class Datetime:
         _check_missing(self.name, self.nullable, series, missing)
         if objects:
             filled = [_EPOCH if gone else v for v, gone in zip(series, missing, strict=True)]
-            stamps = np.array(filled, dtype="datetime64[s]")
+            stamps = np.array(filled, dtype="datetime64[us]")
         else:
-            stamps = series.to_numpy().astype("datetime64[s]")
-        return np.where(missing, np.nan, stamps.astype(np.int64).astype(np.float64))
+            stamps = series.to_numpy()
+        whole = stamps.astype("datetime64[s]")  # rounded down, before 1970 too
+        seconds = np.where(missing, np.nan, whole.astype(np.int64).astype(np.float64))
+        return seconds, (stamps != whole) & ~missing
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
         """Return datetimes, at midnight if the column holds whole days.
@@ -1010,15 +1024,28 @@ def held_number(subject: str, column: Column, value: Any) -> float:
         number = column.to_numbers(pd.Series([value], name=column.name))
     except OverflowError:  # an integer that no float holds
         raise ValueError(f"{rule}; got {_arrays.describe(value)}") from None
+    except (TypeError, ValueError) as error:  # which is about the cells of a table
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{rule}, {_called(column)}; got {_arrays.describe(value)}") from None
     kept, grid = True, ""
     if isinstance(column, Number) and not pd.isna(value):
         kept = float(number[0]) == float(value)
         grid = f" in steps of {column.step:g}" if column.step is not None else ""
     elif isinstance(column, Datetime) and not pd.isna(value):
+        grid = " in whole days" if column.whole_days else " in whole seconds"
         kept = column.from_numbers(number)[0] == pd.Timestamp(value)
     if not kept:
         raise ValueError(f"{rule}, within its bounds{grid}; got {value}")
     return float(number[0])
+
+
+def _called(column: Column) -> str:
+    """Say what kind of values a column holds."""
+    if isinstance(column, Number):
+        return "whole numbers" if column.type == "integer" else "finite numbers"
+    if isinstance(column, Categorical):
+        return "strings" if column.is_text else "integers"
+    return "true or false" if isinstance(column, Boolean) else "dates or times without time zone"
 
 
 def _count_outside(values: Numbers, low: float, high: float) -> int:

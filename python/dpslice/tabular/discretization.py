@@ -366,7 +366,7 @@ class Discretization:
         Parameters
         ----------
         df : pandas.DataFrame, or iterable of them
-            The table, whole or in pieces (as `iter_csv` gives them).
+            The table, whole or in pieces (as `iter_table` gives them).
         block_rows : int
             Most rows per block.
 

@@ -348,7 +348,7 @@ class Encoding:
         Parameters
         ----------
         df : pandas.DataFrame, or iterable of them
-            The table, whole or in pieces (as `iter_csv` gives them).
+            The table, whole or in pieces (as `iter_table` gives them).
         block_rows : int
             Most rows per block.
 

@@ -1,25 +1,21 @@
-"""Tables as CSV files: read with the types a schema declares, written whole or not at all.
+"""Tables as files, CSV or Parquet: read with the types a schema declares, written whole.
 
-pandas' own reader guesses types from the values, turns strings such as "NA" into missing values
-and fills short rows up. Here types come from the public schema, only an empty cell is missing,
-and a ragged row is an error.
+pandas' own readers guess types from the values of a CSV file, turn strings such as "NA" into
+missing values and fill short rows up; of a Parquet file they take the types that it states. Here
+types come from the public schema, only an empty cell is missing, and a ragged row is an error. A
+kind of file has a module of its own, which knows cells; what they mean is said here.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import csv
 import datetime
-import gzip
-import io
 import math
 import os
 import re
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,118 +23,96 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice._storage import replacing
+from dpslice.tabular import _csv, _parquet
 from dpslice.tabular.columns import LINE, Categorical, Column
 from dpslice.tabular.schema import Schema
 
 __all__ = [
     "cell_value",
-    "count_csv_rows",
-    "iter_csv",
-    "read_csv",
+    "check_written",
+    "count_rows",
+    "iter_table",
     "read_header",
-    "write_csv",
+    "read_table",
+    "write_table",
 ]
 
 
 # -------------------------------------------------------------------------------------- writing
 
 
-def write_csv(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table as a UTF-8 CSV file, whole or not at all.
+def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table as a file, whole or not at all.
 
     Parameters
     ----------
     df : pandas.DataFrame
-        The table; the index is not written, a missing value becomes an empty cell.
+        The table; the index is not written.
     path : str or path-like
-        The file, replaced if it exists; compressed if the name ends in ``.gz`` (or ``.GZ``).
-        Equal tables give equal bytes.
+        The file, replaced if it exists. Parquet if its name ends in ``.parquet``; else UTF-8 CSV,
+        in which a missing value is an empty cell, and compressed if the name ends in ``.gz``.
+        Capital letters are as good. Equal tables give equal bytes.
 
     Raises
     ------
     TypeError
         If `df` is no DataFrame.
+    ValueError
+        If a column holds what Parquet has no type for.
+    ImportError
+        If pyarrow is needed and not installed.
     OSError
         If the file cannot be written; an existing one is kept then.
     """
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
+    check_written(path)
     with replacing(path) as raw:
-        if _is_named_gzip(path):
-            # No file name and no time of writing in the header, so that bytes are reproducible.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                write_text(df, packed)
+        if _parquet.is_named(path):
+            _parquet.write(df, raw)
         else:
-            write_text(df, raw)
+            _csv.write(df, raw, packed=_csv.is_named_gzip(path))
 
 
-def _is_named_gzip(path: str | os.PathLike[str]) -> bool:
-    return str(path).lower().endswith(".gz")
-
-
-def write_text(df: pd.DataFrame, handle: Any) -> None:
-    """Write a table as UTF-8 CSV to an open binary file, as `write_csv` does to a named one."""
-    df = df.copy(deep=False)
-    for i, dtype in enumerate(df.dtypes):
-        if isinstance(dtype, np.dtype) and dtype.kind == "M":
-            df.isetitem(i, _iso_text(df.iloc[:, i].to_numpy()))
-        elif isinstance(dtype, np.dtype) and dtype.kind == "f" and _all_whole(df.iloc[:, i]):
-            df.isetitem(i, df.iloc[:, i].astype("float64").astype("Int64").array)  # 100, not 100.0
-    # The writer quotes a carriage return only where it is part of the line's end.
-    texts = [
-        pd.Series(df.columns),
-        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if pd.api.types.is_object_dtype(t)),
-    ]
-    returns = any("\r" in str(value) for column in texts for value in column.unique())
-    text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
-    df.to_csv(text, index=False, lineterminator="\r\n" if returns else "\n")
-    text.detach()
-
-
-def _all_whole(column: pd.Series[Any]) -> bool:
-    """Whether all numbers are integers that float64 holds exactly."""
-    values = column.to_numpy(dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return bool((np.rint(values) == values).all() and (np.abs(values) < 2.0**53).all())
-
-
-def _iso_text(stamps: NDArray[np.datetime64]) -> NDArray[np.object_]:
-    """Dates, or times if any has one; pandas would write the year 999 with three digits."""
-    seconds = stamps.astype("datetime64[s]")
-    missing = np.isnat(seconds)
-    whole_days = (missing | (seconds == seconds.astype("datetime64[D]"))).all()
-    text = np.datetime_as_string(seconds, unit="D" if whole_days else "s").astype(object)
-    text[missing] = None
-    return text
+def check_written(path: str | os.PathLike[str]) -> None:
+    """Raise ImportError unless `write_table` has what the kind of file needs that is named so."""
+    if _parquet.is_named(path):
+        _parquet.require()
 
 
 # -------------------------------------------------------------------------------------- reading
 
 
-def read_csv(
+def read_table(
     path: str | os.PathLike[str],
-    schema: Schema | Mapping[str, str],
+    schema: Schema | Mapping[str, str | Column],
     *,
     missing: Collection[str] = ("",),
     separator: str = ",",
     encoding: str = "utf-8",
     drop: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Read a CSV file into columns of the schema's types.
+    """Read a CSV or Parquet file into columns of the schema's types.
+
+    A table has one outcome in both: values of a Parquet file are read as the cells that they are in
+    a CSV file. No type, category or statistic that it states is taken from it.
 
     Parameters
     ----------
     path : str or path-like
-        A file with a header line; gzip is recognised by its first bytes. In a table of one column
-        a blank line is an empty cell, in others it is no row.
-    schema : Schema, or mapping of str to str
+        A CSV file with a header line, or a Parquet file (extra ``parquet``). gzip, around CSV, and
+        Parquet are recognised by their first bytes. In a CSV table of one column a blank line is
+        an empty cell, in others it is no row.
+    schema : Schema, or mapping of str to (str or Column)
         Types of the columns. A mapping gives types alone, as `Schema.infer` takes them.
     missing : collection of str
-        Cells that mean a missing value. A text that is a category of its column stays one.
+        Cells that mean a missing value. A text that is a category of its column stays one. In
+        Parquet, null and NaN are missing besides.
     separator : str
-        The character between cells.
+        The character between the cells of CSV.
     encoding : str
-        The text encoding, by a name that Python knows, such as ``"latin-1"`` or ``"utf-16"``.
+        The text encoding of CSV, by a name that Python knows, such as ``"latin-1"`` or
+        ``"utf-16"``.
     drop : collection of str
         Columns of the file that are not read, such as names and numbers of persons; ones that it
         does not have do no harm.
@@ -153,26 +127,29 @@ def read_csv(
     ------
     FileNotFoundError
         If there is no such file.
+    ImportError
+        If the file is Parquet, and pyarrow is not installed.
     TypeError
         If `schema`, `missing`, `encoding` or `drop` is of the wrong kind.
     ValueError
-        If the file is not text in its encoding, not the gzip file its name says (``.gz``), empty,
-        or a header alone; if its columns are not the schema's; if a row is ragged; if a cell is not
-        of its column's type (the first such cell of each column is named); if a type or an encoding
-        is unknown; if `separator` is not one character that can separate; or if `drop` names a
-        column of the schema.
+        If the file is not text in its encoding, not the gzip or Parquet file its name says
+        (``.gz``, ``.parquet``), damaged, encrypted, empty, or a header alone; if its columns are
+        not the schema's; if a row is ragged; if a cell is not of its column's type (the first such
+        cell of each column is named), or a Parquet column is nested, or of a type that has no one
+        spelling as a category; if a type or an encoding is unknown; if `separator` is not one
+        character that can separate; or if `drop` names a column of the schema.
     """
     blocks = list(
-        iter_csv(path, schema, missing=missing, separator=separator, encoding=encoding, drop=drop)
+        iter_table(path, schema, missing=missing, separator=separator, encoding=encoding, drop=drop)
     )
     if len(blocks) == 1:
         return blocks[0].reset_index(drop=True)
     return pd.concat(blocks, ignore_index=True)
 
 
-def iter_csv(
+def iter_table(
     path: str | os.PathLike[str],
-    schema: Schema | Mapping[str, str],
+    schema: Schema | Mapping[str, str | Column],
     *,
     block_rows: int = 65_536,
     missing: Collection[str] = ("",),
@@ -180,25 +157,25 @@ def iter_csv(
     encoding: str = "utf-8",
     drop: Collection[str] = (),
 ) -> Iterator[pd.DataFrame]:
-    """Read a CSV file block by block, in memory for one block.
+    """Read a CSV or Parquet file block by block, in memory for one block.
 
     Parameters
     ----------
     path, schema, missing, separator, encoding, drop
-        As in `read_csv`.
+        As in `read_table`.
     block_rows : int
-        Rows per block; the last may be shorter.
+        Most rows of a block; the last may be shorter, and those that end a row group of Parquet.
 
     Yields
     ------
     pandas.DataFrame
-        At most `block_rows` rows, as `read_csv` returns them, but with the index "line": where in
-        the file each row begins, from which messages name a line.
+        At most `block_rows` rows, as `read_table` returns them, but with the index "line", where in
+        a CSV file each row begins, or "row", its number in a Parquet file. Messages name those.
 
     Raises
     ------
-    FileNotFoundError, TypeError, ValueError
-        As in `read_csv`, once the first block is asked for.
+    FileNotFoundError, ImportError, TypeError, ValueError
+        As in `read_table`, once the first block is asked for.
     """
     _arrays.positive_integer("block_rows", block_rows)
     if not isinstance(schema, (Schema, Mapping)):
@@ -207,68 +184,72 @@ def iter_csv(
             f"got {_arrays.describe(schema)}"
         )
     absent = frozenset(_arrays.elements("missing", missing))
-    readers = _cell_readers(schema, absent)
+    described = _columns_of(schema)
+    readers = _cell_readers(described, absent)
     dropped = frozenset(_arrays.elements("drop", drop))
     for name in readers:
         if name in dropped:
             raise ValueError(f"drop must name columns that the schema lacks; got {name!r}")
-    with _csv_lines(path, separator, encoding) as lines:
-        header = _header(path, lines)
-        order = _column_order(path, header, list(readers), separator, dropped)
+    with _opened(path, separator, encoding) as table:
+        _check_columns(path, table, list(readers), dropped)
+        for name, column in described.items():
+            table.check_type(name, _kind(column))
+        about = "about line" if table.place == LINE else table.place
         any_rows = False
-        for starts, rows in _row_blocks(path, lines, len(header), block_rows):
+        for places, columns in table.blocks(list(readers), block_rows):
             any_rows = True
-            columns = list(zip(*rows, strict=True))
             block, wrong = {}, []
-            for (name, read), where in zip(readers.items(), order, strict=True):
+            for (name, read), (cells, taken) in zip(readers.items(), columns, strict=True):
                 try:
-                    block[name] = read(columns[where])
+                    values = read(cells)
                 except _BadCell as bad:
-                    # Exact unless a quoted cell of the row spans lines.
-                    line = starts[columns[where].index(bad.cell)]
-                    wrong.append((name, f"column {name!r}, about line {line}: {bad}"))
+                    # Of a line exact unless a quoted cell of the row spans several.
+                    first = cells.index(bad.cell)
+                    where = places[first if taken is None else int((taken == first).argmax())]
+                    wrong.append((name, f"column {name!r}, {about} {where}: {bad}"))
+                else:
+                    block[name] = (values if taken is None else values.take(taken)).array
             if wrong:  # all at once: a table of many columns is put right in one go
                 told = "; ".join(message for _, message in wrong[:_MOST_TOLD])
                 more = ", ".join(repr(name) for name, _ in wrong[_MOST_TOLD:])
                 raise ValueError(
                     f"{path}: {told}" + (f"; and such cells in {more}" if more else "")
                 )
-            yield pd.DataFrame(block).set_index(pd.Index(starts, name=LINE))
+            yield pd.DataFrame(block, index=pd.Index(places, name=table.place))
         if not any_rows:
             raise ValueError(f"{path}: the table has no rows, only a header")
 
 
-def count_csv_rows(
+def count_rows(
     path: str | os.PathLike[str], *, separator: str = ",", encoding: str = "utf-8"
 ) -> int:
-    """Count the rows of a CSV file, without reading their cells.
+    """Count the rows of a file, without reading what their cells mean.
 
     Parameters
     ----------
     path : path
-        As in `read_csv`, but a file that can be read again afterwards: no pipe.
+        As in `read_table`, but a file that can be read again afterwards: no pipe.
     separator, encoding
-        As in `read_csv`.
+        As in `read_table`.
 
     Returns
     -------
     int
-        Rows, the header not counted: as many as `iter_csv` yields.
+        Rows, a header not counted: as many as `iter_table` yields.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        As in `read_csv`; and if `path` is no regular file.
+    FileNotFoundError, ImportError, ValueError
+        As in `read_table`; and if `path` is no regular file.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path}: must be a regular file, as it is read twice to count its rows")
-    with _csv_lines(path, separator, encoding) as lines:
-        header = _header(path, lines)
-        return sum(len(rows) for _, rows in _row_blocks(path, lines, len(header), 4096))
+    with _opened(path, separator, encoding) as table:
+        return sum(len(places) for places, _ in table.blocks([], 4096))
 
 
 def cell_value(column: Column, cell: str) -> object:
-    """Read one cell of a column as `read_csv` would.
+    """Read one cell of a column as `read_table` would.
 
     Parameters
     ----------
@@ -287,7 +268,7 @@ def cell_value(column: Column, cell: str) -> object:
     ValueError
         If it cannot be read as the column's type.
     """
-    read = _cell_readers(Schema((column,)), frozenset({""}))[column.name]
+    read = _cell_readers({column.name: column}, frozenset({""}))[column.name]
     try:
         value = read([cell])[0]
     except _BadCell as bad:
@@ -302,12 +283,12 @@ def read_header(
     encoding: str = "utf-8",
     drop: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Read the column names of a CSV file, and no row of it.
+    """Read the column names of a file, and no row of it, nor what else it says of its columns.
 
     Parameters
     ----------
     path, separator, encoding, drop
-        As in `read_csv`.
+        As in `read_table`.
 
     Returns
     -------
@@ -316,98 +297,76 @@ def read_header(
 
     Raises
     ------
-    FileNotFoundError, TypeError, ValueError
-        As in `read_csv`; also if a name occurs twice.
+    FileNotFoundError, ImportError, TypeError, ValueError
+        As in `read_table`; also if a name occurs twice.
     """
     dropped = frozenset(_arrays.elements("drop", drop))
-    with _csv_lines(path, separator, encoding) as lines:
-        return tuple(name for name in _header(path, lines) if name not in dropped)
+    with _opened(path, separator, encoding) as table:
+        return tuple(name for name in table.names if name not in dropped)
+
+
+# Cells of a column: of all rows; or the distinct ones, and which of them each row has. None is a
+# missing value.
+_Cells = tuple[Sequence[str | None], NDArray[np.intp] | None]
+
+
+class _Table(Protocol):
+    """An open file of some kind, as `iter_table` needs it."""
+
+    names: list[str]
+    place: str
+
+    def check_type(self, name: str, kind: str) -> None:
+        """Raise ValueError if a column of this file cannot be read as this type."""
+
+    def hint(self) -> str:
+        """Say why columns may be missing, at the end of a message."""
+
+    def blocks(
+        self, names: Sequence[str], block_rows: int
+    ) -> Iterator[tuple[Sequence[int], Iterable[_Cells]]]:
+        """Yield where rows stand in the file, and the cells of some columns."""
 
 
 # First bytes of what is taken for a CSV file, and what to do about it. No table begins so.
 _OTHER_FILES = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook: unpack it, or save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an Excel workbook: save the sheet as CSV",
-    b"PAR1\x15": "a Parquet file: read it with pandas, or write it as CSV",
     b"\xfd7zXZ\x00": "packed by xz: unpack it",
     b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it",
     **{b"BZh%d1AY&SY" % level: "packed by bzip2: unpack it" for level in range(1, 10)},
 }
 
 
-def _codec(encoding: object) -> str:
-    """Return the name by which a text encoding is to be read, or raise if there is none."""
-    name = _arrays.text("encoding", encoding)
-    try:
-        "".encode(name)  # `codecs.lookup` alone would find base64, too
-        found = codecs.lookup(name).name
-    except (LookupError, ValueError):
-        raise ValueError(
-            "encoding must be a text encoding that Python knows, such as 'latin-1'; got "
-            f"{_arrays.describe(encoding)}"
-        ) from None
-    return "utf-8-sig" if found == "utf-8" else found  # a byte order mark is no part of a name
-
-
 @contextmanager
-def _csv_lines(path: str | os.PathLike[str], separator: str, encoding: str) -> Iterator[Any]:
-    """Open a CSV file as rows of cells; what is wrong with the file becomes a ValueError."""
-    if not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n':
-        raise ValueError(
-            "separator must be one character that is no quote and ends no line; "
-            f"got {_arrays.describe(separator)}"
-        )
-    codec = _codec(encoding)
+def _opened(path: str | os.PathLike[str], separator: str, encoding: str) -> Iterator[_Table]:
+    """Open a file as what it is; what is wrong with it becomes a ValueError."""
     with open(path, "rb") as raw, contextlib.ExitStack() as stack:
-        opened: Any = raw
         head = raw.peek(16)
         for magic, called in _OTHER_FILES.items():
             if head.startswith(magic):
-                raise ValueError(f"{path}: must be a CSV file; this one is {called}")
-        # The magic of gzip is no text either: no table begins so.
-        if head[:2] == b"\x1f\x8b" or _is_named_gzip(path):
-            opened = stack.enter_context(gzip.GzipFile(fileobj=raw))
-        text = stack.enter_context(io.TextIOWrapper(opened, encoding=codec, newline=""))
-        lines = csv.reader(text, strict=True, delimiter=separator)
-        try:
-            yield lines
-        except UnicodeError as error:
-            called = "UTF-8" if codec == "utf-8-sig" else encoding
-            why = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
-            other = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
-            raise ValueError(
-                f"{path}: the file must be {called} text ({why} near line {lines.line_num + 1}); "
-                f"give its encoding, such as {other}"
-            ) from None
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: not a complete gzip file ({error})") from None
+                raise ValueError(f"{path}: must be a CSV or Parquet file; this one is {called}")
+        table: _Table
+        if _parquet.starts(head) or _parquet.is_named(path):
+            table = stack.enter_context(_parquet.opened(path, raw))
+        else:
+            table = stack.enter_context(_csv.opened(path, raw, separator, encoding))
+        for i, name in enumerate(table.names):
+            if name in table.names[:i]:
+                raise ValueError(f"{path}: column {name!r} occurs twice in the header")
+        yield table
 
 
-def _header(path: object, lines: Any) -> list[str]:
-    header: list[str] | None = next(lines, None)
-    if not header:
-        raise ValueError(f"{path}: the file is empty; a header line is needed")
-    for i, name in enumerate(header):
-        if name in header[:i]:
-            raise ValueError(f"{path}: column {name!r} occurs twice in the header")
-    return header
-
-
-def _column_order(
-    path: object,
-    header: Sequence[str],
-    names: Sequence[str],
-    separator: str,
-    dropped: Collection[str],
-) -> list[int]:
-    """Position in the file of each column of the schema."""
+def _check_columns(
+    path: object, table: _Table, names: Sequence[str], dropped: Collection[str]
+) -> None:
+    """Check that a file has the columns of the schema, and no others but those to drop."""
+    header = table.names
     absent = [name for name in names if name not in header]
     if absent:
         raise ValueError(
             f"{path}: column(s) missing from the file: {', '.join(map(repr, absent))}"
-            + _header_hint(header, absent, separator)
+            + (table.hint() or _names_hint(header, absent))
         )
     extra = [name for name in header if name not in names and name not in dropped]
     if extra:
@@ -415,20 +374,10 @@ def _column_order(
             f"{path}: column(s) not in the schema: {', '.join(map(repr, extra))} (drop them, or "
             "add them to the schema)"
         )
-    return [list(header).index(name) for name in names]
 
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-
-
-def _header_hint(header: Sequence[str], absent: Sequence[str], separator: str) -> str:
-    """Say what may be wrong with a header that lacks columns, at the end of a message."""
-    for other, called in _SEPARATORS.items():
-        if len(header) == 1 and other != separator and other in header[0]:
-            return (
-                f" (the header looks as if separated by {called}, not by "
-                f"{_SEPARATORS.get(separator, repr(separator))}: give that separator)"
-            )
+def _names_hint(header: Sequence[str], absent: Sequence[str]) -> str:
+    """Say how names of a file may differ from those that it lacks, at the end of a message."""
     if {name.strip() for name in header} >= set(absent):
         return " (the header has them with spaces around the name)"
     if {name.strip().casefold() for name in header} >= {name.casefold() for name in absent}:
@@ -436,34 +385,8 @@ def _header_hint(header: Sequence[str], absent: Sequence[str], separator: str) -
     return ""
 
 
-def _row_blocks(
-    path: object, lines: Any, width: int, block_rows: int
-) -> Iterator[tuple[list[int], list[list[str]]]]:
-    """Rows in blocks, and the lines that they begin at."""
-    rows: list[list[str]] = []
-    starts: list[int] = []
-    following = lines.line_num + 1
-    for row in lines:
-        start, following = following, lines.line_num + 1
-        if not row:
-            if width > 1:
-                continue  # a blank line holds no row
-            row = [""]  # but of one column it is how most programs write an empty cell
-        if len(row) != width:
-            raise ValueError(
-                f"{path}: line {lines.line_num}: {len(row)} cell(s), but the header has {width}"
-            )
-        rows.append(row)
-        starts.append(start)
-        if len(rows) == block_rows:
-            yield starts, rows
-            rows, starts = [], []
-    if rows:
-        yield starts, rows
-
-
 # Reads the cells of one column; raises _BadCell at one that does not fit.
-_CellReader = Callable[[Sequence[str]], "pd.Series[Any]"]
+_CellReader = Callable[[Sequence[str | None]], "pd.Series[Any]"]
 
 
 _MOST_TOLD = 3  # columns whose first bad cell a message shows; of others it has the names
@@ -486,48 +409,58 @@ def _missing_words(missing: Collection[str]) -> str:
     return "missing values: " + ", ".join([*(["an empty cell"] if "" in missing else []), *others])
 
 
-def _cell_readers(
-    schema: Schema | Mapping[str, str], missing: frozenset[str]
-) -> dict[str, _CellReader]:
-    """One reader per column, in the schema's order."""
-    if isinstance(schema, Mapping):
-        return {name: _reader_of(name, kind, missing) for name, kind in schema.items()}
+def _columns_of(schema: Schema | Mapping[str, str | Column]) -> Mapping[str, str | Column]:
+    return schema if isinstance(schema, Mapping) else {column.name: column for column in schema}
 
+
+def _kind(column: str | Column) -> str:
+    """Say what a column is read as."""
+    if isinstance(column, str):
+        return column
+    if isinstance(column, Categorical) and not column.is_text:
+        return "categorical_integer"
+    return column.type
+
+
+def _cell_readers(
+    columns: Mapping[str, str | Column], missing: frozenset[str]
+) -> dict[str, _CellReader]:
+    """One reader per column."""
     readers: dict[str, _CellReader] = {}
-    for column in schema:
-        kind, absent = column.type, missing
-        if isinstance(column, Categorical):
-            absent = missing - {c for c in column.categories if isinstance(c, str)}
-            kind = "categorical" if column.is_text else "categorical_integer"
-        readers[column.name] = _reader_of(column.name, kind, absent)
+    for name, column in columns.items():
+        levels = column.categories if isinstance(column, Categorical) else ()
+        # A text that is a level is no missing value.
+        readers[name] = _reader_of(name, _kind(column), missing.difference(levels))
     return readers
 
 
 def _reader_of(name: str, kind: str, missing: frozenset[str]) -> _CellReader:
-    def each(read: Callable[[str], Any], cells: Sequence[str], absent: Any = None) -> list[Any]:
+    gone = missing | {None}
+
+    def each(read: Callable[[Any], Any], cells: Sequence[str | None], absent: Any = None) -> Any:
         try:
-            return [absent if cell in missing else read(cell) for cell in cells]
+            return [absent if cell in gone else read(cell) for cell in cells]
         except _BadCell as bad:
             raise _BadCell(bad.cell, bad.rule, missing) from None
 
-    def text(cells: Sequence[str]) -> pd.Series[Any]:
-        return pd.Series([None if c in missing else c for c in cells], dtype=object)
+    def text(cells: Sequence[str | None]) -> pd.Series[Any]:
+        return pd.Series([None if c in gone else c for c in cells], dtype=object)
 
-    def real(cells: Sequence[str]) -> pd.Series[Any]:
+    def real(cells: Sequence[str | None]) -> pd.Series[Any]:
         return pd.Series(each(_real, cells, np.nan), dtype="float64")
 
-    def integer(cells: Sequence[str]) -> pd.Series[Any]:
+    def integer(cells: Sequence[str | None]) -> pd.Series[Any]:
         series = pd.Series(each(_integer, cells, 0), dtype="int64")
-        present = [c not in missing for c in cells]
+        present = [c not in gone for c in cells]
         if all(present):
             return series
         # Whether a cell is missing must not change the dtype from block to block.
         return series.astype("Int64").mask(~np.array(present))
 
-    def boolean(cells: Sequence[str]) -> pd.Series[Any]:
+    def boolean(cells: Sequence[str | None]) -> pd.Series[Any]:
         return pd.Series(each(_boolean, cells), dtype="boolean")
 
-    def moment(cells: Sequence[str]) -> pd.Series[Any]:
+    def moment(cells: Sequence[str | None]) -> pd.Series[Any]:
         return pd.Series(np.array(each(_moment, cells), dtype="datetime64[us]"))
 
     readers: dict[str, _CellReader] = {

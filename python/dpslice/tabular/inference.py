@@ -158,7 +158,7 @@ def infer_schema(
     types, prior = _earlier(types, prior, adjacency, unit)
     kinds = _public_types(df, types, target)
     may_miss = _public_missingness(nullable, tuple(kinds))
-    rules = _checked_rules(impossible, kinds, may_miss)
+    rules = checked_rules(impossible, kinds, [name for name in kinds if may_miss[name]])
 
     paid = [n for n, kind in kinds.items() if isinstance(kind, str) and kind != "boolean"]
     unknown_domain = [n for n in paid if str(kinds[n]).startswith("categorical")]
@@ -375,14 +375,14 @@ def _public_missingness(
     return {name: name in nullable for name in names}
 
 
-def _checked_rules(
+def checked_rules(
     impossible: Sequence[Rule | Mapping[str, object]] | None,
     kinds: Mapping[str, str | Column],
-    may_miss: Mapping[str, bool],
+    nullable: Collection[str],
 ) -> tuple[Rule, ...]:
     """Read rules before anything is spent: later, one that does not fit would lose the schema."""
     known = [
-        Boolean(name, nullable=may_miss[name]) if isinstance(kind, str) else kind
+        Boolean(name, nullable=name in nullable) if isinstance(kind, str) else kind
         for name, kind in kinds.items()
         if not isinstance(kind, str) or kind == "boolean"
     ]

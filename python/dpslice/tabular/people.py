@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,12 @@ from dpslice.tabular.columns import first_place
 __all__ = ["limit_rows_per_person"]
 
 
+@overload
+def limit_rows_per_person(df: pd.DataFrame, person: str, rows_per_person: int) -> pd.DataFrame: ...
+@overload
+def limit_rows_per_person(
+    df: Iterable[pd.DataFrame], person: str, rows_per_person: int
+) -> Iterator[pd.DataFrame]: ...
 def limit_rows_per_person(
     df: pd.DataFrame | Iterable[pd.DataFrame], person: str, rows_per_person: int
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
@@ -29,7 +36,7 @@ def limit_rows_per_person(
     Parameters
     ----------
     df : pandas.DataFrame, or iterable of them
-        The private table, whole or in pieces (`iter_csv`).
+        The private table, whole or in pieces (`iter_table`).
     person : str
         Column that tells whose a row is, by any values that can be compared for equality. It says
         nothing else that is released.

@@ -393,11 +393,11 @@ class Schema:
             are given for a TOML file.
         """
         document, is_sdv = read_document(path)
-        if is_sdv:
-            return cls.from_sdv_metadata(document, overrides=overrides)
-        if overrides is not None:
+        if overrides is not None and not is_sdv:
             raise ValueError("overrides may be given for SDV metadata only, not for a TOML file")
         try:
+            if is_sdv:
+                return cls.from_sdv_metadata(document, overrides=overrides)
             return cls.from_dict(document)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

@@ -265,7 +265,7 @@ class Synthesizer:
         Parameters
         ----------
         df : pandas.DataFrame, or iterable of them
-            The private table, whole or in pieces (`iter_csv`).
+            The private table, whole or in pieces (`iter_table`).
         path : path, optional
             Where to save the release; rows are then written as they are made, in memory for one
             block.
@@ -818,8 +818,13 @@ class Synthesizer:
         cost = self.schema.guarantee
         return total_guarantee(release) if cost is None else total_guarantee(release, cost)
 
-    def training_facts(self) -> dict[str, Any] | None:
+    def training_facts(self, *, broken_share: float | None = None) -> dict[str, Any] | None:
         """Return what the report says of the training; None for a model loaded from a file.
+
+        Parameters
+        ----------
+        broken_share : float, optional
+            What `broken_share` has told, if it was asked before.
 
         Returns
         -------
@@ -830,7 +835,8 @@ class Synthesizer:
             return None
         drawn_anew = {}
         if self.schema.impossible:
-            drawn_anew["rows drawn anew, as they broke a rule"] = f"{self.broken_share():.2%}"
+            share = self.broken_share() if broken_share is None else broken_share
+            drawn_anew["rows drawn anew, as they broke a rule"] = f"{share:.2%}"
         return {
             "steps": self.result.steps,
             "seconds": round(self.result.seconds, 1),
