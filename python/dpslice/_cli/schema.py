@@ -117,9 +117,9 @@ def schema_infer(
         typer.Option(
             "--types",
             help="Public types of the columns: a TOML file like a schema in which bounds and "
-            "categories may be left out, or SDV metadata in JSON. Types are those of a schema, "
-            "date (datetimes of whole days) and categorical_integer; columns may have missing "
-            "values unless nullable = false.",
+            "categories may be left out, or SDV metadata in JSON. Types are those of a schema and, "
+            "where those are left out, date (datetimes of whole days) and categorical_integer; "
+            "columns may have missing values unless nullable = false.",
         ),
     ],
     epsilon: Annotated[
