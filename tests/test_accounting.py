@@ -9,6 +9,7 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import mpmath as mp
 import numpy as np
@@ -684,6 +685,22 @@ def test_poisson_interpolation_agrees_with_every_term() -> None:
         assert (quick >= direct - 1e-12).all()
 
 
+def test_poisson_interpolation_is_raised_by_its_error() -> None:
+    """Of a kink, which polynomials of any degree miss: never below it, and above by 1e-10 or so."""
+    asked = []
+
+    def kink(t: np.ndarray) -> np.ndarray:
+        asked.append(t.size)
+        return -1.0 + 3e-7 * np.abs(np.log(t / 0.2)) ** 3
+
+    t = np.linspace(0.1, 0.5, 2000)
+    found = _subsampling._interpolated(kink, t)
+    assert sum(asked) < t.size  # it was interpolated
+    above = found - kink(t)
+    assert above.min() >= 0.0
+    assert 1e-12 < above.max() < 2.1e-10
+
+
 @pytest.mark.parametrize("epsilon", [0.2, 1.0])
 @pytest.mark.parametrize("x", [(1.0, 0.0), (1.0, -1.0), (0.3, 1.0)])
 @pytest.mark.parametrize("other", [-1.0, -0.3, 0.4, 1.0])
@@ -788,14 +805,19 @@ def clone_bound(epsilon: float, mu: float, n: int, epsilon0: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "mu", "n"), [(0.05, 0.3, 3000), (0.3, 0.4, 2000), (1.0, 0.8, 5000)]
+    ("epsilon", "mu", "n"),
+    [
+        *((0.05, 0.3, 3000), (0.3, 0.4, 2000), (1.0, 0.8, 5000)),
+        (0.0, 1.0, 1000),  # eta is a hundredth: what it takes off theta shows
+        (0.005, 0.2, 12_000),  # several counts at a time are taken for the least of them
+    ],
 )
 def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) -> None:
-    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 100)
+    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 40)
     i = int(np.argmin([clone_bound(epsilon, mu, n, float(x)) for x in grid]))
     best = optimize.minimize_scalar(
         lambda x: clone_bound(epsilon, mu, n, x),
-        bounds=(grid[max(i - 1, 0)], grid[min(i + 1, 99)]),
+        bounds=(grid[max(i - 1, 0)], grid[min(i + 1, 39)]),
         method="bounded",
         options={"xatol": 1e-7},
     )
@@ -806,6 +828,37 @@ def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) ->
     lower = min(clone_bound(0.97 * epsilon, mu, n, float(x)) for x in grid)
     public = accounting.shuffled_delta(epsilon, mu=mu, n=n)
     assert 0.95 * min(best.fun, lower) <= public <= value * (1 + 1e-9)
+
+
+def test_shuffling_is_raised_by_more_than_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the least bound of all thetas that it tried, to thirty digits, by at least 5e-10."""
+    epsilon, mu, n = 0.0, 1.0, 1000
+    tried = []
+
+    def noted(rows: int, theta: float) -> Any:
+        tried.append(theta)
+        return _subsampling.binomial(rows, theta)
+
+    monkeypatch.setattr(_shuffling, "binomial", noted)
+    value = _shuffling.log_shuffled_delta(epsilon, mu, n)
+
+    def exact(theta: float) -> Any:
+        def eta(epsilon0: Any) -> Any:
+            return (n - 1) * mp.ncdf(mp.mpf(mu) / 2 - epsilon0 / mu)
+
+        epsilon0 = mp.findroot(
+            lambda x: mp.log1p(-eta(x)) - x - mp.log(theta), -math.log(theta) - 0.01
+        )
+        total = (1 + mp.exp(epsilon)) * eta(epsilon0)
+        weight, odds = (1 - mp.mpf(theta)) ** (n - 1), mp.mpf(theta) / (1 - mp.mpf(theta))
+        for c in range(150):  # beyond, less than 1e-30
+            a = c // 2 + 1  # (c + 1) / 2 rounded down, and one more
+            total += weight * mp.binomial(c, a - 1) / mp.mpf(2) ** c  # as e^epsilon = 1
+            weight *= odds * (n - 1 - c) / (c + 1)
+        return mp.log(total)
+
+    with mp.workdps(30):
+        assert 5e-10 <= value - min(map(exact, tried)) <= 1.1e-9
 
 
 def test_shuffling_never_loses_and_inverts() -> None:

@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from dpslice import (
     accounting,
 )
 from dpslice import mechanism as mechanism_module
+from random_reference import secure_normal_pair
 
 FEATURES = MarginalSums((3, 4), [(0,), (1,), (0, 1)], [1.0, 2.0, 0.5])
 
@@ -258,6 +260,29 @@ def test_sums_beyond_64_bits_are_exact() -> None:
     assert exact == 100 * features.most_records * 2**44 > 2**63
     noisy = total.with_noise(1.0)[0]
     assert abs(noisy - 100 * features.most_records) < 8.0
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3e3, 1e6, 3e12, 1e15])
+def test_every_word_of_a_sum_and_of_its_noise_counts(
+    sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """h round((S + V) / h) in 300 bits: each of 500 sums of up to 62 bits, all bits of each V."""
+    cells = 500
+    total = mechanism_module.ExactSums(MarginalSums((cells,), [(0,)]))
+    rng = np.random.default_rng(0)
+    bits = min(62, 40 + math.frexp(sigma)[1])  # the result has to fit float64
+    sums = rng.integers(-(2**bits), 2**bits, cells)
+    total._low += sums
+    drawn = rng.bytes(12 * cells)
+    monkeypatch.setattr(mechanism_module.os, "urandom", lambda size: drawn[:size])
+    found = total.with_noise(sigma)
+    words = np.frombuffer(drawn, np.uint32).reshape(-1, 6).tolist()
+    normals = [normal for each in words for normal in secure_normal_pair(each)[1:]]
+    grid = Fraction(2) ** (math.floor(math.log2(sigma)) - 10)
+    with mpmath.workprec(300):
+        for one, exact, normal in zip(found.tolist(), sums.tolist(), normals, strict=True):
+            steps = (exact + mpmath.mpf(sigma) * normal) * grid.denominator / grid.numerator
+            assert Fraction(one) == int(mpmath.nint(steps)) * grid
 
 
 # ------------------------------------------------------------------------------------- releases
