@@ -262,6 +262,25 @@ def test_sums_beyond_64_bits_are_exact() -> None:
     assert abs(noisy - 100 * features.most_records) < 8.0
 
 
+def test_every_random_bit_makes_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 bytes a pair: each bit by itself, against 300 bits of precision; nothing is left over."""
+    words = np.zeros((193, 6), np.uint32)
+    for bit in range(192):
+        words[bit, bit // 32] = 1 << bit % 32
+    drawn = words.tobytes()
+
+    def urandom(size: int) -> bytes:
+        assert size == len(drawn)
+        return drawn
+
+    monkeypatch.setattr(mechanism_module.os, "urandom", urandom)
+    pairs = mechanism_module._normals(2 * len(words)).reshape(-1, 2).tolist()
+    for pair, each in zip(pairs, words.tolist(), strict=True):
+        radius, *exact = secure_normal_pair(each)
+        for normal, truth in zip(pair, exact, strict=True):
+            assert abs(normal - truth) <= 4 * 2.0**-53 * radius
+
+
 @pytest.mark.parametrize("sigma", [0.7, 3e3, 1e6, 3e12, 1e15])
 def test_every_word_of_a_sum_and_of_its_noise_counts(
     sigma: float, monkeypatch: pytest.MonkeyPatch
