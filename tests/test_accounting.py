@@ -20,7 +20,15 @@ from scipy import integrate, optimize, special, stats
 
 import accounting_oracle as oracle
 from dpslice import _core, accounting
-from dpslice.accounting import Guarantee, Slicing, Subsample, _shuffling, _special, _subsampling
+from dpslice.accounting import (
+    Guarantee,
+    Slicing,
+    Subsample,
+    _shuffling,
+    _slicing,
+    _special,
+    _subsampling,
+)
 from dpslice.accounting._comparison import compare_slicing
 
 GOLDEN = json.loads(oracle.GOLDEN.read_text())
@@ -685,6 +693,18 @@ def test_poisson_interpolation_agrees_with_every_term() -> None:
         assert (quick >= direct - 1e-12).all()
 
 
+def test_poisson_counts_the_numbers_of_rows_that_it_leaves_out() -> None:
+    """Far out in the tail of delta it is the rarest, largest samples that tell most."""
+    n, rate, epsilon = 2000, 0.01, 5.0
+    base = _subsampling._subsampled(
+        Subsample(n=n, rate=rate), "replace_one", 2.0 / 0.15, 6, 6, "orthonormal", 1.0, None
+    )
+    drawn = np.arange(1, n + 1)
+    terms = stats.binom.logpmf(drawn, n, rate) + base._fixed(epsilon, drawn / n)
+    assert drawn[np.argmax(terms)] > _subsampling.binomial(n, rate)[0].max()
+    assert base.log_delta(epsilon) >= np.logaddexp.reduce(terms)
+
+
 def test_poisson_interpolation_is_raised_by_its_error() -> None:
     """Of a kink, which polynomials of any degree miss: never below it, and above by 1e-10 or so."""
     asked = []
@@ -794,10 +814,10 @@ def test_subsampled_inverses(adjacency: str, sample: Subsample, frame: str, p: i
 # --------------------------------------------------------------------------------------- shuffling
 
 
-def clone_bound(epsilon: float, mu: float, n: int, epsilon0: float) -> float:
+def clone_bound(epsilon: float, mu: float, n: int, epsilon0: float, lost: float = 0.0) -> float:
     """The shuffling bound at one epsilon0, term by term with SciPy."""
     eta = (n - 1) * stats.norm.sf(epsilon0 / mu - mu / 2)
-    theta = (1 - eta) * math.exp(-epsilon0)
+    theta = (1 - eta) * math.exp(-epsilon0 - lost)
     mean, reach = (n - 1) * theta, 100 + 16 * math.sqrt(n)  # beyond, less than 1e-50
     c = np.arange(max(0, int(mean - reach)), min(n, int(mean + reach)))
     a = np.floor(math.exp(epsilon) * (c + 1) / (1 + math.exp(epsilon))) + 1
@@ -829,6 +849,16 @@ def test_shuffling_takes_the_best_epsilon0(epsilon: float, mu: float, n: int) ->
     lower = min(clone_bound(0.97 * epsilon, mu, n, float(x)) for x in grid)
     public = accounting.shuffled_delta(epsilon, mu=mu, n=n)
     assert 0.95 * min(best.fun, lower) <= public <= value * (1 + 1e-9)
+
+
+def test_shuffling_counts_fewer_rows_where_rounding_makes_them_rarer() -> None:
+    """By far more than rounding does: theta falls by that factor, and delta rises."""
+    epsilon, mu, n, lost = 0.5, 0.5, 3000, 0.4
+    value = math.exp(_shuffling.log_shuffled_delta(epsilon, mu, n, lost))
+    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 100)
+    least = min(clone_bound(epsilon, mu, n, float(x), lost) for x in grid)
+    assert value == pytest.approx(least, rel=5e-3)
+    assert value > 1.1 * math.exp(_shuffling.log_shuffled_delta(epsilon, mu, n))
 
 
 def test_shuffling_is_raised_by_more_than_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1228,6 +1258,24 @@ def test_order_charges_rounding_of_all_rows() -> None:
     left = guarantee.epsilon - guarantee.epsilon_numerical
     value = accounting.shuffled_delta(left, mu=2.0 / 3.2, n=10_000)
     assert value <= (1e-6 - guarantee.delta_numerical) * (1 - guarantee.epsilon_numerical)
+
+
+def test_order_pays_for_rounding_in_theta_and_in_delta() -> None:
+    """By far more than rounding takes: rows hide less, and delta itself grows by that factor."""
+    setting = _slicing.checked_setting(
+        **{name: IN_ORDER[name] for name in ("d", "p", "adjacency")},
+        frame="orthonormal",
+        max_norm=1.0,
+        diameter=None,
+        column_norm=1.0,
+        frame_norm=None,
+    )
+    lost, epsilon, sigma, n = 0.3, 0.5, 4.0, 3000
+    found = setting.log_delta_in_order(epsilon, sigma, "replace_one", n, lost)
+    mu = 2.0 / sigma
+    grid = mu**2 / 2 + mu * np.linspace(4.0, 9.0, 100)
+    least = min(clone_bound(epsilon, mu, n, float(x), lost) for x in grid)
+    assert found == pytest.approx(math.log(least) + lost, abs=5e-3)
 
 
 @pytest.mark.parametrize("adjacency", accounting.ADJACENCIES)
