@@ -444,6 +444,15 @@ def test_what_was_composed_is_computed_again() -> None:
     assert Guarantee.compose(closer, closer).epsilon == Guarantee.compose(one, one).epsilon
 
 
+def test_a_whole_promises_under_the_adjacency_of_its_parts_alone() -> None:
+    """What they add up to under one is no promise under another."""
+    one = SlicingMechanism(epsilon=1.0, delta=1e-6).account(3)
+    record = Guarantee.compose(one, one).to_dict()
+    stronger = {**record, "adjacency": "replace_one", "epsilon": 2.0, "epsilon_replace_one": None}
+    with pytest.raises(ValueError, match="parts of a guarantee must have its adjacency"):
+        Guarantee.from_dict(stronger)
+
+
 CERTIFICATES = json.loads(
     (Path(__file__).parent / "data" / "certificates_before_2026-11-27.json").read_text()
 )
