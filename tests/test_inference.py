@@ -204,6 +204,14 @@ def test_a_category_is_published_from_the_threshold_on(monkeypatch):
     assert "below" not in column.categories
 
 
+@pytest.mark.parametrize(("first", "level"), [(0, "a"), (-4, "b")])
+def test_the_level_for_the_rest_is_the_most_frequent_by_noisy_counts(first, level, monkeypatch):
+    """Two rows more are no fact that is published, where noise says otherwise."""
+    noise = iter([first, 0])  # of a, and of b
+    monkeypatch.setattr(inference, "discrete_gaussian", lambda _: next(noise))
+    assert infer_one(["a"] * 1002 + ["b"] * 1000, "categorical", nullable=False).other == level
+
+
 def test_conversion_from_renyi_is_proposition_12():
     """Oracle: the proposition's delta at the epsilon that we report, at its best order."""
     for changes, variance, delta in [(1, 4, 1e-5), (15, 300, 1e-7), (30, 40_000, 1e-12)]:
