@@ -7,6 +7,7 @@ its place, so that every run sees the same draws.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import math
 import random
@@ -210,6 +211,18 @@ def test_the_level_for_the_rest_is_the_most_frequent_by_noisy_counts(first, leve
     noise = iter([first, 0])  # of a, and of b
     monkeypatch.setattr(inference, "discrete_gaussian", lambda _: next(noise))
     assert infer_one(["a"] * 1002 + ["b"] * 1000, "categorical", nullable=False).other == level
+
+
+@pytest.mark.parametrize(("extra", "scale"), [(0, "linear"), (100_000, "log")])
+def test_the_scale_is_judged_by_noisy_counts(extra, scale, monkeypatch):
+    """Where noise says that most values are about 3, it is as if they were."""
+    edges = inference._magnitude_edges("integer")
+    bin_of_3 = len(edges) - 1 + int(np.searchsorted(edges, 3.0, side="right"))
+    draws = itertools.count()
+    monkeypatch.setattr(
+        inference, "discrete_gaussian", lambda _: extra if next(draws) == bin_of_3 else 0
+    )
+    assert infer_one(np.arange(1, 1001), "integer").scale == scale
 
 
 def test_conversion_from_renyi_is_proposition_12():
