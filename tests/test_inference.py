@@ -225,6 +225,27 @@ def test_the_scale_is_judged_by_noisy_counts(extra, scale, monkeypatch):
     assert infer_one(np.arange(1, 1001), "integer").scale == scale
 
 
+@pytest.mark.parametrize(("extra", "special"), [(0, (0.0,)), (-200, ())])
+def test_zero_gets_a_state_of_its_own_by_noisy_counts(extra, special, monkeypatch):
+    """Six in ten rows are zero, and four by what is published."""
+    zero = len(inference._magnitude_edges("integer")) - 1
+    draws = itertools.count()
+    monkeypatch.setattr(
+        inference, "discrete_gaussian", lambda _: extra if next(draws) == zero else 0
+    )
+    values = np.concatenate([np.zeros(600), np.full(400, 50.0)])
+    assert infer_one(values, "integer").special == special
+
+
+@pytest.mark.parametrize("first", [0, -100])
+def test_a_level_for_the_rest_is_made_by_noisy_counts(first, monkeypatch):
+    """A hundred rows that noise has taken away may have been in categories of their own."""
+    noise = iter([first, 0])
+    monkeypatch.setattr(inference, "discrete_gaussian", lambda _: next(noise))
+    column = infer_one(["a"] * 600 + ["b"] * 400, "categorical")
+    assert (OTHER in column.categories) == (first < 0)
+
+
 def test_conversion_from_renyi_is_proposition_12():
     """Oracle: the proposition's delta at the epsilon that we report, at its best order."""
     for changes, variance, delta in [(1, 4, 1e-5), (15, 300, 1e-7), (30, 40_000, 1e-12)]:
