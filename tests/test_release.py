@@ -604,6 +604,21 @@ def test_existing_release_is_kept_unless_told(saved: Path) -> None:
     assert os.listdir(saved.parent) == [saved.name]
 
 
+def test_what_appears_at_the_target_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "x.dpslice"
+
+    def publish() -> None:
+        with _storage.publishing(target, overwrite=False) as partial:
+            (partial / "certificate.json").touch()
+            target.mkdir()
+            (target / "of someone else").touch()
+
+    with pytest.raises(FileExistsError, match="exists already"):
+        publish()
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert [path.name for path in target.iterdir()] == ["of someone else"]
+
+
 def test_rows_are_not_read_if_the_target_exists(saved: Path) -> None:
     def blocks() -> Iterator[Any]:
         raise AssertionError("private rows were read")
