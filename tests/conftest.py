@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from dpslice import _core
+from dpslice import SlicingMechanism, SumMechanism, _core
 
 # Fixed examples: a failure is one for everybody, and no test is flaky. Nor is any test about time.
 settings.register_profile("dpslice", derandomize=True, deadline=None, print_blob=True)
@@ -36,6 +37,13 @@ def keep_threads() -> Iterator[None]:
     before = _core.num_threads()
     yield
     _core.set_num_threads(before)
+
+
+@pytest.fixture
+def account_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Account for each kind of release once: for tests that make many of the same kind."""
+    for mechanism in (SlicingMechanism, SumMechanism):
+        monkeypatch.setattr(mechanism, "account", functools.cache(mechanism.account))
 
 
 @pytest.fixture(scope="session")

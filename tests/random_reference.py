@@ -1,10 +1,12 @@
-"""ChaCha20 and Philox in plain Python, from their papers: one word at a time, no shared code."""
+"""ChaCha20, Philox and normals in plain Python, from their papers: no shared code."""
 
 from __future__ import annotations
 
 import itertools
 import struct
 from collections.abc import Iterator
+
+import mpmath
 
 MASK = 0xFFFFFFFF
 
@@ -74,3 +76,14 @@ def philox4x32(counter: tuple[int, ...], key: tuple[int, ...]) -> list[int]:
 def fast_key(seed: int, stream: int) -> tuple[int, int]:
     words = philox4x32((stream & MASK, stream >> 32, 0, MASK), (seed & MASK, seed >> 32))
     return words[0], words[1]
+
+
+def secure_normal_pair(words: list[int]) -> tuple[mpmath.mpf, mpmath.mpf, mpmath.mpf]:
+    """Box-Muller of the 192 bits in 300-bit arithmetic: radius, first, second."""
+    with mpmath.workprec(300):
+        a, b, c, d, e, f = words
+        bits = (a & 0x7FFFFFFF) << 96 | b << 64 | c << 32 | d
+        v = (mpmath.mpf(bits) + mpmath.mpf(0.5)) / mpmath.mpf(2) ** 128
+        radius = mpmath.sqrt(-2 * (mpmath.log(1 - v) if a >> 31 else mpmath.log(v)))
+        angle = 2 * mpmath.pi * mpmath.mpf(e << 32 | f) / mpmath.mpf(2) ** 64
+        return radius, radius * mpmath.cos(angle), radius * mpmath.sin(angle)

@@ -416,6 +416,13 @@ def test_arguments_are_checked(options: dict, message: str) -> None:
         _mechanism(**options)
 
 
+def test_noise_of_chosen_tables_stays_within_its_range() -> None:
+    """Their weights are not those of the features, whose noise is 10 here."""
+    assert _mechanism(epsilon=None, sigma=10.0, counting_share=1e-296).account().sigma == 10.0
+    with pytest.raises(ValueError, match=r"noise on a sum .*; got 10 to 6\.89"):
+        _mechanism(epsilon=None, sigma=10.0, counting_share=1e-300).account()
+
+
 def test_kinds_of_arguments_are_checked() -> None:
     with pytest.raises(TypeError, match="features must be MarginalSums or KernelSums; got"):
         _mechanism(features=(1, 2))

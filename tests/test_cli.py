@@ -1307,9 +1307,9 @@ def test_interrupted_synthesis_keeps_the_release_only(
     ("by", "ignored"),
     [
         (signal.SIGINT, False),
-        (signal.SIGTERM, False),  # a scheduler, a container
         (signal.SIGHUP, False),  # a terminal that is closed
-        (signal.SIGTERM, True),  # of a job in a shell's background, which ignores Ctrl-C
+        # A scheduler, a container: of a job in a shell's background, too, which ignores Ctrl-C.
+        (signal.SIGTERM, True),
     ],
 )
 def test_interrupted_training_goes_on_from_its_checkpoint(
@@ -1777,7 +1777,7 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
     process.stderr.close()
 
 
-@pytest.mark.slow  # five processes, most of which import torch
+@pytest.mark.slow  # four processes, most of which import torch
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_lost_output_is_told_and_files_are_named(
     unbuffered: str, table: Path, schema: Path, model: Path, tmp_path: Path
@@ -1802,7 +1802,8 @@ def test_lost_output_is_told_and_files_are_named(
     succeed("verify", out)
     run("--help")
     run("sample", model, "-n", 2)
-    run("sample", model, "-n", 20_000)
+    if not unbuffered:  # more than the buffer holds; else the first line is lost as it is written
+        run("sample", model, "-n", 20_000)
 
 
 def test_summary_in_an_encoding_that_lacks_its_letters(

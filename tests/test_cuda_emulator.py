@@ -1422,11 +1422,18 @@ def test_without_memory_for_reports(torch_on_device: Any, monkeypatch: pytest.Mo
 
 
 def link_driver(folder: Path, objects: list[Path], flags: tuple[str, ...]) -> Path:
-    driver = emulated_cuda.compile_object(EMULATOR / "run_all.cpp", folder / "run_all.o", flags)
+    """Link kernels and what calls them."""
     program = folder / "run_all"
-    command = ["g++", "-pthread", *flags, *map(str, objects), str(driver), "-o", str(program)]
+    command = ["g++", "-pthread", *flags, *map(str, objects), "-o", str(program)]
     subprocess.run(command, check=True)
     return program
+
+
+def build_driver(folder: Path, flags: tuple[str, ...]) -> None:
+    """Compile the kernels and what calls them, once for all parts: the objects stay there."""
+    objects = emulated_cuda.compile_kernels(folder, flags)
+    driver = emulated_cuda.compile_object(EMULATOR / "run_all.cpp", folder / "run_all.o", flags)
+    link_driver(folder, [*objects, driver], flags)
 
 
 def run_driver(program: Path, *kernel: str) -> subprocess.CompletedProcess[str]:
@@ -1460,12 +1467,14 @@ address_sanitizer = needs_sanitizer("address,undefined")
 THREAD_SANITIZER = ("-O1", "-g1", "-DDPSLICE_EMULATOR_THREADS", "-fsanitize=thread")
 
 
+# Without optimisation, which takes five times as long as it saves here.
+ADDRESS_SANITIZER = ("-O0", "-g1", "-fsanitize=address,undefined")
+
+
 @pytest.fixture(scope="session")
-def watched_objects(once: Any) -> list[Path]:
-    folder = once(
-        "cuda_threads", lambda folder: emulated_cuda.compile_kernels(folder, THREAD_SANITIZER)
-    )
-    return [folder / f"{name}.o" for name in emulated_cuda.KERNELS]
+def watched(once: Any) -> Path:
+    """The folder of a driver whose threads are watched, and of its objects."""
+    return once("cuda_threads", lambda folder: build_driver(folder, THREAD_SANITIZER))
 
 
 # What run_all.cpp has a part for; each by itself, so that they share the processors.
@@ -1488,15 +1497,15 @@ def test_every_part_of_the_driver_is_run() -> None:
 @pytest.mark.slow
 @thread_sanitizer
 @every_part
-def test_no_race(part: str, watched_objects: list[Path], tmp_path: Path) -> None:
+def test_no_race(part: str, watched: Path) -> None:
     """Its threads, real ones, under ThreadSanitizer."""
-    done = run_driver(link_driver(tmp_path, watched_objects, THREAD_SANITIZER), part)
+    done = run_driver(watched / "run_all", part)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.slow
 @thread_sanitizer
-def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path) -> None:
+def test_a_missing_barrier_is_caught(watched: Path, tmp_path: Path) -> None:
     """Without one of its barriers, the kernel sum must not pass: the watch is awake."""
     copy = tmp_path / "cuda"
     shutil.copytree(ROOT / "cuda", copy)
@@ -1508,7 +1517,8 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
     broken = emulated_cuda.compile_object(
         copy / "kernel_sum.cu", tmp_path / "kernel_sum.cu.o", THREAD_SANITIZER, copy
     )
-    objects = [broken if path.name == broken.name else path for path in watched_objects]
+    objects = [broken if path.name == broken.name else path for path in watched.glob("*.o")]
+    assert broken in objects
     done = run_driver(link_driver(tmp_path, objects, THREAD_SANITIZER), "kernel_sum")
     assert done.returncode == 66
     assert "data race" in done.stderr
@@ -1517,10 +1527,8 @@ def test_a_missing_barrier_is_caught(watched_objects: list[Path], tmp_path: Path
 @pytest.mark.slow
 @address_sanitizer
 @every_part
-def test_no_stray_access(part: str, once: Any, tmp_path: Path) -> None:
+def test_no_stray_access(part: str, once: Any) -> None:
     """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    flags = ("-O1", "-g1", "-fsanitize=address,undefined")
-    folder = once("cuda_bounds", lambda folder: emulated_cuda.compile_kernels(folder, flags))
-    objects = [folder / f"{name}.o" for name in emulated_cuda.KERNELS]
-    done = run_driver(link_driver(tmp_path, objects, flags), part)
+    folder = once("cuda_bounds", lambda folder: build_driver(folder, ADDRESS_SANITIZER))
+    done = run_driver(folder / "run_all", part)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -144,6 +145,20 @@ def rows_of_kind(kind: str, b: int, k: int) -> Array:
     }[kind][None]
 
 
+Operands = tuple[Array, Array, Array, float, float]
+
+
+@functools.cache  # for all instruction sets
+def operands_of_kind(
+    kind: str, b: int, k: int, ridge: float, dtype: type
+) -> tuple[Operands, NDArray[np.longdouble]]:
+    """Arguments of the density ratio, and what it is."""
+    q = rows_of_kind(kind, b, k).astype(dtype)
+    p = q[:, 3:40] + dtype(0.25)
+    operands = q, p, np.full(1, 1.5, dtype), ridge, 0.25
+    return operands, ratio_long(*operands)
+
+
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2, 10.0])
@@ -153,11 +168,8 @@ def rows_of_kind(kind: str, b: int, k: int) -> Array:
     ["normal", "repeated", "equal", "clusters", "outliers", "line", "apart", "far from the origin"],
 )
 def test_rows_that_others_span(kind: str, b: int, k: int, ridge: float, dtype: type) -> None:
-    q = rows_of_kind(kind, b, k).astype(dtype)
-    p = q[:, 3:40] + dtype(0.25)
-    bandwidth = np.full(1, 1.5, dtype)
-    expected = ratio_long(q, p, bandwidth, ridge, 0.25)
-    found = _core.density_ratio(q, p, bandwidth, ridge, 0.25)
+    operands, expected = operands_of_kind(kind, b, k, ridge, dtype)
+    found = _core.density_ratio(*operands)
     conditioned = max(1e-13, 3 * np.finfo(float).eps * (b + ridge) / ridge)
     # float32 is refined to 1e-9, or factored in float64 where that cannot be had.
     refined = max(conditioned, 2e-9 if dtype is np.float32 else 0.0)

@@ -155,6 +155,7 @@ def test_description_comes_back(name: str) -> None:
         FeatureMap.from_dict(damaged)
 
 
+@pytest.mark.usefixtures("account_once")
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)
 def test_release_is_the_sum_with_noise(name: str, adjacency: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ its place, so that every run sees the same draws.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import math
 import random
@@ -202,6 +203,47 @@ def test_a_category_is_published_from_the_threshold_on(monkeypatch):
     column = infer_one(values, "categorical", **how)
     assert "at" in column.categories
     assert "below" not in column.categories
+
+
+@pytest.mark.parametrize(("first", "level"), [(0, "a"), (-4, "b")])
+def test_the_level_for_the_rest_is_the_most_frequent_by_noisy_counts(first, level, monkeypatch):
+    """Two rows more are no fact that is published, where noise says otherwise."""
+    noise = iter([first, 0])  # of a, and of b
+    monkeypatch.setattr(inference, "discrete_gaussian", lambda _: next(noise))
+    assert infer_one(["a"] * 1002 + ["b"] * 1000, "categorical", nullable=False).other == level
+
+
+@pytest.mark.parametrize(("extra", "scale"), [(0, "linear"), (100_000, "log")])
+def test_the_scale_is_judged_by_noisy_counts(extra, scale, monkeypatch):
+    """Where noise says that most values are about 3, it is as if they were."""
+    edges = inference._magnitude_edges("integer")
+    bin_of_3 = len(edges) - 1 + int(np.searchsorted(edges, 3.0, side="right"))
+    draws = itertools.count()
+    monkeypatch.setattr(
+        inference, "discrete_gaussian", lambda _: extra if next(draws) == bin_of_3 else 0
+    )
+    assert infer_one(np.arange(1, 1001), "integer").scale == scale
+
+
+@pytest.mark.parametrize(("extra", "special"), [(0, (0.0,)), (-200, ())])
+def test_zero_gets_a_state_of_its_own_by_noisy_counts(extra, special, monkeypatch):
+    """Six in ten rows are zero, and four by what is published."""
+    zero = len(inference._magnitude_edges("integer")) - 1
+    draws = itertools.count()
+    monkeypatch.setattr(
+        inference, "discrete_gaussian", lambda _: extra if next(draws) == zero else 0
+    )
+    values = np.concatenate([np.zeros(600), np.full(400, 50.0)])
+    assert infer_one(values, "integer").special == special
+
+
+@pytest.mark.parametrize("first", [0, -100])
+def test_a_level_for_the_rest_is_made_by_noisy_counts(first, monkeypatch):
+    """A hundred rows that noise has taken away may have been in categories of their own."""
+    noise = iter([first, 0])
+    monkeypatch.setattr(inference, "discrete_gaussian", lambda _: next(noise))
+    column = infer_one(["a"] * 600 + ["b"] * 400, "categorical")
+    assert (OTHER in column.categories) == (first < 0)
 
 
 def test_conversion_from_renyi_is_proposition_12():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 
 import mpmath
@@ -323,21 +324,26 @@ def test_far_points_underflow_to_zero(k: int, dtype: str) -> None:
         assert not gradient.any()
 
 
+@functools.cache  # for all instruction sets
+def near_points(k: int, bandwidth: float) -> tuple[Case, tuple[Array, ...]]:
+    """Points nearer to each other than to the mean; their sums, and gradients in x and y."""
+    rng = np.random.default_rng(k)
+    y = rng.normal(size=(1, 140, k)).astype(np.float32)
+    x = (y[:, rng.permutation(140)] + 0.05 * rng.normal(size=y.shape)).astype(np.float32)
+    g, grad = np.array([bandwidth], np.float32), rng.normal(size=(1, 140)).astype(np.float32)
+    gradients = reference.gaussian_kernel_sum_vjp(x, y, g, None, grad)[:2]
+    truths = reference.gaussian_kernel_sum(x, y, g, None), *gradients
+    return Case(x, y, g, None, grad), truths
+
+
 # What README's "Accuracy and precision" says of them.
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bandwidth", [0.75, 1.0, 2.0, 4.0, 8.0])
 @pytest.mark.parametrize("k", [94, 784])
 def test_points_nearer_to_each_other_than_to_the_mean(k: int, bandwidth: float) -> None:
-    rng = np.random.default_rng(k)
-    y = rng.normal(size=(1, 140, k)).astype(np.float32)
-    x = (y[:, rng.permutation(140)] + 0.05 * rng.normal(size=y.shape)).astype(np.float32)
-    g, grad = np.array([bandwidth], np.float32), rng.normal(size=(1, 140)).astype(np.float32)
-    found = kernel_sum_vjp(Case(x, y, g, None, grad))[:2]
-    truths = reference.gaussian_kernel_sum_vjp(x, y, g, None, grad)[:2]
-    pairs = [
-        (_core.gaussian_kernel_sum(x, y, g, None), reference.gaussian_kernel_sum(x, y, g, None))
-    ]
-    for one, truth in (*pairs, *zip(found, truths, strict=True)):
+    case, truths = near_points(k, bandwidth)
+    sums = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, None)
+    for one, truth in zip((sums, *kernel_sum_vjp(case)[:2]), truths, strict=True):
         assert reference.relative_error(one, truth) <= max(1e-5, 1.5e-6 * k / bandwidth**2)
 
 

@@ -182,6 +182,7 @@ def test_order_needs_n_and_a_bound_on_the_frame() -> None:
         assert Guarantee.from_dict(seeded.to_dict()) == seeded
 
 
+@pytest.mark.usefixtures("account_once")
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_release_that_counts_on_its_order(tmp_path: Path, to_disk: bool) -> None:
     x = rows(3000)
@@ -205,6 +206,7 @@ def test_release_that_counts_on_its_order(tmp_path: Path, to_disk: bool) -> None
         assert loaded.guarantee == expected
 
 
+@pytest.mark.usefixtures("account_once")
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_order_of_blocks_needs_their_rows_beforehand(tmp_path: Path, to_disk: bool) -> None:
     path = tmp_path / "x.dpslice" if to_disk else None
@@ -225,6 +227,7 @@ def test_order_of_blocks_needs_their_rows_beforehand(tmp_path: Path, to_disk: bo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("account_once")
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_order_is_one_of_all_rows(tmp_path: Path, to_disk: bool) -> None:
     # A row of the first block lands beyond that block's end with the probability of 31/32. Places
@@ -743,6 +746,7 @@ def test_no_less_is_stated_than_was_computed(monkeypatch: pytest.MonkeyPatch) ->
     assert SlicingMechanism(epsilon=1.0, delta=1e-6).account(3).epsilon > 1.5
 
 
+@pytest.mark.usefixtures("account_once")
 def test_rows_come_in_random_order() -> None:
     # Row 0 of 5 in 300 nearly noiseless releases: where does it go?
     x = np.arange(5.0)[:, None] / 5

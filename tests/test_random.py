@@ -225,17 +225,6 @@ def test_philox_equals_its_twin(counter: tuple[int, ...], key: tuple[int, ...]) 
 # ----------------------------------------------------------------- accuracy of the secure normals
 
 
-def exact_pair(words: list[int]) -> tuple[mpmath.mpf, mpmath.mpf, mpmath.mpf]:
-    """Box-Muller of the 192 bits in 300-bit arithmetic: radius, first, second."""
-    with mpmath.workprec(300):
-        a, b, c, d, e, f = words
-        bits = (a & 0x7FFFFFFF) << 96 | b << 64 | c << 32 | d
-        v = (mpmath.mpf(bits) + mpmath.mpf(0.5)) / mpmath.mpf(2) ** 128
-        radius = mpmath.sqrt(-2 * (mpmath.log(1 - v) if a >> 31 else mpmath.log(v)))
-        angle = 2 * mpmath.pi * mpmath.mpf(e << 32 | f) / mpmath.mpf(2) ** 64
-        return radius, radius * mpmath.cos(angle), radius * mpmath.sin(angle)
-
-
 def both_ends() -> list[list[int]]:
     """Every size of v = w/2 from 2^-129 to 1/2, on both sides of u; every octant and its edges."""
     cases = []
@@ -263,7 +252,7 @@ def test_secure_normals_keep_full_precision_everywhere(isa: str) -> None:
     pairs = _core.secure_normals(words)
     worst = 0.0
     for given_words, pair in zip(words.tolist(), pairs.tolist(), strict=True):
-        radius, *exact = exact_pair(given_words)
+        radius, *exact = reference.secure_normal_pair(given_words)
         for value, true in zip(pair, exact, strict=True):
             worst = max(worst, float(abs(mpmath.mpf(value) - true) / radius) * 2.0**53)
     assert worst < 4.0

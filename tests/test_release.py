@@ -444,6 +444,15 @@ def test_what_was_composed_is_computed_again() -> None:
     assert Guarantee.compose(closer, closer).epsilon == Guarantee.compose(one, one).epsilon
 
 
+def test_a_whole_promises_under_the_adjacency_of_its_parts_alone() -> None:
+    """What they add up to under one is no promise under another."""
+    one = SlicingMechanism(epsilon=1.0, delta=1e-6).account(3)
+    record = Guarantee.compose(one, one).to_dict()
+    stronger = {**record, "adjacency": "replace_one", "epsilon": 2.0, "epsilon_replace_one": None}
+    with pytest.raises(ValueError, match="parts of a guarantee must have its adjacency"):
+        Guarantee.from_dict(stronger)
+
+
 CERTIFICATES = json.loads(
     (Path(__file__).parent / "data" / "certificates_before_2026-11-27.json").read_text()
 )
@@ -593,6 +602,21 @@ def test_existing_release_is_kept_unless_told(saved: Path) -> None:
     SlicingMechanism(sigma=1.0).release(np.zeros((3, 2)), path=saved, overwrite=True)
     assert Release.load(saved).n == 3
     assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_what_appears_at_the_target_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "x.dpslice"
+
+    def publish() -> None:
+        with _storage.publishing(target, overwrite=False) as partial:
+            (partial / "certificate.json").touch()
+            target.mkdir()
+            (target / "of someone else").touch()
+
+    with pytest.raises(FileExistsError, match="exists already"):
+        publish()
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert [path.name for path in target.iterdir()] == ["of someone else"]
 
 
 def test_rows_are_not_read_if_the_target_exists(saved: Path) -> None:

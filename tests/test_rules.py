@@ -542,7 +542,7 @@ def test_samples_with_conditions_keep_to_rules(model: Callable[[Schema], Synthes
     assert (sample["pay"] == 700).all()
     assert sample["member"].notna().all()
     assert (sample["age"] > 30).all()
-    free = model(FREE).sample(20_000, seed=2, conditions=conditions)
+    free = model(FREE).sample(8000, seed=2, conditions=conditions)
     bad = _broken(free).any(axis=1)
     assert 0.1 < bad.mean() < 0.999
     assert _differ(sample, free[~bad]) > 1e-3

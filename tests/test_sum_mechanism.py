@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from dpslice import (
     accounting,
 )
 from dpslice import mechanism as mechanism_module
+from random_reference import secure_normal_pair
 
 FEATURES = MarginalSums((3, 4), [(0,), (1,), (0, 1)], [1.0, 2.0, 0.5])
 
@@ -76,7 +78,7 @@ def test_epsilon_agrees_with_dp_accounting() -> None:
     from dp_accounting.pld import PLDAccountant
 
     promise = _mechanism(epsilon=None, sigma=3.0, adjacency="add_remove").account()
-    accountant = PLDAccountant(value_discretization_interval=1e-5)
+    accountant = PLDAccountant(value_discretization_interval=1e-4)
     accountant.compose(gaussian.GaussianDpEvent(3.0 / FEATURES.norm))
     assert promise.epsilon == pytest.approx(accountant.get_epsilon(1e-6), abs=2e-4)
 
@@ -162,7 +164,7 @@ def test_sampled_epsilon_agrees_with_dp_accounting() -> None:
     promise = _mechanism(
         epsilon=None, sigma=2.0, adjacency="add_remove", sampling_rate=0.2
     ).account()
-    accountant = PLDAccountant(value_discretization_interval=1e-5)
+    accountant = PLDAccountant(value_discretization_interval=1e-4)
     accountant.compose(event.PoissonSampledDpEvent(0.2, event.GaussianDpEvent(2.0 / FEATURES.norm)))
     assert promise.epsilon == pytest.approx(accountant.get_epsilon(1e-6), abs=2e-4)
 
@@ -260,9 +262,52 @@ def test_sums_beyond_64_bits_are_exact() -> None:
     assert abs(noisy - 100 * features.most_records) < 8.0
 
 
+def test_every_random_bit_makes_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 bytes a pair: each bit by itself, against 300 bits of precision; nothing is left over."""
+    words = np.zeros((193, 6), np.uint32)
+    for bit in range(192):
+        words[bit, bit // 32] = 1 << bit % 32
+    drawn = words.tobytes()
+
+    def urandom(size: int) -> bytes:
+        assert size == len(drawn)
+        return drawn
+
+    monkeypatch.setattr(mechanism_module.os, "urandom", urandom)
+    pairs = mechanism_module._normals(2 * len(words)).reshape(-1, 2).tolist()
+    for pair, each in zip(pairs, words.tolist(), strict=True):
+        radius, *exact = secure_normal_pair(each)
+        for normal, truth in zip(pair, exact, strict=True):
+            assert abs(normal - truth) <= 4 * 2.0**-53 * radius
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3e3, 1e6, 3e12, 1e15])
+def test_every_word_of_a_sum_and_of_its_noise_counts(
+    sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """h round((S + V) / h) in 300 bits: each of 500 sums of up to 62 bits, all bits of each V."""
+    cells = 500
+    total = mechanism_module.ExactSums(MarginalSums((cells,), [(0,)]))
+    rng = np.random.default_rng(0)
+    bits = min(62, 40 + math.frexp(sigma)[1])  # the result has to fit float64
+    sums = rng.integers(-(2**bits), 2**bits, cells)
+    total._low += sums
+    drawn = rng.bytes(12 * cells)
+    monkeypatch.setattr(mechanism_module.os, "urandom", lambda size: drawn[:size])
+    found = total.with_noise(sigma)
+    words = np.frombuffer(drawn, np.uint32).reshape(-1, 6).tolist()
+    normals = [normal for each in words for normal in secure_normal_pair(each)[1:]]
+    grid = Fraction(2) ** (math.floor(math.log2(sigma)) - 10)
+    with mpmath.workprec(300):
+        for one, exact, normal in zip(found.tolist(), sums.tolist(), normals, strict=True):
+            steps = (exact + mpmath.mpf(sigma) * normal) * grid.denominator / grid.numerator
+            assert Fraction(one) == int(mpmath.nint(steps)) * grid
+
+
 # ------------------------------------------------------------------------------------- releases
 
 
+@pytest.mark.usefixtures("account_once")
 def test_noise_is_gaussian_and_on_its_grid() -> None:
     """Kolmogorov-Smirnov over 19,000 numbers; the error rate is 1e-8, twice."""
     codes = _codes()

@@ -25,6 +25,7 @@
 #include <thread>
 #include <vector>
 #if !defined(DPSLICE_EMULATOR_THREADS)
+#include <setjmp.h>
 #include <ucontext.h>
 #endif
 
@@ -52,7 +53,13 @@ struct Thread {
 #if !defined(DPSLICE_EMULATOR_THREADS)
   ucontext_t context;
   std::unique_ptr<char[]> stack;
+  const unsigned* awaited = nullptr;  // a barrier's generation: nothing to do while it is `seen`
+  unsigned seen = 0;
   bool done = false;
+#if !defined(__SANITIZE_ADDRESS__)
+  jmp_buf place;
+  bool started = false;
+#endif
 #endif
 };
 
@@ -107,8 +114,11 @@ class Barrier {
   }
   void wait() {
     if (++arrived_ >= members_) return release();
-    const unsigned seen = generation_;
-    while (generation_ == seen) yield();
+    Thread& me = self();
+    me.awaited = &generation_;
+    me.seen = generation_;
+    while (generation_ == me.seen) yield();
+    me.awaited = nullptr;
   }
   void leave() {
     --members_;
@@ -202,18 +212,38 @@ constexpr size_t kFiberStack = 128 * 1024;
 
 struct Scheduler {
   ucontext_t context;
+#if !defined(__SANITIZE_ADDRESS__)
+  jmp_buf place;
+#endif
   const std::function<void()>* kernel = nullptr;
 };
 inline thread_local Scheduler scheduler;
 
+#if defined(__SANITIZE_ADDRESS__)  // which has to know of every switch
+
 inline void yield() { swapcontext(&self().context, &scheduler.context); }
+inline void resume(Thread& one) { swapcontext(&scheduler.context, &one.context); }
+
+#else  // a context is for the start alone: switching it asks the system for the signal mask
+
+[[gnu::noinline]] inline void yield() {
+  if (_setjmp(self().place) == 0) _longjmp(scheduler.place, 1);
+}
+[[gnu::noinline]] inline void resume(Thread& one) {
+  if (_setjmp(scheduler.place) != 0) return;
+  if (one.started) _longjmp(one.place, 1);
+  one.started = true;
+  setcontext(&one.context);
+}
+
+#endif
 
 inline void fiber_main() {
   (*scheduler.kernel)();
   Thread& me = self();
   me.home->leave(me.thread.x);
   me.done = true;
-  swapcontext(&me.context, &scheduler.context);
+  yield();
 }
 
 inline void run_block(Index index, Index grid, std::vector<Thread>& crew, Block& block) {
@@ -225,7 +255,11 @@ inline void run_block(Index index, Index grid, std::vector<Thread>& crew, Block&
     one.block_dim = {threads, 1, 1};
     one.grid_dim = grid;
     one.home = &block;
+    one.awaited = nullptr;
     one.done = false;
+#if !defined(__SANITIZE_ADDRESS__)
+    one.started = false;
+#endif
     getcontext(&one.context);
     one.context.uc_stack.ss_sp = one.stack.get();
     one.context.uc_stack.ss_size = kFiberStack;
@@ -234,9 +268,9 @@ inline void run_block(Index index, Index grid, std::vector<Thread>& crew, Block&
   }
   for (unsigned left = threads; left > 0;)
     for (Thread& one : crew) {
-      if (one.done) continue;
+      if (one.done || (one.awaited != nullptr && *one.awaited == one.seen)) continue;
       current = &one;
-      swapcontext(&scheduler.context, &one.context);
+      resume(one);
       if (one.done) --left;
     }
 }
@@ -296,13 +330,22 @@ inline uint16_t to_half(float value) {
   return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(exponent + 14) << 10) + units));
 }
 
-inline float from_half(uint16_t bits) {
+inline float value_of_half(uint16_t bits) {
   const int exponent = bits >> 10 & 31, units = bits & 1023;
   const float size = exponent == 31  ? (units == 0 ? INFINITY : NAN)
                      : exponent == 0 ? std::ldexp(static_cast<float>(units), -24)
                                      : std::ldexp(static_cast<float>(1024 + units), exponent - 25);
   return (bits & 0x8000u) != 0 ? -size : size;
 }
+
+inline const std::vector<float> halves = [] {
+  std::vector<float> values(1u << 16);
+  for (size_t bits = 0; bits < values.size(); ++bits)
+    values[bits] = value_of_half(static_cast<uint16_t>(bits));
+  return values;
+}();
+
+inline float from_half(uint16_t bits) { return halves[bits]; }
 
 inline float half_of_word(uint32_t word, int which) {
   return from_half(static_cast<uint16_t>(word >> (16 * which)));
