@@ -345,10 +345,13 @@ def slicing_guarantee(
         rows = _checked_order(setting, n)
         if epsilon is not None:
             epsilon = _arrays.positive_real("epsilon", epsilon)
-        stated = tuple(
-            min(least, setting.epsilon_in_order(total, noise, kind, rows, epsilon))
-            for kind, least in zip(kinds, alone, strict=True)
-        )
+        ratios = [setting.order_ratio(noise, kind) for kind in kinds]
+        # Both adjacencies meet the same ratio where the diameter is no less than the norm bound.
+        in_order = {
+            mu: setting.epsilon_in_order(total, noise, kind, rows, epsilon)
+            for mu, kind in dict(zip(ratios, kinds, strict=True)).items()
+        }
+        stated = tuple(min(least, in_order[mu]) for mu, least in zip(ratios, alone, strict=True))
         if stated != alone:
             delta_numerical = order_rounding(rows, setting.p)
             without = [f"epsilon {rounded_up(alone[0])}"]
