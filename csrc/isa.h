@@ -3,7 +3,8 @@
 // Each kernel source is compiled once per instruction set with DPSLICE_ISA set to its name, and
 // puts its code into namespace dpslice::DPSLICE_ISA. DPSLICE_DECLARE_KERNEL declares all those
 // twins and one function of the same name in namespace dpslice that calls the twin for the
-// instruction set in use.
+// instruction set in use. It is asked for where there is but one, too: a DPSLICE_ISA that is none
+// is an error everywhere.
 //
 // Files compiled per instruction set must not instantiate templates or inline functions of the
 // standard library that are emitted out of line (containers, algorithms, strings): the linker keeps
@@ -52,18 +53,22 @@ std::vector<std::string> available_isas();  // what this build and this processo
     }                                                  \
   }
 #elif defined(__aarch64__)
-#define DPSLICE_DECLARE_KERNEL(name, Args) \
-  DPSLICE_DECLARE_TWIN(neon, name, Args)   \
-  template <class T>                       \
-  inline void name(const Args<T>& args) {  \
-    neon::name(args);                      \
+#define DPSLICE_DECLARE_KERNEL(name, Args)     \
+  DPSLICE_DECLARE_TWIN(neon, name, Args)       \
+  template <class T>                           \
+  inline void name(const Args<T>& args) {      \
+    switch (active_isa()) {                    \
+      case Isa::neon: return neon::name(args); \
+    }                                          \
   }
 #else
-#define DPSLICE_DECLARE_KERNEL(name, Args)   \
-  DPSLICE_DECLARE_TWIN(baseline, name, Args) \
-  template <class T>                         \
-  inline void name(const Args<T>& args) {    \
-    baseline::name(args);                    \
+#define DPSLICE_DECLARE_KERNEL(name, Args)             \
+  DPSLICE_DECLARE_TWIN(baseline, name, Args)           \
+  template <class T>                                   \
+  inline void name(const Args<T>& args) {              \
+    switch (active_isa()) {                            \
+      case Isa::baseline: return baseline::name(args); \
+    }                                                  \
   }
 #endif
 

@@ -41,6 +41,18 @@ inline __attribute__((always_inline)) DPSLICE_ISA::WordVec rotate_left<8, DPSLIC
       (__m256i)x, _mm256_broadcastsi128_si256(
                       _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)));
 }
+#elif defined(__aarch64__)
+template <>
+inline __attribute__((always_inline)) DPSLICE_ISA::WordVec rotate_left<16, DPSLICE_ISA::WordVec>(
+    DPSLICE_ISA::WordVec x) {
+  return (DPSLICE_ISA::WordVec)vrev32q_u16((uint16x8_t)x);
+}
+template <>
+inline __attribute__((always_inline)) DPSLICE_ISA::WordVec rotate_left<8, DPSLICE_ISA::WordVec>(
+    DPSLICE_ISA::WordVec x) {
+  return (DPSLICE_ISA::WordVec)vqtbl1q_u8(
+      (uint8x16_t)x, uint8x16_t{3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14});
+}
 #endif
 
 }  // namespace dpslice

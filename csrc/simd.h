@@ -17,6 +17,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef DPSLICE_ISA
@@ -161,6 +163,9 @@ inline double lane_total(Vec<T> v) {
   if constexpr (sizeof(T) == 4)
     return sum_lanes<double>(_mm256_cvtps_pd(_mm256_castps256_ps128(v)) +
                              _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4)
+    return sum_lanes<double>(vcvt_f64_f32(vget_low_f32(v)) + vcvt_high_f64_f32(v));
 #endif
   T lane[kLanes<T>];
   store(lane, v);
@@ -202,6 +207,14 @@ inline void interleave(Vec<T> a, Vec<T> b, Vec<T>* first, Vec<T>* second) {
     const __m256d low = _mm256_unpacklo_pd(a, b), high = _mm256_unpackhi_pd(a, b);
     *first = _mm256_permute2f128_pd(low, high, 0x20);
     *second = _mm256_permute2f128_pd(low, high, 0x31);
+  }
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) {
+    *first = vzip1q_f32(a, b);
+    *second = vzip2q_f32(a, b);
+  } else {
+    *first = vzip1q_f64(a, b);
+    *second = vzip2q_f64(a, b);
   }
 #else
   for (int lane = 0; lane < kLanes<T>; ++lane) {
@@ -404,6 +417,11 @@ inline uint32_t greater_bits(Vec<T> a, Vec<T> b) {
 #elif defined(__x86_64__)
   if constexpr (sizeof(T) == 4) return static_cast<uint32_t>(_mm_movemask_ps((Vec<T>)(a > b)));
   if constexpr (sizeof(T) == 8) return static_cast<uint32_t>(_mm_movemask_pd((Vec<T>)(a > b)));
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4)
+    return vaddvq_u32(vcgtq_f32(a, b) & uint32x4_t{1, 2, 4, 8});
+  else
+    return static_cast<uint32_t>(vaddvq_u64(vcgtq_f64(a, b) & uint64x2_t{1, 2}));
 #else
   uint32_t bits = 0;
   for (int lane = 0; lane < kLanes<T>; ++lane) bits |= uint32_t{a[lane] > b[lane]} << lane;

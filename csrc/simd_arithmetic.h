@@ -90,6 +90,8 @@ struct VectorArithmetic {
     return (WideVec)_mm256_mul_epu32(_mm256_set1_epi64x(a), (__m256i)b);
 #elif defined(__x86_64__)
     return (WideVec)_mm_mul_epu32(_mm_set1_epi64x(a), (__m128i)b);
+#elif defined(__aarch64__)
+    return (WideVec)vmull_n_u32(vmovn_u64((uint64x2_t)b), a);  // of 64 bits there is no product
 #else
     return low_word(b) * uint64_t{a};
 #endif

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,3 +142,26 @@ def assert_close(found: Any, truth: Any, dtype: str, *, times: float = 1.0) -> N
     assert found.dtype == np.dtype(dtype)
     error = reference.relative_error(found, truth)
     assert error <= times * TOLERANCE[dtype], f"relative error {error:.3g}"
+
+
+def assert_gradients(
+    found: Sequence[Any],
+    case: Case,
+    twin_vjp: Callable[[Case], tuple[Array, ...]],
+    bound: float | None = None,
+) -> None:
+    """Compare gradients of `twin_vjp`, the last ones if `found` has fewer, within the target.
+
+    The sum of few numbers may be far smaller than they are. Where that is so, by the signs of
+    `case.grad`, its error is compared with the sum without these signs.
+    """
+    dtype = case.x.dtype
+    bound = bound or TOLERANCE[dtype.name]
+    truth = twin_vjp(case)
+    for place, grad in enumerate(reversed(found), start=1):
+        assert grad.dtype == dtype
+        error = reference.relative_error(grad, truth[-place])
+        if error > bound:
+            unsigned = twin_vjp(replace(case, grad=np.abs(case.grad)))
+            error *= float(np.linalg.norm(truth[-place]) / np.linalg.norm(unsigned[-place]))
+        assert error <= bound, f"relative error {error:.3g} of gradient {len(truth) - place}"

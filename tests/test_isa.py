@@ -55,6 +55,7 @@ def test_unknown_instruction_set_in_the_environment() -> None:
 
 
 def test_the_command_tells_of_it_in_one_line() -> None:
+    pytest.importorskip("typer")
     found = run(["-m", "dpslice", "info"], "mmx")
     known = ", ".join(_core.available_isas())
     expected = f"error: environment variable DPSLICE_ISA: isa must be one of {known}; got 'mmx'\n"
