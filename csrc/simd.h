@@ -204,6 +204,7 @@ inline void interleave(Vec<T> a, Vec<T> b, Vec<T>* first, Vec<T>* second) {
     *second = _mm256_permute2f128_pd(low, high, 0x31);
   }
 #else
+  *first = *second = Vec<T>{};  // GCC 16 does not see that the loop sets every lane
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     Vec<T>& to = 2 * lane < kLanes<T> ? *first : *second;
     to[2 * lane % kLanes<T>] = a[lane];
