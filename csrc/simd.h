@@ -217,6 +217,7 @@ inline void interleave(Vec<T> a, Vec<T> b, Vec<T>* first, Vec<T>* second) {
     *second = vzip2q_f64(a, b);
   }
 #else
+  *first = *second = Vec<T>{};  // GCC 16 does not see that the loop sets every lane
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     Vec<T>& to = 2 * lane < kLanes<T> ? *first : *second;
     to[2 * lane % kLanes<T>] = a[lane];

@@ -177,8 +177,9 @@ _ALL = (
     ),
 )
 
+_BY_NAME = {each.name: each for each in _ALL}  # the compiler of torch 2.6 looks into no proxy
 #: The divergences without parameter, by name. `alpha_divergence` makes the family ``alpha(a)``.
-REGISTRY: Mapping[str, Divergence] = MappingProxyType({each.name: each for each in _ALL})
+REGISTRY: Mapping[str, Divergence] = MappingProxyType(_BY_NAME)
 
 
 def alpha_divergence(alpha: float) -> Divergence:
@@ -260,8 +261,8 @@ def get_divergence(divergence: str | Divergence) -> Divergence:
             f"divergence must be a name or a Divergence{how if callable(divergence) else ''}; "
             f"got {_arrays.describe(divergence)}"
         )
-    if divergence in REGISTRY:
-        return REGISTRY[divergence]
+    if divergence in _BY_NAME:
+        return _BY_NAME[divergence]
     parameter = re.fullmatch(r"alpha\((.*)\)", divergence)
     if parameter is not None:
         try:

@@ -69,8 +69,9 @@ def check_kind(loss: str, release: object, kind: str) -> None:
 
 
 def _as_numpy(drawn: Tensor) -> NDArray[np.int64]:
-    """Return fresh integers as an array, also inside torch.func, where tensors have no storage."""
-    return np.array(drawn.tolist(), dtype=np.int64)
+    """Return fresh integers as an array, also inside torch.func, where tensors show no values."""
+    with torch._C._DisableFuncTorch():
+        return drawn.numpy()
 
 
 def _stretch(rows: object, n: int) -> tuple[int, int]:
@@ -181,10 +182,10 @@ class _ReleaseLoss(nn.Module):
     def _drawn(self, draw: Callable[..., Tensor], *size: Any, **options: Any) -> Tensor:
         """Draw from the loss's generator, on the CPU, whatever torch's default device is.
 
-        Under `torch.vmap` it is one draw for all.
+        Inside torch.func it is a tensor as any other: under `torch.vmap` one draw for all.
         """
         options.update(generator=self._generator, device="cpu")
-        if not _arrays.under_vmap():
+        if not torch._C._are_functorch_transforms_active():
             return draw(*size, **options)
         with torch._C._DisableFuncTorch():
             return draw(*size, **options)
@@ -196,7 +197,7 @@ class _ReleaseLoss(nn.Module):
         if b == n:
             return np.arange(first, stop)
         if 3 * b >= n:
-            return first + np.sort(_as_numpy(self._drawn(torch.randperm, n)[:b]))
+            return first + np.sort(_as_numpy(self._drawn(torch.randperm, n))[:b])
         rows = np.empty(0, dtype=np.int64)
         while len(rows) < b:  # by symmetry of the row numbers, repeats may simply be drawn anew
             more = _as_numpy(self._drawn(torch.randint, n, (b - len(rows),)))
