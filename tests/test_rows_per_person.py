@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -505,6 +506,37 @@ def test_what_is_no_table_is_refused() -> None:
         list(limit([np.zeros(3)], "person", 2))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="must hold values that can be hashed"):
         limit(pd.DataFrame({"person": [[1], [2]]}), "person", 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        (([17, 17], ["17", "x"]), "numbers and texts"),
+        (([17.0], ["17"]), "numbers and texts"),
+        (([datetime.date(2020, 1, 1)], pd.to_datetime(["2020-01-01"])), "date values and times"),
+        (([], ["17"], [17]), "numbers and texts"),
+        ((pd.Series(["17", b"17"], dtype=object),), "bytes values and texts"),
+    ],
+)
+def test_a_person_is_not_taken_for_two(values: Sequence[Any], kinds: str) -> None:
+    """As pandas makes of 17 a number in one piece of a file, and a text in another."""
+    pieces = [pd.DataFrame({"person": each, "age": range(len(each))}) for each in values]
+    with pytest.raises(TypeError, match=f"values of one kind, .* same person; got {kinds}$"):
+        list(limit(pieces, "person", 1))
+
+
+def test_numbers_of_a_person_may_be_of_any_type() -> None:
+    types = ["int64", "Int64", "uint8", "float64", "bool", "category", "object"]
+    pieces = [pd.DataFrame({"person": pd.Series([1, 1]).astype(each)}) for each in types]
+    assert sum(map(len, limit(pieces, "person", 3))) == 3
+
+
+def test_people_without_a_number_are_refused() -> None:
+    """NaN is like no NaN of another piece, and not missing to pandas in columns of some types."""
+    zero = pd.Series([0.0, 0.0], dtype="Float64")
+    piece = pd.DataFrame({"person": zero / zero, "age": [1, 2]})
+    with pytest.raises(ValueError, match=r"missing values|holds NaN"):
+        list(limit([piece, piece], "person", 1))
 
 
 # -------------------------------------------------------------------------------- the command line
