@@ -438,6 +438,19 @@ def test_bad_files(write: Callable[[Path], Path], kind: str, match: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_rows_are_not_lost_without_a_word(tmp_path: Path) -> None:
+    path = column(pa.array(range(300)), tmp_path / "t.parquet")
+    raw = path.read_bytes()
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    at = raw.index(b"\x16\xd8\x04", footer)  # of all numbers that are 300, that of the file's rows
+    path.write_bytes(raw[:at] + b"\x16\xda\x04" + raw[at + 3 :])
+    assert pq.ParquetFile(path).metadata.num_rows == 301
+    with pytest.raises(ValueError, match=r"\(it states 301 rows, and has 300\)"):
+        read_table(path, {"a": "integer"})
+    with pytest.raises(ValueError, match=r"\(it states 301 rows, and has 300\)"):
+        count_rows(path)
+
+
 def test_columns_are_held_against_the_schema(tmp_path: Path) -> None:
     path = column([1], tmp_path / "t.parquet", "Age")
     with pytest.raises(ValueError, match=r"missing from the file: 'age' \(the header has them in"):
