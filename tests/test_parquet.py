@@ -188,6 +188,17 @@ def test_each_type_is_read_as_its_text(
     pd.testing.assert_frame_equal(got, expected)
 
 
+@pytest.mark.skipif(not hasattr(pa, "decimal64"), reason="of newer versions")
+def test_narrow_decimals_are_read(tmp_path: Path) -> None:
+    for kind in (pa.decimal32(9, 2), pa.decimal64(18, 2)):
+        path = column(
+            pa.array([D("1.50"), None, D("-0.25"), D("1.50")], kind), tmp_path / "t.parquet"
+        )
+        got = read_table(path, {"a": "real"})["a"]
+        assert got.isna().tolist() == [False, True, False, False]
+        assert got.dropna().tolist() == [1.5, -0.25, 1.5]
+
+
 def test_twins_are_encoded_alike(tmp_path: Path) -> None:
     table = arrow_table()
     read = [

@@ -168,6 +168,9 @@ class ParquetTable:
             column = column.cast(column.type.value_type)
         if _is_text(arrow.types, column.type):
             column = column.cast(arrow.large_string())
+        if arrow.types.is_decimal(column.type) and column.type.bit_width < 128:
+            # Narrow ones, which newer versions make, are not known to what follows.
+            column = column.cast(arrow.decimal128(column.type.precision, column.type.scale))
         found = compute.dictionary_encode(column, null_encoding="encode")
         levels = found.dictionary
         if arrow.types.is_floating(levels.type):  # no number: missing, as pandas has it
