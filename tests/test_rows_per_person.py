@@ -575,7 +575,9 @@ def test_commands_leave_out_what_people_have_more(run: Callable[..., tuple[int, 
     code, out, _ = run("synthesize", *asked, *few)
     assert code == 0
     assert json.loads(out)["n"] == kept
-    assert "that person’s rows, at most 2, are blanked" in Path("report.html").read_text()
+    page = Path("report.html").read_text()
+    assert "that person’s rows, at most 2, are blanked" in page
+    assert "If those rows may be replaced by <em>any others</em> (replace_one)" in page
 
 
 def test_the_order_of_first_rows_may_be_counted_on(
@@ -601,6 +603,7 @@ def test_schemas_are_inferred_for_people(run: Callable[..., tuple[int, str, str]
     assert cost is not None
     assert cost.rows_per_person == 2
     assert cost.n == len(limit(_visits(3), "person", 2))
+    assert "nobody has more than 2 rows" in str(cost)  # as of a release: nothing else enforces it
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
