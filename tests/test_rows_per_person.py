@@ -626,6 +626,18 @@ def test_accounts_are_for_people(method: str, run: Callable[..., tuple[int, str,
     assert "paper_theorem_1" not in several
 
 
+@pytest.mark.parametrize(("columns", "said"), [("3", "bounded"), ("8", "exact")])
+def test_accounts_of_partial_frames_are_bounds(
+    columns: str, said: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    shape = ("--dim", "4", "--columns", columns)
+    code, out, _ = run("account", "--epsilon", "1", *shape, "--rows-per-person", "2")
+    assert code == 0
+    assert f"orthonormal, {said}" in out
+    code, out, _ = run("account", "--epsilon", "1", *shape)
+    assert "orthonormal, exact" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
