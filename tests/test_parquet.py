@@ -188,6 +188,17 @@ def test_each_type_is_read_as_its_text(
     pd.testing.assert_frame_equal(got, expected)
 
 
+@pytest.mark.skipif(not hasattr(pa, "decimal64"), reason="of newer versions")
+def test_narrow_decimals_are_read(tmp_path: Path) -> None:
+    for kind in (pa.decimal32(9, 2), pa.decimal64(18, 2)):
+        path = column(
+            pa.array([D("1.50"), None, D("-0.25"), D("1.50")], kind), tmp_path / "t.parquet"
+        )
+        got = read_table(path, {"a": "real"})["a"]
+        assert got.isna().tolist() == [False, True, False, False]
+        assert got.dropna().tolist() == [1.5, -0.25, 1.5]
+
+
 def test_twins_are_encoded_alike(tmp_path: Path) -> None:
     table = arrow_table()
     read = [
@@ -436,6 +447,19 @@ def test_bad_files(write: Callable[[Path], Path], kind: str, match: str, tmp_pat
         read_table(path, {"a": kind})
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_rows_are_not_lost_without_a_word(tmp_path: Path) -> None:
+    path = column(pa.array(range(300)), tmp_path / "t.parquet")
+    raw = path.read_bytes()
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    at = raw.index(b"\x16\xd8\x04", footer)  # of all numbers that are 300, that of the file's rows
+    path.write_bytes(raw[:at] + b"\x16\xda\x04" + raw[at + 3 :])
+    assert pq.ParquetFile(path).metadata.num_rows == 301
+    with pytest.raises(ValueError, match=r"\(it states 301 rows, and has 300\)"):
+        read_table(path, {"a": "integer"})
+    with pytest.raises(ValueError, match=r"\(it states 301 rows, and has 300\)"):
+        count_rows(path)
 
 
 def test_columns_are_held_against_the_schema(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -507,6 +508,37 @@ def test_what_is_no_table_is_refused() -> None:
         limit(pd.DataFrame({"person": [[1], [2]]}), "person", 2)
 
 
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        (([17, 17], ["17", "x"]), "numbers and texts"),
+        (([17.0], ["17"]), "numbers and texts"),
+        (([datetime.date(2020, 1, 1)], pd.to_datetime(["2020-01-01"])), "date values and times"),
+        (([], ["17"], [17]), "numbers and texts"),
+        ((pd.Series(["17", b"17"], dtype=object),), "bytes values and texts"),
+    ],
+)
+def test_a_person_is_not_taken_for_two(values: Sequence[Any], kinds: str) -> None:
+    """As pandas makes of 17 a number in one piece of a file, and a text in another."""
+    pieces = [pd.DataFrame({"person": each, "age": range(len(each))}) for each in values]
+    with pytest.raises(TypeError, match=f"values of one kind, .* same person; got {kinds}$"):
+        list(limit(pieces, "person", 1))
+
+
+def test_numbers_of_a_person_may_be_of_any_type() -> None:
+    types = ["int64", "Int64", "uint8", "float64", "bool", "category", "object"]
+    pieces = [pd.DataFrame({"person": pd.Series([1, 1]).astype(each)}) for each in types]
+    assert sum(map(len, limit(pieces, "person", 3))) == 3
+
+
+def test_people_without_a_number_are_refused() -> None:
+    """NaN is like no NaN of another piece, and not missing to pandas in columns of some types."""
+    zero = pd.Series([0.0, 0.0], dtype="Float64")
+    piece = pd.DataFrame({"person": zero / zero, "age": [1, 2]})
+    with pytest.raises(ValueError, match=r"missing values|holds NaN"):
+        list(limit([piece, piece], "person", 1))
+
+
 # -------------------------------------------------------------------------------- the command line
 
 TABLE_SCHEMA = '[columns.age]\ntype = "integer"\nmin = 0\nmax = 9\n'
@@ -543,7 +575,9 @@ def test_commands_leave_out_what_people_have_more(run: Callable[..., tuple[int, 
     code, out, _ = run("synthesize", *asked, *few)
     assert code == 0
     assert json.loads(out)["n"] == kept
-    assert "that person’s rows, at most 2, are blanked" in Path("report.html").read_text()
+    page = Path("report.html").read_text()
+    assert "that person’s rows, at most 2, are blanked" in page
+    assert "If those rows may be replaced by <em>any others</em> (replace_one)" in page
 
 
 def test_the_order_of_first_rows_may_be_counted_on(
@@ -569,6 +603,7 @@ def test_schemas_are_inferred_for_people(run: Callable[..., tuple[int, str, str]
     assert cost is not None
     assert cost.rows_per_person == 2
     assert cost.n == len(limit(_visits(3), "person", 2))
+    assert "nobody has more than 2 rows" in str(cost)  # as of a release: nothing else enforces it
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
@@ -589,6 +624,18 @@ def test_accounts_are_for_people(method: str, run: Callable[..., tuple[int, str,
     assert noise(several) == pytest.approx((4 if method == "sums" else 2) * noise(told("1")))
     assert set(several["frames"]) == {"orthonormal"}
     assert "paper_theorem_1" not in several
+
+
+@pytest.mark.parametrize(("columns", "said"), [("3", "bounded"), ("8", "exact")])
+def test_accounts_of_partial_frames_are_bounds(
+    columns: str, said: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    shape = ("--dim", "4", "--columns", columns)
+    code, out, _ = run("account", "--epsilon", "1", *shape, "--rows-per-person", "2")
+    assert code == 0
+    assert f"orthonormal, {said}" in out
+    code, out, _ = run("account", "--epsilon", "1", *shape)
+    assert "orthonormal, exact" in out
 
 
 @pytest.mark.parametrize(

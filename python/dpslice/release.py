@@ -758,7 +758,7 @@ def total_guarantee(release: Release, *others: Guarantee) -> Guarantee:
     Raises
     ------
     ValueError
-        If the adjacencies differ.
+        If the adjacencies or the rows per person differ.
     """
     recorded = release.metadata.get("schema_guarantee")
     spent = [] if recorded is None else [Guarantee.from_dict(recorded)]

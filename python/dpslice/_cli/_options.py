@@ -145,7 +145,7 @@ MissingOption = Annotated[
         "--missing",
         metavar="CELL",
         help="Cell of the real tables that means a missing value, beside the empty one; may be "
-        "given several times.",
+        "given several times. In Parquet, a number -9.0 is the cell -9.",
     ),
 ]
 EncodingOption = Annotated[

@@ -194,7 +194,10 @@ def _print_rows(
     print(f"neighbouring {what} at most {compared.sensitivity:.9g} apart")
     print()
     up = rounded_up
-    shown = {f"{name}, exact": g for name, g in compared.frames.items()}
+    # What several rows of a person keep in a partial frame is bounded (`slicing_guarantee`).
+    partial = common.rows_per_person > 1 and (common.p or 0) % (common.d or 1) != 0
+    exact = "bounded" if partial else "exact"
+    shown = {f"{name}, {exact}": g for name, g in compared.frames.items()}
     if compared.in_order is not None:
         shown[f"orthonormal, order of {compared.in_order.n} rows"] = compared.in_order
     cells = [

@@ -28,8 +28,9 @@ class Comparison:
     Attributes
     ----------
     frames : dict of str to Guarantee
-        For each kind of frame, drawn afresh: exact, with what rounding costs. Without ``gaussian``
-        where a person may have several rows, which are not accounted for in those.
+        For each kind of frame, drawn afresh: exact, with what rounding costs. Where a person may
+        have several rows, without ``gaussian``, in which they are not accounted for, and of partial
+        orthonormal blocks from above.
     in_order : Guarantee or None
         With the order of n rows claimed, of an orthonormal frame; None without n.
     paper : PaperBound or None

@@ -400,11 +400,12 @@ class Guarantee:
         """Add up several guarantees about the same records.
 
         Epsilon and delta add up, however the mechanisms depend on one another's outputs. If all
-        of them are sums or slicing releases of full orthonormal blocks or of seeded frames, whose
-        parameters then must not depend on the data or on other outputs, `composed_epsilon` at the
-        sum of the deltas is taken where it is smaller. (Other frames would have to be independent
-        of one another.) Releases that claim the order of their rows are counted there by their
-        noise alone, or as any mechanism of their epsilon and delta, whichever gives less.
+        of them are sums or slicing releases of full orthonormal blocks (of any, if a person may
+        have several rows) or of seeded frames, whose parameters then must not depend on the data or
+        on other outputs, `composed_epsilon` at the sum of the deltas is taken where it is smaller.
+        (Other frames would have to be independent of one another.) Releases that claim the order of
+        their rows are counted there by their noise alone, or as any mechanism of their epsilon and
+        delta, whichever gives less.
 
         Parameters
         ----------

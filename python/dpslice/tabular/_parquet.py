@@ -140,6 +140,11 @@ class ParquetTable:
         columns : iterator of (sequence of str or None, ndarray of int)
             The distinct cells of each column, None for a missing value, and which of them each row
             has; to be taken before the next block is.
+
+        Raises
+        ------
+        ValueError
+            At the end, if there were not as many rows as the file states.
         """
         done = 0
         for batch in self._file.iter_batches(batch_size=block_rows, columns=list(names)):
@@ -149,6 +154,12 @@ class ParquetTable:
             done += batch.num_rows
             # By name: columns of a record's own names, "a.b", may come along with "a".
             yield places, (self._cells(batch.column(name)) for name in names)
+        stated = self._file.metadata.num_rows
+        if done != stated:  # a footer that is damaged may lose rows without another word
+            raise ValueError(
+                f"{self._path}: not a complete Parquet file (it states {stated} rows, and has "
+                f"{done})"
+            )
 
     def _cells(self, column: Any) -> tuple[Sequence[str | None], NDArray[np.intp]]:
         arrow, compute = self._arrow, _arrays.require("pyarrow.compute", extra="parquet")
@@ -157,6 +168,9 @@ class ParquetTable:
             column = column.cast(column.type.value_type)
         if _is_text(arrow.types, column.type):
             column = column.cast(arrow.large_string())
+        if arrow.types.is_decimal(column.type) and column.type.bit_width < 128:
+            # Narrow ones, which newer versions make, are not known to what follows.
+            column = column.cast(arrow.decimal128(column.type.precision, column.type.scale))
         found = compute.dictionary_encode(column, null_encoding="encode")
         levels = found.dictionary
         if arrow.types.is_floating(levels.type):  # no number: missing, as pandas has it

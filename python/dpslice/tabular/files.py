@@ -107,7 +107,8 @@ def read_table(
         Types of the columns. A mapping gives types alone, as `Schema.infer` takes them.
     missing : collection of str
         Cells that mean a missing value. A text that is a category of its column stays one. In
-        Parquet, null and NaN are missing besides.
+        Parquet, null and NaN are missing besides, and a real number that is whole is spelled
+        without a point: ``"-9"`` means -9.0 there, ``"-9.0"`` means nothing.
     separator : str
         The character between the cells of CSV.
     encoding : str

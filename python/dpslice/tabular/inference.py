@@ -64,7 +64,7 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.accounting import SUM_ADJACENCIES, Guarantee
-from dpslice.accounting._adjacency import checked_rows_per_person
+from dpslice.accounting._adjacency import checked_rows_per_person, notes_on_people
 from dpslice.release import with_earlier_costs
 from dpslice.tabular._documents import write_document
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
@@ -511,6 +511,7 @@ class _Noise:
             epsilon_replace_one=replaced,
             rows_per_person=self.rows_per_person,
             notes=(
+                *notes_on_people(self.rows_per_person),
                 "Column names, their order, their types and which may have missing values are"
                 " public.",
                 f"{self.histograms} histogram(s) with discrete Gaussian noise; sensitivity and"

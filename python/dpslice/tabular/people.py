@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import numbers
 from collections.abc import Hashable, Iterable, Iterator
 from typing import overload
 
@@ -38,8 +40,8 @@ def limit_rows_per_person(
     df : pandas.DataFrame, or iterable of them
         The private table, whole or in pieces (`iter_table`).
     person : str
-        Column that tells whose a row is, by any values that can be compared for equality. It says
-        nothing else that is released.
+        Column that tells whose a row is, by values of one kind that can be compared for equality:
+        all of them texts, or numbers, say. It says nothing else that is released.
     rows_per_person : int
         How many rows of a person are kept.
 
@@ -53,11 +55,11 @@ def limit_rows_per_person(
     Raises
     ------
     TypeError
-        If `df` is no DataFrame or iterable of them, `person` no text, or a value of the column
-        cannot be hashed.
+        If `df` is no DataFrame or iterable of them, `person` no text, a value of the column cannot
+        be hashed, or values are of several kinds, so that one person may be there twice.
     ValueError
         If `rows_per_person` is out of range, there is no such column, or more than one, or one of
-        its values is missing.
+        its values is missing or NaN.
 
     Notes
     -----
@@ -114,8 +116,42 @@ def _kept(piece: pd.DataFrame, person: str, limit: int, seen: dict[Hashable, int
         raise TypeError(
             f"column {person!r}: must hold values that can be hashed, such as text or numbers"
         ) from None
+    _check_equality(person, people, seen)
     before = np.array([seen.get(each, 0) for each in people], dtype=np.int64)
     place = before[number] + pd.Series(number).groupby(number).cumcount().to_numpy()
     counts = before + np.bincount(number, minlength=len(people))
     seen.update(zip(people, counts.tolist(), strict=True))
     return piece.loc[place < limit].drop(columns=person)
+
+
+def _check_equality(person: str, people: Iterable[Hashable], seen: dict[Hashable, int]) -> None:
+    """Raise where equality may not tell whose a row is, among these people or those before them.
+
+    pandas reads numbers of a CSV file as such in one piece, and as texts in another that has a word
+    among them: who is 17 in one and "17" in the other would be two people, with twice the rows.
+    """
+    earlier = next(iter(seen), None)
+    kinds = set() if earlier is None else {_kind_of(type(earlier))}
+    kinds |= {_kind_of(each) for each in set(map(type, people))}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"column {person!r}: must hold values of one kind, as others may stand for one and the "
+            f"same person; got {' and '.join(sorted(kinds))}"
+        )
+    if any(each != each for each in people):  # NaN, where pandas does not call it missing
+        raise ValueError(
+            f"column {person!r}: holds NaN, so that nobody can tell whose rows these are"
+        )
+
+
+def _kind_of(value_type: type) -> str:
+    """Say what kind of values those of a type are; one kind can be compared for equality."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "texts": (str,),
+        "numbers": (numbers.Number, np.bool_),  # True is 1
+        "times": (datetime.datetime,),  # pandas' own among them, but no days without a time
+    }
+    for kind, types in kinds.items():
+        if issubclass(value_type, types):
+            return kind
+    return f"{value_type.__name__} values"
