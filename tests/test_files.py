@@ -116,7 +116,7 @@ def test_messages_tell_which_cells_are_missing_values(tmp_path):
 
 def test_the_encoding_is_the_caller_s(tmp_path):
     text = "a;b\nMálaga;1\n"
-    expected = pd.DataFrame({"a": ["Málaga"], "b": [1]})
+    expected = pd.DataFrame({"a": pd.Series(["Málaga"], dtype=object), "b": [1]})
     for encoding in ("utf-8", "UTF8", "latin-1", "cp1252", "utf-16", "utf-16-be"):
         path = write_bytes(tmp_path / "t.csv", text.encode(encoding))
         how = {"separator": ";", "encoding": encoding}

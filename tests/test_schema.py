@@ -505,7 +505,7 @@ def test_values_that_are_rounded_are_counted_for_the_data_holder():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"age": ["30", "40"]}, TypeError, "'age': must hold numbers .* got string"),
+        ({"age": ["30", "40"]}, TypeError, "'age': must hold numbers .* got str"),
         ({"age": [True, False]}, TypeError, "'age': must hold numbers .* got bool"),
         ({"age": [1j, 2j]}, TypeError, "'age': must hold numbers .* got complex"),
         ({"age": [1, "x"]}, TypeError, "'age': must hold numbers .* got mixed"),

@@ -926,7 +926,7 @@ class Datetime:
         missing = np.isnan(values)
         steps = np.rint(np.where(missing, 0.0, values) / self.unit) * self.unit
         stamps = steps.astype(np.int64).astype("datetime64[s]")
-        stamps[missing] = np.datetime64("NaT")
+        stamps[missing] = np.datetime64("NaT", "s")  # NumPy 2.5 deprecates one without a unit
         return pd.Series(stamps.astype(self.numpy_dtype), name=self.name)
 
 
