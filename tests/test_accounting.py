@@ -1269,6 +1269,7 @@ def test_order_pays_for_rounding_in_theta_and_in_delta() -> None:
         diameter=None,
         column_norm=1.0,
         frame_norm=None,
+        rows_per_person=1,
     )
     lost, epsilon, sigma, n = 0.3, 0.5, 4.0, 3000
     found = setting.log_delta_in_order(epsilon, sigma, "replace_one", n, lost)
