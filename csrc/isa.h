@@ -20,9 +20,11 @@ namespace dpslice {
 #if defined(__x86_64__)
 enum class Isa { baseline, avx2, avx512 };
 #elif defined(__aarch64__)
-enum class Isa { neon };
+#define DPSLICE_ONLY_ISA neon
+enum class Isa { DPSLICE_ONLY_ISA };
 #else
-enum class Isa { baseline };
+#define DPSLICE_ONLY_ISA baseline
+enum class Isa { DPSLICE_ONLY_ISA };
 #endif
 
 // Defined in isa.cpp, which is compiled for the baseline only.
@@ -52,23 +54,14 @@ std::vector<std::string> available_isas();  // what this build and this processo
       case Isa::baseline: return baseline::name(args); \
     }                                                  \
   }
-#elif defined(__aarch64__)
-#define DPSLICE_DECLARE_KERNEL(name, Args)     \
-  DPSLICE_DECLARE_TWIN(neon, name, Args)       \
-  template <class T>                           \
-  inline void name(const Args<T>& args) {      \
-    switch (active_isa()) {                    \
-      case Isa::neon: return neon::name(args); \
-    }                                          \
-  }
 #else
-#define DPSLICE_DECLARE_KERNEL(name, Args)             \
-  DPSLICE_DECLARE_TWIN(baseline, name, Args)           \
-  template <class T>                                   \
-  inline void name(const Args<T>& args) {              \
-    switch (active_isa()) {                            \
-      case Isa::baseline: return baseline::name(args); \
-    }                                                  \
+#define DPSLICE_DECLARE_KERNEL(name, Args)                             \
+  DPSLICE_DECLARE_TWIN(DPSLICE_ONLY_ISA, name, Args)                   \
+  template <class T>                                                   \
+  inline void name(const Args<T>& args) {                              \
+    switch (active_isa()) {                                            \
+      case Isa::DPSLICE_ONLY_ISA: return DPSLICE_ONLY_ISA::name(args); \
+    }                                                                  \
   }
 #endif
 

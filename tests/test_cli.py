@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import dpslice
+from commands import invoke, succeed
 from dpslice import Release, SumRelease, accounting
 from dpslice._cli import _console, _options
-from dpslice._cli._commands import app
 from dpslice._cli._outputs import check_outputs
 from dpslice.accounting import Guarantee
 from dpslice.cli import main
@@ -97,17 +96,6 @@ def schema(table: Path) -> Path:
     path = table.with_name("people.toml")
     path.write_text(SCHEMA, encoding="utf-8")
     return path
-
-
-def invoke(*arguments: object) -> Any:
-    """Run a command in this process."""
-    return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="dpslice")
-
-
-def succeed(*arguments: object) -> Any:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refuse(match: str, *arguments: object, code: int = 1) -> None:

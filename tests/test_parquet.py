@@ -19,9 +19,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from dpslice._cli._commands import app
+from commands import succeed
 from dpslice.tabular import (
     Boolean,
     Categorical,
@@ -587,16 +586,6 @@ def test_a_table_that_parquet_cannot_hold_leaves_the_old_file(tmp_path: Path) ->
 
 
 # ------------------------------------------------------------------------------- the command line
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="dpslice")
-
-
-def succeed(*arguments: object) -> Any:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.fixture
