@@ -52,8 +52,13 @@ from numpy.typing import NDArray
 from dpslice import _arrays, _core, _storage, accounting, frames
 from dpslice import release as _release
 from dpslice.accounting import ADJACENCIES, SUM_ADJACENCIES, Guarantee
-from dpslice.accounting._adjacency import checked_rows_per_person, notes_on_people, public_n
-from dpslice.accounting._slicing import check_order_unit, check_sure_norm
+from dpslice.accounting._adjacency import (
+    check_order_unit,
+    checked_rows_per_person,
+    notes_on_people,
+    public_n,
+)
+from dpslice.accounting._slicing import check_sure_norm
 from dpslice.accounting._sums import checked_sampling_rate
 from dpslice.features import FeatureMap
 from dpslice.features._base import checked_map
@@ -202,7 +207,7 @@ class SlicingMechanism:
             check_sure_norm("rows_per_person", self.frame, known=known)
         if self.amplify_by_order:
             check_sure_norm("amplify_by_order", self.frame, known=known)
-            check_order_unit(self.rows_per_person)
+            check_order_unit("amplify_by_order", self.rows_per_person)
 
     # ------------------------------------------------------------------------------ accounting
 

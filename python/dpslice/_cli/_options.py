@@ -216,7 +216,7 @@ def private_table(
 
     Returns it and, if its rows are to be counted before a release, their number.
     """
-    from dpslice.tabular.files import count_rows, iter_table, read_table
+    from dpslice.tabular.files import columns_of, count_rows, iter_table, read_table
     from dpslice.tabular.people import limit_rows_per_person
 
     if person is None:
@@ -226,7 +226,7 @@ def private_table(
         if counted:
             n = count_rows(path, separator=how["separator"], encoding=how["encoding"])
         return iter_table(path, columns, **how), n
-    named = columns if isinstance(columns, Mapping) else {c.name: c for c in columns.columns}
+    named = columns_of(columns)
     if person in named or person in how["drop"]:
         raise ValueError(
             "--person must name a column that is neither in the schema nor dropped; got "

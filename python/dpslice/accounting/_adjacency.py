@@ -33,6 +33,15 @@ def checked_rows_per_person(value: object) -> int:
     return rows
 
 
+def check_order_unit(name: str, rows_per_person: int) -> None:
+    """Raise if a person may have several rows, whose order argument `name` counts on."""
+    if rows_per_person > 1:
+        raise ValueError(
+            f"{name} is for people with one row each: what the order hides of several rows that "
+            f"change together is not known; got rows_per_person = {rows_per_person}"
+        )
+
+
 def neighbours(adjacency: str, rows_per_person: int = 1) -> str:
     """Tell in words which tables are neighbours."""
     if rows_per_person == 1:

@@ -13,6 +13,7 @@ from dpslice import _arrays
 from dpslice.accounting._adjacency import (
     ADJACENCIES,
     SUM_ADJACENCIES,
+    check_order_unit,
     checked_rows_per_person,
     neighbours,
 )
@@ -228,11 +229,7 @@ class Guarantee:
         """Raise unless everything is stated that the claim follows from."""
         if self.mechanism != "slicing" or self.parts or self.sampling_rate is not None:
             raise ValueError("amplified_by_order is for one slicing release alone")
-        if self.rows_per_person > 1:
-            raise ValueError(
-                "amplified_by_order is for people with one row each; got rows_per_person = "
-                f"{self.rows_per_person}"
-            )
+        check_order_unit("amplified_by_order", self.rows_per_person)
         _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
         needed = ("sigma", "frame", "d", "p", "n", "max_norm", "diameter")
         missing = [name for name in needed if not getattr(self, name)]  # 0 is none of them, either
@@ -519,8 +516,9 @@ def _slicing_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     if frame_norm is not None:
         # No column of a frame is longer than its spectral norm.
         longest = norm * max(1.0, frame_norm)
-        reach = rounded_sensitivity(distance * frame_norm, leaf.d, leaf.p, longest)
-        reach *= math.sqrt(leaf.rows_per_person)
+        reach = rounded_sensitivity(
+            distance * frame_norm, leaf.d, leaf.p, longest, leaf.rows_per_person
+        )
         return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=reach)
     if leaf.frame == "gaussian" or leaf.p % leaf.d != 0:
         # The ratio of these depends on the frame, and `composed_epsilon` takes frames to be

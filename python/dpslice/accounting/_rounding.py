@@ -108,14 +108,15 @@ def order_rounding(n: int, p: int) -> float:
     return n * p * 2.0**-65
 
 
-def rounded_sensitivity(distance: float, d: int, p: int, norm: float) -> float:
-    """Bound the distance of two projected rows as they are computed.
+def rounded_sensitivity(distance: float, d: int, p: int, norm: float, rows: int = 1) -> float:
+    """Bound the distance of two projected rows as they are computed, or of several such pairs.
 
     Orthonormal frames are off by the tolerance that they were drawn to. Rounding adds at most
-    ``2 norm d sqrt(p) 2^-53`` to the distance of two rows of XU.
+    ``2 norm d sqrt(p) 2^-53`` to the distance of two rows of XU. Of several `rows`, each of which
+    has `distance`, the squares add up.
     """
     frame = 1.0 + ORTHONORMAL_TOLERANCE
-    return distance * frame + 2.0 * norm * d * math.sqrt(p) * 2.0**-53
+    return math.sqrt(rows) * (distance * frame + 2.0 * norm * d * math.sqrt(p) * 2.0**-53)
 
 
 def checked_total(delta: object, eps: float, numbers: int, where: str) -> float:

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpslice import _arrays
-from dpslice.accounting._adjacency import ADJACENCIES, checked_rows_per_person
+from dpslice.accounting._adjacency import (
+    ADJACENCIES,
+    check_order_unit,
+    checked_rows_per_person,
+)
 from dpslice.accounting._gaussian import (
     SAFE_SIGMA,
     Ratio,
@@ -60,12 +64,12 @@ class _Setting:
         they are bounded by the frame's spectral norm: the Frobenius norm of E U is at most that of
         E, sqrt(rows) times what bounds each, times the norm of U.
         """
+        distance = self.row_distance(adjacency)
         if self.frame_norm is None and self.rows_per_person == 1:
-            exact = self.computed(self.distance(adjacency))
+            exact = self.computed(distance)
             return ratio_of(sigma=sigma, d=self.d, p=self.p, frame=self.frame, sensitivity=exact)
         norm = self.sure_norm() if self.frame_norm is None else self.frame_norm
-        reach = self.row_distance(adjacency) * norm
-        return Ratio(math.sqrt(self.rows_per_person) * self.computed(reach) / sigma)
+        return Ratio(self.computed(distance * norm) / sigma)
 
     def row_distance(self, adjacency: str) -> float:
         """Distance of two rows, or of a row and zero."""
@@ -77,9 +81,10 @@ class _Setting:
         """Distance of neighbouring tables: of all rows of a person together."""
         return math.sqrt(self.rows_per_person) * self.row_distance(adjacency)
 
-    def computed(self, distance: float) -> float:
-        """Bound the distance of two rows' projections as they are computed."""
-        return rounded_sensitivity(distance, self.d, self.p, self.max_norm * self.column_norm)
+    def computed(self, reach: float) -> float:
+        """Bound the distance of a person's projected rows as they are computed, each's `reach`."""
+        longest = self.max_norm * self.column_norm
+        return rounded_sensitivity(reach, self.d, self.p, longest, self.rows_per_person)
 
     def sure_norm(self) -> float:
         """Bound on the spectral norm of the frame, drawn afresh or known."""
@@ -149,13 +154,12 @@ class _Setting:
         return math.inf if high is None else least_holding(holds, high) + rounding
 
     def notes(self) -> tuple[str, ...]:
-        distance = self.row_distance(self.adjacency)
-        accounted = self.computed(distance)
-        if accounted <= distance * (1.0 + 1.5e-9):
+        accounted = self.computed(self.row_distance(self.adjacency))
+        if accounted <= self.distance(self.adjacency) * (1.0 + 1.5e-9):
             return ()
         return (
-            f"accounted with Delta = {math.sqrt(self.rows_per_person) * accounted:.9g}, which "
-            "covers the rounding of products of this size",
+            f"accounted with Delta = {accounted:.9g}, which covers the rounding of products of "
+            "this size",
         )
 
     def rounding(self, sigma: float) -> float:
@@ -224,15 +228,6 @@ def check_sure_norm(name: str, frame: str, *, known: bool) -> None:
         )
 
 
-def check_order_unit(rows_per_person: int) -> None:
-    """Raise where the order of rows may not be claimed for a person's rows."""
-    if rows_per_person > 1:
-        raise ValueError(
-            "amplify_by_order is for people with one row each: what the order hides of several "
-            f"rows that change together is not known; got rows_per_person = {rows_per_person}"
-        )
-
-
 def _checked_order(setting: _Setting, n: object) -> int:
     """Return n, or raise where the order of rows may not be claimed."""
     if n is None:
@@ -240,7 +235,7 @@ def _checked_order(setting: _Setting, n: object) -> int:
             "n, the public number of rows, must be given with amplify_by_order; got None"
         )
     check_sure_norm("amplify_by_order", setting.frame, known=setting.frame_norm is not None)
-    check_order_unit(setting.rows_per_person)
+    check_order_unit("amplify_by_order", setting.rows_per_person)
     return _arrays.positive_integer("n", n)
 
 

@@ -30,6 +30,7 @@ from dpslice.tabular.schema import Schema
 __all__ = [
     "cell_value",
     "check_written",
+    "columns_of",
     "count_rows",
     "iter_table",
     "read_header",
@@ -185,7 +186,7 @@ def iter_table(
             f"got {_arrays.describe(schema)}"
         )
     absent = frozenset(_arrays.elements("missing", missing))
-    described = _columns_of(schema)
+    described = columns_of(schema)
     readers = _cell_readers(described, absent)
     dropped = frozenset(_arrays.elements("drop", drop))
     for name in readers:
@@ -410,7 +411,8 @@ def _missing_words(missing: Collection[str]) -> str:
     return "missing values: " + ", ".join([*(["an empty cell"] if "" in missing else []), *others])
 
 
-def _columns_of(schema: Schema | Mapping[str, str | Column]) -> Mapping[str, str | Column]:
+def columns_of(schema: Schema | Mapping[str, str | Column]) -> Mapping[str, str | Column]:
+    """Return the columns of a schema by their names; a mapping is that already."""
     return schema if isinstance(schema, Mapping) else {column.name: column for column in schema}
 
 

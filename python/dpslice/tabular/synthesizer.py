@@ -25,9 +25,8 @@ from torch import nn
 from dpslice import _arrays
 from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
-from dpslice.accounting._adjacency import checked_rows_per_person
+from dpslice.accounting._adjacency import check_order_unit, checked_rows_per_person
 from dpslice.accounting._guarantee import rounded_up
-from dpslice.accounting._slicing import check_order_unit
 from dpslice.release import Release, checked_release, total_guarantee
 from dpslice.tabular._conditions import BLOCK_ROWS, check_possible, keep_to_rules
 from dpslice.tabular.columns import Categorical, held_number
@@ -221,7 +220,7 @@ class Synthesizer:
                 "amplify_by_order is for method='rows': sums have no order to count on"
             )
         if self.amplify_by_order:
-            check_order_unit(self.rows_per_person)
+            check_order_unit("amplify_by_order", self.rows_per_person)
         self._use({})
         self.release: Release | None = None
         self.model: nn.Module | None = None
