@@ -389,6 +389,7 @@ struct PairScratch {
   Buffer<T> vectors;          // by differences, any k: row sums in flight [k + 1, lanes]
   // Sums over rows: by products [padded c, padded k + 1], by differences [k + 1, stride].
   T* column_sums = nullptr;
+  bool first_rows = true;  // by products: column_sums hold nothing yet
 };
 
 // Calls add.operator()<n>(first column) for groups of n = kGroup vectors, then for single ones.

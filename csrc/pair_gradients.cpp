@@ -127,6 +127,19 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
   }
 }
 
+// column_sums[j] += sum_r E_rj f_r (x_r, 1) for a block of `count` columns from j0 on; e: [rows,
+// kColumnBlock].
+template <class T>
+inline void add_down_products(PairScratch<T>& scratch, const T* e, int64_t j0, int64_t count) {
+  const Rows<T>& rows = scratch.rows;
+  const PanelLayout<T> down{rows.size, scratch.measure.k + 1};
+  const int64_t width = padded_columns<T>(scratch.measure.k + 1);
+  for (int64_t panel = 0; panel < down.panels(); ++panel)
+    panel_product(count, rows.size, e, 1, kColumnBlock<T>, rows.values.data() + down.start(panel),
+                  down.width(panel), scratch.column_sums + j0 * width + panel * kPanel<T>, width,
+                  !scratch.first_rows);
+}
+
 // Row sums, by products: row_sums[r] = sum_j f_j E_rj (y_j, 1). With kColumnSums also
 // column_sums[j] += sum_r f_r E_rj (x_r, 1).
 template <class T, bool kRowsAreX, bool kColumnSums>
@@ -135,7 +148,7 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
   const Measure<T>& measure = scratch.measure;
   const Columns<T>& columns = scratch.columns;
   const Rows<T>& rows = scratch.rows;
-  const PanelLayout<T> gradients{columns.size, measure.k + 1}, down{rows.size, measure.k + 1};
+  const PanelLayout<T> gradients{columns.size, measure.k + 1};
   const int64_t width = padded_columns<T>(measure.k + 1), rows_padded = padded_rows(rows.size);
   scratch.exponents.resize(rows_padded * kColumnBlock<T>);
   scratch.row_sums.resize(rows_padded * width);
@@ -169,11 +182,7 @@ inline void sweep_by_products(PairScratch<T>& scratch) {
       panel_product(rows_padded, depth, e, kColumnBlock<T>, 1,
                     columns.values.data() + gradients.start(panel) + j0 * gradients.width(panel),
                     gradients.width(panel), sums + panel * kPanel<T>, width, j0 > 0);
-    if constexpr (kColumnSums)
-      for (int64_t panel = 0; panel < down.panels(); ++panel)
-        panel_product(count, rows.size, e, 1, kColumnBlock<T>,
-                      rows.values.data() + down.start(panel), down.width(panel),
-                      scratch.column_sums + j0 * width + panel * kPanel<T>, width, true);
+    if constexpr (kColumnSums) add_down_products(scratch, e, j0, count);
   }
 }
 
@@ -306,22 +315,6 @@ inline void logsum_total_by_differences(PairScratch<T>& scratch, double* values)
   }
 }
 
-// column_sums[j] += sum_r E_rj f_r (x_r, 1) for `count` columns from j0 on; e: [rows, e_row].
-template <class T>
-inline void add_down_products(PairScratch<T>& scratch, const T* e, int64_t e_row, int64_t j0,
-                              int64_t count) {
-  const PanelLayout<T> down{scratch.rows.size, scratch.measure.k + 1};
-  const int64_t width = padded_columns<T>(scratch.measure.k + 1);
-  // A block of columns at a time: its powers stay in the first-level cache for all panels.
-  for (int64_t j = 0; j < count; j += kColumnBlock<T>) {
-    const int64_t block = count - j < kColumnBlock<T> ? count - j : kColumnBlock<T>;
-    for (int64_t panel = 0; panel < down.panels(); ++panel)
-      panel_product(block, scratch.rows.size, e + j, 1, e_row,
-                    scratch.rows.values.data() + down.start(panel), down.width(panel),
-                    scratch.column_sums + (j0 + j) * width + panel * kPanel<T>, width, true);
-  }
-}
-
 template <class T>
 inline void sum_total_by_products(PairScratch<T>& scratch, double* values) {
   constexpr int lanes = kLanes<T>;
@@ -349,46 +342,71 @@ inline void sum_total_by_products(PairScratch<T>& scratch, double* values) {
       });
       values[r] += lane_total<T>(sum);
     }
-    add_down_products(scratch, e, kColumnBlock<T>, j0, count);
+    add_down_products(scratch, e, j0, count);
   }
 }
 
 template <class T>
 inline void logsum_total_by_products(PairScratch<T>& scratch, double* values) {
   constexpr int lanes = kLanes<T>;
+  constexpr int64_t block_columns = kColumnBlock<T>;
   const Columns<T>& columns = scratch.columns;
   Rows<T>& rows = scratch.rows;
-  const int64_t e_row = column_stride<T>(columns.padded);
-  scratch.exponents.resize(padded_rows(rows.size) * e_row);
+  const int64_t rows_padded = padded_rows(rows.size);
+  // Exponents, then their powers, of all columns: blocks of [padded rows, kColumnBlock], each of
+  // which lies together for the products that read it again and again.
+  const int64_t blocks = (columns.padded + block_columns - 1) / block_columns;
+  scratch.exponents.resize(blocks * rows_padded * block_columns);
   T* const e = scratch.exponents.data();
-  score_block(rows, columns, scratch.measure, 0, columns.padded, e, e_row);
+  const auto for_blocks = [&](auto&& body) {
+    for (int64_t j0 = 0; j0 < columns.padded; j0 += block_columns)
+      body(j0, columns.padded - j0 < block_columns ? columns.padded - j0 : block_columns,
+           e + j0 * rows_padded);
+  };
+
+  Vec<T> highest[kLongRowBlock];
+  for (int64_t r = 0; r < rows.size; ++r) highest[r] = splat(std::numeric_limits<T>::lowest());
+  for_blocks([&](int64_t j0, int64_t count, T* block) {
+    score_block(rows, columns, scratch.measure, j0, count, block, block_columns);
+    for (int64_t r = 0; r < rows.size; ++r) {
+      T* const row = block + r * block_columns;
+      for (int64_t j = 0; j < count; j += lanes) {
+        const Vec<T> exponent = load(row + j) + load(columns.high.data() + j0 + j);
+        highest[r] = vmax<T>(highest[r], exponent);
+        store(row + j, exponent);
+      }
+    }
+  });
+
+  T peak[kLongRowBlock];
+  double total[kLongRowBlock];
+  for (int64_t r = 0; r < rows.size; ++r) {
+    peak[r] = max_lanes<T>(highest[r]);
+    total[r] = 0;
+  }
+  for_blocks([&](int64_t, int64_t count, T* block) {
+    for (int64_t r = 0; r < rows.size; ++r) {
+      T* const row = block + r * block_columns;
+      Vec<T> sum{};
+      for_groups<T>(0, count, [&]<int kCount>(int64_t j) {
+        sum += powers_in_place<T, kCount>(row + j, peak[r]);
+      });
+      total[r] += lane_total<T>(sum);
+    }
+  });
+
   const PanelLayout<T> down{rows.size, scratch.measure.k + 1};
   for (int64_t r = 0; r < rows.size; ++r) {
-    T* const row = e + r * e_row;
-    Vec<T> highest = splat(std::numeric_limits<T>::lowest());
-    for (int64_t j = 0; j < columns.padded; j += lanes) {
-      const Vec<T> exponent = load(row + j) + load(columns.high.data() + j);
-      highest = vmax<T>(highest, exponent);
-      store(row + j, exponent);
-    }
-    const T peak = max_lanes<T>(highest);
-    double total = 0;
-    for (int64_t j0 = 0; j0 < columns.padded; j0 += kDirectBlock) {
-      const int64_t j1 = columns.padded - j0 < kDirectBlock ? columns.padded : j0 + kDirectBlock;
-      Vec<T> sum{};
-      for_groups<T>(
-          j0, j1, [&]<int kCount>(int64_t j) { sum += powers_in_place<T, kCount>(row + j, peak); });
-      total += lane_total<T>(sum);
-    }
-    values[r] = peak + std::log2(total) + rows.log_kernel[r];
+    values[r] = peak[r] + std::log2(total[r]) + rows.log_kernel[r];
     // The shares are these powers over the total: the row's values are divided in their place.
-    const T share = total > 0 ? static_cast<T>(1 / total) : T(0);
+    const T share = total[r] > 0 ? static_cast<T>(1 / total[r]) : T(0);
     for (int64_t panel = 0; panel < down.panels(); ++panel) {
       T* const value = rows.values.data() + down.start(panel) + r * down.width(panel);
       for (int64_t t = 0; t < down.width(panel); ++t) value[t] *= share;
     }
   }
-  add_down_products(scratch, e, e_row, 0, columns.padded);
+  for_blocks(
+      [&](int64_t j0, int64_t count, T* block) { add_down_products(scratch, block, j0, count); });
 }
 
 // --------------------------------------------------------------------------------------- launchers
@@ -572,11 +590,14 @@ inline void launch_by_rows(const PairGradients<T>& args, Sweep&& sweep) {
       scratch.own_sums.resize(sums);
       scratch.column_sums = scratch.own_sums.data();
     }
-    const int64_t used = measure.by_product ? by_product : by_difference;
-    for (int64_t i = 0; i < used; ++i) scratch.column_sums[i] = 0;
+    // By products, the first rows write their sums.
+    if (!measure.by_product)
+      for (int64_t i = 0; i < by_difference; ++i) scratch.column_sums[i] = 0;
+    scratch.first_rows = true;
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
       scratch.rows.pack(x, block * row_block, row_block, measure, true);
       sweep(s, scratch);
+      scratch.first_rows = false;
     }
     if (parts == 1)
       finish(s, measure, scratch.column_sums, 0, args.c, scratch.point, scratch.total);

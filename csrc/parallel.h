@@ -3,6 +3,9 @@
 #pragma once
 
 #include <omp.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <atomic>
 #include <cstdint>
@@ -18,6 +21,8 @@
 namespace dpslice::DPSLICE_ISA {
 
 // Memory on a cache-line boundary, freed at the end of scope. Holds plain numbers, not initialised.
+// Where there is much of it, huge pages are asked for: handing out small ones, new for each call,
+// takes as long as a fifth of a kernel's work.
 template <class T>
 class Buffer {
  public:
@@ -32,9 +37,14 @@ class Buffer {
     if (size <= size_) return;
     std::free(data_);
     size_ = 0;
-    const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
-    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+    const size_t wanted = static_cast<size_t>(size) * sizeof(T);
+    const size_t unit = wanted >= kHugeFrom ? kHugePage : kCacheLine;
+    const size_t bytes = (wanted + unit - 1) / unit * unit;
+    data_ = static_cast<T*>(std::aligned_alloc(unit, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (unit == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // may be refused: no matter
+#endif
     size_ = size;
   }
   T* data() { return data_; }
@@ -43,6 +53,8 @@ class Buffer {
   const T& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  static constexpr size_t kCacheLine = 64, kHugePage = size_t{1} << 21, kHugeFrom = 2 * kHugePage;
+
   T* data_ = nullptr;
   int64_t size_ = 0;
 };
