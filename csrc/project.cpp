@@ -78,6 +78,58 @@ int64_t threads_for(int64_t numbers) { return 1 + numbers / 16384; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// ------------------------------------------------------------------------------- memory ahead
+
+// Memory that is needed soon, fetched into cache a few lines at a time, between steps of work that
+// needs none: a core that asks for all of it at once waits until the first lines are there.
+class Ahead {
+ public:
+  // Rows of memory to be read later, and those to be written next; `steps` of work are to come.
+  template <class X, class T>
+  Ahead(const X* x, int64_t x_numbers, const T* out, int64_t out_rows, int64_t columns,
+        int64_t out_stride)
+      : read_(x, 1, x_numbers, 0), written_(out, out_rows, columns, out_stride) {}
+
+  void spread(int64_t steps) {
+    read_.lines_per_step = ceil_div(read_.lines(), steps);
+    written_.lines_per_step = ceil_div(written_.lines(), steps);
+  }
+  inline __attribute__((always_inline)) void step() {
+    read_.step([](const char* line) { __builtin_prefetch(line, 0, 2); });  // not into L1
+    written_.step([](const char* line) { __builtin_prefetch(line, 1, 3); });
+  }
+
+ private:
+  struct Rows {
+    uintptr_t first, bytes, stride;  // of a row
+    int64_t rows, lines_per_step = 0;
+    uintptr_t line = 0;  // the next one of the first row
+
+    template <class T>
+    Rows(const T* from, int64_t rows, int64_t numbers, int64_t stride)
+        : first(reinterpret_cast<uintptr_t>(from)),
+          bytes(static_cast<uintptr_t>(numbers) * sizeof(T)),
+          stride(static_cast<uintptr_t>(stride) * sizeof(T)),
+          rows(rows),
+          line(first / kLine * kLine) {}
+    int64_t lines() const { return rows * static_cast<int64_t>(bytes / kLine + 1); }
+    template <class Fetch>
+    inline __attribute__((always_inline)) void step(Fetch&& fetch) {
+      for (int64_t i = 0; i < lines_per_step && rows > 0; ++i) {
+        fetch(reinterpret_cast<const char*>(line));
+        line += kLine;
+        if (line < first + bytes) continue;
+        --rows;
+        first += stride;
+        line = first / kLine * kLine;
+      }
+    }
+  };
+  static constexpr uintptr_t kLine = 64;
+
+  Rows read_, written_;
+};
+
 // ----------------------------------------------------------------------------------- product
 
 // frame [d, p] -> panels.
@@ -133,28 +185,38 @@ void multiply_tile(int64_t rows, int64_t first_column, int64_t columns,
   }
 }
 
-// Runs finish(tile, rows, columns, first row, first column, scratch) over the tiles of the product.
-// `left(row, rows, l0, depth, x)` gives the operand of rows from `row` on, in x [kRowTile,
-// kDepthTile] if it has to be made.
-template <class T, class Scratch, class Left, class Finish>
-void for_each_tile(int64_t n, int64_t d, int64_t p, const T* frame, Left&& left, Finish&& finish) {
+// Runs finish(tile, rows, columns, first row, first column, ahead, scratch) over the tiles of the
+// product, to write `out` [n, p]. `left(row, rows, l0, depth, made)` gives the operand of rows of x
+// [n, d] from `row` on, in `made` [kRowTile, kDepthTile] if it has to be made. `ahead`: what the
+// tile writes, and a part of the rows that are next.
+template <class T, class Scratch, class X, class Out, class Left, class Finish>
+void for_each_tile(int64_t n, int64_t d, int64_t p, const X* x, const T* frame, const Out* out,
+                   Left&& left, Finish&& finish) {
   const PanelLayout<T> layout{d, p};
   Buffer<T> packed(layout.size());
   pack_frame(frame, layout, packed.data());
   const int64_t column_tiles = ceil_div(p, kColumnTile);
+  const int64_t most_threads = threads_for(n * p * (1 + d / 64));
+  // Each thread takes about every so many-th block of rows.
+  const int64_t blocks_at_once = ceil_div(smaller(most_threads, num_threads()), column_tiles);
   parallel_for<Scratch>(
       ceil_div(n, kRowTile) * column_tiles,
       [&](int64_t task, Scratch& scratch) {
         const int64_t row = task / column_tiles * kRowTile;
         const int64_t column = task % column_tiles * kColumnTile;
         const int64_t rows = smaller(kRowTile, n - row), columns = smaller(kColumnTile, p - column);
-        T* x = scratch.x.resize(kRowTile * kDepthTile);
+        T* made = scratch.x.resize(kRowTile * kDepthTile);
         T* tile = scratch.tile.resize(kRowTile * kColumnTile);
         multiply_tile(rows, column, columns, layout, packed.data(), tile,
-                      [&](int64_t l0, int64_t depth) { return left(row, rows, l0, depth, x); });
-        finish(tile, rows, columns, row, column, scratch);
+                      [&](int64_t l0, int64_t depth) { return left(row, rows, l0, depth, made); });
+        const int64_t next = smaller(row + blocks_at_once * kRowTile, n);
+        const int64_t numbers = smaller(kRowTile, n - next) * d, part = task % column_tiles;
+        const int64_t begin = numbers * part / column_tiles;
+        const int64_t end = numbers * (part + 1) / column_tiles;
+        Ahead ahead(x + next * d + begin, end - begin, out + row * p + column, rows, columns, p);
+        finish(tile, rows, columns, row, column, ahead, scratch);
       },
-      threads_for(n * p * (1 + d / 64)));
+      most_threads);
 }
 
 // Numbers of several vectors in turn: lane 0 of each, lane 1 of each, ...
@@ -191,8 +253,9 @@ struct SecureScratch {
 };
 
 // The first `count` <= kBatch blocks.
-void key_stream(const uint32_t* key, int64_t count, KeyStream& s) {
+void key_stream(const uint32_t* key, int64_t count, Ahead& ahead, KeyStream& s) {
   for (int64_t start = 0; start < count; start += kWordLanes) {
+    ahead.step();
     WordVec counter, low, high, out[kChaChaWords];
     std::memcpy(&counter, s.counter + start, sizeof counter);
     std::memcpy(&low, s.low + start, sizeof low);
@@ -215,8 +278,9 @@ inline __attribute__((always_inline)) void secure_normals_of(const uint32_t* wor
 // noise [rows, 4 groups]: standard normals of a tile, row by row in the order of their blocks, so
 // that nothing has to be sorted. There must be space for kBatch blocks more.
 void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t rows, int64_t groups,
-                  KeyStream& s, double* noise) {
+                  Ahead& ahead, KeyStream& s, double* noise) {
   const int64_t blocks = rows * groups;
+  ahead.spread(ceil_div(blocks, kWordLanes));
   uint64_t number = row;
   int64_t g = 0;
   for (int64_t first = 0; first < blocks; first += kBatch) {
@@ -232,7 +296,7 @@ void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t row
       g += run;
       if (g == groups) g = 0, ++number;
     }
-    key_stream(key, smaller(kBatch, blocks - first), s);
+    key_stream(key, smaller(kBatch, blocks - first), ahead, s);
     for (int i = 0; i < kBatch; i += kLanes<double>) {
       Vec<double> normal[kBlockNormals];
       secure_normals_of(s.words + i, kBatch, normal);
@@ -269,7 +333,7 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
   // the sign away.
   const double h = std::ldexp(1.0, std::ilogb(args.sigma) - 10), per_h = 1.0 / h;
   for_each_tile<double, SecureScratch>(
-      n, d, p, args.frame,
+      n, d, p, x, args.frame, args.out,
       [&](int64_t row, int64_t rows, int64_t l0, int64_t depth, double* made) {
         return made_rows(rows, made, [&](int64_t r, double* to) {
           const X* from = x + (row + r) * d + l0;
@@ -278,12 +342,13 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
         });
       },
       [&](const double* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
-          SecureScratch& scratch) {
+          Ahead& ahead, SecureScratch& scratch) {
         KeyStream& stream = *scratch.stream.resize(1);
         double* noise = scratch.noise.resize(kRowTile * kColumnTile + kBatch * kBlockNormals);
         const int64_t groups = ceil_div(columns, kBlockNormals);
         secure_noise(args.key, args.first_row + static_cast<uint64_t>(row),
-                     static_cast<uint32_t>(column / kBlockNormals), rows, groups, stream, noise);
+                     static_cast<uint32_t>(column / kBlockNormals), rows, groups, ahead, stream,
+                     noise);
         for (int64_t r = 0; r < rows; ++r) {
           const double* product = tile + r * kColumnTile;
           const double* normal = noise + r * groups * kBlockNormals;
@@ -358,17 +423,19 @@ inline void fast_words(const PhiloxKeys& keys, uint64_t row, uint32_t group, int
 // whole kFastRows. Words first, then normals: so the steps of neighbours overlap.
 template <class T>
 void fast_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows, int64_t columns,
-                typename FastScratch<T>::Words& words, T* noise) {
+                Ahead& ahead, typename FastScratch<T>::Words& words, T* noise) {
   constexpr int normals = kFastNormals<T>;
   const uint32_t group = static_cast<uint32_t>(column / normals);
   const int64_t groups = ceil_div(columns, normals);
   const PhiloxKeys keys(key);
+  ahead.spread(rows * ceil_div(groups, kLanes<T>));
   for (int64_t r0 = 0; r0 < rows; r0 += kFastRows<T>) {
     for (int64_t g = 0; g < groups; g += kLanes<T>)
       fast_words<T>(keys, row + static_cast<uint64_t>(r0), group + static_cast<uint32_t>(g), g,
                     words);
     for (int r = 0; r < kFastRows<T>; ++r)
       for (int64_t g = 0; g < groups; g += kLanes<T>) {
+        ahead.step();
         const auto& w = words.at[r];
         Vec<T> normal[normals];
         fast_normals<VectorArithmetic>(load_bits<T>(w[0] + g), load_bits<T>(w[1] + g),
@@ -395,7 +462,7 @@ void project_fast(const ProjectFastArgs<T>& args) {
   const int64_t n = args.n, d = args.d, p = args.p;
   const T sigma = static_cast<T>(args.sigma);
   for_each_tile<T, FastScratch<T>>(
-      n, d, p, args.frame,
+      n, d, p, args.x, args.frame, args.out,
       [&](int64_t row, int64_t rows, int64_t l0, int64_t depth, T* made) {
         const T* const from = args.x + row * d + l0;
         if (rows == padded_rows(rows)) return LeftRows<T>{from, d};
@@ -403,12 +470,12 @@ void project_fast(const ProjectFastArgs<T>& args) {
           std::memcpy(to, from + r * d, sizeof(T) * static_cast<size_t>(depth));
         });
       },
-      [&](const T* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
+      [&](const T* tile, int64_t rows, int64_t columns, int64_t row, int64_t column, Ahead& ahead,
           FastScratch<T>& scratch) {
         T* noise = scratch.noise.resize(kRowTile * kColumnTile);
         if (sigma != T(0))
           fast_noise<T>(args.key, args.first_row + static_cast<uint64_t>(row), column, rows,
-                        columns, *scratch.words.resize(1), noise);
+                        columns, ahead, *scratch.words.resize(1), noise);
         for (int64_t r = 0; r < rows; ++r) {
           const T* product = tile + r * kColumnTile;
           const T* normal = noise + r * kColumnTile;
