@@ -18,6 +18,7 @@ from harness import (
     Counts,
     Group,
     Replay,
+    exponential_lanes,
     parameters,
     tuned,
     two_threads,
@@ -27,6 +28,7 @@ BANDWIDTH = 1.7  # about the median distance of two points of a plane
 RIDGE = 1e-2
 SIGMA = 0.3
 R_MIN = get_divergence("kl").r_min
+LEAST_NARROW = 192  # rows: kLeastNarrow of csrc/gram_solver.h
 
 
 def data(m: int, b: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -36,13 +38,21 @@ def data(m: int, b: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def divergence_counts(m: int, b: int, k: int) -> Counts:
-    """Half the Gram matrix, the cross kernel once, a Cholesky factor, two solves by it."""
+    """Half the Gram matrix, the cross kernel once, a Cholesky factor, two solves by it.
+
+    Ours in float64, two lanes each: distances, kernels and their sums, the factor, the solves, and
+    what pulls the points. With more rows it depends on them which factor does (gram_solver.h).
+    """
     per_slice = b**3 / 3 + 8 * b**2 + b**2 * k + 4 * k * b**2
+    wide = b < LEAST_NARROW
+    kernels = 1.5 * (2 * k + 1) + 1 + (1 + 2 * k)
     return Counts(
         flop=m * per_slice,
         exp=1.5 * m * b**2,
         read=4 * m * b * 2 * k,
         written=4 * m * (b * k + 1),
+        own_products=2 * m * (b**3 / 6 + 2 * b**2) if wide else 0,
+        own_lanes=m * b**2 * (2 * kernels + 1.5 * exponential_lanes(double=True)) if wide else 0,
     )
 
 

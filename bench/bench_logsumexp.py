@@ -77,7 +77,7 @@ def build(m: int, b: int, k: int) -> Group:
             x.double(), y.double(), BANDWIDTH, upstream.double(), log=True, block=1 << 18
         )(),
         tolerance={"value": 1e-4, "gradient": 1e-4},  # as for the sums
-        counts=pair_counts(m, b, k),
+        counts=pair_counts(m, b, k, log=True),
     )
 
 
@@ -97,7 +97,7 @@ def build_forward(m: int, b: int, k: int) -> Group:
         },
         truth={"value": peers.kernel_logsumexp(x.double(), y.double(), BANDWIDTH)},
         tolerance={"value": 1e-4},
-        counts=pair_counts(m, b, k, gradient=False),
+        counts=pair_counts(m, b, k, log=True, gradient=False),
     )
 
 

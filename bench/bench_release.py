@@ -25,13 +25,13 @@ import numpy as np
 
 import dpslice
 import peers
+from bench_project import project_counts
 from harness import (
     NAIVE,
     OURS,
     OURS_TWO,
     Case,
     Contender,
-    Counts,
     Group,
     Replay,
     parameters,
@@ -99,7 +99,7 @@ def build(n: int, d: int) -> Group:
         truth={"value": (total / n) @ calls["frame"]()},
         # The mean of the noise: SIGMA / sqrt(n) beside MEAN, five times.
         tolerance={"value": 5 * SIGMA / n**0.5 / MEAN},
-        counts=Counts(flop=2 * n * d * d, key_bytes=12 * n * d, read=4 * n * d, written=4 * n * d),
+        counts=project_counts(n, d, d, "secure"),
     )
 
 

@@ -103,6 +103,28 @@ float multiply_adds(int64_t rounds) {
   return sum(total);
 }
 
+// Vector operations of any kind: as many of integers beside the multiply-adds, in chains of their
+// own. 16 * lanes a round.
+float operations(int64_t rounds) {
+  constexpr int kChains = 8;
+  Floats chains[kChains];
+  Words words[kChains / 2];
+  for (int i = 0; i < kChains; ++i) chains[i] = all(0.001f * (i + 1));
+  for (int i = 0; i < kChains / 2; ++i) words[i] = Words{} + static_cast<uint32_t>(i);
+  const Floats factor = all(0.999f), term = all(0.001f);
+  const Words step = Words{} + 0x9e3779b9u;
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kChains; ++i) chains[i] = chains[i] * factor + term;
+#pragma GCC unroll 4
+    for (int i = 0; i < kChains / 2; ++i) words[i] = (words[i] + step) ^ step;
+  }
+  Floats total{};
+  for (int i = 0; i < kChains; ++i) total += chains[i];
+  for (int i = 0; i < kChains / 2; ++i) total += static_cast<float>(words[i][0]);
+  return sum(total);
+}
+
 // From and to the first-level cache, one vector after the other: 8 * lanes a round.
 float exponentials(int64_t rounds) {
   constexpr int kVectors = 64;

@@ -28,9 +28,14 @@ STREAM_BYTES = 1 << 28  # beyond any cache
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Per second, of one core: float32 operations, exponentials, key stream and stream bytes."""
+    """Per second, of one core: float32 operations, exponentials, key stream and stream bytes.
+
+    `flop` is reached by multiply-adds alone, which count two; `lanes` are vector operations of any
+    kind, each as many as the lanes of float32 that it works on.
+    """
 
     flop: float
+    lanes: float
     exp: float
     key_bytes: float
     read_bytes: float
@@ -68,6 +73,7 @@ def measure(repeats: int = 20) -> Ceilings | None:
         few = ctypes.c_int64(ROUNDS // 20)
         return Ceilings(
             flop=24 * lanes * ROUNDS / _best(lambda: loops.multiply_adds(rounds), repeats),
+            lanes=16 * lanes * ROUNDS / _best(lambda: loops.operations(rounds), repeats),
             exp=8 * lanes * ROUNDS / _best(lambda: loops.exponentials(rounds), repeats),
             key_bytes=64 * lanes * few.value / _best(lambda: loops.key_stream(few), repeats),
             read_bytes=STREAM_BYTES / _best(lambda: loops.read_all(pointer, size), repeats // 2),

@@ -26,6 +26,7 @@ from threadpoolctl import ThreadpoolController
 
 import dpslice
 from ceilings import Ceilings
+from dpslice import _core
 
 OURS = "dpslice"
 OURS_TWO = "dpslice, 2 threads"
@@ -52,13 +53,21 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Counts:
-    """The least work of a case: float32 operations, exponentials, key stream, bytes moved."""
+    """The least work of a case: float32 operations, exponentials, key stream, bytes moved.
+
+    And what our way makes of it, counted from its source: `own_products`, multiply-adds of matrix
+    products, and `own_lanes`, other vector operations, both in lanes of float32 (one of float64 is
+    two); and the key stream that is made for it. Zero where that depends on the data.
+    """
 
     flop: float = 0.0
     exp: float = 0.0
     key_bytes: float = 0.0
     read: float = 0.0
     written: float = 0.0
+    own_products: float = 0.0
+    own_lanes: float = 0.0
+    own_key_bytes: float = 0.0
 
     def floor(self, ceilings: Ceilings) -> float:
         """Seconds that one core needs at least: the resource that takes longest, by itself."""
@@ -68,6 +77,22 @@ class Counts:
             self.key_bytes / ceilings.key_bytes,
             self.read / ceilings.read_bytes + self.written / ceilings.write_bytes,
         )
+
+    def own_floor(self, ceilings: Ceilings) -> float:
+        """Seconds that our way takes at least: they all need the same units, one after another."""
+        return (
+            2 * self.own_products / ceilings.flop
+            + self.own_lanes / ceilings.lanes
+            + self.own_key_bytes / ceilings.key_bytes
+        )
+
+
+def exponential_lanes(*, double: bool = False) -> int:
+    """Vector operations of one of our exponentials (csrc/simd.h), in lanes of float32."""
+    # Argument, table or shift, and the terms of the polynomial.
+    if _core.isa() == "avx512":
+        return 2 * 14 if double else 11
+    return 2 * 17 if double else 12
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_a_wrong_answer_is_refused():
 def test_report(tmp_path, monkeypatch):
     """From two contenders' samples to the report's ratio, share of the floor and files."""
     summarise = importlib.import_module("summarise")
-    counts = {"flop": 2e6, "exp": 0.0, "key_bytes": 0.0, "read": 0.0, "written": 0.0}
+    counts = asdict(Counts(flop=2e6, own_products=1e6, own_lanes=1e6))
 
     def benchmark(contender, median, threads=1):
         info = {
@@ -157,7 +158,7 @@ def test_report(tmp_path, monkeypatch):
             "python_version": "3",
             "dpslice": {"isa": "avx2", "compiler": "gcc"},
             "versions": {"dpslice": "0", "torch": "0", "numpy": "0"},
-            "ceilings": dict.fromkeys(("flop", "exp", "key_bytes"), 1e9)
+            "ceilings": dict.fromkeys(("flop", "lanes", "exp", "key_bytes"), 1e9)
             | {"read_bytes": 1e9, "write_bytes": 1e9},
         },
         "benchmarks": [
@@ -173,7 +174,7 @@ def test_report(tmp_path, monkeypatch):
     assert summarise.main() == 0
     text = (tmp_path / "out" / "a-b-c-avx2-2-cores-2026-01-02.md").read_text()
     assert "| project fast | 1 | 3.00 (3.00) | 3.00 | 8.00 |  | 2.00 |" in text
-    assert "| dpslice | 4 ms | 1.00 | 1e-07 | 0.002 Gflop | 50% |" in text
+    assert "| dpslice | 4 ms | 1.00 | 1e-07 | 0.002 Gflop | 50% | 75% |" in text
     kept = json.loads((tmp_path / "out" / "a-b-c-avx2-2-cores-2026-01-02.json").read_text())
     assert len(kept["rows"]) == 4
     assert "data" not in kept["rows"][0]
