@@ -236,14 +236,46 @@ inline __attribute__((always_inline)) void store_in_turn(T* to, const Vec<T> (&v
   store_in_turn<T>(to + 2 * kLanes<T>, {even[1], odd[1]});
 }
 
+// ------------------------------------------------------------------------------------ blocks
+//
+// The random blocks of a tile, row by row and in a row group by group, with no gap between rows:
+// so their normals lie in the order of the tile, and vectors are full however few columns it has.
+
+// The names of kBatch blocks.
+struct BlockNames {
+  uint32_t group[kBatch], low[kBatch], high[kBatch];  // of the row: two halves of its number
+
+  BlockNames(uint64_t row, uint32_t first_group, int64_t groups)
+      : row_(row), first_(first_group), groups_(groups) {}
+
+  // Those that are next. Blocks may be named beyond the last one: they are not released.
+  void advance() {
+    for (int64_t i = 0; i < kBatch;) {
+      const int64_t run = smaller(kBatch - i, groups_ - at_);
+      for (int64_t k = 0; k < run; ++k) {
+        group[i + k] = first_ + static_cast<uint32_t>(at_ + k);
+        low[i + k] = static_cast<uint32_t>(row_);
+        high[i + k] = static_cast<uint32_t>(row_ >> 32);
+      }
+      i += run;
+      at_ += run;
+      if (at_ == groups_) at_ = 0, ++row_;
+    }
+  }
+
+ private:
+  uint64_t row_;
+  uint32_t first_;
+  int64_t groups_, at_ = 0;
+};
+
 // ------------------------------------------------------------------------------- secure noise
 
 constexpr int kWordLanes = kVectorBytes / 4;
 static_assert(kBatch % kWordLanes == 0);
 
-// Names of kBatch blocks, and the words of each that are used.
+// The words of kBatch blocks that are used.
 struct KeyStream {
-  uint32_t counter[kBatch], low[kBatch], high[kBatch];
   uint32_t words[kUsedWords * kBatch];
 };
 
@@ -252,15 +284,16 @@ struct SecureScratch {
   SecretBuffer<KeyStream> stream;
 };
 
-// The first `count` <= kBatch blocks.
-void key_stream(const uint32_t* key, int64_t count, Ahead& ahead, KeyStream& s) {
+// Of the first `count` <= kBatch blocks.
+void key_stream(const uint32_t* key, const BlockNames& names, int64_t count, Ahead& ahead,
+                KeyStream& s) {
   for (int64_t start = 0; start < count; start += kWordLanes) {
     ahead.step();
-    WordVec counter, low, high, out[kChaChaWords];
-    std::memcpy(&counter, s.counter + start, sizeof counter);
-    std::memcpy(&low, s.low + start, sizeof low);
-    std::memcpy(&high, s.high + start, sizeof high);
-    chacha20_block<WordVec>(key, counter, low, high, WordVec{} + kNoiseDomain, out);
+    WordVec group, low, high, out[kChaChaWords];
+    std::memcpy(&group, names.group + start, sizeof group);
+    std::memcpy(&low, names.low + start, sizeof low);
+    std::memcpy(&high, names.high + start, sizeof high);
+    chacha20_block<WordVec>(key, group, low, high, WordVec{} + kNoiseDomain, out);
     for (int w = 0; w < kUsedWords; ++w)
       std::memcpy(s.words + w * kBatch + start, &out[w], sizeof out[w]);
   }
@@ -275,28 +308,15 @@ inline __attribute__((always_inline)) void secure_normals_of(const uint32_t* wor
                                        normal, normal + 1);
 }
 
-// noise [rows, 4 groups]: standard normals of a tile, row by row in the order of their blocks, so
-// that nothing has to be sorted. There must be space for kBatch blocks more.
+// noise [rows, kBlockNormals groups]: standard normals. There must be space for kBatch blocks more.
 void secure_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t rows, int64_t groups,
                   Ahead& ahead, KeyStream& s, double* noise) {
   const int64_t blocks = rows * groups;
   ahead.spread(ceil_div(blocks, kWordLanes));
-  uint64_t number = row;
-  int64_t g = 0;
+  BlockNames names(row, group, groups);
   for (int64_t first = 0; first < blocks; first += kBatch) {
-    // Names, row by row. What is named beyond the last block is not released.
-    for (int64_t i = 0; i < kBatch;) {
-      const int64_t run = smaller(kBatch - i, groups - g);
-      for (int64_t k = 0; k < run; ++k) {
-        s.counter[i + k] = group + static_cast<uint32_t>(g + k);
-        s.low[i + k] = static_cast<uint32_t>(number);
-        s.high[i + k] = static_cast<uint32_t>(number >> 32);
-      }
-      i += run;
-      g += run;
-      if (g == groups) g = 0, ++number;
-    }
-    key_stream(key, smaller(kBatch, blocks - first), ahead, s);
+    names.advance();
+    key_stream(key, names, smaller(kBatch, blocks - first), ahead, s);
     for (int i = 0; i < kBatch; i += kLanes<double>) {
       Vec<double> normal[kBlockNormals];
       secure_normals_of(s.words + i, kBatch, normal);
@@ -362,25 +382,19 @@ void project_secure_rows(const ProjectSecureArgs<T>& args, const X* x) {
 
 // --------------------------------------------------------------------------------- fast noise
 
-// Vectors of Philox blocks at a time. A lane of 64 bits holds a block, so T's lanes take their
-// words from two vectors in float32, from one in float64; the rest are those of other rows.
-constexpr int kFastVectors = 2;
-template <class T>
-constexpr int kVectorsPerRow = sizeof(double) / sizeof(T);
-template <class T>
-constexpr int kFastRows = kFastVectors / kVectorsPerRow<T>;
+// Philox works on lanes of 64 bits, a block in each: two vectors of them at a time, which are one
+// vector of words in float32, two in float64.
+constexpr int kFastBlocks = 2 * kLanes<double>;
+static_assert(kBatch % kFastBlocks == 0);
 
 template <class T>
 struct FastScratch {
   struct Words {
-    typename Lanes<T>::Bits at[kFastRows<T>][4][kColumnTile / kFastNormals<T>];
+    typename Lanes<T>::Bits at[4][kBatch];
   };
   SecretBuffer<T> x, tile, noise;
   SecretBuffer<Words> words;
 };
-static_assert(kColumnTile % (kFastNormals<float> * kLanes<float>) == 0 &&
-              kColumnTile % (kFastNormals<double> * kLanes<double>) == 0 &&
-              kRowTile % kFastRows<double> == 0);
 
 // The keys of all rounds, in each lane.
 struct PhiloxKeys {
@@ -393,55 +407,55 @@ struct PhiloxKeys {
   }
 };
 
-// The words of blocks group, ..., group + lanes of T - 1 of kFastRows rows.
+// Words of kFastBlocks names. In float32 vector 0 has those of even places, with others above them,
+// and vector 1 those of odd ones.
 template <class T>
-inline void fast_words(const PhiloxKeys& keys, uint64_t row, uint32_t group, int64_t place,
-                       typename FastScratch<T>::Words& words) {
-  constexpr int kSets = kVectorsPerRow<T>;
-  WideVecs<kFastVectors> c[4];
-  for (int v = 0; v < kFastVectors; ++v) {
-    const uint64_t number = row + static_cast<uint64_t>(v / kSets);
-    WideVec lane;
-    for (int i = 0; i < kLanes<double>; ++i) lane[i] = static_cast<uint64_t>(kSets * i + v % kSets);
-    c[0].at[v] = lane + uint64_t{group};
-    c[1].at[v] = WideVec{} + (number & 0xffffffffu);
-    c[2].at[v] = WideVec{} + (number >> 32);
-    c[3].at[v] = WideVec{};
+inline WideVecs<2> wide_words(const uint32_t* from) {
+  if constexpr (sizeof(T) == 8) return {{load_words(from), load_words(from + kLanes<double>)}};
+  WideVec both;
+  std::memcpy(&both, from, sizeof both);
+  return {{both, VectorArithmetic::high_half(both)}};
+}
+template <class T>
+inline void store_words(WideVecs<2> words, typename Lanes<T>::Bits* to) {
+  if constexpr (sizeof(T) == 8) {
+    for (int v = 0; v < 2; ++v)
+      store_bits<T>(to + v * kLanes<T>, VectorArithmetic::low_word(words.at[v]));
+  } else {
+    store_bits<T>(to, join_words(words.at[0], words.at[1]));
   }
-  philox4x32<VectorArithmetic>(c[0], c[1], c[2], c[3],
-                               [&](int round, int i) { return keys.at[round][i]; });
-  for (int r = 0; r < kFastRows<T>; ++r)
-    for (int w = 0; w < 4; ++w) {
-      if constexpr (kSets == 2)
-        store_bits<T>(words.at[r][w] + place, join_words(c[w].at[2 * r], c[w].at[2 * r + 1]));
-      else
-        store_bits<T>(words.at[r][w] + place, VectorArithmetic::low_word(c[w].at[r]));
-    }
 }
 
-// noise [rows, kColumnTile]: standard normals of a tile, up to whole vectors of blocks in a row and
-// whole kFastRows. Words first, then normals: so the steps of neighbours overlap.
+// noise [rows, kFastNormals groups]: standard normals. There must be space for kBatch blocks more.
+// Words first, then normals: so the steps of neighbours overlap.
 template <class T>
-void fast_noise(const uint32_t* key, uint64_t row, int64_t column, int64_t rows, int64_t columns,
+void fast_noise(const uint32_t* key, uint64_t row, uint32_t group, int64_t rows, int64_t groups,
                 Ahead& ahead, typename FastScratch<T>::Words& words, T* noise) {
   constexpr int normals = kFastNormals<T>;
-  const uint32_t group = static_cast<uint32_t>(column / normals);
-  const int64_t groups = ceil_div(columns, normals);
+  const int64_t blocks = rows * groups;
+  ahead.spread(ceil_div(blocks, kLanes<T>));
   const PhiloxKeys keys(key);
-  ahead.spread(rows * ceil_div(groups, kLanes<T>));
-  for (int64_t r0 = 0; r0 < rows; r0 += kFastRows<T>) {
-    for (int64_t g = 0; g < groups; g += kLanes<T>)
-      fast_words<T>(keys, row + static_cast<uint64_t>(r0), group + static_cast<uint32_t>(g), g,
-                    words);
-    for (int r = 0; r < kFastRows<T>; ++r)
-      for (int64_t g = 0; g < groups; g += kLanes<T>) {
-        ahead.step();
-        const auto& w = words.at[r];
-        Vec<T> normal[normals];
-        fast_normals<VectorArithmetic>(load_bits<T>(w[0] + g), load_bits<T>(w[1] + g),
-                                       load_bits<T>(w[2] + g), load_bits<T>(w[3] + g), normal);
-        store_in_turn(noise + (r0 + r) * kColumnTile + g * normals, normal);
-      }
+  BlockNames names(row, group, groups);
+  for (int64_t first = 0; first < blocks; first += kBatch) {
+    names.advance();
+    const int64_t count = smaller(kBatch, blocks - first);
+    for (int64_t i = 0; i < count; i += kFastBlocks) {
+      WideVecs<2> c[4] = {wide_words<T>(names.group + i),
+                          wide_words<T>(names.low + i),
+                          wide_words<T>(names.high + i),
+                          {}};
+      philox4x32<VectorArithmetic>(c[0], c[1], c[2], c[3],
+                                   [&](int round, int k) { return keys.at[round][k]; });
+      for (int w = 0; w < 4; ++w) store_words<T>(c[w], words.at[w] + i);
+    }
+    for (int64_t i = 0; i < count; i += kLanes<T>) {
+      ahead.step();
+      Vec<T> normal[normals];
+      fast_normals<VectorArithmetic>(load_bits<T>(words.at[0] + i), load_bits<T>(words.at[1] + i),
+                                     load_bits<T>(words.at[2] + i), load_bits<T>(words.at[3] + i),
+                                     normal);
+      store_in_turn(noise + (first + i) * normals, normal);
+    }
   }
 }
 
@@ -472,13 +486,16 @@ void project_fast(const ProjectFastArgs<T>& args) {
       },
       [&](const T* tile, int64_t rows, int64_t columns, int64_t row, int64_t column, Ahead& ahead,
           FastScratch<T>& scratch) {
-        T* noise = scratch.noise.resize(kRowTile * kColumnTile);
+        constexpr int normals = kFastNormals<T>;
+        T* noise = scratch.noise.resize(kRowTile * kColumnTile + kBatch * normals);
+        const int64_t groups = ceil_div(columns, normals);
         if (sigma != T(0))
-          fast_noise<T>(args.key, args.first_row + static_cast<uint64_t>(row), column, rows,
-                        columns, ahead, *scratch.words.resize(1), noise);
+          fast_noise<T>(args.key, args.first_row + static_cast<uint64_t>(row),
+                        static_cast<uint32_t>(column / normals), rows, groups, ahead,
+                        *scratch.words.resize(1), noise);
         for (int64_t r = 0; r < rows; ++r) {
           const T* product = tile + r * kColumnTile;
-          const T* normal = noise + r * kColumnTile;
+          const T* normal = noise + r * groups * normals;
           T* out = args.out + (row + r) * p + column;
           if (sigma == T(0))
             std::memcpy(out, product, sizeof(T) * static_cast<size_t>(columns));
