@@ -40,7 +40,7 @@ from dpslice.tabular._places import (
     step_of,
     value_to_place,
 )
-from dpslice.tabular.columns import Categorical, Column, Datetime, Number
+from dpslice.tabular.columns import Categorical, Column, Datetime, Number, step_numbers
 from dpslice.tabular.schema import Schema
 
 __all__ = ["Discretization", "FineShape", "Levels"]
@@ -333,7 +333,7 @@ class Discretization:
             edges = place_to_value(column, np.linspace(0.0, 1.0, self.fine_bins + 1))
             starts = np.linspace(0, self.fine_bins, self.coarse_bins + 1).round().astype(np.int64)
             return Levels(column, edges, starts, None, states)
-        first, last = math.ceil(low / whole), math.floor(high / whole)
+        first, last = step_numbers(low, high, whole)
         count = last - first + 1
         if count <= self.fine_bins:
             units = np.arange(first, last + 2, dtype=np.float64)
