@@ -183,8 +183,9 @@ def test_samples_have_the_models_law_given_the_condition(method: str, name: str)
     free = _free(method)
     kept = free[meets(free).to_numpy(dtype=bool)]
     assert 300 < len(kept) < len(free)
-    sample = _synthesizer(method).sample(20_000, seed=2, conditions=conditions)
-    assert len(sample) == 20_000
+    n = 20_000 if method == "sums" else 4_000  # of rows, rejection takes its time
+    sample = _synthesizer(method).sample(n, seed=2, conditions=conditions)
+    assert len(sample) == n
     assert meets(sample).all()
     assert sample.dtypes.equals(free.dtypes)
     SCHEMA.validate(sample)
@@ -203,8 +204,8 @@ def test_the_comparison_sees_what_it_is_to_see(method: str) -> None:
     )
     kept = free[free["age"].between(30, 40)]
     assert _differ(shifted, kept, ["age"]) < 1e-9
-    young = free[free["age"].between(20, 30)]
-    assert _differ(young, kept, ["job"]) < 1e-9  # columns depend on each other
+    young, old = free[free["age"] < 25], free[free["age"] > 65]
+    assert _differ(young, old, ["job"]) < 1e-9  # columns depend on each other
 
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
@@ -267,7 +268,7 @@ def test_all_values_are_no_condition(column: str, whole: Any) -> None:
 
 @pytest.mark.parametrize("method", ["sums", "rows"])
 def test_the_upper_bound_and_beyond(method: str) -> None:
-    """Of real numbers that is one, without a share of its own: what lies beyond was clipped to it."""
+    """Of real numbers that is one, without a share of its own: what lies beyond was clipped."""
     synthesizer = _synthesizer(method)
     expected = synthesizer.sample(100, seed=0, conditions={"x": 1000.0})
     assert (expected["x"] == 1000.0).all()
@@ -276,28 +277,26 @@ def test_the_upper_bound_and_beyond(method: str) -> None:
         pd.testing.assert_frame_equal(sample, expected)
 
 
-def test_real_numbers_of_a_set_come_by_the_density_at_them() -> None:
-    values = [0.0, 0.001, 100.0, 100.001, 999.0]
+def test_real_numbers_of_a_set_stand_for_their_fine_bins() -> None:
     synthesizer = _synthesizer("sums")
-    sample = synthesizer.sample(30_000, seed=4, conditions={"x": values})
-    counts = sample["x"].value_counts()
-    assert set(counts.index) == set(values)
+    discretization = synthesizer._method.discretization
     j = SCHEMA.names.index("x")
-    levels = synthesizer._method.discretization.levels[j]
-    weights = np.diff(
-        synthesizer.model.shapes()[
-            list(synthesizer._method.discretization.fine_codes).index(j)
-        ].cumulative
-    )
+    levels = discretization.levels[j]
+    shape = synthesizer.model.shapes()[list(discretization.fine_codes).index(j)]
+    weights = np.diff(shape.cumulative)
+    fine = np.argsort(weights)[-4:]
+    coarse = np.searchsorted(levels.starts, fine, side="right") - 1
+    values = 0.5 * (levels.edges[fine] + levels.edges[fine + 1])
     probabilities = synthesizer.model.probabilities()[j].mean(axis=0)
-    expected = [probabilities[levels.n_bins]]  # the state of 0
-    for value in values[1:]:
-        fine = np.searchsorted(levels.edges, value, side="right") - 1
-        coarse = np.searchsorted(levels.starts, fine, side="right") - 1
-        inside = weights[levels.starts[coarse] : levels.starts[coarse + 1]].sum()
-        expected.append(probabilities[coarse] * weights[fine] / inside)
-    expected = 30_000 * np.array(expected) / np.sum(expected)
-    assert stats.chisquare([counts[value] for value in values], expected).pvalue > 1e-4
+    inside = np.add.reduceat(weights, levels.starts[:-1])[coarse]
+    expected = probabilities[coarse] * weights[fine] / inside
+    # And, beside them, two of one fine bin, and a special value, which has a share of its own.
+    values = np.append(values, [np.nextafter(values[0], 0.0), 0.0])
+    expected = np.append(expected, [expected[0], probabilities[levels.n_bins]])
+    n = 200_000
+    counts = synthesizer.sample(n, seed=4, conditions={"x": values})["x"].value_counts()
+    assert set(counts.index) == set(values)
+    assert stats.chisquare(counts[values], n * expected / expected.sum()).pvalue > 1e-4
 
 
 def test_of_several_numbers_rows_have_the_nearest() -> None:
@@ -451,14 +450,15 @@ RULES = [
 def test_conditions_and_rules_hold_together(method: str) -> None:
     conditions = {"age": {"min": 25, "max": 70}, "job": ["cook", "clerk"], "pay": {"min": 3000}}
     ruled = Schema(SCHEMA.columns, impossible=RULES)
-    sample = _synthesizer(method).sample(20_000, seed=5, conditions=conditions, impossible=RULES)
+    n = 20_000 if method == "sums" else 4_000
+    sample = _synthesizer(method).sample(n, seed=5, conditions=conditions, impossible=RULES)
     assert not ruled.broken_rules(sample).any()
     free = _free(method)
     meets = (
         free["age"].between(25, 70) & free["job"].isin(["cook", "clerk"]) & (free["pay"] >= 3000)
     )
     broken = ruled.broken_rules(free).any(axis=1)
-    assert (meets & broken).mean() > 0.01
+    assert (meets & broken).mean() > 0.005
     kept = free[meets & ~broken]
     assert meets[~broken].sum() > 300
     assert _differ(sample, kept, ["age", "job"]) > 1e-4
@@ -482,12 +482,12 @@ def test_conditions_that_rules_forbid(conditions: dict[str, Any], rule: int) -> 
 
 
 def test_conditions_that_rules_leave_rows_of() -> None:
-    """By a hair: one value more than in the test above."""
+    """By a little: values more than in the test above."""
     synthesizer = _synthesizer("sums")
     for conditions in (
         {"job": ["cook", "pilot"], "age": {"max": 31}},
         {"job": {"not": "pilot"}, "age": {"min": 10, "max": 30}},
-        {"born": {"min": "1989-12-31"}, "age": [60, 70]},
+        {"born": {"min": "1985-01-01"}, "age": [60, 70]},
     ):
         sample = synthesizer.sample(50, seed=0, conditions=conditions, impossible=RULES)
         assert not Schema(SCHEMA.columns, impossible=RULES).broken_rules(sample).any()
@@ -529,7 +529,7 @@ def test_a_saved_synthesizer_draws_the_same(method: str, tmp_path: Any) -> None:
         ({"age": {"not": (30, 40)}}, TypeError, "'age' must have no tuple"),
         ({"age": []}, ValueError, "'age' must have at least one value; got an empty list"),
         ({"age": set()}, ValueError, "'age' must have at least one value; got an empty list"),
-        ({"age": {}}, ValueError, "'age' must have min, max or both, .*; got an empty dict"),
+        ({"age": {}}, ValueError, "'age' must have min, max or both, .*; got {}"),
         ({"age": [33, 33]}, ValueError, "'age': values must differ; 33 occurs twice"),
         ({"job": [None, None]}, ValueError, "'job': values must differ; None occurs twice"),
         ({"age": [33, 91]}, ValueError, "conditions must be .* 'age' .* within its bounds; got 91"),
@@ -545,12 +545,16 @@ def test_a_saved_synthesizer_draws_the_same(method: str, tmp_path: Any) -> None:
         ({"age": {"min": 91}}, ValueError, "'age': no value that it can hold is meant by"),
         ({"age": {"max": -1}}, ValueError, "'age': no value that it can hold is meant by"),
         ({"pay": {"min": 601, "max": 699}}, ValueError, "'pay': no value that it can hold"),
-        ({"age": {"min": math.nan}}, ValueError, "'age': min must be finite; got nan"),
-        ({"age": {"max": math.inf}}, ValueError, "'age': max must be finite; got inf"),
-        ({"age": {"min": None}}, TypeError, "'age': min must be a real number; got None"),
+        ({"age": {"min": math.nan}}, ValueError, "'age': min must be a finite number; got nan"),
+        ({"age": {"max": math.inf}}, ValueError, "'age': max must be a finite number; got inf"),
+        (
+            {"age": {"min": None}},
+            TypeError,
+            "'age': min must be a finite number; got NoneType None",
+        ),
         ({"age": {"min": 30.5}}, ValueError, r"'age': min must be whole .*; got 30\.5"),
         ({"age": {"min": "old"}}, ValueError, "column 'age': must be a number .*; got 'old'"),
-        ({"age": {"min": True}}, TypeError, "'age': min must be a real number; got True"),
+        ({"age": {"min": True}}, TypeError, "'age': min must be a finite number; got bool True"),
         ({"age": {"from": 30}}, ValueError, "'age': unknown key 'from'; known keys: min, max, not"),
         ({"age": {"min": 3, "not": 5}}, ValueError, "'age' must have min, max or both, or one of"),
         (
@@ -563,7 +567,7 @@ def test_a_saved_synthesizer_draws_the_same(method: str, tmp_path: Any) -> None:
         ({"job": ["cook", "king"]}, ValueError, "'job' can hold; got 'king', which is not among"),
         ({"job": [1]}, ValueError, "'job' can hold; got 1, which is not among"),
         ({"job": {"not": ["clerk", None]}}, ValueError, "'job': missing ones must not stand among"),
-        ({"job": {"missing": "yes"}}, TypeError, "'job': missing must be a bool"),
+        ({"job": {"missing": "yes"}}, TypeError, "'job': missing must be True or False; got 'yes'"),
         (
             {"born": {"min": "1990"}},
             ValueError,
@@ -585,7 +589,7 @@ def test_mistakes_are_named(conditions: Any, error: type[Exception], match: str)
 def test_conditions_that_rows_never_meet_end() -> None:
     """By rejection, after a bounded number of tries."""
     day = {"born": {"min": "1977-07-07", "max": "1977-07-07"}}
-    with pytest.raises(ValueError, match="conditions must not be so rare: 0 of .* meet them"):
+    with pytest.raises(ValueError, match=r"conditions must not be so rare: 0 of .* meet them"):
         _synthesizer("rows").sample(
             5, seed=0, conditions=day | {"wealth": {"max": 3}, "age": {"max": 0}}
         )

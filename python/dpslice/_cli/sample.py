@@ -54,9 +54,9 @@ def sample(
             "--where",
             metavar="COLUMN=VALUE",
             help="Only rows with this value, such as sex=Female; nothing after = is a missing one. "
-            "COLUMN!=VALUE: with any other value. Numbers and dates may have a range, ends "
-            "included: age=30..40, income=50000.., born=..1999-12-31. May be given several times: "
-            "rows have one of the values of each column.",
+            "COLUMN!=VALUE: any other value; COLUMN!=: not missing. Numbers and dates may have a "
+            "range, ends included: age=30..40, income=50000.., born=..1999-12-31. May be given "
+            "several times; of several values for a column, rows have one.",
         ),
     ] = None,
     seed: Annotated[
