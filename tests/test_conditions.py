@@ -277,26 +277,29 @@ def test_the_upper_bound_and_beyond(method: str) -> None:
         pd.testing.assert_frame_equal(sample, expected)
 
 
-def test_real_numbers_of_a_set_stand_for_their_fine_bins() -> None:
+def test_real_numbers_of_a_set_stand_for_their_bins() -> None:
     synthesizer = _synthesizer("sums")
-    discretization = synthesizer._method.discretization
     j = SCHEMA.names.index("x")
-    levels = discretization.levels[j]
-    shape = synthesizer.model.shapes()[list(discretization.fine_codes).index(j)]
-    weights = np.diff(shape.cumulative)
-    fine = np.argsort(weights)[-4:]
-    coarse = np.searchsorted(levels.starts, fine, side="right") - 1
-    values = 0.5 * (levels.edges[fine] + levels.edges[fine + 1])
-    probabilities = synthesizer.model.probabilities()[j].mean(axis=0)
-    inside = np.add.reduceat(weights, levels.starts[:-1])[coarse]
-    expected = probabilities[coarse] * weights[fine] / inside
-    # And, beside them, two of one fine bin, and a special value, which has a share of its own.
+    levels = synthesizer._method.discretization.levels[j]
+    ends = levels.edges[levels.starts]
+    values = np.append(0.25 * ends[:4] + 0.75 * ends[1:5], 1000.0)
+    shares = synthesizer.model.probabilities()[j].mean(axis=0)
+    expected = shares[[0, 1, 2, 3, levels.n_bins - 1]]
+    # And, beside them, another one of a bin, and a special value, which has a share of its own.
     values = np.append(values, [np.nextafter(values[0], 0.0), 0.0])
-    expected = np.append(expected, [expected[0], probabilities[levels.n_bins]])
+    expected[0] /= 2
+    expected = np.append(expected, [expected[0], shares[levels.n_bins]])
     n = 200_000
     counts = synthesizer.sample(n, seed=4, conditions={"x": values})["x"].value_counts()
     assert set(counts.index) == set(values)
     assert stats.chisquare(counts[values], n * expected / expected.sum()).pvalue > 1e-4
+
+
+def test_a_range_narrower_than_places_are_told_apart_stands_for_its_bin() -> None:
+    low = 999.0
+    conditions = {"x": {"min": low, "max": np.nextafter(low, 1000.0)}}
+    sample = _synthesizer("sums").sample(100, seed=0, conditions=conditions)
+    assert sample["x"].isin([low, np.nextafter(low, 1000.0)]).all()
 
 
 def test_of_several_numbers_rows_have_the_nearest() -> None:

@@ -112,7 +112,9 @@ def named_cell(column: Column, text: str) -> object:
         If it cannot be read as the column's type.
     """
     value = cell_value(column, text)
-    return text.strip() if isinstance(column, Datetime) and value is not None else value
+    if isinstance(column, Datetime) and value is not None:
+        return text.strip()
+    return value.item() if isinstance(value, np.generic) else value  # as messages quote it
 
 
 def refusal_of(schema: Schema, conditions: Conditions) -> str:

@@ -16,6 +16,8 @@ Numbers = NDArray[np.float64]
 # so that it does not matter how the ends of a range are rounded.
 _ENDS = np.array([-1.5, -0.5, 0.5, 1.5])
 
+_ROUNDING = 1e-12  # of sums over a bin
+
 
 def cut(levels: Levels, part: Part, shape: FineShape | None) -> tuple[Numbers, FineShape | None]:
     """Return what a condition leaves of a column.
@@ -32,7 +34,7 @@ def cut(levels: Levels, part: Part, shape: FineShape | None) -> tuple[Numbers, F
     Returns
     -------
     shares : ndarray, shape (coarse levels,)
-        Share of each level that meets the condition, up to a common factor.
+        Share of each level that meets the condition.
     shape : FineShape or None
         How what meets it lies inside the coarse bins.
     """
@@ -46,40 +48,31 @@ def cut(levels: Levels, part: Part, shape: FineShape | None) -> tuple[Numbers, F
     others = np.array([*special_values(column), *([np.nan] if column.nullable else [])])
     states = part.holds(others).astype(np.float64)
 
-    bins = np.arange(levels.n_fine_bins)
     lower, upper = _pieces(levels, part)
     fine = np.searchsorted(levels.edges, lower, side="right") - 1
-    fine = np.clip(fine, 0, bins[-1])  # a real number at the upper bound
-    portions = _sizes(levels, lower, upper) / _sizes(levels, *_ends(levels))[fine]
-    if not portions.any():
-        # A real number has no share of its own, so its fine bin stands for it.
-        portions = np.ones(len(lower))
-    weights = np.ones(len(bins)) if shape is None else np.diff(shape.cumulative)
-    if not (states.any() or (weights[fine] * portions).any()):
+    fine = np.clip(fine, 0, levels.n_fine_bins - 1)  # a real number at the upper bound
+    coarse = np.searchsorted(levels.starts, fine, side="right") - 1
+    sizes = _sizes(levels, levels.edges[:-1], levels.edges[1:])
+    portions = _sizes(levels, lower, upper) / sizes[fine]
+    even = np.ones(levels.n_fine_bins)
+    weights = even if shape is None else np.diff(shape.cumulative)
+    left = weights[fine] * portions
+    if portions.any() and not (left.any() or states.any()):
         # Noise has left no count at the values. How rows with them are, their bins still tell.
-        weights = np.ones(len(bins))
-
-    def of_coarse(place: NDArray[np.intp], weight: Numbers) -> Numbers:
-        coarse = np.searchsorted(levels.starts, place, side="right") - 1
-        return np.bincount(coarse, weight, minlength=levels.n_bins).astype(np.float64)
-
-    left, whole = of_coarse(fine, weights[fine] * portions), of_coarse(bins, weights)
-    shares = np.concatenate([left / np.where(whole > 0.0, whole, 1.0), states])
-    shares /= max(1.0, shares.max())  # several real numbers in one bin
-    kept = np.flatnonzero(weights[fine] * portions)
-    if len(kept) == 0:
-        return shares, shape
-    return shares, CutShape(
-        np.concatenate([[0.0], np.cumsum((weights[fine] * portions)[kept])]),
-        lower[kept],
-        upper[kept],
-        np.searchsorted(fine[kept], levels.starts),
-    )
-
-
-def _ends(levels: Levels) -> tuple[Numbers, Numbers]:
-    assert levels.edges is not None
-    return levels.edges[:-1], levels.edges[1:]
+        weights, left = even, portions
+    whole = np.add.reduceat(weights, levels.starts[:-1])
+    if not portions.any():
+        # Real numbers, which have no share, stand for the bin that they are in.
+        left = whole[coarse] / np.bincount(coarse, minlength=levels.n_bins)[coarse]
+    shares = np.bincount(coarse, left, minlength=levels.n_bins) / whole
+    # A whole bin is no part of one, however its sum is rounded.
+    shares = np.where(shares > 1.0 - _ROUNDING, 1.0, shares)
+    kept = np.flatnonzero(left)
+    if len(kept) > 0:
+        cumulative = np.concatenate([[0.0], np.cumsum(left[kept])])
+        starts = np.searchsorted(coarse[kept], np.arange(levels.n_bins + 1))
+        shape = CutShape(cumulative, lower[kept], upper[kept], starts)
+    return np.concatenate([shares, states]), shape
 
 
 def _sizes(levels: Levels, lower: Numbers, upper: Numbers) -> Numbers:

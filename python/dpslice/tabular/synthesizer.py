@@ -568,10 +568,11 @@ class Synthesizer:
         Notes
         -----
         Models of sums draw from their exact conditional distribution: of bins that a range cuts,
-        they take the share that lies in it. A real number has no share, and is conditioned on by
-        its bin; so is a value of which noise has left no count. Models of rows draw until enough
-        rows meet the conditions; a number that is named is met by what lies within 1/64 of its
-        column's scale. In both the rows then have the very number, of several the nearest.
+        they take the share that lies in it. A real number has no share, and stands for its bin; if
+        noise has left no count at any of the values asked for, their bins are taken for even.
+        Models of rows draw until enough rows meet the conditions; a number that is named is met by
+        what lies within 1/64 of its column's scale. In both the rows then have the very number, of
+        several the nearest.
         """
         n = _arrays.integer("n", n, minimum=1)  # its own bound is lower than that of counts
         if n > MOST_ROWS:
