@@ -220,7 +220,10 @@ class ProductMixture(nn.Module):
                 share = (np.arange(size) == wanted).astype(np.float64)
                 fits = 0 <= wanted < size
             if not (fits and size):
-                raise ValueError(f"given must map columns to their levels; got {j}: {wanted}")
+                raise ValueError(
+                    "given must map columns to their levels, or to a share of each from 0 to 1; "
+                    f"got {j}: {_arrays.describe(wanted)}"
+                )
             if not share.any():
                 raise ValueError(_NO_PROBABILITY)
             if not (share == 1.0).all():
