@@ -1666,9 +1666,15 @@ def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
     assert {(row["town"], row["smoker"].lower(), row["income"]) for row in rows} == {
         ("Bern", "true", "")
     }
-    twice = ["--where", "town=Bern", "--where", "town=Basel"]
-    refuse("must name a column once; got 'town' twice", "sample", model, "-n", 1, *twice)
     for bad, match in (
+        ("age=30.5..40", "'age': must be a whole number .*; got '30.5'"),
+        ("age=40..30", "'age': min must not be greater than max; got min = 40, max = 30"),
+        ("age=1000..", "'age': no value that it can hold is meant by {'min': 1000}"),
+        ("age=young..30", "'age': must be a number .*; got 'young'"),
+        ("age=..", "must have a range alone for column 'age'.*; got 'age=..'"),
+        ("age!=30..40", "must have a range alone for column 'age'.*; got 'age!=30..40'"),
+        ("age!=", "'age': missing is for columns that are nullable"),
+        ("town=A..C", "not among the schema's categories"),
         ("city=Bern", "must be COLUMN=VALUE"),
         ("town", "must be COLUMN=VALUE"),
         ("town=Rome", "not among the schema's categories"),
@@ -1677,6 +1683,76 @@ def test_sample_with_conditions(model: Path, tmp_path: Path) -> None:
         ("age=", "missing value"),
     ):
         refuse(match, "sample", model, "-n", 5, "--out", tmp_path / "t.csv", "--where", bad)
+
+
+def _sampled(model: Path, *where: str, n: int = 60) -> list[dict[str, str]]:
+    options = [option for one in where for option in ("--where", one)]
+    text = succeed("sample", model, "-n", n, *options, "--quiet").stdout
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(rows) == n
+    return rows
+
+
+def test_sample_with_ranges_and_several_values(model: Path) -> None:
+    ages = {int(row["age"]) for row in _sampled(model, "age=30..40")}
+    assert ages <= set(range(30, 41))
+    assert len(ages) > 4
+    assert all(int(row["age"]) >= 60 for row in _sampled(model, "age=60.."))
+    assert all(int(row["age"]) <= 30 for row in _sampled(model, "age= .. 30"))
+    towns = _sampled(model, "town=Bern", "age=..50", "town=Chur")
+    assert {row["town"] for row in towns} == {"Bern", "Chur"}
+    assert all(int(row["age"]) <= 50 for row in towns)
+    assert {row["town"] for row in _sampled(model, "town!=Bern", "town!=Chur")} == {"Aa"}
+    assert all(row["income"] for row in _sampled(model, "income!="))
+    incomes = {row["income"] for row in _sampled(model, "income=20000.5", "income=60000.25")}
+    assert incomes <= {"20000.5", "60000.25"}
+    answers = {row["smoker"] for row in _sampled(model, "smoker=yes", "smoker=no")}
+    assert answers == {"True", "False"}
+    twice = ["--where", "town=Bern", "--where", "town=Bern"]
+    refuse("'town': values must differ; 'Bern' occurs twice", "sample", model, "-n", 1, *twice)
+    both = ["--where", "town=Bern", "--where", "town!=Chur"]
+    refuse("must have = or != for column 'town'; got both", "sample", model, "-n", 1, *both)
+    two = ["--where", "age=..20", "--where", "age=60.."]
+    match = "must have a range alone for column 'age'.*; got 'age=..20', 'age=60..'"
+    refuse(match, "sample", model, "-n", 1, *two)
+
+
+def test_conditions_where_names_hold_signs(tmp_path: Path) -> None:
+    """What stands for a range, or for not, elsewhere is part of a name here."""
+    names = ["a", "a!", "b..c", "seen"]
+    levels = ["1..2", "!=x", "x, y", ".."]
+    schema = tmp_path / "s.toml"
+    schema.write_text(
+        "".join(
+            f'[columns."{name}"]\ntype = "categorical"\ncategories = {json.dumps(levels)}\n'
+            for name in names[:3]
+        )
+        + '[columns.seen]\ntype = "datetime"\nmin = 2020-01-01\nmax = 2020-12-31\n'
+    )
+    rows = [[*levels[:3], "2020-03-04"], [*levels[1:], "2020-11-12"]] * 20
+    model = tmp_path / "m.pt"
+    options = ["--epsilon", 9, "--out", tmp_path / "s.csv", "--model", model, *TINY, "--quiet"]
+    succeed("synthesize", _write(tmp_path / "t.csv", rows, names), "--schema", schema, *options)
+    for where, column, value in (
+        ("a=1..2", "a", "1..2"),
+        ("a=!=x", "a", "!=x"),
+        ("a=..", "a", ".."),
+        ("a!=!=x", "a!", "!=x"),  # the longest name that fits
+        ("a!=1..2", "a!", "1..2"),
+        ("b..c=x, y", "b..c", "x, y"),
+        ("b..c=..", "b..c", ".."),
+    ):
+        assert {row[column] for row in _sampled(model, where)} == {value}, where
+    others = {row["b..c"] for row in _sampled(model, "b..c!=..", "b..c!=1..2")}
+    assert others == {"!=x", "x, y"}
+    for where, low, high in (
+        ("seen=2020-03-01..2020-03-31", "2020-03-01", "2020-03-31"),
+        ("seen=2020-12-30..", "2020-12-30", "2020-12-31"),
+        ("seen=..2020-01-02", "2020-01-01", "2020-01-02"),
+    ):
+        assert all(low <= row["seen"] <= high for row in _sampled(model, where)), where
+    match = "'seen': max must be a date such as 2019-01-31 .*; got 'May'"
+    refuse(match, "sample", model, "-n", 1, "--where", "seen=2020-01-01..May")
 
 
 def test_train_restart_ignores_the_checkpoint(released: Path, tmp_path: Path) -> None:

@@ -114,6 +114,20 @@ def test_steps_are_bins_of_their_own() -> None:
     np.testing.assert_array_equal(np.sort(codes[:, 1]), np.arange(301))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "step"),
+    [(0.1, 0.3, 0.1), (0.1, 0.2, 0.1), (-0.3, 0.0, 0.1), (0, 1.2, 0.4), (1.1, 2.3, 0.1)],
+)
+def test_fractions_of_steps_are_bins_of_their_own(low: float, high: float, step: float) -> None:
+    """Also at the bounds, which as floats are a little less, or more, than multiples."""
+    discretization = Discretization(Schema([Number("x", "real", low, high, step=step)]))
+    table = pd.DataFrame({"x": np.linspace(low, high, round((high - low) / step) + 1).round(1)})
+    codes = discretization.encode(table)
+    np.testing.assert_array_equal(codes[:, 0], np.arange(len(table)))
+    decoded = discretization.decode(codes, {}, np.random.default_rng(0))
+    pd.testing.assert_frame_equal(decoded, table)
+
+
 def test_negative_counts_and_empty_bins() -> None:
     found = Discretization(Schema([Number("x", "real", 0.0, 1.0)]), coarse_bins=2, fine_bins=4)
     shape = found.shapes({0: np.array([-3.0, 6.0, -1.0, -2.0])})[0]

@@ -98,6 +98,35 @@ def test_conditional_samples_are_exact(independent: bool) -> None:
     assert stats.chisquare(counts, 200_000 * expected).pvalue > 1e-6
 
 
+@pytest.mark.parametrize("independent", [False, True])
+def test_samples_of_shares_of_levels_are_exact(independent: bool) -> None:
+    """Each cell of the joint distribution, times the shares of its levels."""
+    mixture = _mixture()
+    with torch.no_grad():
+        mixture.logits[0, :2] = -2000.0  # what a component does not make is no matter of it
+    first, last = np.array([1.0, 0.25, 0.0]), np.array([0.0, 1.0, 0.0, 0.5])
+    codes = mixture.sample(
+        200_000, np.random.default_rng(4), given={0: first, 2: last}, independent=independent
+    )
+    joint = np.einsum("ka,kb,kc->abc", *mixture.probabilities())
+    expected = joint * first[:, None, None] * last
+    counts = np.zeros(SIZES)
+    np.add.at(counts, tuple(codes.T), 1)
+    possible = expected > 0
+    assert not counts[~possible].any()
+    expected *= 200_000 / expected.sum()
+    assert stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-6
+
+
+def test_all_of_a_column_is_no_condition() -> None:
+    mixture = _mixture()
+    codes = [
+        mixture.sample(500, np.random.default_rng(4), given=given)
+        for given in ({}, {0: np.ones(3), 2: np.ones(4)})
+    ]
+    np.testing.assert_array_equal(*codes)
+
+
 def test_independent_rows_are_independent() -> None:
     """How often a component comes varies as of rows drawn one by one, or hardly at all."""
     mixture = ProductMixture((2,), 2)
@@ -116,9 +145,17 @@ def test_few_rows(n: int) -> None:
     assert ((codes >= 0) & (codes < np.array(SIZES))).all()
 
 
-@pytest.mark.parametrize("given", [{0: 3}, {0: -1}, {3: 0}, {-1: 0}])
-def test_conditions_are_levels_of_columns(given: dict[int, int]) -> None:
-    with pytest.raises(ValueError, match="given must map columns to their levels; got"):
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({0: 3}, {0: -1}, {3: 0}, {-1: 0}),
+        *({0: np.ones(4)}, {0: np.ones((1, 3))}, {3: np.ones(3)}, {-1: np.ones(4)}),
+        *({0: np.array([0.5, 1.5, 0.0])}, {0: np.array([0.5, -0.5, 0.0])}),
+        {0: np.array([0.5, np.nan, 0.0])},
+    ],
+)
+def test_conditions_are_levels_of_columns(given: dict) -> None:
+    with pytest.raises(ValueError, match="given must map columns to their levels, or to"):
         _mixture().sample(4, np.random.default_rng(0), given=given)
 
 
@@ -131,8 +168,9 @@ def test_impossible_conditions_are_refused() -> None:
     mixture = _mixture()
     with torch.no_grad():
         mixture.logits[:, 0] = -2000.0
-    with pytest.raises(ValueError, match="conditions must be possible"):
-        mixture.sample(3, np.random.default_rng(0), given={0: 0})
+    for given in ({0: 0}, {0: np.array([1.0, 0.0, 0.0])}, {1: np.zeros(2)}):
+        with pytest.raises(ValueError, match="conditions must be possible"):
+            mixture.sample(3, np.random.default_rng(0), given=given)
 
 
 def test_shapes_travel_with_the_weights() -> None:

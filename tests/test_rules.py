@@ -422,7 +422,7 @@ stats = pytest.importorskip("scipy.stats")
 
 from dpslice import Release  # noqa: E402
 from dpslice.tabular import Synthesizer  # noqa: E402
-from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions  # noqa: E402
+from fixed_models import QUICK, fixed_synthesizer, quick_synthesizer  # noqa: E402
 
 PEOPLE = Schema(
     [
@@ -440,31 +440,14 @@ PEOPLE = Schema(
     ],
 )
 FREE = dataclasses.replace(PEOPLE, impossible=())
-QUICK: dict[str, Any] = {
-    "rows": TrainingOptions(steps=10, batch_size=128),
-    "sums": MixtureOptions(steps=10, components=32),
-}
-
-
-def _synthesizer(method: str, schema: Schema) -> Synthesizer:
-    return Synthesizer(schema, epsilon=4.0, delta=1e-5, method=method, training=QUICK[method])
 
 
 def _model(method: str, schema: Schema = PEOPLE) -> Callable[[Schema], Synthesizer]:
-    """A model with weights of its own, which are always the same: releases have secret noise."""
-    first = _synthesizer(method, schema)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(5)
-        model = first._method.new_model().eval()
-        weights = model.logits if method == "sums" else model.direct.weight
-        weights.copy_((1.0 if method == "sums" else 0.5) * torch.randn_like(weights))
-    if method == "sums":
-        for name, shape in model.named_buffers():
-            model.get_buffer(name).copy_(torch.arange(len(shape), dtype=torch.float64))
+    first = fixed_synthesizer(method, schema)
 
     def of(schema: Schema) -> Synthesizer:
-        synthesizer = _synthesizer(method, schema)
-        synthesizer.model = model
+        synthesizer = quick_synthesizer(method, schema)
+        synthesizer.model = first.model
         return synthesizer
 
     return of
@@ -642,7 +625,7 @@ def test_rules_that_leave_nearly_nothing_end(
 @pytest.mark.parametrize("method", ["sums", "rows"])
 def test_rules_travel_with_releases_and_models(method: str, tmp_path: Path) -> None:
     table = FREE.validate(_model(method)(FREE).sample(400, seed=1))
-    synthesizer = _synthesizer(method, PEOPLE)
+    synthesizer = quick_synthesizer(method, PEOPLE)
     synthesizer.publish(table, path=tmp_path / "r.dpslice")  # which rows break rules is no matter
     again = Synthesizer.from_release(
         Release.load(tmp_path / "r.dpslice"), training=QUICK[method]
@@ -670,7 +653,7 @@ def test_what_meets_private_rows_does_not_depend_on_rules(
 
     with monkeypatch.context() as patched:
         patched.setattr("dpslice.tabular.schema.broken_rules", refused)
-        made = [_synthesizer(method, schema) for schema in (FREE, PEOPLE)]
+        made = [quick_synthesizer(method, schema) for schema in (FREE, PEOPLE)]
         releases = [synthesizer.publish(table) for synthesizer in made]
     first, second = (dataclasses.replace(release.guarantee) for release in releases)
     assert first == second

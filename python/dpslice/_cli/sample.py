@@ -22,6 +22,7 @@ from dpslice._cli._run import tell_of_rules
 from dpslice.accounting._guarantee import rounded_up
 
 if TYPE_CHECKING:
+    from dpslice.tabular.columns import Column
     from dpslice.tabular.schema import Schema
 
 
@@ -52,8 +53,10 @@ def sample(
         typer.Option(
             "--where",
             metavar="COLUMN=VALUE",
-            help="Only rows with this value, such as sex=Female; nothing after = is a missing "
-            "one. May be given several times, for different columns.",
+            help="Only rows with this value, such as sex=Female; nothing after = is a missing one. "
+            "COLUMN!=VALUE: any other value; COLUMN!=: not missing. Numbers and dates may have a "
+            "range, ends included: age=30..40, income=50000.., born=..1999-12-31. May be given "
+            "several times; of several values for a column, rows have one.",
         ),
     ] = None,
     seed: Annotated[
@@ -106,21 +109,44 @@ def sample(
 
 
 def _conditions(schema: Schema, where: Sequence[str]) -> dict[str, object]:
-    """Read conditions COLUMN=VALUE as the cells of a table are read."""
-    from dpslice.tabular.files import cell_value
-
-    conditions: dict[str, object] = {}
+    """Read conditions as `Synthesizer.sample` takes them; values as the cells of a table are."""
+    asked: dict[str, list[tuple[str, str]]] = {}
     for text in where:
         # A column's name may itself hold "=", and begin as another one does.
-        name = max((n for n in schema.names if text.startswith(f"{n}=")), key=len, default=None)
+        fitting = (n for n in schema.names if text.startswith((f"{n}=", f"{n}!=")))
+        name = max(fitting, key=len, default=None)
         if name is None:
             raise ValueError(
                 f"--where must be COLUMN=VALUE for a column of the table; got {text!r}"
             )
-        if name in conditions:
-            raise ValueError(f"--where must name a column once; got {name!r} twice")
-        conditions[name] = cell_value(schema[name], text[len(name) + 1 :])
-    return conditions
+        sign, equals, cell = text[len(name) :].partition("=")
+        asked.setdefault(name, []).append((sign + equals, cell))
+    return {name: _condition(schema[name], of_column) for name, of_column in asked.items()}
+
+
+def _condition(column: Column, asked: Sequence[tuple[str, str]]) -> object:
+    """Read what is asked of one column: pairs of = or != and what follows."""
+    from dpslice.tabular._conditions import named_cell
+    from dpslice.tabular.columns import Datetime, Number
+
+    signs = {sign for sign, _ in asked}
+    if len(signs) > 1:
+        raise ValueError(f"--where must have = or != for column {column.name!r}; got both")
+    # Only of these: the name of a category may well hold two dots.
+    ranges = [cell for _, cell in asked if isinstance(column, Number | Datetime) and ".." in cell]
+    if ranges:
+        low, _, high = (end.strip() for end in ranges[0].partition(".."))
+        if len(asked) > 1 or signs != {"="} or not (low or high):
+            raise ValueError(
+                f"--where must have a range alone for column {column.name!r}, as in "
+                f"{column.name}=LOW..HIGH, of which one end may be left out; got "
+                + ", ".join(repr(f"{column.name}{sign}{cell}") for sign, cell in asked)
+            )
+        return {key: end for key, end in (("min", low), ("max", high)) if end}
+    values = [named_cell(column, cell) for _, cell in asked]
+    if signs == {"="}:
+        return values
+    return {"missing": False} if values == [None] else {"not": values}
 
 
 def _check_same_columns(of_model: Schema, given: Schema, model: Path) -> None:

@@ -547,10 +547,8 @@ class Number:
         if self.step is not None:
             object.__setattr__(self, "step", self._checked_step())
         low, high = self.regular_bounds
-        step = self.step
-        if not low < high or (
-            step is not None and math.ceil(low / step) >= math.floor(high / step)
-        ):
+        first, last = (low, high) if self.step is None else step_numbers(low, high, self.step)
+        if not first < last:
             raise ValueError(
                 f"column {self.name!r}: special leaves fewer than two other values; declare it "
                 "categorical"
@@ -983,6 +981,17 @@ def column_to_dict(column: Column) -> dict[str, Any]:
             continue
         keys[field.name] = list(value) if isinstance(value, tuple) else value
     return keys
+
+
+def step_numbers(low: float, high: float, step: float) -> tuple[int, int]:
+    """Return the numbers of the first and the last multiple of a step within some bounds.
+
+    Where something is not whole, the bounds are multiples themselves, but for rounding: as floats,
+    0.3 / 0.1 is less than 3.
+    """
+    if all(float(value).is_integer() for value in (low, high, step)):
+        return -(-int(low) // int(step)), int(high) // int(step)
+    return round(low / step), round(high / step)
 
 
 def held_number(subject: str, column: Column, value: Any) -> float:

@@ -40,7 +40,7 @@ from dpslice.tabular._places import (
     step_of,
     value_to_place,
 )
-from dpslice.tabular.columns import Categorical, Column, Datetime, Number
+from dpslice.tabular.columns import Categorical, Column, Datetime, Number, step_numbers
 from dpslice.tabular.schema import Schema
 
 __all__ = ["Discretization", "FineShape", "Levels"]
@@ -125,6 +125,25 @@ class FineShape:
     """
 
     cumulative: Numbers
+
+
+@dataclass(frozen=True, eq=False)
+class CutShape(FineShape):
+    """The same of a part of a column's values: other pieces, in place of the fine bins.
+
+    Parameters
+    ----------
+    cumulative : array, shape (pieces + 1,)
+        Cumulative weight of the pieces, from 0.
+    lower, upper : array, shape (pieces,)
+        Their ends; equal for a single real number.
+    starts : array, shape (coarse bins + 1,)
+        As of `Levels`, of the pieces; a coarse bin may have none, if no code is of it.
+    """
+
+    lower: Numbers
+    upper: Numbers
+    starts: Codes
 
 
 class Discretization:
@@ -314,7 +333,7 @@ class Discretization:
             edges = place_to_value(column, np.linspace(0.0, 1.0, self.fine_bins + 1))
             starts = np.linspace(0, self.fine_bins, self.coarse_bins + 1).round().astype(np.int64)
             return Levels(column, edges, starts, None, states)
-        first, last = math.ceil(low / whole), math.floor(high / whole)
+        first, last = step_numbers(low, high, whole)
         count = last - first + 1
         if count <= self.fine_bins:
             units = np.arange(first, last + 2, dtype=np.float64)
@@ -534,8 +553,11 @@ def _values(
             values[codes == levels.coarse - 1] = np.nan
         return values
     assert isinstance(column, Number | Datetime)
+    starts, lower, upper = levels.starts, levels.edges[:-1], levels.edges[1:]
+    if isinstance(shape, CutShape):
+        starts, lower, upper = shape.starts, shape.lower, shape.upper
     bins = np.minimum(codes, levels.n_bins - 1)
-    first, last = levels.starts[bins], levels.starts[bins + 1]
+    first, last = starts[bins], starts[bins + 1]
     uniform = rng.random(len(codes))
     if shape is None:
         fine = first + np.floor(uniform * (last - first)).astype(np.int64)
@@ -544,10 +566,11 @@ def _values(
         fine = np.searchsorted(shape.cumulative, low + uniform * (high - low), side="right") - 1
     fine = np.clip(fine, first, last - 1)
     within = rng.random(len(codes))
-    lower, upper = levels.edges[fine], levels.edges[fine + 1]
+    lower, upper = lower[fine], upper[fine]
     if levels.whole is None:
         places = value_to_place(column, np.stack([lower, upper]))
         values = place_to_value(column, places[0] + within * (places[1] - places[0]))
+        values = np.clip(values, lower, upper)  # places round
     else:
         count = np.rint((upper - lower) / levels.whole)
         values = lower + (0.5 + np.floor(within * count)) * levels.whole

@@ -27,6 +27,8 @@ __all__ = ["ProductMixture"]
 Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
+_NO_PROBABILITY = "conditions must be possible; the model gives them no probability"
+
 
 class ProductMixture(nn.Module):
     """Mixture of products, its components equally likely.
@@ -153,7 +155,7 @@ class ProductMixture(nn.Module):
         n: int,
         rng: np.random.Generator,
         *,
-        given: Mapping[int, int] | None = None,
+        given: Mapping[int, int | Numbers] | None = None,
         independent: bool = False,
     ) -> Codes:
         """Draw rows of codes.
@@ -164,9 +166,9 @@ class ProductMixture(nn.Module):
             Number of rows.
         rng : numpy.random.Generator
             Where they come from.
-        given : mapping from int to int, optional
-            Levels that columns are to have. The rows are drawn from the exact conditional
-            distribution.
+        given : mapping from int to int, or to array, shape (levels,), optional
+            Level that a column is to have; or of each level the share of its rows that are wanted,
+            from 0 to 1. The rows are drawn from the exact conditional distribution.
         independent : bool
             Whether rows are drawn each by itself, as rejection needs it: how many of a few are kept
             then tells nothing of the others. Otherwise components come each nearly as often as
@@ -179,28 +181,54 @@ class ProductMixture(nn.Module):
         Raises
         ------
         ValueError
-            If `given` holds no level of a column, or the model gives the condition no probability
-            that a float could hold.
+            If `given` holds no level, or no such shares, of a column, or the model gives the
+            condition no probability that a float could hold.
         """
-        given = dict(given or {})
-        for j, level in given.items():
-            if not (0 <= j < len(self.sizes) and 0 <= level < self.sizes[j]):
-                raise ValueError(f"given must map columns to their levels; got {j}: {level}")
         distributions = self.probabilities()
-        likelihoods = [distributions[j][:, v] for j, v in given.items()]
+        shares = self._shares(given or {})
+        levels = {j: np.flatnonzero(share) for j, share in shares.items()}
+        for j, share in shares.items():
+            distributions[j] = distributions[j][:, levels[j]] * share[levels[j]]
+        likelihoods = [distributions[j].sum(axis=1) for j in shares]
         chosen = self._choose_components(n, rng, likelihoods, independent)
         codes = np.empty((n, len(self.sizes)), dtype=np.int64)
         for j, probability in enumerate(distributions):
-            if j in given:
-                codes[:, j] = given[j]
+            if j in shares and len(levels[j]) == 1:
+                codes[:, j] = levels[j]
                 continue
             cumulative = np.cumsum(probability, axis=1)
+            if j in shares:
+                total = cumulative[:, -1:].copy()
+                np.divide(cumulative, total, out=cumulative, where=total > 0.0)
             cumulative[:, -1] = np.inf  # rounding must not leave a number beyond the last level
             # Components lie side by side on one increasing line: one search serves all rows.
             line = (np.minimum(cumulative, 2.0) + 3.0 * np.arange(self.components)[:, None]).ravel()
             found = np.searchsorted(line, 3.0 * chosen + rng.random(n), side="right")
-            codes[:, j] = found - chosen * self.sizes[j]
+            found -= chosen * probability.shape[1]
+            codes[:, j] = levels[j][found] if j in shares else found
         return codes
+
+    def _shares(self, given: Mapping[int, int | Numbers]) -> dict[int, Numbers]:
+        """Check what `sample` was given; columns of which all is wanted are left out."""
+        shares = {}
+        for j, wanted in given.items():
+            size = self.sizes[j] if 0 <= j < len(self.sizes) else 0
+            if isinstance(wanted, np.ndarray):
+                share = np.asarray(wanted, dtype=np.float64)
+                fits = share.shape == (size,) and bool(((share >= 0.0) & (share <= 1.0)).all())
+            else:
+                share = (np.arange(size) == wanted).astype(np.float64)
+                fits = 0 <= wanted < size
+            if not (fits and size):
+                raise ValueError(
+                    "given must map columns to their levels, or to a share of each from 0 to 1; "
+                    f"got {j}: {_arrays.describe(wanted)}"
+                )
+            if not share.any():
+                raise ValueError(_NO_PROBABILITY)
+            if not (share == 1.0).all():
+                shares[j] = share
+        return shares
 
     def _choose_components(
         self,
@@ -216,7 +244,7 @@ class ProductMixture(nn.Module):
             )
         peak = float(np.max(logs))
         if not math.isfinite(peak):
-            raise ValueError("conditions must be possible; the model gives them no probability")
+            raise ValueError(_NO_PROBABILITY)
         weight = np.exp(logs - peak)
         if independent:
             return rng.choice(self.components, size=n, p=weight / weight.sum())

@@ -14,13 +14,7 @@ from dpslice import _arrays
 from dpslice.accounting import ADJACENCIES
 from dpslice.mechanism import SlicingMechanism
 from dpslice.release import RowRelease
-from dpslice.tabular._conditions import (
-    drawn_until,
-    keep_to_rules,
-    numbers_of,
-    refusal_of,
-    set_numbers,
-)
+from dpslice.tabular._conditions import Conditions, drawn_until, keep_to_rules, refusal_of
 from dpslice.tabular._places import states_of, value_to_place
 from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.encoding import Encoding, Rows
@@ -33,7 +27,7 @@ from dpslice.torch.training import FitResult, fit
 __all__ = ["RowMethod", "TrainingOptions"]
 
 # Of a column's scale: what lies no farther from a number meets the condition to be it, and then is
-# made it. Bins of sums are as wide on both sides together.
+# made it; of several numbers, the nearest. Bins of sums are as wide on both sides together.
 _NEAR: Final = 1.0 / 64.0
 
 
@@ -210,7 +204,7 @@ class RowMethod:
         n: int,
         *,
         seed: int,
-        conditions: Mapping[str, object],
+        conditions: Conditions,
         schema: Schema,
     ) -> pd.DataFrame:
         """Draw rows; those that meet conditions and break no rule are found by rejection.
@@ -218,44 +212,48 @@ class RowMethod:
         Rules are those of `schema`, which is else the method's own.
         """
         source = torch.Generator().manual_seed(seed)
-        wanted = numbers_of(schema, conditions)
 
         def draw(rows: int) -> pd.DataFrame:
             z = torch.randn(rows, generator.latent_dim, generator=source)
             with torch.no_grad():
                 piece = self.encoding.decode(generator(z).numpy().astype(np.float64))
-            if wanted:
-                piece = piece[self._meets(piece, wanted)].reset_index(drop=True)
-                set_numbers(piece, schema, wanted)
+            if conditions:
+                piece = _meeting(piece, conditions, schema)
             return piece[keep_to_rules(piece, schema)] if schema.impossible else piece
 
-        rejecting = bool(wanted or schema.impossible)
+        rejecting = bool(conditions or schema.impossible)
         return drawn_until(n, draw, refusal=refusal_of(schema, conditions), rejecting=rejecting)
-
-    def _meets(self, piece: pd.DataFrame, wanted: Mapping[str, float]) -> np.ndarray[Any, Any]:
-        meets = np.ones(len(piece), dtype=bool)
-        for name, value in wanted.items():
-            column = self.encoding.schema[name]
-            values = column.to_numbers(piece[name])
-            if np.isnan(value):
-                meets &= np.isnan(values)
-            elif isinstance(column, Number | Datetime):
-                meets &= _near(column, values, value)
-            else:
-                meets &= values == value
-        return meets
 
     def facts(self, release: RowRelease | None, model: TabularGenerator) -> dict[str, Any]:
         """Return what a report says of the method beyond steps and loss."""
         return {"batch size": self.options.batch_size}
 
 
-def _near(column: Number | Datetime, values: Rows, wanted: float) -> np.ndarray[Any, Any]:
-    """Tell which values are as good as the wanted one."""
-    at = np.array([wanted])
-    state = states_of(column, at)[0]
-    near: np.ndarray[Any, Any] = states_of(column, values) == state
-    if state == 0:  # no special value
-        apart = value_to_place(column, values) - value_to_place(column, at)
-        near &= np.abs(apart) <= _NEAR
-    return near
+def _meeting(piece: pd.DataFrame, conditions: Conditions, schema: Schema) -> pd.DataFrame:
+    """Return the rows that meet the conditions, with the very numbers where they are near them."""
+    meets = np.ones(len(piece), dtype=bool)
+    for name, part in conditions.items():
+        column = schema[name]
+        values = column.to_numbers(piece[name])
+        if part.kind == "one of" and isinstance(column, Number | Datetime):
+            near, values = _nearest(column, values, np.array(part.numbers))
+            meets &= near
+            piece = piece.assign(**{name: column.from_numbers(values)})
+        else:
+            meets &= part.holds(values)
+    return piece[meets].reset_index(drop=True)
+
+
+def _nearest(
+    column: Number | Datetime, values: Rows, wanted: Rows
+) -> tuple[np.ndarray[Any, Any], Rows]:
+    """Tell which values are as good as one that is wanted, and put the nearest of those there."""
+    states, wanted_states = states_of(column, values), states_of(column, wanted)
+    near = np.isin(states, wanted_states[wanted_states > 0])  # special values and missing ones
+    numbers = np.unique(wanted[wanted_states == 0])
+    if len(numbers) == 0:
+        return near, values
+    at, places = value_to_place(column, values), value_to_place(column, numbers)
+    nearest = np.searchsorted(0.5 * (places[:-1] + places[1:]), at)
+    close = (states == 0) & (np.abs(at - places[nearest]) <= _NEAR)
+    return near | close, np.where(close, numbers[nearest], values)

@@ -39,11 +39,12 @@ _EPOCH = datetime.datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a rule says of one column.
+class Part:
+    """What a rule, or a condition of a sample, says of one column.
 
     `values` are what a schema file holds: of a range its two ends, None where open; of ``missing``
-    one boolean. `numbers` are the same as `Column.to_numbers` has them.
+    one boolean; among those of a condition, None may be a missing value. `numbers` are the same as
+    `Column.to_numbers` has them.
     """
 
     column: str
@@ -59,8 +60,10 @@ class _Part:
         if self.kind == "range":
             low, high = self.numbers
             return (values >= low) & (values <= high)  # NaN is in no range
-        among = np.isin(values, self.numbers)
-        return among if self.kind == "one of" else ~missing & ~among
+        among = np.isin(values, self.numbers)  # as which NaN never counts
+        if self.kind == "not":
+            return ~missing & ~among
+        return among | missing if any(map(math.isnan, self.numbers)) else among
 
     def spelled(self) -> Any:
         """Return the part as a schema file spells it."""
@@ -120,7 +123,7 @@ class Rule:
     {'age': {'max': 15}, 'married': True}
     """
 
-    parts: tuple[_Part, ...]
+    parts: tuple[Part, ...]
 
     def __repr__(self) -> str:
         return f"Rule({self.to_dict()!r})"
@@ -207,23 +210,50 @@ def _read_rule(label: str, entry: object, named: Mapping[str, Column]) -> Rule:
         raise ValueError(f"{label} must name columns of the table; got {strange[0]!r}")
     return Rule(
         tuple(
-            _read_part(label, column, entry[name])
+            read_part(label, column, entry[name], named=f"{label}: rules must name")
             for name, column in named.items()
             if name in entry
         )
     )
 
 
-def _read_part(label: str, column: Column, given: Any) -> _Part:
-    name = column.name
-    about = f"{label}: column {name!r}"
+def read_part(
+    label: str, column: Column, given: Any, *, named: str, missing_among: bool = False
+) -> Part:
+    """Read what is said of one column: a value, a list of values, or a table of `_KEYS`.
+
+    Parameters
+    ----------
+    label : str
+        What messages begin with, such as "impossible rule 3".
+    column : Column
+        The column.
+    given : object
+        What is said of it.
+    named : str
+        What messages about a value begin with, as `held_number` needs it.
+    missing_among : bool
+        Whether a missing value may stand among others, and alone is no more than one of them.
+
+    Returns
+    -------
+    Part
+
+    Raises
+    ------
+    TypeError
+        If something is of the wrong kind.
+    ValueError
+        If it says nothing, or nothing that the column can hold.
+    """
+    about = f"{label}: column {column.name!r}"
     if isinstance(given, Mapping):
-        part = _read_table(label, column, given)
-    elif _is_missing(given):
+        part = _read_table(label, column, given, named)
+    elif _is_missing(given) and not missing_among:
         part = _missing(about, column, True)
     else:
-        values = _read_values(label, column, given)
-        part = _Part(name, "one of", *values)
+        values = _read_values(label, column, given, named, missing_among)
+        part = Part(column.name, "one of", *values)
     if not part.holds(_representatives(column, [part])).any():
         raise ValueError(
             f"{about}: no value that it can hold is meant by {_arrays.describe(given)}"
@@ -231,20 +261,20 @@ def _read_part(label: str, column: Column, given: Any) -> _Part:
     return part
 
 
-def _read_table(label: str, column: Column, given: Mapping[str, Any]) -> _Part:
+def _read_table(label: str, column: Column, given: Mapping[str, Any], named: str) -> Part:
     about = f"{label}: column {column.name!r}"
     unknown = [key for key in given if key not in _KEYS]
     if unknown:
         raise ValueError(f"{about}: unknown key {unknown[0]!r}; known keys: {', '.join(_KEYS)}")
     if not given or (len(given) > 1 and set(given) != {"min", "max"}):
         raise ValueError(
-            f"{about} must have min, max or both, or one of not and missing alone (two cases make "
-            f"two rules); got {_arrays.describe(dict(given))}"
+            f"{about} must have min, max or both, or one of not and missing alone; got "
+            f"{_arrays.describe(dict(given))}"
         )
     if "missing" in given:
         return _missing(about, column, given["missing"])
     if "not" in given:
-        return _Part(column.name, "not", *_read_values(label, column, given["not"]))
+        return Part(column.name, "not", *_read_values(label, column, given["not"], named))
     if not isinstance(column, Number | Datetime):
         raise ValueError(
             f"{about}: min and max are for numbers and datetimes; the column is of type "
@@ -264,7 +294,7 @@ def _read_table(label: str, column: Column, given: Mapping[str, Any]) -> _Part:
             f"{about}: min must not be greater than max; got min = {_text(ends[0])}, "
             f"max = {_text(ends[1])}"
         )
-    return _Part(column.name, "range", tuple(ends), tuple(at))
+    return Part(column.name, "range", tuple(ends), tuple(at))
 
 
 def _read_end(label: str, column: Number | Datetime, given: object) -> tuple[Any, float]:
@@ -298,13 +328,13 @@ def _read_moment(label: str, column: Datetime, given: object) -> datetime.date:
     return when
 
 
-def _missing(about: str, column: Column, given: object) -> _Part:
+def _missing(about: str, column: Column, given: object) -> Part:
     missing = _arrays.boolean(f"{about}: missing", given)
     if not column.nullable:
         raise ValueError(
             f"{about}: missing is for columns that are nullable; no value of this one is missing"
         )
-    return _Part(column.name, "missing", (missing,))
+    return Part(column.name, "missing", (missing,))
 
 
 def _is_missing(value: Any) -> bool:
@@ -312,7 +342,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _read_values(
-    label: str, column: Column, given: Any
+    label: str, column: Column, given: Any, named: str, missing_among: bool = False
 ) -> tuple[tuple[Any, ...], tuple[float, ...]]:
     """One value, or a list of them, and their numbers."""
     about = f"{label}: column {column.name!r}"
@@ -323,15 +353,17 @@ def _read_values(
     values: list[Any] = []
     found: list[float] = []
     for each in listed:
-        value, number = _read_value(label, column, each)
-        if number in found:
+        value, number = _read_value(label, column, each, named, missing_among)
+        if number in found:  # also NaN, which is one object
             raise ValueError(f"{about}: values must differ; {_text(value)} occurs twice")
         values.append(value)
         found.append(number)
     return tuple(values), tuple(found)
 
 
-def _read_value(label: str, column: Column, given: Any) -> tuple[Any, float]:
+def _read_value(
+    label: str, column: Column, given: Any, named: str, missing_among: bool
+) -> tuple[Any, float]:
     """One value, as a schema file would hold it, and its number."""
     about = f"{label}: column {column.name!r}"
     if not pd.api.types.is_scalar(given):
@@ -339,17 +371,15 @@ def _read_value(label: str, column: Column, given: Any) -> tuple[Any, float]:
             f"{about} must have a value, a list of values, or a table with {', '.join(_KEYS)}; got "
             f"{_arrays.describe(given)}"
         )
-    if _is_missing(given):
-        raise ValueError(
-            f"{about}: missing ones must not stand among values; give them a rule of their own"
-        )
+    missing = _is_missing(given)
+    if missing and not missing_among:
+        raise ValueError(f"{about}: missing ones must not stand among values; name them alone")
     value: Any = given
-    if isinstance(column, Datetime):
+    if isinstance(column, Datetime) and not missing:
         value = _read_moment(about, column, given)
-    try:
-        number = held_number("rules must name", column, value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{label}: {error}") from None
+    number = held_number(named, column, value)
+    if missing:
+        return None, math.nan
     if isinstance(column, Categorical):
         return column.categories[int(number)], number
     if isinstance(column, Boolean):
@@ -363,7 +393,7 @@ def _read_value(label: str, column: Column, given: Any) -> tuple[Any, float]:
 
 
 def contradicted(
-    rules: Sequence[Rule], columns: Mapping[str, Column], given: Mapping[str, float] | None = None
+    rules: Sequence[Rule], columns: Mapping[str, Column], given: Mapping[str, Part] | None = None
 ) -> int | None:
     """Find a rule that forbids every row, as far as one column after the other tells.
 
@@ -377,8 +407,8 @@ def contradicted(
         The rules.
     columns : mapping from str to Column
         Columns by name.
-    given : mapping from str to float, optional
-        Values that columns are to have, as `Column.to_numbers` has them.
+    given : mapping from str to Part, optional
+        What columns are to be, by name.
 
     Returns
     -------
@@ -388,11 +418,11 @@ def contradicted(
     left: dict[str, Numbers] = {}
     for name, column in columns.items():
         about = [part for rule in rules for part in rule.parts if part.column == name]
-        if about:
+        if about and given is not None and name in given:
+            found = _representatives(column, [*about, given[name]])
+            left[name] = found[given[name].holds(found)]
+        elif about:
             left[name] = _representatives(column, about)
-    for name, number in (given or {}).items():
-        if name in left:
-            left[name] = np.array([number])
     changed = True
     while changed:
         changed = False
@@ -408,7 +438,7 @@ def contradicted(
     return None
 
 
-def _representatives(column: Column, parts: Iterable[_Part]) -> Numbers:
+def _representatives(column: Column, parts: Iterable[Part]) -> Numbers:
     """Numbers of a column's values, at least one of those that no part tells apart."""
     if isinstance(column, Number | Datetime):
         low, high = (
@@ -416,7 +446,7 @@ def _representatives(column: Column, parts: Iterable[_Part]) -> Numbers:
             if isinstance(column, Datetime)
             else (float(column.min), float(column.max))
         )
-        ends = [number for part in parts for number in part.numbers]
+        ends = [number for part in parts for number in part.numbers if not math.isnan(number)]
         cuts = np.unique(np.clip([low, high, *special_values(column), *ends], low, high))
         step = step_of(column)
         if step is None:

@@ -24,14 +24,9 @@ from dpslice.adaptive import AdaptiveSumMechanism
 from dpslice.features import MarginalSums
 from dpslice.mechanism import SumMechanism
 from dpslice.release import SumRelease
-from dpslice.tabular._conditions import (
-    drawn_until,
-    keep_to_rules,
-    numbers_of,
-    refusal_of,
-    set_numbers,
-)
-from dpslice.tabular.discretization import Discretization
+from dpslice.tabular._conditions import Conditions, drawn_until, keep_to_rules, refusal_of
+from dpslice.tabular._cuts import cut
+from dpslice.tabular.discretization import Discretization, FineShape
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Schema
 from dpslice.torch.sum_losses import MarginalMatching, balanced, shares
@@ -318,7 +313,7 @@ class SumMethod:
         n: int,
         *,
         seed: int,
-        conditions: Mapping[str, object],
+        conditions: Conditions,
         schema: Schema,
     ) -> pd.DataFrame:
         """Draw rows, from the model's exact conditional distribution where there are conditions.
@@ -327,20 +322,20 @@ class SumMethod:
         itself; all others are what they would be without rules.
         """
         rng = np.random.default_rng(seed)
-        wanted = numbers_of(schema, conditions)
-        places = {name: j for j, name in enumerate(schema.names)}
-        given = {
-            places[name]: self.discretization.code_of(places[name], value)
-            for name, value in conditions.items()
-        }
-
-        shapes = dict(zip(self.discretization.fine_codes, mixture.shapes(), strict=True))
+        discretization = self.discretization
+        shapes: dict[int, FineShape] = {}
+        shapes |= zip(discretization.fine_codes, mixture.shapes(), strict=True)
+        given = {}
+        for j, name in enumerate(schema.names):
+            if name in conditions:
+                levels = discretization.levels[j]
+                given[j], left = cut(levels, conditions[name], shapes.get(j))
+                if left is not None:
+                    shapes[j] = left
 
         def draw(rows: int, independent: bool) -> pd.DataFrame:
             codes = mixture.sample(rows, rng, given=given, independent=independent)
-            table = self.discretization.decode(codes, shapes, rng)
-            set_numbers(table, schema, wanted)
-            return table
+            return discretization.decode(codes, shapes, rng)
 
         def draw_kept(rows: int) -> pd.DataFrame:
             table = draw(rows, independent=True)

@@ -28,9 +28,13 @@ from dpslice.accounting import Guarantee
 from dpslice.accounting._adjacency import check_order_unit, checked_rows_per_person
 from dpslice.accounting._guarantee import rounded_up
 from dpslice.release import Release, checked_release, total_guarantee
-from dpslice.tabular._conditions import BLOCK_ROWS, check_possible, keep_to_rules
-from dpslice.tabular.columns import Categorical, held_number
-from dpslice.tabular.files import cell_value
+from dpslice.tabular._conditions import (
+    BLOCK_ROWS,
+    Conditions,
+    check_possible,
+    keep_to_rules,
+    read_conditions,
+)
 from dpslice.tabular.rows import RowMethod, TrainingOptions
 from dpslice.tabular.rules import Rule
 from dpslice.tabular.schema import Schema
@@ -81,7 +85,7 @@ class _Method(Protocol):
         n: int,
         *,
         seed: int,
-        conditions: Mapping[str, object],
+        conditions: Conditions,
         schema: Schema,
     ) -> pd.DataFrame:
         """Draw rows of a trained model that meet the conditions and break no rule of the schema."""
@@ -538,11 +542,14 @@ class Synthesizer:
             The same seed gives the same rows. Default: that of the synthesizer, and for each
             further call one that follows from it, so that this object makes no rows twice. (A
             model that is loaded again begins anew.)
-        conditions : mapping from str to value, optional
-            Values that columns are to have (None: missing), such as ``{"sex": "Female"}``. Models
-            of sums draw from their exact conditional distribution; a number is conditioned on by
-            its bin. Models of rows draw until enough rows meet the conditions; a number is met by
-            what lies within 1/64 of its column's scale. In both the rows then have the very number.
+        conditions : mapping from str to object, optional
+            What columns are to be, as rules of a `Schema` say it: a value (None: missing), such as
+            ``{"sex": "Female"}``; a list or a set of values, one of which is to be there; or a
+            mapping with ``min``, ``max`` or both (numbers and datetimes; both ends belong to it),
+            with ``not`` (any value but this one, or these) or with ``missing`` (True or False).
+            None may be in a list, too; missing values are in no range, and not among those that
+            ``not`` leaves. Ends may lie outside the column's bounds. Text is read as the cell of a
+            table would be.
         impossible : sequence of mappings, optional
             Rules as `Schema` takes them, in place of the schema's own: public, so they may well be
             written once a model is there. None in the list: every row is as the model has it.
@@ -556,8 +563,17 @@ class Synthesizer:
         ------
         TypeError, ValueError
             If the synthesizer is not trained, n < 1 or n > 10**9; if a condition names no column,
-            a value that its column cannot hold, or rows that the model (nearly) never makes or
-            that rules forbid; or if a rule is no such rule.
+            a value that its column cannot hold, a range without values, or rows that the model
+            (nearly) never makes or that rules forbid; or if a rule is no such rule.
+
+        Notes
+        -----
+        Models of sums draw from their exact conditional distribution: of bins that a range cuts,
+        they take the share that lies in it. A real number has no share, and stands for its bin; if
+        noise has left no count at any of the values asked for, their bins are taken for even.
+        Models of rows draw until enough rows meet the conditions; a number that is named is met by
+        what lies within 1/64 of its column's scale. In both the rows then have the very number, of
+        several the nearest.
         """
         n = _arrays.integer("n", n, minimum=1)  # its own bound is lower than that of counts
         if n > MOST_ROWS:
@@ -568,12 +584,12 @@ class Synthesizer:
         model = self._trained()
         if seed is not None:
             seed = _arrays.seed("seed", seed)
-        conditions = self._checked_conditions(conditions)
+        meant = read_conditions(conditions, self.schema)
         schema = self._with_rules(impossible)
-        check_possible(schema, conditions)
+        check_possible(schema, meant)
         seed = self._next_seed() if seed is None else seed
         with _on_the_cpu():
-            return self._method.sample(model, n, seed=seed, conditions=conditions, schema=schema)
+            return self._method.sample(model, n, seed=seed, conditions=meant, schema=schema)
 
     def _with_rules(self, impossible: Sequence[Rule | Mapping[str, object]] | None) -> Schema:
         """Return the schema, with other rules if there are any."""
@@ -622,29 +638,6 @@ class Synthesizer:
             return self.seed
         words = np.random.SeedSequence(self.seed, spawn_key=(call,)).generate_state(1, np.uint64)
         return int(words[0] >> np.uint64(1))
-
-    def _checked_conditions(self, conditions: Mapping[str, object] | None) -> dict[str, object]:
-        if conditions is not None and not isinstance(conditions, Mapping):
-            raise TypeError(
-                "conditions must be a mapping from column names to values; got "
-                f"{_arrays.describe(conditions)}"
-            )
-        checked: dict[str, object] = {}
-        for name, given in (conditions or {}).items():
-            if name not in self.schema.names:
-                raise ValueError(f"conditions must name columns of the table; got {name!r}")
-            column = self.schema[name]
-            if not pd.api.types.is_scalar(given):
-                raise TypeError(
-                    f"conditions must hold one value for column {name!r}; got "
-                    f"{_arrays.describe(given)}"
-                )
-            value: Any = given
-            if isinstance(given, str) and not isinstance(column, Categorical):
-                value = cell_value(column, given)
-            held_number("conditions must be", column, value)
-            checked[name] = value
-        return checked
 
     @property
     def guarantee(self) -> Guarantee:
