@@ -22,7 +22,7 @@ import numpy as np
 from dpslice import _arrays
 from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
-from dpslice.accounting._guarantee import wording
+from dpslice.accounting._guarantee import leaves_of, wording
 from dpslice.tabular._charts import (
     REAL,
     SYNTHETIC,
@@ -166,13 +166,6 @@ def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
     return facts
 
 
-def _steps(guarantee: Guarantee) -> list[Guarantee]:
-    """List the steps that were composed, those inside other compositions included."""
-    if not guarantee.parts:
-        return [guarantee]
-    return [step for part in guarantee.parts for step in _steps(part)]
-
-
 def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
     """Everything the certificate section says."""
     if guarantee is None:
@@ -186,7 +179,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             "epsilon": parameter_text(part.epsilon),
             "delta": parameter_text(part.delta, 3),
         }
-        for part in (_steps(guarantee) if guarantee.parts else ())
+        for part in leaves_of(guarantee.parts)
     ]
     return {
         "given": True,
@@ -217,7 +210,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             else parameter_text(guarantee.epsilon_replace_one)
         ),
         "mechanism": guarantee.mechanism,
-        "steps": [_facts(step) for step in _steps(guarantee)],
+        "steps": [_facts(step) for step in leaves_of([guarantee])],
         "parts": parts,
         "composition": _COMPOSITION.get(guarantee.composition),
         "notes": list(guarantee.notes),
