@@ -24,15 +24,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = [
-    "print_json",
-    "print_table",
-    "remark",
-    "rows_progress",
-    "steps_progress",
-]
-
-
 # -------------------------------------------------------------------------------------- results
 
 

@@ -14,20 +14,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "beta_log_density",
-    "brent",
-    "chi_log_density",
-    "log_1f1",
-    "log_fair_binomial",
-    "log_gaussian_complement",
-    "log_gaussian_loss_tail",
-    "log_gaussian_profile",
-    "log_integral",
-    "minimise",
-    "roots",
-]
-
 Array = NDArray[np.float64]
 
 _SQRT_PI: Final = math.sqrt(math.pi)

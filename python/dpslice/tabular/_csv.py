@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from dpslice import _arrays
 from dpslice.tabular.columns import LINE
 
-__all__ = ["CsvTable", "is_named_gzip", "opened", "write", "write_text"]
-
 
 def is_named_gzip(path: object) -> bool:
     """Tell whether a file's name asks for gzip."""

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from dpslice import _arrays
 from dpslice.tabular.columns import ROW
 
-__all__ = ["ParquetTable", "is_named", "opened", "require", "starts", "write"]
-
 # Read at a time of each column; else a whole row group is, which may be the whole file.
 _BUFFER_BYTES = 1 << 20
 

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
-__all__ = ["dumps"]
-
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 _ESCAPES |= {'"': '\\"', "\\": "\\\\"}
