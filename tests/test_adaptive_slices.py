@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 import json
 import math
@@ -404,15 +403,6 @@ def test_release_is_saved_loaded_and_verified(adjacency: str, tmp_path: Path) ->
     assert again.release(_rows(), _nothing).features.n_slices >= loaded.features.n_slices
 
 
-def test_nothing_is_left_of_a_release_whose_model_fails(tmp_path: Path) -> None:
-    def fails(release: Release, groups: list) -> list:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _mechanism().release(_rows(), fails, path=tmp_path / "r")
-    assert not list(tmp_path.iterdir())
-
-
 def test_wrong_rows_are_refused() -> None:
     rows = _rows(10)
     rows[7, 1] = math.nan
@@ -463,7 +453,6 @@ CUT = KernelSums(SLICES.frame, SLICES.landmarks, SLICES.bandwidth, bound=1.0)
             {"candidates": KernelSums.on_random_slices(D, n_slices=8, slice_dim=2, n_landmarks=6)},
             "slice_dim must be that of the features, 1; got 2",
         ),
-        ({"choosing_share": 0.0}, "choosing_share must"),
     ],
 )
 def test_arguments_are_checked(options: dict, message: str) -> None:
@@ -508,12 +497,6 @@ def test_mechanism_may_be_made_again_of_its_parts() -> None:
     assert again == mechanism
     assert again.account() == mechanism.account()
     assert mechanism.candidates is SLICES
-
-
-def test_examples_of_the_docstrings_hold() -> None:
-    results = doctest.testmod(adaptive_module)
-    assert results.attempted > 8
-    assert results.failed == 0
 
 
 # ------------------------------------------------------------------------------------- with torch
