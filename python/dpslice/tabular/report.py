@@ -15,9 +15,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dpslice import _arrays
 from dpslice._storage import replacing
@@ -45,9 +46,6 @@ from dpslice.tabular._numbers import (
 from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.metrics import TableColumn, scores, table_columns
 from dpslice.tabular.schema import Schema
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["render_report", "write_report"]
 
