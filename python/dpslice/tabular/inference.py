@@ -128,25 +128,7 @@ def infer_schema(
     impossible: Sequence[Rule | Mapping[str, object]] | None = None,
     rows_per_person: int = 1,
 ) -> Schema:
-    """Estimate bounds and categories from private rows; see `Schema.infer` and the module's text.
-
-    Parameters
-    ----------
-    df : pandas.DataFrame
-        The private table.
-    epsilon, delta, types, adjacency, nullable, target, prior, impossible, rows_per_person
-        As in `Schema.infer`.
-
-    Returns
-    -------
-    Schema
-        With its guarantee.
-
-    Raises
-    ------
-    TypeError, ValueError, InferenceError
-        As `Schema.infer`.
-    """
+    """Estimate bounds and categories from private rows: `Schema.infer`, and the module's text."""
     epsilon = _arrays.positive_real("epsilon", epsilon)
     delta = _arrays.open_unit("delta", delta)
     _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
