@@ -32,18 +32,7 @@ def _require(
 ) -> None:
     """Refuse what would be read out of bounds: another shape, dtype or device than `like` implies.
 
-    Parameters
-    ----------
-    name : str
-        Name in messages.
-    array : array
-        The argument.
-    shape : tuple of int
-        Its shape.
-    like : array
-        The first argument, whose dtype and device it must have.
-    dtype : str, optional
-        Its dtype, where that is another than that of `like`.
+    `like` is the first argument; a `dtype` is given where it is not that of `like`.
     """
     if array.shape != shape:
         raise ValueError(

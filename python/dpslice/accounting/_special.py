@@ -205,18 +205,7 @@ def _log_tails(a: Array, b: Array) -> Array:
 
 
 def log_gaussian_complement(epsilon: ArrayLike, mu: ArrayLike) -> Array:
-    """Log of one minus the privacy profile of the Gaussian mechanism.
-
-    Parameters
-    ----------
-    epsilon, mu : array_like
-        As in `log_gaussian_profile`.
-
-    Returns
-    -------
-    array of float64
-        ln(1 - delta).
-    """
+    """Log of one minus the privacy profile, of arguments as in `log_gaussian_profile`."""
     eps, ratio = np.broadcast_arrays(
         np.asarray(epsilon, dtype=np.float64), np.asarray(mu, dtype=np.float64)
     )

@@ -34,22 +34,8 @@ def read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
 def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
     """Read the tables of a schema file, or SDV metadata, without judging what they say.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The file. Its content decides, not its name: JSON starts with a brace.
-
-    Returns
-    -------
-    document : dict
-        What the file holds.
-    is_sdv : bool
-        Whether it is JSON, hence SDV metadata.
-
-    Raises
-    ------
-    ValueError
-        If the file is not UTF-8, or neither TOML nor JSON.
+    Returned with the document is whether it is JSON, hence SDV metadata. The file's content decides
+    that, not its name: JSON starts with a brace.
     """
     raw = Path(path).read_bytes()
     try:
