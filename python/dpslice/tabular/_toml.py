@@ -44,9 +44,7 @@ def _value(value: object) -> str:
         if not math.isfinite(value):
             raise ValueError(f"a schema holds finite numbers only; got {value}")
         return repr(value)  # shortest text that reads back to the same double
-    if isinstance(value, datetime.datetime):  # before date: a datetime is one
-        return value.isoformat()
-    if isinstance(value, datetime.date):
+    if isinstance(value, datetime.date):  # a datetime is one
         return value.isoformat()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
