@@ -252,13 +252,11 @@ def test_survival_form(frame: str, p: int) -> None:
 def test_full_blocks_are_the_gaussian_mechanism(
     d: int, p: int, epsilon: float, delta: float
 ) -> None:
-    gaussian = pytest.importorskip("dp_accounting").gaussian_mechanism
-    parameters = pytest.importorskip("dp_accounting.pld.common").DifferentialPrivacyParameters
-    del gaussian
+    common = pytest.importorskip("dp_accounting.pld.common")
     from dp_accounting.pld import privacy_loss_mechanism
 
     loss = privacy_loss_mechanism.GaussianPrivacyLoss.from_privacy_guarantee(
-        parameters(epsilon, delta)
+        common.DifferentialPrivacyParameters(epsilon, delta)
     )
     sigma = accounting.calibrate_sigma(epsilon, delta, d=d, p=p, sensitivity=3.0)
     expected = loss.standard_deviation * 3.0 * math.sqrt(p / d)
