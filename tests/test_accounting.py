@@ -30,6 +30,7 @@ from dpslice.accounting import (
     _subsampling,
 )
 from dpslice.accounting._comparison import compare_slicing
+from gaussian_mechanism import gaussian_delta
 
 GOLDEN = json.loads(oracle.GOLDEN.read_text())
 FRAMES = accounting.FRAMES
@@ -43,12 +44,6 @@ def allowance(log_delta: float) -> float:
 
 def name_of(case: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in case.items() if "log" not in name)
-
-
-def gaussian_delta(epsilon: float | np.ndarray, mu: float | np.ndarray) -> np.ndarray:
-    """Profile of the Gaussian mechanism with SciPy, any real epsilon."""
-    a, b = epsilon / mu - mu / 2, epsilon / mu + mu / 2
-    return stats.norm.sf(a) - np.exp(epsilon + stats.norm.logsf(b))
 
 
 def mean_over_chi2(f, p: int, *, c: float) -> float:

@@ -25,6 +25,7 @@ from dpslice import (
 )
 from dpslice import adaptive as adaptive_module
 from dpslice._cli._commands import app
+from gaussian_mechanism import gaussian_delta
 
 D = 4
 SLICES = KernelSums.on_random_slices(D, n_slices=8, n_landmarks=6, seed=0)
@@ -87,7 +88,7 @@ def test_whole_is_what_its_parts_add_up_to(adjacency: str) -> None:
     range_ = mechanism._choice_range(promise.sigma)
     choice = 2.0 * stats.norm.ppf(stats.logistic.cdf(range_ / 2.0))
     mu = math.sqrt(counted**2 + 4 * chosen[0] ** 2 + 4 * choice**2)
-    exact = stats.norm.cdf(mu / 2 - 5.0 / mu) - math.exp(5.0) * stats.norm.cdf(-mu / 2 - 5.0 / mu)
+    exact = gaussian_delta(5.0, mu)
     assert exact < 1e-6
     assert exact == pytest.approx(1e-6, rel=1e-5)
     assert promise.epsilon == 5.0
@@ -98,10 +99,7 @@ def test_whole_is_what_its_parts_add_up_to(adjacency: str) -> None:
     assert promise.p == 3 * 6 + 4 * 6
     if adjacency != "replace_one":
         mu = math.sqrt(2.0 * (counted**2 + 4 * chosen[0] ** 2) + 4.0 * 4 * choice**2)
-        replaced = promise.epsilon_replace_one
-        exact = stats.norm.cdf(mu / 2 - replaced / mu)
-        exact -= math.exp(replaced) * stats.norm.cdf(-mu / 2 - replaced / mu)
-        assert exact == pytest.approx(1e-6, rel=1e-4)
+        assert gaussian_delta(promise.epsilon_replace_one, mu) == pytest.approx(1e-6, rel=1e-4)
 
 
 def test_slices_of_several_kinds_cost_the_same() -> None:
