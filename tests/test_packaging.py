@@ -46,10 +46,12 @@ def test_constraints_are_within_the_ranges(pyproject: dict[str, Any]) -> None:
 
 
 def test_dev_has_what_the_build_needs(pyproject: dict[str, Any]) -> None:
-    """Of the same versions, for builds without isolation."""
+    """Of the same versions, for builds without isolation, as make's are."""
     dev = _requirements(pyproject["project"]["optional-dependencies"]["dev"])
     build = _requirements(pyproject["build-system"]["requires"])
     assert build.items() <= dev.items()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {*build, "cmake", "ninja"} <= set(makefile.split())
     assert str(dev["cmake"].specifier) == pyproject["tool"]["scikit-build"]["cmake"]["version"]
     least = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8").splitlines()[0]
     assert least.startswith(f"cmake_minimum_required(VERSION {str(dev['cmake'].specifier)[2:]}")
