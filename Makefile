@@ -14,13 +14,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Constraints hold for build environments too, so they go by environment variable: by the first for
-# pip before 26 and for build, by the second for pip since. As a URL, for pip takes such a variable
-# apart at spaces.
-EMPTY :=
-export PIP_CONSTRAINT := file://$(subst $(EMPTY) ,%20,$(subst %,%25,$(CURDIR)))/constraints.txt
-export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 # OpenMP threads that wait actively starve one another on a machine that does other things too.
 export OMP_WAIT_POLICY ?= passive
 
@@ -38,14 +32,20 @@ test: $(VENV)/.dev
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade pip
+	$(INSTALL) --upgrade pip
 
-$(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) install --quiet '.[demo]'
+# What builds the package lies beside it: an environment that pip makes for a build is another one
+# each time, for which every kernel is compiled again.
+$(VENV)/.build: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) scikit-build-core pybind11 cmake ninja
 	touch $@
 
-$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) install --quiet '.[all,dev,docs]'
+$(VENV)/.demo: $(SOURCES) $(VENV)/.build
+	$(INSTALL) --no-build-isolation '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(SOURCES) $(VENV)/.build
+	$(INSTALL) --no-build-isolation '.[all,dev,docs]'
 	touch $@ $(VENV)/.demo
 
 # ------------------------------------------------------------------------------------ checks
@@ -76,7 +76,7 @@ instructions: $(VENV)/.dev
 	$(BIN)/python bench/instructions.py $(WRITE)
 
 wheel: $(VENV)/.dev
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
 	rm -rf build dist docs/reference/generated demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)

@@ -1,12 +1,13 @@
 """Gaussian kernel sums: value, and gradient in y for a given upstream gradient.
 
 Ours knows the upstream gradient beforehand, as the strict peers do, or by itself finds it out in
-backward, as peers as used do.
+backward, as peers as used do. Groups of log sums, for bench_logsumexp.py, are made here too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -35,8 +36,9 @@ MOST_BY_DIFFERENCES = 8  # dimensions: kDirectDims of csrc/gaussian_pairs.h
 
 
 def data(m: int, b: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Points whose coordinates add up to a few bandwidths, as released rows do."""
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, m, b, k, generator=generator)
+    x, y = torch.randn(2, m, b, k, generator=generator) * min(1.0, 4 / k**0.5)
     return x, y, torch.rand(m, b, generator=generator) / b
 
 
@@ -68,120 +70,115 @@ def pair_counts(m: int, b: int, k: int, *, log: bool, gradient: bool = True) -> 
     )
 
 
-def _strict(x: torch.Tensor, y: torch.Tensor, upstream: torch.Tensor) -> Callable[[], Contender]:
-    def make() -> Contender:
-        by = [False, True] if x.shape[-1] <= 3 else [False]
-        return Contender(
-            tuned(
-                [
-                    peers.pair_kernel_strict(
-                        x, y, BANDWIDTH, upstream, log=False, block=block, differences=differences
-                    )
-                    for block in peers.BLOCKS
-                    for differences in by
-                ]
+def builder(
+    name: str,
+    plain: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor],
+    strict_ways: Callable[[int], list[dict[str, Any]]],
+) -> Callable[..., Group]:
+    """Return what builds the group of a kernel: `plain` torch, and strict in some ways, by k."""
+    op = getattr(functional, name)
+    log = name.endswith("logsumexp")
+
+    def build(m: int, b: int, k: int) -> Group:
+        x, y, upstream = data(m, b, k)
+
+        def ours() -> Contender:
+            call, checked = peers.kernel_total(name, x, y, BANDWIDTH, upstream)
+            return Contender(call, checked=checked)
+
+        def strict() -> Contender:
+            return Contender(
+                tuned(
+                    [
+                        peers.pair_kernel_strict(x, y, BANDWIDTH, upstream, log=log, **way)
+                        for way in strict_ways(k)
+                    ]
+                )
             )
+
+        def naive(at: torch.Tensor) -> torch.Tensor:
+            return plain(x, at, BANDWIDTH)
+
+        return Group(
+            contenders={
+                OURS: ours,
+                OURS_TWO: lambda: two_threads(ours()),
+                OURS_APART: lambda: Contender(
+                    peers.with_gradient(lambda at: op(x, at, BANDWIDTH), y, upstream)
+                ),
+                STRICT: strict,
+                NAIVE: lambda: Contender(
+                    peers.with_gradient(naive, y, upstream), default_malloc=True
+                ),
+                COMPILED: lambda: Contender(peers.compiled(naive, y, upstream)),
+                "KeOps": lambda: Contender(
+                    peers.pair_kernel_keops(x, y, BANDWIDTH, upstream, log=log)
+                ),
+            },
+            truth=peers.pair_kernel_strict(
+                x.double(), y.double(), BANDWIDTH, upstream.double(), log=log, block=1 << 18
+            )(),
+            # Single precision over thousands of terms; torch's expanded distances are the worst.
+            tolerance={"value": 1e-4, "gradient": 1e-4},
+            counts=pair_counts(m, b, k, log=log),
         )
 
-    return make
+    return build
 
 
-def build(m: int, b: int, k: int) -> Group:
-    x, y, upstream = data(m, b, k)
+def forward_builder(
+    name: str,
+    plain: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor],
+    library: str,
+    of_library: Callable[[torch.Tensor, torch.Tensor, float], peers.Call],
+) -> Callable[..., Group]:
+    """Return what builds the group of a kernel's value alone."""
+    op = getattr(functional, name)
 
-    def ours() -> Contender:
-        call, checked = peers.kernel_total("gaussian_kernel_sum", x, y, BANDWIDTH, upstream)
-        return Contender(call, checked=checked)
-
-    def apart() -> Contender:
-        return Contender(
-            peers.with_gradient(
-                lambda at: functional.gaussian_kernel_sum(x, at, BANDWIDTH), y, upstream
-            )
+    def build(m: int, b: int, k: int) -> Group:
+        x, y, _ = data(m, b, k)
+        return Group(
+            contenders={
+                OURS: lambda: Contender(lambda: {"value": op(x, y, BANDWIDTH)}),
+                NAIVE: lambda: Contender(
+                    lambda: {"value": plain(x, y, BANDWIDTH)}, default_malloc=True
+                ),
+                library: lambda: Contender(of_library(x, y, BANDWIDTH), default_malloc=True),
+            },
+            truth={"value": plain(x.double(), y.double(), BANDWIDTH)},
+            tolerance={"value": 1e-4},
+            counts=pair_counts(m, b, k, log=name.endswith("logsumexp"), gradient=False),
         )
 
-    def naive(at: torch.Tensor) -> torch.Tensor:
-        return peers.kernel_sum(x, at, BANDWIDTH)
-
-    return Group(
-        contenders={
-            OURS: ours,
-            OURS_TWO: lambda: two_threads(ours()),
-            OURS_APART: apart,
-            STRICT: _strict(x, y, upstream),
-            NAIVE: lambda: Contender(peers.with_gradient(naive, y, upstream), default_malloc=True),
-            COMPILED: lambda: Contender(peers.compiled(naive, y, upstream)),
-            "KeOps": lambda: Contender(
-                peers.pair_kernel_keops(x, y, BANDWIDTH, upstream, log=False)
-            ),
-        },
-        truth=peers.pair_kernel_strict(
-            x.double(), y.double(), BANDWIDTH, upstream.double(), log=False, block=1 << 18
-        )(),
-        # Single precision over thousands of terms; torch's expanded distances are the worst.
-        tolerance={"value": 1e-4, "gradient": 1e-4},
-        counts=pair_counts(m, b, k, log=False),
-    )
+    return build
 
 
-def build_forward(m: int, b: int, k: int) -> Group:
-    x, y, _ = data(m, b, k)
-
-    def ours() -> Contender:
-        return Contender(lambda: {"value": functional.gaussian_kernel_sum(x, y, BANDWIDTH)})
-
-    return Group(
-        contenders={
-            OURS: ours,
-            NAIVE: lambda: Contender(
-                lambda: {"value": peers.kernel_sum(x, y, BANDWIDTH)}, default_malloc=True
-            ),
-            "scikit-learn": lambda: Contender(
-                peers.kernel_sum_sklearn(x, y, BANDWIDTH), default_malloc=True
-            ),
-        },
-        truth={"value": peers.kernel_sum(x.double(), y.double(), BANDWIDTH)},
-        tolerance={"value": 1e-4},
-        counts=pair_counts(m, b, k, log=False, gradient=False),
-    )
+def _strict_ways(k: int) -> list[dict[str, Any]]:
+    by = [False, True] if k <= 3 else [False]
+    return [{"block": block, "differences": each} for block in peers.BLOCKS for each in by]
 
 
+NAME = "gaussian_kernel_sum"
 ALL = (OURS, OURS_TWO, OURS_APART, STRICT, NAIVE, "KeOps")
+build = builder(NAME, peers.kernel_sum, _strict_ways)
+build_forward = forward_builder(NAME, peers.kernel_sum, "scikit-learn", peers.kernel_sum_sklearn)
 CASES = [
-    Case("gaussian_kernel_sum", (("m", 1), ("b", 10000), ("k", 2)), build, ALL),
+    Case(NAME, (("m", 1), ("b", 10000), ("k", 2)), build, ALL),
+    Case(NAME, (("m", 100), ("b", 128), ("k", 2)), build, (*ALL, COMPILED), quick=True),
+    Case(NAME, (("m", 100), ("b", 1024), ("k", 2)), build, ALL),
     Case(
-        "gaussian_kernel_sum",
-        (("m", 100), ("b", 128), ("k", 2)),
-        build,
-        (*ALL, COMPILED),
-        quick=True,
-    ),
-    Case("gaussian_kernel_sum", (("m", 100), ("b", 1024), ("k", 2)), build, ALL),
-    Case(
-        "gaussian_kernel_sum",
+        NAME,
         (("m", 1), ("b", 4096), ("k", 2)),
         build_forward,
         (OURS, NAIVE, "scikit-learn"),
         variant="forward",
     ),
     *(
-        Case(
-            "gaussian_kernel_sum",
-            (("m", 1), ("b", b), ("k", 2)),
-            build,
-            (OURS, STRICT),
-            series="b",
-        )
+        Case(NAME, (("m", 1), ("b", b), ("k", 2)), build, (OURS, STRICT), series="b")
         for b in (128, 512, 2048, 8192)
     ),
     *(
-        Case(
-            "gaussian_kernel_sum",
-            (("m", m), ("b", 128), ("k", 2)),
-            build,
-            (OURS, STRICT),
-            series="m",
-        )
+        Case(NAME, (("m", m), ("b", 128), ("k", 2)), build, (OURS, STRICT), series="m")
         for m in (1, 8, 64, 512)
     ),
 ]

@@ -5,14 +5,6 @@
 namespace dpslice {
 namespace {
 
-template <class T>
-using OptionalArray = std::optional<Array<T>>;
-
-template <class T>
-T* pointer_or_null(OptionalArray<T>& array) {
-  return array ? array->mutable_data() : nullptr;
-}
-
 // Sizes shared by the three functions, checked for reading within bounds.
 template <class Args, class T>
 Args sizes(const Array<T>& q, const Array<T>& p, double ridge, double sigma) {
@@ -32,16 +24,12 @@ Args sizes(const Array<T>& q, const Array<T>& p, double ridge, double sigma) {
   return args;
 }
 
-// Runs the kernel without the interpreter lock, which is safe since it touches no Python object:
-// the arrays are held by the caller's references.
+// Runs a kernel that may fail on a slice, and raises for that.
 template <class Args>
 void launch(void (*kernel)(const Args&), Args& args) {
   int64_t failed_slice = -1;
   args.failed_slice = &failed_slice;
-  {
-    py::gil_scoped_release unlocked;
-    kernel(args);
-  }
+  run(kernel, args);
   if (failed_slice >= 0)
     throw std::invalid_argument(
         "the kernel matrix of slice " + std::to_string(failed_slice) +
@@ -75,8 +63,8 @@ py::tuple density_ratio_vjp_arrays(const Array<T>& q, const Array<T>& p, const A
   args.bandwidth = bandwidth.data();
   args.ratio = ratio.data();
   args.grad = grad.data();
-  args.grad_q = pointer_or_null(grad_q);
-  args.grad_p = pointer_or_null(grad_p);
+  args.grad_q = mutable_data_or_null(grad_q);
+  args.grad_p = mutable_data_or_null(grad_p);
   if (need_q || need_p) launch(&density_ratio_vjp<T>, args);
   return py::make_tuple(grad_q, grad_p);
 }
@@ -99,7 +87,7 @@ py::tuple density_ratio_divergence_arrays(const Array<T>& q, const Array<T>& p,
   args.alpha = alpha;
   args.r_min = r_min;
   args.value = value.mutable_data();
-  args.grad_p = pointer_or_null(grad_p);
+  args.grad_p = mutable_data_or_null(grad_p);
   launch(&density_ratio_divergence<T>, args);
   return py::make_tuple(value, grad_p);
 }
@@ -111,10 +99,7 @@ py::tuple divergence_arrays(int code, double alpha, const Array<T>& t) {
   Array<T> value(shape), derivative(shape);
   DivergenceArgs<T> args{
       t.size(), code, alpha, t.data(), value.mutable_data(), derivative.mutable_data()};
-  {
-    py::gil_scoped_release unlocked;
-    divergence(args);
-  }
+  run(&divergence<T>, args);
   return py::make_tuple(value, derivative);
 }
 

@@ -23,10 +23,7 @@ Array<double> bounded_rows_array(const Array<T>& x, double max_norm, double step
   args.max_norm = max_norm;
   args.step = step;
   args.out = out.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    bounded_rows(args);
-  }
+  run(&bounded_rows<T>, args);
   return out;
 }
 
@@ -53,10 +50,7 @@ Array<int64_t> kernel_feature_sums_array(const Array<double>& y, const Array<dou
   args.bound = bound;
   args.sums = sums.mutable_data();
   for (int64_t i = 0; i < args.m * args.c; ++i) args.sums[i] = 0;
-  {
-    py::gil_scoped_release unlocked;
-    kernel_feature_sums(args);
-  }
+  run(&kernel_feature_sums<double>, args);
   return sums;
 }
 

@@ -9,18 +9,6 @@
 namespace dpslice {
 namespace {
 
-template <class T>
-using OptionalArray = std::optional<Array<T>>;
-
-template <class T>
-const T* data_or_null(const OptionalArray<T>& array) {
-  return array ? array->data() : nullptr;
-}
-template <class T>
-T* mutable_data_or_null(OptionalArray<T>& array) {
-  return array ? array->mutable_data() : nullptr;
-}
-
 // The fields that all four argument structs have.
 template <class Args, class T>
 Args pair_args(const Array<T>& x, const Array<T>& y, const Array<T>& bandwidth,
@@ -63,10 +51,7 @@ Array<T> kernel_sum_array(const Array<T>& x, const Array<T>& y, const Array<T>& 
   args.weights = data_or_null(weights);
   Array<T> out = empty<T>({args.m, args.b});
   args.out = out.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    kernel_sum(args);
-  }
+  run(&kernel_sum<T>, args);
   return out;
 }
 
@@ -82,10 +67,7 @@ py::tuple kernel_sum_vjp_arrays(const Array<T>& x, const Array<T>& y, const Arra
   args.grad_x = mutable_data_or_null(gradients.x);
   args.grad_y = mutable_data_or_null(gradients.y);
   args.grad_weights = mutable_data_or_null(gradients.weights);
-  {
-    py::gil_scoped_release unlocked;
-    kernel_sum_vjp(args);
-  }
+  run(&kernel_sum_vjp<T>, args);
   return gradients.tuple();
 }
 
@@ -96,10 +78,7 @@ Array<T> logsumexp_array(const Array<T>& x, const Array<T>& y, const Array<T>& b
   args.log_weights = data_or_null(log_weights);
   Array<T> out = empty<T>({args.m, args.b});
   args.out = out.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    logsumexp(args);
-  }
+  run(&logsumexp<T>, args);
   return out;
 }
 
@@ -118,10 +97,7 @@ py::tuple logsumexp_vjp_arrays(const Array<T>& x, const Array<T>& y, const Array
   args.grad_x = mutable_data_or_null(gradients.x);
   args.grad_y = mutable_data_or_null(gradients.y);
   args.grad_log_weights = mutable_data_or_null(gradients.weights);
-  {
-    py::gil_scoped_release unlocked;
-    logsumexp_vjp(args);
-  }
+  run(&logsumexp_vjp<T>, args);
   return gradients.tuple();
 }
 
@@ -178,10 +154,7 @@ double reach_number(const Array<T>& points, const Array<T>& bandwidth) {
   double farthest = 0;
   const ReachArgs<T> args{m, points.shape(1) * points.shape(2), points.data(), bandwidth.data(),
                           &farthest};
-  {
-    py::gil_scoped_release unlocked;
-    reach(args);
-  }
+  run(&reach<T>, args);
   return farthest;
 }
 
@@ -190,10 +163,7 @@ Array<T> exp2_array(const Array<T>& x) {
   require_rank("x", x, 1);
   Array<T> out = empty<T>({x.shape(0)});
   const Exp2Args<T> args{x.shape(0), x.data(), out.mutable_data()};
-  {
-    py::gil_scoped_release unlocked;
-    exp2(args);
-  }
+  run(&exp2<T>, args);
   return out;
 }
 

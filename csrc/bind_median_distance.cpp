@@ -24,10 +24,7 @@ Array<T> median_distance_array(const Array<T>& x) {
   auto args = sizes<MedianDistanceArgs<T>>(x);
   Array<T> value = empty<T>({args.m});
   args.value = value.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    median_distance(args);
-  }
+  run(&median_distance<T>, args);
   return value;
 }
 
@@ -38,10 +35,7 @@ Array<T> median_distance_vjp_array(const Array<T>& x, const Array<T>& grad) {
   Array<T> grad_x = empty<T>({args.m, args.b, args.k});
   args.grad = grad.data();
   args.grad_x = grad_x.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    median_distance_vjp(args);
-  }
+  run(&median_distance_vjp<T>, args);
   return grad_x;
 }
 

@@ -91,10 +91,7 @@ py::array project_secure_as(const Array<X>& x, const Array<double>& frame, doubl
   args.d = d;
   args.p = p;
   args.bad_row = &bad_row;
-  {
-    py::gil_scoped_release unlocked;  // every Python object has been turned into pointers above
-    project_secure(args);
-  }
+  run(&project_secure<T>, args);
   if (bad_row >= 0)
     throw std::invalid_argument("x must hold finite numbers; row " +
                                 std::to_string(first_row + static_cast<uint64_t>(bad_row)) +
@@ -131,8 +128,7 @@ Array<T> project_fast_rows(const Array<T>& x, const Array<T>& frame, double sigm
   fast_key(key.first, key.second, words);
   const ProjectFastArgs<T> args{x.data(), frame.data(), sigma, words, first_row, out.mutable_data(),
                                 n,        x.shape(1),   p};
-  py::gil_scoped_release unlocked;
-  project_fast(args);
+  run(&project_fast<T>, args);
   return out;
 }
 

@@ -29,10 +29,7 @@ Array<T> sliced_wasserstein_array(const Array<T>& x, const Array<T>& y, double o
   auto args = sizes<SlicedWassersteinArgs<T>>(x, y, order);
   Array<T> value = empty<T>({args.m});
   args.value = value.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    sliced_wasserstein(args);
-  }
+  run(&sliced_wasserstein<T>, args);
   return value;
 }
 
@@ -41,16 +38,13 @@ py::tuple sliced_wasserstein_gradient_arrays(const Array<T>& x, const Array<T>& 
                                              bool need_x, bool need_y) {
   auto args = sizes<SlicedWassersteinArgs<T>>(x, y, order);
   Array<T> value = empty<T>({args.m});
-  std::optional<Array<T>> grad_x, grad_y;
+  OptionalArray<T> grad_x, grad_y;
   if (need_x) grad_x = empty<T>({args.m, args.b});
   if (need_y) grad_y = empty<T>({args.m, args.c});
   args.value = value.mutable_data();
-  args.grad_x = grad_x ? grad_x->mutable_data() : nullptr;
-  args.grad_y = grad_y ? grad_y->mutable_data() : nullptr;
-  {
-    py::gil_scoped_release unlocked;
-    sliced_wasserstein(args);
-  }
+  args.grad_x = mutable_data_or_null(grad_x);
+  args.grad_y = mutable_data_or_null(grad_y);
+  run(&sliced_wasserstein<T>, args);
   return py::make_tuple(value, grad_x, grad_y);
 }
 

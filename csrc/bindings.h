@@ -23,6 +23,18 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 template <class T>
+using OptionalArray = std::optional<Array<T>>;
+
+template <class T>
+const T* data_or_null(const OptionalArray<T>& array) {
+  return array ? array->data() : nullptr;
+}
+template <class T>
+T* mutable_data_or_null(OptionalArray<T>& array) {
+  return array ? array->mutable_data() : nullptr;
+}
+
+template <class T>
 Array<T> empty(std::initializer_list<int64_t> shape) {
   return Array<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
 }
@@ -40,6 +52,14 @@ inline void require_shape(const char* name, const py::array& array,
 inline void require_rank(const char* name, const py::array& array, py::ssize_t rank) {
   if (array.ndim() != rank)
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(rank) + " axes");
+}
+
+// Runs a kernel without the interpreter lock, which is safe since it touches no Python object: the
+// arrays are held by the caller's references.
+template <class Args>
+void run(void (*kernel)(const Args&), const Args& args) {
+  py::gil_scoped_release unlocked;
+  kernel(args);
 }
 
 void register_kernel_sum(py::module_& m);

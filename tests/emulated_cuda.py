@@ -103,11 +103,11 @@ def build(
     return module
 
 
-def load(module: Path) -> ModuleType:
-    """Import an extension module from its file, under the name dpslice._cuda."""
+def load(module: Path, name: str = "dpslice._cuda") -> ModuleType:
+    """Import a module from its file, under a name."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("dpslice._cuda", module)
+    spec = importlib.util.spec_from_file_location(name, module)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)

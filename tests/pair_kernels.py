@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import reference
+from dpslice import _core, kernels
 
 Array = NDArray[Any]
+ALL = (True, True, True)
 
 # The targets of the library, as norms of error over norms of truth.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -24,6 +27,9 @@ ROWS = (1, 2, 7, 8, 9, 63, 64, 65, 130)
 COLUMNS = (1, 3, 4, 15, 16, 17, 47, 48, 49, 127, 128, 129, 143, 144, 145, 290)
 # By differences up to 8, by products from 9; one column is added there for the sum of the weights.
 DIMS = (1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 47, 48, 94, 300)
+
+LAW_DIMS = pytest.mark.parametrize("k", [2, 8, 9, 40])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +73,46 @@ def make_case(
     return Case(
         *(None if part is None else part.astype(dtype) for part in (x, y, bandwidth, weights, grad))
     )  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of the two kernels: compiled, and as its twin in float64."""
+
+    name: str
+    logarithms: bool
+
+    def make_case(self, *sizes: Any, **options: Any) -> Case:
+        """Make a case as `make_case` does, whose kernels can be added up."""
+        return make_case(*sizes, wide=not self.logarithms, **options)
+
+    def function(self, *arguments: Any) -> Array:
+        found: Array = getattr(kernels, self.name)(*arguments)
+        return found
+
+    def value(self, case: Case) -> Array:
+        found: Array = getattr(_core, self.name)(case.x, case.y, case.bandwidth, case.weights)
+        return found
+
+    def vjp(self, case: Case, need: tuple[bool, ...] = ALL) -> tuple[Array | None, ...]:
+        saved = (self.value(case),) if self.logarithms else ()
+        parts = (case.x, case.y, case.bandwidth, case.weights, *saved, case.grad)
+        found: tuple[Array | None, ...] = getattr(_core, f"{self.name}_vjp")(*parts, *need)
+        return found
+
+    def twin(self, case: Case) -> Array:
+        found: Array = getattr(reference, self.name)(case.x, case.y, case.bandwidth, case.weights)
+        return found
+
+    def twin_vjp(self, case: Case) -> tuple[Array, ...]:
+        parts = (case.x, case.y, case.bandwidth, case.weights, case.grad)
+        found: tuple[Array, ...] = getattr(reference, f"{self.name}_vjp")(*parts)
+        return found
+
+
+KERNEL_SUM = Kernel("gaussian_kernel_sum", logarithms=False)
+LOGSUMEXP = Kernel("gaussian_kernel_logsumexp", logarithms=True)
+KERNELS = (KERNEL_SUM, LOGSUMEXP)
 
 
 def log_kernels_by_products(case: Case) -> Array:

@@ -30,6 +30,7 @@ from dpslice.accounting import (
     _subsampling,
 )
 from dpslice.accounting._comparison import compare_slicing
+from gaussian_mechanism import gaussian_delta
 
 GOLDEN = json.loads(oracle.GOLDEN.read_text())
 FRAMES = accounting.FRAMES
@@ -43,12 +44,6 @@ def allowance(log_delta: float) -> float:
 
 def name_of(case: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in case.items() if "log" not in name)
-
-
-def gaussian_delta(epsilon: float | np.ndarray, mu: float | np.ndarray) -> np.ndarray:
-    """Profile of the Gaussian mechanism with SciPy, any real epsilon."""
-    a, b = epsilon / mu - mu / 2, epsilon / mu + mu / 2
-    return stats.norm.sf(a) - np.exp(epsilon + stats.norm.logsf(b))
 
 
 def mean_over_chi2(f, p: int, *, c: float) -> float:
@@ -252,13 +247,11 @@ def test_survival_form(frame: str, p: int) -> None:
 def test_full_blocks_are_the_gaussian_mechanism(
     d: int, p: int, epsilon: float, delta: float
 ) -> None:
-    gaussian = pytest.importorskip("dp_accounting").gaussian_mechanism
-    parameters = pytest.importorskip("dp_accounting.pld.common").DifferentialPrivacyParameters
-    del gaussian
+    common = pytest.importorskip("dp_accounting.pld.common")
     from dp_accounting.pld import privacy_loss_mechanism
 
     loss = privacy_loss_mechanism.GaussianPrivacyLoss.from_privacy_guarantee(
-        parameters(epsilon, delta)
+        common.DifferentialPrivacyParameters(epsilon, delta)
     )
     sigma = accounting.calibrate_sigma(epsilon, delta, d=d, p=p, sensitivity=3.0)
     expected = loss.standard_deviation * 3.0 * math.sqrt(p / d)

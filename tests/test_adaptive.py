@@ -16,6 +16,7 @@ from scipy import stats
 from dpslice import AdaptiveSumMechanism, MarginalSums, Release, accounting
 from dpslice import adaptive as adaptive_module
 from dpslice import mechanism as mechanism_module
+from gaussian_mechanism import gaussian_delta
 
 SIZES = (2, 3, 4, 2)
 SINGLES = MarginalSums(SIZES, [(j,) for j in range(4)])
@@ -91,16 +92,11 @@ def test_choices_and_counts_together_are_below_the_gaussian_profile(epsilon: flo
     """A choice whose losses are t and t - eta, beside a Gaussian mechanism, for every t."""
     mu, mu_choice = 0.8, 0.5
     eta = accounting.choice_range(mu_choice)
-
-    def gaussian(eps: float, ratio: float) -> float:
-        return stats.norm.cdf(ratio / 2 - eps / ratio) - math.exp(eps) * stats.norm.cdf(
-            -ratio / 2 - eps / ratio
-        )
-
-    bound = gaussian(epsilon, math.hypot(mu, mu_choice))
+    bound = gaussian_delta(epsilon, math.hypot(mu, mu_choice))
     for t in np.linspace(0.0, eta, 41)[1:-1]:
         up = (math.exp(eta) - math.exp(t)) / math.expm1(eta)  # probability of the loss t
-        together = up * gaussian(epsilon - t, mu) + (1.0 - up) * gaussian(epsilon - t + eta, mu)
+        together = up * gaussian_delta(epsilon - t, mu)
+        together += (1.0 - up) * gaussian_delta(epsilon - t + eta, mu)
         assert together <= bound * (1.0 + 1e-9)
 
 
@@ -138,7 +134,7 @@ def test_whole_is_what_its_parts_add_up_to(adjacency: str) -> None:
     range_ = mechanism._choice_range(promise.sigma)
     choice = 2.0 * stats.norm.ppf(stats.logistic.cdf(range_ / 2.0))
     mu = math.sqrt(counted**2 + 4 * chosen**2 + 4 * choice**2)
-    exact = stats.norm.cdf(mu / 2 - 5.0 / mu) - math.exp(5.0) * stats.norm.cdf(-mu / 2 - 5.0 / mu)
+    exact = gaussian_delta(5.0, mu)
     assert exact < 1e-6
     assert exact == pytest.approx(1e-6, rel=1e-5)
     assert promise.epsilon == 5.0
@@ -146,10 +142,7 @@ def test_whole_is_what_its_parts_add_up_to(adjacency: str) -> None:
     if adjacency != "replace_one":
         # Counts of two records are sqrt(2) apart, and choices cost at most twice their mu.
         mu = math.sqrt(2.0 * (counted**2 + 4 * chosen**2) + 4.0 * 4 * choice**2)
-        replaced = promise.epsilon_replace_one
-        exact = stats.norm.cdf(mu / 2 - replaced / mu)
-        exact -= math.exp(replaced) * stats.norm.cdf(-mu / 2 - replaced / mu)
-        assert exact == pytest.approx(1e-6, rel=1e-4)
+        assert gaussian_delta(promise.epsilon_replace_one, mu) == pytest.approx(1e-6, rel=1e-4)
 
 
 @pytest.mark.parametrize("adjacency", accounting.SUM_ADJACENCIES)

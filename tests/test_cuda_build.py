@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,24 +9,12 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from emulated_cuda import ROOT, load
 
-
-def _tool() -> ModuleType:
-    path = ROOT / "tests" / "tools" / "cuda_budget.py"
-    spec = importlib.util.spec_from_file_location("cuda_budget", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_budget = _tool()
+cuda_budget = load(ROOT / "tests" / "tools" / "cuda_budget.py", "cuda_budget")
 
 REPORT = """\
 ptxas info    : Compiling entry function '_ZN7dpslice4cuda10sum_kernelIfLi2EEEvPd' for 'sm_90'

@@ -25,7 +25,11 @@ from dpslice import _arrays, _core, _cuda_kernels, kernels
 from dpslice.divergences import get_divergence
 from emulated_cuda import EMULATOR, ROOT, DeviceArray, Emulation
 from pair_kernels import (
+    ALL,
+    DTYPES,
+    KERNELS,
     Case,
+    Kernel,
     assert_close,
     assert_rows_left_out,
     assert_totals,
@@ -35,9 +39,6 @@ from pair_kernels import (
 
 _HAVE_COMPILER = sys.platform == "linux" and shutil.which("g++") is not None
 pytestmark = pytest.mark.skipif(not _HAVE_COMPILER, reason="needs g++ on Linux")
-
-ALL = (True, True, True)
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 # (m, b, c, k). Small k: 128 threads with 1 to 4 targets each, tiles of 128 sources, k padded to
 # 1, 2, 4, 8. Large k: tiles of 64, 16 coordinates at a time, 64 for gradients.
@@ -96,33 +97,19 @@ def sum_arguments(case: Case) -> tuple[Any, ...]:
 
 @DTYPES
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kernel_sum(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
-    case = make_case(*shape, dtype, weighted=shape[1] % 2 == 1, wide=True)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_kernel_sums(
+    cuda: Emulation, kernel: Kernel, shape: tuple[int, int, int, int], dtype: str
+) -> None:
+    case = kernel.make_case(*shape, dtype, weighted=shape[1] % 2 == 1)
     arguments = sum_arguments(case)
-    found = cuda("gaussian_kernel_sum", *arguments)
-    assert_close(found, reference.gaussian_kernel_sum(*arguments), dtype)
-    grads = cuda("gaussian_kernel_sum_vjp", *arguments, case.grad, *ALL)
-    truths = reference.gaussian_kernel_sum_vjp(*arguments, case.grad)
-    for grad, truth in zip(grads, truths, strict=True):
+    found = cuda(kernel.name, *arguments)
+    assert_close(found, kernel.twin(case), dtype)
+    saved = (found,) if kernel.logarithms else ()
+    grads = cuda(f"{kernel.name}_vjp", *arguments, *saved, case.grad, *ALL)
+    for grad, truth in zip(grads, kernel.twin_vjp(case), strict=True):
         assert_close(grad, truth, dtype)
-    totals, *rest = cuda("gaussian_kernel_sum_total", *arguments, case.grad, True, True)
-    for one, other in zip(rest, (found, *grads[1:]), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert_totals(totals, case.grad, found)
-
-
-@DTYPES
-@pytest.mark.parametrize("shape", SHAPES)
-def test_logsumexp(cuda: Emulation, shape: tuple[int, int, int, int], dtype: str) -> None:
-    case = make_case(*shape, dtype, weighted=shape[1] % 2 == 1)
-    arguments = sum_arguments(case)
-    found = cuda("gaussian_kernel_logsumexp", *arguments)
-    assert_close(found, reference.gaussian_kernel_logsumexp(*arguments), dtype)
-    grads = cuda("gaussian_kernel_logsumexp_vjp", *arguments, found, case.grad, *ALL)
-    truths = reference.gaussian_kernel_logsumexp_vjp(*arguments, case.grad)
-    for grad, truth in zip(grads, truths, strict=True):
-        assert_close(grad, truth, dtype)
-    totals, *rest = cuda("gaussian_kernel_logsumexp_total", *arguments, case.grad, True, True)
+    totals, *rest = cuda(f"{kernel.name}_total", *arguments, case.grad, True, True)
     for one, other in zip(rest, (found, *grads[1:]), strict=True):
         np.testing.assert_array_equal(one, other)
     assert_totals(totals, case.grad, found)

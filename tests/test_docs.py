@@ -1,4 +1,4 @@
-"""The reference in docs/reference lists every public name once, and nothing else.
+"""The reference in docs/reference lists every public name once; examples of docstrings hold.
 
 `make docs` builds the pages themselves, and takes warnings as errors.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import re
 from pathlib import Path
@@ -17,8 +18,13 @@ pytest.importorskip("torch")
 pytest.importorskip("pandas")
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
-
+PACKAGE = REFERENCE.parents[1] / "python" / "dpslice"
 EXTENSION = REFERENCE.parent / "_ext" / "public_names.py"
+WITH_EXAMPLES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text("utf-8")
+)
 
 
 def _constants() -> dict[str, tuple[str, ...]]:
@@ -79,10 +85,16 @@ def test_reference_lists_every_public_name_once() -> None:
 
 def test_no_public_module_is_missing() -> None:
     """A package or module with an __all__ of its own is on a page, or exports through another."""
-    package = REFERENCE.parents[1] / "python" / "dpslice"
     packages = {
         f"dpslice.{path.parent.name}"
-        for path in package.glob("*/__init__.py")
+        for path in PACKAGE.glob("*/__init__.py")
         if not path.parent.name.startswith("_")
     }
     assert packages <= set(MODULES.values())
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_examples_of_docstrings_hold(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted > 0
+    assert results.failed == 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-from functools import partial
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +12,10 @@ import reference
 from dpslice import _core
 from dpslice.kernels import gaussian_kernel_sum
 from pair_kernels import (
+    ALL,
+    DTYPES,
+    KERNEL_SUM,
+    LAW_DIMS,
     Array,
     Case,
     assert_close,
@@ -23,23 +25,9 @@ from pair_kernels import (
     log_kernels_by_products,
     pull_on_y,
 )
-from pair_kernels import make_case as make_any_case
 
-ALL = (True, True, True)
-make_case = partial(make_any_case, wide=True)
-
-
-def kernel_sum_vjp(case: Case, need: tuple[bool, bool, bool] = ALL) -> tuple[Array | None, ...]:
-    found: tuple[Array | None, ...] = _core.gaussian_kernel_sum_vjp(
-        case.x, case.y, case.bandwidth, case.weights, case.grad, *need
-    )
-    return found
-
-
-def twin_vjp(case: Case) -> tuple[Array, ...]:
-    return reference.gaussian_kernel_sum_vjp(
-        case.x, case.y, case.bandwidth, case.weights, case.grad
-    )
+make_case = KERNEL_SUM.make_case
+kernel_sum_vjp, twin_vjp = KERNEL_SUM.vjp, KERNEL_SUM.twin_vjp
 
 
 # ------------------------------------------------------------------------------------- values
@@ -84,50 +72,13 @@ def test_total_against_the_twin(case: Case) -> None:
 @pytest.mark.usefixtures("isa")
 def test_more_sums_than_fit_a_cache() -> None:
     """Above a mebibyte of sums over rows of x, blocks of these rows are longer."""
-    case = make_any_case(4, 300, 530, 520, "float32", wide=True)
+    case = make_case(4, 300, 530, 520, "float32")
     _, rows, grad_y, _ = _core.gaussian_kernel_sum_total(
         case.x, case.y, case.bandwidth, None, case.grad, True, False
     )
     kernel = np.exp(log_kernels_by_products(case))
     assert_close(rows, kernel.sum(-1), "float32")
     assert_close(grad_y, pull_on_y(case, kernel * case.grad[..., None]), "float32")
-
-
-def test_twin_derivative_against_differences() -> None:
-    case = make_case(2, 3, 4, 2, weighted=True)
-    grads = reference.gaussian_kernel_sum_vjp(
-        case.x, case.y, case.bandwidth, case.weights, case.grad
-    )
-    parts = [case.x, case.y, case.weights]
-    for position, grad in enumerate(grads):
-
-        def value(part: Array, position: int = position) -> float:
-            x, y, weights = (part if i == position else p for i, p in enumerate(parts))
-            total = reference.gaussian_kernel_sum(x, y, case.bandwidth, weights)
-            return float((total * case.grad).sum())
-
-        np.testing.assert_allclose(
-            grad, reference.by_differences(value, parts[position]), rtol=1e-7, atol=1e-9
-        )
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("k", [1, 3, 12, 60])
-def test_against_many_digits(k: int) -> None:
-    case = make_case(1, 2, 5, k, weighted=True)
-    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    assert case.weights is not None
-    with mpmath.workdps(40):
-        g = mpmath.mpf(float(case.bandwidth[0]))
-        for i in range(2):
-            total = mpmath.mpf(0)
-            for j in range(5):
-                square = sum(
-                    (mpmath.mpf(float(u)) - mpmath.mpf(float(v))) ** 2
-                    for u, v in zip(case.x[0, i], case.y[0, j], strict=True)
-                )
-                total += mpmath.mpf(float(case.weights[0, j])) * mpmath.exp(-square / (2 * g * g))
-            assert abs(found[0, i] - total) <= 1e-13 * abs(total)
 
 
 def test_closed_form() -> None:
@@ -141,67 +92,6 @@ def test_closed_form() -> None:
 # --------------------------------------------------------------------------------------- laws
 
 
-LAW_DIMS = pytest.mark.parametrize("k", [2, 8, 9, 40])
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-@DTYPES
-@LAW_DIMS
-def test_halves_add_up_to_the_whole(k: int, dtype: str) -> None:
-    case = make_case(2, 70, 90, k, dtype, weighted=True)
-    assert case.weights is not None
-    whole = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    halves = [
-        gaussian_kernel_sum(case.x, case.y[:, part], case.bandwidth, case.weights[:, part])
-        for part in (slice(0, 37), slice(37, None))
-    ]
-    assert_close(halves[0] + halves[1], whole, dtype)
-
-
-@DTYPES
-@LAW_DIMS
-def test_permuting_y_changes_nothing(k: int, dtype: str) -> None:
-    case = make_case(2, 20, 150, k, dtype, weighted=True)
-    assert case.weights is not None
-    order = np.random.default_rng(1).permutation(150)
-    found = gaussian_kernel_sum(case.x, case.y[:, order], case.bandwidth, case.weights[:, order])
-    assert_close(found, gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights), dtype)
-
-
-@LAW_DIMS
-def test_translating_both_changes_nothing(k: int) -> None:
-    case = make_case(2, 30, 40, k)
-    # The sums x + 1000 are rounded to 1e-13: so are the kernels, relatively, times the distances.
-    found = gaussian_kernel_sum(case.x + 1000, case.y + 1000, case.bandwidth)
-    truth = gaussian_kernel_sum(case.x, case.y, case.bandwidth)
-    assert reference.relative_error(found, truth) < 1e-11
-
-
-@pytest.mark.usefixtures("isa")
-@DTYPES
-@pytest.mark.parametrize("k", [2, 9, 94])
-@pytest.mark.parametrize("shift", [1e2, 1e4])
-def test_far_from_the_origin(shift: float, k: int, dtype: str) -> None:
-    """As exact as at the origin: nothing cancels but what the inputs have lost already."""
-    case = make_case(2, 65, 50, k, dtype, shift=shift, weighted=True)
-    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    truth = reference.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    assert_close(found, truth, dtype)
-    truths = reference.gaussian_kernel_sum_vjp(
-        case.x, case.y, case.bandwidth, case.weights, case.grad
-    )
-    for grad, expected in zip(kernel_sum_vjp(case), truths, strict=True):
-        assert_close(grad, expected, dtype)
-
-
-@DTYPES
-@LAW_DIMS
-def test_scaling_points_and_bandwidth_changes_nothing(k: int, dtype: str) -> None:
-    case = make_case(2, 30, 40, k, dtype)
-    found = gaussian_kernel_sum(3 * case.x, 3 * case.y, 3 * case.bandwidth)
-    assert_close(found, gaussian_kernel_sum(case.x, case.y, case.bandwidth), dtype)
-
-
 @DTYPES
 @LAW_DIMS
 def test_zero_weight_equals_removed_row(k: int, dtype: str) -> None:
@@ -212,27 +102,6 @@ def test_zero_weight_equals_removed_row(k: int, dtype: str) -> None:
     found = gaussian_kernel_sum(case.x, case.y, case.bandwidth, weights)
     removed = gaussian_kernel_sum(case.x, case.y[:, :5], case.bandwidth, weights[:, :5])
     assert_close(found, removed, dtype)
-
-
-@DTYPES
-@LAW_DIMS
-def test_batch_equals_loop(k: int, dtype: str) -> None:
-    case = make_case(5, 66, 40, k, dtype, weighted=True)
-    assert case.weights is not None
-    batch = gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    grads = kernel_sum_vjp(case)
-    for s in range(5):
-        one = slice(s, s + 1)
-        alone = Case(
-            case.x[one], case.y[one], case.bandwidth[one], case.weights[one], case.grad[one]
-        )
-        np.testing.assert_array_equal(
-            batch[one], gaussian_kernel_sum(alone.x, alone.y, alone.bandwidth, alone.weights)
-        )
-        for found, expected in zip(grads, kernel_sum_vjp(alone), strict=True):
-            assert found is not None
-            # Parts of sums over x are cut differently where there are more slices.
-            assert_close(found[one], expected, dtype)
 
 
 @DTYPES
@@ -258,39 +127,6 @@ def test_gradients_of_a_translation_cancel(k: int, dtype: str) -> None:
     total = grad_x.sum(1, dtype=np.float64) + grad_y.sum(1, dtype=np.float64)
     size = np.abs(grad_x).sum(1, dtype=np.float64) + np.abs(grad_y).sum(1, dtype=np.float64)
     assert (np.abs(total) <= (1e-5 if dtype == "float32" else 1e-12) * size).all()
-
-
-@pytest.mark.usefixtures("isa", "keep_threads")
-@pytest.mark.parametrize("shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_threads_change_nothing(shape: tuple[int, int, int, int], dtype: str) -> None:
-    case = make_case(*shape, dtype, weighted=True)
-    found = []
-    for threads in (1, 2, 3):
-        _core.set_num_threads(threads)
-        found.append(
-            (
-                _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights),
-                *kernel_sum_vjp(case),
-            )
-        )
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
-            np.testing.assert_array_equal(one, two)
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("k", [3, 20])
-def test_each_gradient_alone(k: int) -> None:
-    """A gradient asked for alone comes from another sweep than all of them together."""
-    case = make_case(2, 130, 75, k, weighted=True)
-    every = kernel_sum_vjp(case)
-    for position in range(3):
-        need = tuple(i == position for i in range(3))
-        alone = kernel_sum_vjp(case, need)  # type: ignore[arg-type]
-        assert [grad is None for grad in alone] == [not wanted for wanted in need]
-        assert_close(alone[position], every[position], "float64")
-    assert kernel_sum_vjp(case, (False, False, False)) == (None, None, None)
 
 
 # ----------------------------------------------------------------------------- singular points
@@ -363,24 +199,6 @@ def test_points_whose_products_round_as_badly_as_they_can(k: int) -> None:
         square = ((x.astype(float) - x.mean(axis=1, dtype=float)) ** 2).sum(axis=2).max()
         worst = max(worst, float(error / square))
     assert worst <= 1.5e-6
-
-
-@pytest.mark.usefixtures("isa")
-@DTYPES
-@pytest.mark.parametrize("k", [2, 12])
-def test_two_far_clusters(k: int, dtype: str) -> None:
-    """Products of centred points would cancel here: differences have to take over."""
-    case = make_case(1, 40, 60, k, dtype, weighted=True)
-    case.x[:, ::2] += 1000
-    case.y[:, ::2] += 1000
-    found = _core.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    truth = reference.gaussian_kernel_sum(case.x, case.y, case.bandwidth, case.weights)
-    assert_close(found, truth, dtype)
-    truths = reference.gaussian_kernel_sum_vjp(
-        case.x, case.y, case.bandwidth, case.weights, case.grad
-    )
-    for grad, expected in zip(kernel_sum_vjp(case), truths, strict=True):
-        assert_close(grad, expected, dtype)
 
 
 @pytest.mark.usefixtures("isa")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +12,10 @@ import reference
 from dpslice import _core
 from dpslice.kernels import gaussian_kernel_logsumexp, gaussian_kernel_sum
 from pair_kernels import (
+    ALL,
+    DTYPES,
+    LAW_DIMS,
+    LOGSUMEXP,
     TOLERANCE,
     Array,
     Case,
@@ -27,29 +30,8 @@ from pair_kernels import (
     pull_on_y,
 )
 
-ALL = (True, True, True)
-
-
-def logsumexp(case: Case) -> Array:
-    found: Array = _core.gaussian_kernel_logsumexp(case.x, case.y, case.bandwidth, case.weights)
-    return found
-
-
-def logsumexp_vjp(case: Case, need: tuple[bool, bool, bool] = ALL) -> tuple[Array | None, ...]:
-    found: tuple[Array | None, ...] = _core.gaussian_kernel_logsumexp_vjp(
-        case.x, case.y, case.bandwidth, case.weights, logsumexp(case), case.grad, *need
-    )
-    return found
-
-
-def twin(case: Case) -> Array:
-    return reference.gaussian_kernel_logsumexp(case.x, case.y, case.bandwidth, case.weights)
-
-
-def twin_vjp(case: Case) -> tuple[Array, ...]:
-    return reference.gaussian_kernel_logsumexp_vjp(
-        case.x, case.y, case.bandwidth, case.weights, case.grad
-    )
+logsumexp, logsumexp_vjp = LOGSUMEXP.value, LOGSUMEXP.vjp
+twin, twin_vjp = LOGSUMEXP.twin, LOGSUMEXP.twin_vjp
 
 
 def assert_total(case: Case, bound: float | None = None) -> None:
@@ -92,7 +74,7 @@ def test_total_against_the_twin(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@DTYPES
 def test_a_total_leaves_out_rows_of_weight_zero(dtype: str) -> None:
     case = case_without_some_rows(21, 4, dtype)
     parts = (case.x, case.y, case.bandwidth, case.weights)
@@ -115,7 +97,7 @@ def training_case(b: int, c: int, k: int, dtype: str) -> tuple[Case, Array, tupl
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@DTYPES
 @pytest.mark.parametrize(("b", "c", "k"), [(512, 700, 94), (128, 200, 784), (300, 1000, 8)])
 def test_training_sizes(b: int, c: int, k: int, dtype: str) -> None:
     case, values, derivatives = training_case(b, c, k, dtype)
@@ -149,41 +131,6 @@ def test_more_sums_than_fit_a_cache(shape: tuple[int, int, int, int]) -> None:
         assert_close(one, other, "float32")
 
 
-def test_twin_derivative_against_differences() -> None:
-    case = make_case(2, 3, 4, 2, weighted=True)
-    parts = [case.x, case.y, case.weights]
-    for position, grad in enumerate(twin_vjp(case)):
-
-        def value(part: Array, position: int = position) -> float:
-            x, y, weights = (part if i == position else p for i, p in enumerate(parts))
-            total = reference.gaussian_kernel_logsumexp(x, y, case.bandwidth, weights)
-            return float((total * case.grad).sum())
-
-        np.testing.assert_allclose(
-            grad, reference.by_differences(value, parts[position]), rtol=1e-7, atol=1e-9
-        )
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("k", [1, 3, 12, 60])
-def test_against_many_digits(k: int) -> None:
-    case = make_case(1, 2, 5, k, weighted=True)
-    found = logsumexp(case)
-    assert case.weights is not None
-    with mpmath.workdps(40):
-        g = mpmath.mpf(float(case.bandwidth[0]))
-        for i in range(2):
-            total = mpmath.mpf(0)
-            for j in range(5):
-                square = sum(
-                    (mpmath.mpf(float(u)) - mpmath.mpf(float(v))) ** 2
-                    for u, v in zip(case.x[0, i], case.y[0, j], strict=True)
-                )
-                total += mpmath.exp(mpmath.mpf(float(case.weights[0, j])) - square / (2 * g * g))
-            truth = mpmath.log(total)
-            assert abs(found[0, i] - truth) <= 1e-14 * max(abs(truth), 1)
-
-
 @pytest.mark.parametrize("k", [2, 12])
 def test_logarithm_of_the_kernel_sum(k: int) -> None:
     case = make_case(3, 40, 60, k, weighted=True)
@@ -208,61 +155,6 @@ def test_one_source_point(k: int) -> None:
 
 
 # --------------------------------------------------------------------------------------- laws
-
-
-LAW_DIMS = pytest.mark.parametrize("k", [2, 8, 9, 40])
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-@DTYPES
-@LAW_DIMS
-def test_halves_join_by_logaddexp(k: int, dtype: str) -> None:
-    case = make_case(2, 70, 90, k, dtype, weighted=True)
-    assert case.weights is not None
-    halves = [
-        gaussian_kernel_logsumexp(case.x, case.y[:, part], case.bandwidth, case.weights[:, part])
-        for part in (slice(0, 37), slice(37, None))
-    ]
-    assert_close(np.logaddexp(*halves), logsumexp(case), dtype)
-
-
-@DTYPES
-@LAW_DIMS
-def test_permuting_y_changes_nothing(k: int, dtype: str) -> None:
-    case = make_case(2, 20, 150, k, dtype, weighted=True)
-    assert case.weights is not None
-    order = np.random.default_rng(1).permutation(150)
-    found = gaussian_kernel_logsumexp(
-        case.x, case.y[:, order], case.bandwidth, case.weights[:, order]
-    )
-    assert_close(found, logsumexp(case), dtype)
-
-
-@LAW_DIMS
-def test_translating_both_changes_nothing(k: int) -> None:
-    case = make_case(2, 30, 40, k)
-    # The sums x + 1000 are rounded to 1e-13, and the value moves with them.
-    found = gaussian_kernel_logsumexp(case.x + 1000, case.y + 1000, case.bandwidth)
-    assert reference.relative_error(found, logsumexp(case)) < 1e-11
-
-
-@pytest.mark.usefixtures("isa")
-@DTYPES
-@pytest.mark.parametrize("k", [2, 9, 94])
-@pytest.mark.parametrize("shift", [1e2, 1e4])
-def test_far_from_the_origin(shift: float, k: int, dtype: str) -> None:
-    """As exact as at the origin: nothing cancels but what the inputs have lost already."""
-    case = make_case(2, 65, 50, k, dtype, shift=shift, weighted=True)
-    assert_close(logsumexp(case), twin(case), dtype)
-    assert_derivative(case)
-
-
-@DTYPES
-@LAW_DIMS
-def test_scaling_points_and_bandwidth_changes_nothing(k: int, dtype: str) -> None:
-    case = make_case(2, 30, 40, k, dtype)
-    found = gaussian_kernel_logsumexp(3 * case.x, 3 * case.y, 3 * case.bandwidth)
-    assert_close(found, logsumexp(case), dtype)
 
 
 @DTYPES
@@ -291,24 +183,6 @@ def test_weight_of_zero_equals_removed_row(k: int, dtype: str) -> None:
 
 @DTYPES
 @LAW_DIMS
-def test_batch_equals_loop(k: int, dtype: str) -> None:
-    case = make_case(5, 66, 40, k, dtype, weighted=True)
-    assert case.weights is not None
-    batch, grads = logsumexp(case), logsumexp_vjp(case)
-    for s in range(5):
-        one = slice(s, s + 1)
-        alone = Case(
-            case.x[one], case.y[one], case.bandwidth[one], case.weights[one], case.grad[one]
-        )
-        np.testing.assert_array_equal(batch[one], logsumexp(alone))
-        for found, expected in zip(grads, logsumexp_vjp(alone), strict=True):
-            assert found is not None
-            # Parts of sums over x are cut differently where there are more slices.
-            assert_close(found[one], expected, dtype)
-
-
-@DTYPES
-@LAW_DIMS
 def test_shares_add_up_to_one(k: int, dtype: str) -> None:
     """The gradient in the log weights holds each row's shares, so its sum is that of grad."""
     case = make_case(3, 70, 110, k, dtype, weighted=True)
@@ -318,38 +192,6 @@ def test_shares_add_up_to_one(k: int, dtype: str) -> None:
     size = np.abs(case.grad).sum(1, dtype=np.float64)
     expected = case.grad.sum(1, dtype=np.float64)
     assert (np.abs(total - expected) <= TOLERANCE[dtype] * size).all()
-
-
-@pytest.mark.usefixtures("isa", "keep_threads")
-@pytest.mark.parametrize(
-    "shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2), (4, 300, 530, 520)]
-)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_threads_change_nothing(shape: tuple[int, int, int, int], dtype: str) -> None:
-    case = make_case(*shape, dtype, weighted=True)
-    found = []
-    for threads in (1, 2, 3):
-        _core.set_num_threads(threads)
-        alone = logsumexp_vjp(case, (False, True, False))[1]
-        found.append((logsumexp(case), *logsumexp_vjp(case), alone))
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
-            np.testing.assert_array_equal(one, two)
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("k", [3, 20])
-@DTYPES
-def test_each_gradient_alone(k: int, dtype: str) -> None:
-    """A gradient asked for alone comes from another sweep than all of them together."""
-    case = make_case(2, 130, 75, k, dtype, weighted=True)
-    every = logsumexp_vjp(case)
-    for position in range(3):
-        need = tuple(i == position for i in range(3))
-        alone = logsumexp_vjp(case, need)  # type: ignore[arg-type]
-        assert [grad is None for grad in alone] == [not wanted for wanted in need]
-        assert_close(alone[position], every[position], dtype)
-    assert logsumexp_vjp(case, (False, False, False)) == (None, None, None)
 
 
 # ----------------------------------------------------------------------------- singular points
@@ -415,18 +257,6 @@ def test_only_some_slices_are_far(dtype: str) -> None:
     for all_slices, alone in zip(logsumexp_vjp(case), logsumexp_vjp(near), strict=True):
         assert all_slices is not None
         assert_close(all_slices[::2], alone, dtype)
-
-
-@pytest.mark.usefixtures("isa")
-@DTYPES
-@pytest.mark.parametrize("k", [2, 12])
-def test_two_far_clusters(k: int, dtype: str) -> None:
-    """Products of centred points would cancel here: differences have to take over."""
-    case = make_case(1, 40, 60, k, dtype, weighted=True)
-    case.x[:, ::2] += 1000
-    case.y[:, ::2] += 1000
-    assert_close(logsumexp(case), twin(case), dtype)
-    assert_derivative(case)
 
 
 @pytest.mark.usefixtures("isa")

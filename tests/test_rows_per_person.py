@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
 
 import accounting_oracle as oracle
 from dpslice import (
@@ -101,10 +100,7 @@ def test_partial_frames_are_bounded_whichever_rows_a_person_has(d: int, p: int, 
     for seed in range(400):
         frame = frames.make_frame("orthonormal", d, p, seed)
         mu = np.linalg.norm(rows @ frame) / sigma
-        found.append(
-            stats.norm.cdf(mu / 2 - stated.epsilon / mu)
-            - math.exp(stated.epsilon) * stats.norm.cdf(-mu / 2 - stated.epsilon / mu)
-        )
+        found.append(gaussian_delta(stated.epsilon, mu))
     assert max(found) <= 1e-3  # of each frame, so of their average
     assert np.mean(found) > 0.0
 

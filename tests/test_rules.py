@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import doctest
-import importlib
 import itertools
 import json
 import tomllib
@@ -692,10 +690,3 @@ def test_reports_count_rows_that_break_rules() -> None:
 def test_rule_is_public_api() -> None:
     assert isinstance(PEOPLE.impossible[0], Rule)
     assert PEOPLE.impossible[0].columns == ("job", "age")
-
-
-@pytest.mark.parametrize("name", ["rules", "schema"])
-def test_examples_run(name: str) -> None:
-    results = doctest.testmod(importlib.import_module(f"dpslice.tabular.{name}"))
-    assert results.attempted > 0
-    assert results.failed == 0

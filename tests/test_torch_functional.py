@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import math
 import sys
 from collections.abc import Callable
@@ -925,9 +924,3 @@ def test_results_own_their_memory():
     value = functional.gaussian_kernel_sum(x, x, 1.0)
     value.zero_()  # writable, and nobody else's
     assert torch.equal(x, points(1, 2, 2))
-
-
-def test_docstrings():
-    results = doctest.testmod(sys.modules["dpslice.torch.functional"])
-    assert results.failed == 0
-    assert results.attempted > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import doctest
 import functools
 import math
 import os
@@ -929,9 +928,3 @@ def test_wrong_generators_and_losses_are_refused():
 def test_rows_of_the_wrong_width_are_refused(release):
     with pytest.raises(ValueError, match=r"x_synthetic must have shape \(c, 3\)"):
         train(net(d=4), SmoothedLikelihood(release, batch_size=40))
-
-
-def test_docstrings():
-    results = doctest.testmod(sys.modules["dpslice.torch.training"])
-    assert results.failed == 0
-    assert results.attempted > 0

@@ -18,8 +18,6 @@ from typing import Any
 from dpslice import _arrays
 from dpslice._arrays import Place
 
-__all__ = ["CudaKernels"]
-
 Array = Any
 
 _MOST_KEPT_BYTES = 512 * 2**20  # of factors, from density_ratio to its gradients
@@ -34,18 +32,7 @@ def _require(
 ) -> None:
     """Refuse what would be read out of bounds: another shape, dtype or device than `like` implies.
 
-    Parameters
-    ----------
-    name : str
-        Name in messages.
-    array : array
-        The argument.
-    shape : tuple of int
-        Its shape.
-    like : array
-        The first argument, whose dtype and device it must have.
-    dtype : str, optional
-        Its dtype, where that is another than that of `like`.
+    `like` is the first argument; a `dtype` is given where it is not that of `like`.
     """
     if array.shape != shape:
         raise ValueError(
@@ -156,10 +143,9 @@ class CudaKernels:
         return m, b, c, k
 
     def _weighted_pair_sizes(
-        self, points: tuple[Array, Array, Array], weights_name: str, weights: Array | None
+        self, x: Array, y: Array, bandwidth: Array, weights_name: str, weights: Array | None
     ) -> tuple[int, int, int, int]:
         """Return m, b, c, k of x, y, the bandwidths and the weights of y, checked."""
-        x, y, bandwidth = points
         m, b, c, k = self._pair_sizes("x", x, "y", y)
         _require("bandwidth", bandwidth, (m,), x)
         if weights is not None:
@@ -198,103 +184,76 @@ class CudaKernels:
                 raise _failure(failed, ridge)
 
     # --------------------------------------------------------------------------- kernel sums
+    #
+    # Kernel sums and log sums take the arguments that the functions of ``dpslice._core`` do.
 
-    def gaussian_kernel_sum(
-        self, x: Array, y: Array, bandwidth: Array, weights: Array | None
-    ) -> Array:
+    def gaussian_kernel_sum(self, *given: Any) -> Array:
         """Return sum_j w_j K(x_i, y_j), (m, b)."""
-        return self._pair_sum("gaussian_kernel_sum", x, y, bandwidth, "weights", weights)
+        return self._pair_sum("gaussian_kernel_sum", "weights", *given)
 
-    def gaussian_kernel_logsumexp(
-        self, x: Array, y: Array, bandwidth: Array, log_weights: Array | None
-    ) -> Array:
+    def gaussian_kernel_logsumexp(self, *given: Any) -> Array:
         """Return log sum_j exp(l_j) K(x_i, y_j), (m, b)."""
-        return self._pair_sum(
-            "gaussian_kernel_logsumexp", x, y, bandwidth, "log_weights", log_weights
-        )
+        return self._pair_sum("gaussian_kernel_logsumexp", "log_weights", *given)
 
     def _pair_sum(
         self,
         name: str,
+        weights_name: str,
         x: Array,
         y: Array,
         bandwidth: Array,
-        weights_name: str,
         weights: Array | None,
     ) -> Array:
-        m, b, c, k = self._weighted_pair_sizes((x, y, bandwidth), weights_name, weights)
+        m, b, c, k = self._weighted_pair_sizes(x, y, bandwidth, weights_name, weights)
         out = self._empty(x, m, b)
         halves = _arrays.product_halves(self._place)
         self._call(name, x, (m, b, c, k, halves, x, y, bandwidth, weights), (out,))
         return out
 
-    def gaussian_kernel_sum_vjp(
-        self,
-        x: Array,
-        y: Array,
-        bandwidth: Array,
-        weights: Array | None,
-        grad: Array,
-        need_x: bool,
-        need_y: bool,
-        need_weights: bool,
-    ) -> tuple[Array | None, Array | None, Array | None]:
+    def gaussian_kernel_sum_vjp(self, *given: Any) -> tuple[Array | None, ...]:
         """Return the gradients in x, y and weights, None where not needed."""
-        return self._pair_vjp(
-            "gaussian_kernel_sum_vjp",
-            (x, y, bandwidth),
-            "weights",
-            weights,
-            {"grad": grad},
-            (need_x, need_y, need_weights),
-        )
+        return self._pair_vjp("gaussian_kernel_sum_vjp", "weights", ("grad",), *given)
 
-    def gaussian_kernel_logsumexp_vjp(
-        self,
-        x: Array,
-        y: Array,
-        bandwidth: Array,
-        log_weights: Array | None,
-        logsumexp: Array,
-        grad: Array,
-        need_x: bool,
-        need_y: bool,
-        need_log_weights: bool,
-    ) -> tuple[Array | None, Array | None, Array | None]:
+    def gaussian_kernel_logsumexp_vjp(self, *given: Any) -> tuple[Array | None, ...]:
         """Return the gradients in x, y and log_weights, None where not needed."""
-        return self._pair_vjp(
-            "gaussian_kernel_logsumexp_vjp",
-            (x, y, bandwidth),
-            "log_weights",
-            log_weights,
-            {"logsumexp": logsumexp, "grad": grad},
-            (need_x, need_y, need_log_weights),
-        )
+        rows = ("logsumexp", "grad")
+        return self._pair_vjp("gaussian_kernel_logsumexp_vjp", "log_weights", rows, *given)
 
     def _pair_vjp(
         self,
         name: str,
-        points: tuple[Array, Array, Array],
         weights_name: str,
+        row_names: tuple[str, ...],
+        x: Array,
+        y: Array,
+        bandwidth: Array,
         weights: Array | None,
-        rows: dict[str, Array],
-        need: tuple[bool, bool, bool],
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        x, y, bandwidth = points
-        m, b, c, k = self._weighted_pair_sizes(points, weights_name, weights)
-        for row_name, row in rows.items():
+        *more: Any,
+    ) -> tuple[Array | None, ...]:
+        m, b, c, k = self._weighted_pair_sizes(x, y, bandwidth, weights_name, weights)
+        rows, (need_x, need_y, need_weights) = more[:-3], more[-3:]
+        for row_name, row in zip(row_names, rows, strict=True):
             _require(row_name, row, (m, b), x)
-        grad_x = self._empty(x, m, b, k) if need[0] else None
-        grad_y = self._empty(x, m, c, k) if need[1] else None
-        grad_weights = self._empty(x, m, c) if need[2] else None
+        grad_x = self._empty(x, m, b, k) if need_x else None
+        grad_y = self._empty(x, m, c, k) if need_y else None
+        grad_weights = self._empty(x, m, c) if need_weights else None
         grads = (grad_x, grad_y, grad_weights)
         halves = _arrays.product_halves(self._place)
-        given = (m, b, c, k, halves, x, y, bandwidth, weights, *rows.values())
-        self._call(name, x, given, grads)
+        self._call(name, x, (m, b, c, k, halves, x, y, bandwidth, weights, *rows), grads)
         return grads
 
-    def gaussian_kernel_sum_total(
+    def gaussian_kernel_sum_total(self, *given: Any) -> tuple[Array | None, ...]:
+        """Return weighted totals of the sums, the sums, and gradients in y and weights."""
+        return self._pair_total("gaussian_kernel_sum", "weights", *given)
+
+    def gaussian_kernel_logsumexp_total(self, *given: Any) -> tuple[Array | None, ...]:
+        """Return weighted totals of the log sums, these, and gradients in y and log_weights."""
+        return self._pair_total("gaussian_kernel_logsumexp", "log_weights", *given)
+
+    def _pair_total(
         self,
+        name: str,
+        weights_name: str,
         x: Array,
         y: Array,
         bandwidth: Array,
@@ -302,55 +261,15 @@ class CudaKernels:
         row_weights: Array,
         need_y: bool,
         need_weights: bool,
-    ) -> tuple[Array, Array, Array | None, Array | None]:
-        """Return weighted totals of the sums, the sums, and gradients in y and weights."""
-        return self._pair_total(
-            "gaussian_kernel_sum",
-            (x, y, bandwidth),
-            "weights",
-            weights,
-            row_weights,
-            (need_y, need_weights),
-        )
-
-    def gaussian_kernel_logsumexp_total(
-        self,
-        x: Array,
-        y: Array,
-        bandwidth: Array,
-        log_weights: Array | None,
-        row_weights: Array,
-        need_y: bool,
-        need_log_weights: bool,
-    ) -> tuple[Array, Array, Array | None, Array | None]:
-        """Return weighted totals of the log sums, these, and gradients in y and log_weights."""
-        return self._pair_total(
-            "gaussian_kernel_logsumexp",
-            (x, y, bandwidth),
-            "log_weights",
-            log_weights,
-            row_weights,
-            (need_y, need_log_weights),
-        )
-
-    def _pair_total(
-        self,
-        name: str,
-        points: tuple[Array, Array, Array],
-        weights_name: str,
-        weights: Array | None,
-        row_weights: Array,
-        need: tuple[bool, bool],
-    ) -> tuple[Array, Array, Array | None, Array | None]:
-        x, y, bandwidth = points
-        m, b, c, k = self._weighted_pair_sizes(points, weights_name, weights)
+    ) -> tuple[Array | None, ...]:
+        m, b, c, k = self._weighted_pair_sizes(x, y, bandwidth, weights_name, weights)
         _require("row_weights", row_weights, (m, b), x)
-        if not any(need):
-            sums = self._pair_sum(name, x, y, bandwidth, weights_name, weights)
+        if not (need_y or need_weights):
+            sums = self._pair_sum(name, weights_name, x, y, bandwidth, weights)
             return *self._row_totals(row_weights, sums), None, None
         sums = self._empty(x, m, b)
-        grad_y = self._empty(x, m, c, k) if need[0] else None
-        grad_weights = self._empty(x, m, c) if need[1] else None
+        grad_y = self._empty(x, m, c, k) if need_y else None
+        grad_weights = self._empty(x, m, c) if need_weights else None
         halves = _arrays.product_halves(self._place)
         given = (m, b, c, k, halves, x, y, bandwidth, weights, row_weights)
         self._call(f"{name}_total", x, given, (sums, grad_y, grad_weights))

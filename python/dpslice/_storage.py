@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 
 from dpslice import _arrays
 
-__all__ = ["NpyWriter", "array_digest", "file_digest", "publishing", "replacing", "write_npy"]
-
 FloatArray = NDArray[np.floating[Any]]
 
 _CHUNK_BYTES: Final = 1 << 24  # read, hashed and written at a time

@@ -4,6 +4,4 @@ from __future__ import annotations
 
 from dpslice import _core
 
-__all__ = ["__version__"]
-
 __version__: str = _core.build_config()["version"]

@@ -626,15 +626,8 @@ class SumMechanism:
         ValueError
             If there is no record, a shape is wrong, or a value is not allowed: a code outside its
             column's levels, NaN or infinity (the record is named); or as in `account`.
-        FileExistsError
-            If `path` exists and is not to be (or cannot be) overwritten.
-        ReleaseError
-            If `path` is a directory that holds something else than a release.
-        FileNotFoundError
-            If the parent directory does not exist.
-        OSError
-            If the disk is full or cannot be written. After this or any other error, Ctrl-C
-            included, nothing is left at `path`.
+        FileExistsError, ReleaseError, FileNotFoundError, OSError
+            As `SlicingMechanism.release`.
         """
         if block_rows is not None:
             block_rows = _arrays.positive_integer("block_rows", block_rows)

@@ -318,10 +318,13 @@ class Release(ABC):
     def _check_sigma(self) -> None:
         stated_sigma = self._guarantee.sigma
         if stated_sigma is not None and not math.isclose(stated_sigma, self._sigma, rel_tol=1e-12):
-            raise ReleaseError(
-                f"the guarantee is about another release: it says sigma = {stated_sigma}, "
-                f"this one has {self._sigma}"
-            )
+            raise _about_another("sigma", stated_sigma, self._sigma)
+
+
+def _about_another(name: str, stated: object, actual: object) -> ReleaseError:
+    return ReleaseError(
+        f"the guarantee is about another release: it says {name} = {stated}, this one has {actual}"
+    )
 
 
 def checked_release(release: object) -> Release:
@@ -558,18 +561,10 @@ class RowRelease(Release):
                 f"got n = {n}, d = {d}, p = {p}"
             )
         promised = self._guarantee
-        facts: tuple[tuple[str, object, object], ...] = (
-            ("n", promised.n, n),
-            ("d", promised.d, d),
-            ("p", promised.p, p),
-            ("frame", promised.frame, self._frame_kind),
-        )
-        for name, stated, actual in facts:
+        for name, actual in (("n", n), ("d", d), ("p", p), ("frame", self._frame_kind)):
+            stated = getattr(promised, name)
             if stated is not None and stated != actual:
-                raise ReleaseError(
-                    f"the guarantee is about another release: it says {name} = {stated}, "
-                    f"this one has {actual}"
-                )
+                raise _about_another(name, stated, actual)
         self._check_sigma()
         if self._frame_kind == "orthonormal" and not _looks_orthonormal(self._frame):
             raise ReleaseError("the frame is said to be orthonormal, but its columns are not")
@@ -643,10 +638,7 @@ class SumRelease(Release):
             ("n", guarantee.n, self._n),
         ):
             if (stated is not None or name == "n") and stated != actual:
-                raise ReleaseError(
-                    f"the guarantee is about another release: it says {name} = {stated}, "
-                    f"this one has {actual}"
-                )
+                raise _about_another(name, stated, actual)
         for name, bound, reach in (
             ("norm", guarantee.max_norm, features.norm),
             ("distance", guarantee.diameter, features.diameter),

@@ -89,9 +89,9 @@ cp "$build/cmake/_core.so" "$build/package/dpslice/"
 [ $# -gt 0 ] || set -- -n auto --dist worksteal -m "not slow" -k "not (moments or tails or \
 distribution_is_normal or uncorrelated or angles or are_independent or shuffle_is_uniform or \
 sends_a_row_anywhere or (threads_change_nothing and shape3))" \
-  tests/test_kernel_sum.py tests/test_reach.py tests/test_logsumexp.py tests/test_density_ratio.py \
-  tests/test_sliced_wasserstein.py tests/test_median_distance.py tests/test_project.py \
-  tests/test_random.py tests/test_feature_maps.py tests/test_isa.py
+  tests/test_pair_kernels.py tests/test_kernel_sum.py tests/test_logsumexp.py tests/test_reach.py \
+  tests/test_density_ratio.py tests/test_sliced_wasserstein.py tests/test_median_distance.py \
+  tests/test_project.py tests/test_random.py tests/test_feature_maps.py tests/test_isa.py
 PYTHONPATH="$build/package:$build/site" PYTHONDONTWRITEBYTECODE=1 DPSLICE_BUILD="$build/cmake" \
   OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
   "$build/python" -m pytest -q -p no:cacheprovider --benchmark-disable "$@"

@@ -9,7 +9,6 @@ cd "$(dirname "$0")/../.."
 build=build/sanitize-${sanitizers/,/-}
 rm -rf "$build/package"
 mkdir -p "$build/package"
-"$python" -m cmake --version >/dev/null 2>&1 || true
 PATH="$(dirname "$python"):$PATH"
 cmake -S . -B "$build" -G Ninja \
   -DPython_EXECUTABLE="$python" \
@@ -33,6 +32,6 @@ env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_erro
   PYTHONPATH="$build/package" OMP_NUM_THREADS=2 \
   "$python" -m pytest -q -p no:cacheprovider --benchmark-disable -m "not slow" \
   -n auto --dist worksteal \
-  tests/test_kernel_sum.py tests/test_reach.py tests/test_logsumexp.py tests/test_density_ratio.py \
-  tests/test_sliced_wasserstein.py tests/test_median_distance.py tests/test_project.py \
-  tests/test_random.py tests/test_feature_maps.py
+  tests/test_pair_kernels.py tests/test_kernel_sum.py tests/test_logsumexp.py tests/test_reach.py \
+  tests/test_density_ratio.py tests/test_sliced_wasserstein.py tests/test_median_distance.py \
+  tests/test_project.py tests/test_random.py tests/test_feature_maps.py

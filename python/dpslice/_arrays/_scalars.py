@@ -64,25 +64,7 @@ def _with_type(value: object) -> str:
 
 
 def require(package: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or say which extra of dpslice brings it.
-
-    Parameters
-    ----------
-    package : str
-        Module to import.
-    extra : str
-        The extra of dpslice that installs it.
-
-    Returns
-    -------
-    module
-        The imported module.
-
-    Raises
-    ------
-    ImportError
-        If the package is not installed.
-    """
+    """Import an optional package; the ImportError says which extra of dpslice brings it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

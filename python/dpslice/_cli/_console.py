@@ -24,26 +24,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = [
-    "print_json",
-    "print_table",
-    "remark",
-    "rows_progress",
-    "steps_progress",
-]
-
-
 # -------------------------------------------------------------------------------------- results
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Write one JSON document to standard output.
-
-    Parameters
-    ----------
-    document : mapping
-        Strings, numbers, lists and mappings; an infinite number is written as the text ``inf``.
-    """
+    """Write one JSON document to standard output; an infinite number as the text ``inf``."""
     print(json.dumps(_json_safe(document), indent=2, allow_nan=False))
 
 
@@ -58,15 +43,7 @@ def _json_safe(value: Any) -> Any:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table to standard output: the first column to the left, others to the right.
-
-    Parameters
-    ----------
-    header : sequence of str
-        Names of the columns.
-    rows : sequence of sequences of str
-        The cells.
-    """
+    """Write a table to standard output: the first column to the left, others to the right."""
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
@@ -91,22 +68,10 @@ def remark(text: str, *, quiet: bool = False) -> None:
 def rows_progress(
     description: str, *, quiet: bool, counted: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Show how many rows are done; how many there will be is not known.
+    """Show how many rows are done, as the callable is told; how many there will be is not known.
 
-    Parameters
-    ----------
-    description : str
-        What is being done.
-    quiet : bool
-        Show nothing.
-    counted : bool
-        False where the number of rows is protected: it is not shown, and neither is the time,
-        which grows with it.
-
-    Yields
-    ------
-    callable
-        To be called with the number of rows done so far.
+    Not `counted`, where their number is protected: it is not shown then, and neither is the time,
+    which grows with it.
     """
     count = [TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn()] if counted else []
     with _progress(SpinnerColumn(), TextColumn("{task.description}"), *count, quiet=quiet) as bar:
@@ -118,22 +83,7 @@ def rows_progress(
 def steps_progress(
     description: str, *, total: int, quiet: bool
 ) -> Iterator[Callable[[int, float], None]]:
-    """Show a bar of training steps.
-
-    Parameters
-    ----------
-    description : str
-        What is being done.
-    total : int
-        Number of steps.
-    quiet : bool
-        Show nothing.
-
-    Yields
-    ------
-    callable
-        To be called with the number of steps done so far and the loss of the last one.
-    """
+    """Show a bar of training steps: the callable is told how many are done, and the last loss."""
     with _progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -7,7 +7,7 @@ from typing import Final
 
 from dpslice.accounting._guarantee import Guarantee, composed_guarantee
 from dpslice.accounting._rounding import order_rounding
-from dpslice.accounting._slicing import checked_setting
+from dpslice.accounting._slicing import Setting, checked_setting
 from dpslice.accounting._sums import checked_distances, sum_epsilon
 
 # What a claim may be off by when it is computed again: ln delta by the first, and other numbers
@@ -83,17 +83,7 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
                 (sum_epsilon(delta, distance / sigma, p, rate, at_least=at_least), distance)
             )
     elif guarantee.mechanism == "slicing" and guarantee.d and guarantee.frame is not None:
-        setting = checked_setting(
-            d=guarantee.d,
-            p=p,
-            frame=guarantee.frame,
-            adjacency=guarantee.adjacency,
-            max_norm=norm,
-            diameter=diameter,
-            column_norm=1.0,
-            frame_norm=guarantee.frame_norm,
-            rows_per_person=guarantee.rows_per_person,
-        )
+        setting = _setting_of(guarantee)
         found = [
             (setting.alone(delta, sigma, kind, at_least=at_least), setting.distance(kind))
             for kind in kinds
@@ -111,13 +101,8 @@ def computed_again(guarantee: Guarantee, *, at_least: bool = False) -> Guarantee
     )
 
 
-def _refuse_order_overclaim(guarantee: Guarantee) -> None:
-    """Do what `refuse_overclaim` does where the order of rows is counted on."""
-    assert guarantee.n is not None
-    assert guarantee.p is not None
-    assert guarantee.sigma is not None
-    assert guarantee.max_norm is not None
-    setting = checked_setting(
+def _setting_of(guarantee: Guarantee) -> Setting:
+    return checked_setting(
         d=guarantee.d,
         p=guarantee.p,
         frame=guarantee.frame,
@@ -126,8 +111,16 @@ def _refuse_order_overclaim(guarantee: Guarantee) -> None:
         diameter=guarantee.diameter,
         column_norm=1.0,  # seeded frames may have longer columns: that counts below the tolerance
         frame_norm=guarantee.frame_norm,
-        rows_per_person=1,
+        rows_per_person=guarantee.rows_per_person,
     )
+
+
+def _refuse_order_overclaim(guarantee: Guarantee) -> None:
+    """Do what `refuse_overclaim` does where the order of rows is counted on."""
+    assert guarantee.n is not None
+    assert guarantee.p is not None
+    assert guarantee.sigma is not None
+    setting = _setting_of(guarantee)
     n, sigma, rounding = guarantee.n, guarantee.sigma, guarantee.epsilon_numerical
     wrong = None
     if (

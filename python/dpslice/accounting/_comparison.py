@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,33 +91,31 @@ def compare_slicing(
         "rows_per_person": checked_rows_per_person(rows_per_person),
     }
     several = setting["rows_per_person"] > 1
+
+    def noise_of(calibrate: Callable[..., float], **how: Any) -> float:
+        if epsilon is not None:
+            return calibrate(epsilon, delta, **how)
+        assert sigma is not None
+        return sigma
+
     stated: dict[str, Guarantee] = {}
     for frame in ("orthonormal",) if several else FRAMES:
         length = column_norm_bound(frame, d, p)
         of_frame = {**setting, "frame": frame, "column_norm": length}
-        noise = sigma
-        if epsilon is not None:
-            noise = calibrate_slicing(epsilon, delta, **of_frame)
-        assert noise is not None
+        noise = noise_of(calibrate_slicing, **of_frame)
         stated[frame] = slicing_guarantee(sigma=noise, delta=delta, **of_frame)
     in_order = None
     if n is not None:
         # As `SlicingMechanism` does: gaussian frames that are drawn afresh have no sure bound.
         claim: dict[str, Any] = {**setting, "n": n, "amplify_by_order": True}
-        noise = sigma
-        if epsilon is not None:
-            noise = calibrate_slicing(epsilon, delta, **claim)
-        assert noise is not None
+        noise = noise_of(calibrate_slicing, **claim)
         in_order = slicing_guarantee(sigma=noise, delta=delta, epsilon=epsilon, **claim)
     distance = stated["orthonormal"].sensitivity
     assert distance is not None
     if several:
         return Comparison(frames=stated, in_order=in_order, paper=None, sensitivity=distance)
     at: dict[str, Any] = {"d": d, "p": p, "sensitivity": distance}
-    noise = sigma
-    if epsilon is not None:
-        noise = paper_sigma(epsilon, delta, **at)
-    assert noise is not None
+    noise = noise_of(paper_sigma, **at)
     paper = PaperBound(
         sigma=noise,
         epsilon=paper_epsilon(delta, sigma=noise, **at),

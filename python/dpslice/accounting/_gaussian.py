@@ -46,6 +46,10 @@ class Ratio:
     scale: float = 0.0
     shape: tuple[int, ...] = ()
 
+    def over(self, sigma: float) -> Ratio:
+        """Law with sigma times the noise."""
+        return Ratio(self.fixed / sigma, self.scale / sigma, self.shape)
+
     def typical(self) -> float:
         """Root mean square of mu."""
         mean = 0.0
@@ -484,10 +488,6 @@ def calibrate_sigma(
     """
     eps = _arrays.positive_real("epsilon", epsilon)
     target = log_target(delta, log_delta)
-    unit = checked_ratio(1.0, d, p, frame, sensitivity)  # mu at sigma = 1; it falls as 1/sigma
-
-    def log_f(sigma: float) -> float:
-        scaled = Ratio(unit.fixed / sigma, unit.scale / sigma, unit.shape)
-        return log_delta_at(eps, scaled)
-
-    return least_sigma(log_f, target, unit.typical() / gaussian_mu(eps, target))
+    unit = checked_ratio(1.0, d, p, frame, sensitivity)  # mu at sigma = 1
+    guess = unit.typical() / gaussian_mu(eps, target)
+    return least_sigma(lambda sigma: log_delta_at(eps, unit.over(sigma)), target, guess)

@@ -38,7 +38,7 @@ _LARGEST_ORDER_EPSILON: Final = 6.0  # that the order is claimed for: little is 
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """Checked arguments that `slicing_guarantee` and `calibrate_slicing` share."""
 
     d: int
@@ -50,11 +50,6 @@ class _Setting:
     column_norm: float
     frame_norm: float | None
     rows_per_person: int
-
-    def __post_init__(self) -> None:
-        _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
-        if self.rows_per_person > 1:
-            check_sure_norm("rows_per_person", self.frame, known=self.frame_norm is not None)
 
     def ratio(self, sigma: float, adjacency: str) -> Ratio:
         """Law of the ratio of a person's distance to the noise, rounding included.
@@ -202,9 +197,9 @@ def checked_setting(
     column_norm: object,
     frame_norm: object,
     rows_per_person: object,
-) -> _Setting:
+) -> Setting:
     norm = _arrays.positive_real("max_norm", max_norm)
-    return _Setting(
+    setting = Setting(
         d=_arrays.positive_integer("d", d),
         p=_arrays.positive_integer("p", p),
         frame=_arrays.choice("frame", frame, FRAMES),
@@ -217,6 +212,9 @@ def checked_setting(
         ),
         rows_per_person=checked_rows_per_person(rows_per_person),
     )
+    if setting.rows_per_person > 1:
+        check_sure_norm("rows_per_person", setting.frame, known=setting.frame_norm is not None)
+    return setting
 
 
 def check_sure_norm(name: str, frame: str, *, known: bool) -> None:
@@ -228,7 +226,7 @@ def check_sure_norm(name: str, frame: str, *, known: bool) -> None:
         )
 
 
-def _checked_order(setting: _Setting, n: object) -> int:
+def _checked_order(setting: Setting, n: object) -> int:
     """Return n, or raise where the order of rows may not be claimed."""
     if n is None:
         raise ValueError(
@@ -456,9 +454,7 @@ def calibrate_slicing(
     return sigma
 
 
-def _least_sigma_in_order(
-    setting: _Setting, eps: float, delta: float, high: float, n: int
-) -> float:
+def _least_sigma_in_order(setting: Setting, eps: float, delta: float, high: float, n: int) -> float:
     """Least noise, up to `high`, at which the order of n rows gives epsilon; or `high`."""
     target = setting.order_target(delta, n)
 

@@ -14,20 +14,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "beta_log_density",
-    "brent",
-    "chi_log_density",
-    "log_1f1",
-    "log_fair_binomial",
-    "log_gaussian_complement",
-    "log_gaussian_loss_tail",
-    "log_gaussian_profile",
-    "log_integral",
-    "minimise",
-    "roots",
-]
-
 Array = NDArray[np.float64]
 
 _SQRT_PI: Final = math.sqrt(math.pi)
@@ -219,18 +205,7 @@ def _log_tails(a: Array, b: Array) -> Array:
 
 
 def log_gaussian_complement(epsilon: ArrayLike, mu: ArrayLike) -> Array:
-    """Log of one minus the privacy profile of the Gaussian mechanism.
-
-    Parameters
-    ----------
-    epsilon, mu : array_like
-        As in `log_gaussian_profile`.
-
-    Returns
-    -------
-    array of float64
-        ln(1 - delta).
-    """
+    """Log of one minus the privacy profile, of arguments as in `log_gaussian_profile`."""
     eps, ratio = np.broadcast_arrays(
         np.asarray(epsilon, dtype=np.float64), np.asarray(mu, dtype=np.float64)
     )

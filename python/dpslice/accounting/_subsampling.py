@@ -86,10 +86,7 @@ class _Base:
     sample: Subsample
 
     def at(self, sigma: float) -> _Base:
-        def scaled(x: Ratio) -> Ratio:
-            return Ratio(x.fixed / sigma, x.scale / sigma, x.shape)
-
-        return dataclasses.replace(self, far=scaled(self.far), near=scaled(self.near))
+        return dataclasses.replace(self, far=self.far.over(sigma), near=self.near.over(sigma))
 
     def log_delta(self, eps: float) -> float:
         sample = self.sample

@@ -121,17 +121,7 @@ class CustomFeatures(RowFeatures):
         return 1 if adjacency == "add_remove" else max(1, BLOCK_NUMBERS // self.n_cells)
 
     def sum(self, block: FloatArray) -> Integers:
-        """Add up the function's values on a checked block, without noise: private.
-
-        Parameters
-        ----------
-        block : array, shape (rows, d)
-            Checked rows.
-
-        Returns
-        -------
-        array, shape (n_cells,), int64
-            In units of ``2.0 ** unit_exponents()``.
+        """Add up the function's values on a checked block: private; see `FeatureMap.sum`.
 
         Raises
         ------

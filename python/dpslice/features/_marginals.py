@@ -230,17 +230,9 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         return block
 
     def sum(self, block: Codes) -> Integers:
-        """Count the cells of every table, without noise: private.
+        """Count the cells of every table, without noise: private; see `FeatureMap.sum`.
 
-        Parameters
-        ----------
-        block : array of integers, shape (rows, number of columns)
-            Checked records.
-
-        Returns
-        -------
-        array, shape (n_cells,), int64
-            Exact, so independent of any order. Tables in the order of `groups`, each in C order.
+        Tables are in the order of `groups`, each in C order.
         """
         counts = []
         columns = np.ascontiguousarray(block.T).astype(np.int64)  # [columns, rows]
@@ -273,18 +265,9 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
             yield group, table, float(deviations.flat[0])
 
     def estimate_n(self, sums: Numbers, noise: Numbers) -> float:
-        """Estimate the number of records from released counts: every table adds up to it.
+        """Estimate the number of records, as `FeatureMap.estimate_n`: every table adds up to it.
 
-        The totals are averaged with weights inverse to their variances; at least 1.
-
-        Parameters
-        ----------
-        sums, noise : array, shape (n_cells,)
-            Released counts and their standard deviations.
-
-        Returns
-        -------
-        float
+        The totals are averaged with weights inverse to their variances.
         """
         totals, precisions = [], []
         for _, table, deviation in self.tables(sums, noise):
@@ -320,12 +303,7 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
     # ---------------------------------------------------------------------------------- files
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a description that JSON can hold.
-
-        Returns
-        -------
-        dict
-        """
+        """Return a description that JSON can hold."""
         return {
             "map": self.name_in_files,
             "sizes": list(self.sizes),

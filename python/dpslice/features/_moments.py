@@ -163,22 +163,7 @@ class SecondMoments(RowFeatures):
         return np.asarray(total[self._places()])
 
     def estimate_n(self, sums: Numbers, noise: Numbers) -> float:
-        """Estimate the number of records, which a map with a constant counts; at least 1.
-
-        Parameters
-        ----------
-        sums, noise : array, shape (n_cells,)
-            Released sums and their standard deviations.
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ValueError
-            If the map has no constant.
-        """
+        """Estimate the number of records, as `FeatureMap.estimate_n`: a constant counts them."""
         if self._size == self.d:
             return super().estimate_n(sums, noise)
         return max(1.0, float(sums[-1]))

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from dpslice import _arrays
 from dpslice.tabular.columns import LINE
 
-__all__ = ["CsvTable", "is_named_gzip", "opened", "write", "write_text"]
-
 
 def is_named_gzip(path: object) -> bool:
     """Tell whether a file's name asks for gzip."""
@@ -34,24 +32,7 @@ def is_named_gzip(path: object) -> bool:
 
 
 class CsvTable:
-    """An open CSV file whose header line has been read.
-
-    Parameters
-    ----------
-    path : object
-        The file's name, for messages.
-    lines : csv reader
-        Its rows of cells.
-    separator : str
-        The character between cells.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns, in the file's order.
-    place : str
-        What the numbers of rows count.
-    """
+    """An open CSV file whose header line has been read, as `files._Table` has it."""
 
     place = LINE
 
@@ -79,22 +60,7 @@ class CsvTable:
     def blocks(
         self, names: Sequence[str], block_rows: int
     ) -> Iterator[tuple[Sequence[int], list[tuple[Sequence[str], None]]]]:
-        """Read the rows that are left.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Columns wanted.
-        block_rows : int
-            Most rows of a block.
-
-        Yields
-        ------
-        places : sequence of int
-            The line that each row begins at.
-        columns : list of (sequence of str, None)
-            The cells of each column.
-        """
+        """Read the rows that are left: the line that each begins at, and cells by columns."""
         order = [self.names.index(name) for name in names]
         rows: list[list[str]] = []
         starts: list[int] = []
@@ -131,26 +97,7 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @contextmanager
 def opened(path: object, raw: IO[bytes], separator: str, encoding: str) -> Iterator[CsvTable]:
-    """Read an open file as CSV; what is wrong with it becomes a ValueError.
-
-    Parameters
-    ----------
-    path : object
-        The file's name.
-    raw : binary file
-        The file, at its beginning; gzip is recognised by its first bytes.
-    separator, encoding : str
-        As in `read_table`.
-
-    Yields
-    ------
-    CsvTable
-
-    Raises
-    ------
-    ValueError
-        If `separator` or `encoding` is none, or the file is no such file.
-    """
+    """Read an open file as CSV; what is wrong with it, or how to read it, becomes a ValueError."""
     if not isinstance(separator, str) or len(separator) != 1 or separator in '"\r\n':
         raise ValueError(
             "separator must be one character that is no quote and ends no line; "

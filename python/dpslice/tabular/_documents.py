@@ -7,14 +7,12 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpslice import _arrays
 from dpslice._storage import replacing
+from dpslice.accounting import Guarantee
 from dpslice.tabular import _toml
-
-if TYPE_CHECKING:
-    from dpslice.accounting import Guarantee
 
 DOCUMENT_KEYS = ("table", "columns", "impossible", "guarantee")  # of a schema, or of types
 
@@ -26,8 +24,6 @@ def read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
     stated = document.get("guarantee")
     if stated is None:
         return None
-    from dpslice.accounting import Guarantee
-
     if not isinstance(stated, Mapping):
         raise ValueError("[guarantee] must be a table")
     if set(stated) == {"json"}:
@@ -38,22 +34,8 @@ def read_guarantee(document: Mapping[str, Any]) -> Guarantee | None:
 def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
     """Read the tables of a schema file, or SDV metadata, without judging what they say.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The file. Its content decides, not its name: JSON starts with a brace.
-
-    Returns
-    -------
-    document : dict
-        What the file holds.
-    is_sdv : bool
-        Whether it is JSON, hence SDV metadata.
-
-    Raises
-    ------
-    ValueError
-        If the file is not UTF-8, or neither TOML nor JSON.
+    Returned with the document is whether it is JSON, hence SDV metadata. The file's content decides
+    that, not its name: JSON starts with a brace.
     """
     raw = Path(path).read_bytes()
     try:

@@ -12,8 +12,6 @@ import math
 import secrets
 from collections.abc import Callable
 
-__all__ = ["discrete_gaussian", "discrete_gaussian_tail"]
-
 # Returns a uniform integer in [0, n), n given.
 Below = Callable[[int], int]
 

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from dpslice import _arrays
 from dpslice.tabular.columns import ROW
 
-__all__ = ["ParquetTable", "is_named", "opened", "require", "starts", "write"]
-
 # Read at a time of each column; else a whole row group is, which may be the whole file.
 _BUFFER_BYTES = 1 << 20
 
@@ -52,22 +50,7 @@ def require() -> tuple[Any, Any]:
 
 
 class ParquetTable:
-    """An open Parquet file.
-
-    Parameters
-    ----------
-    path : object
-        The file's name, for messages.
-    raw : binary file
-        The file.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns, in the file's order.
-    place : str
-        What the numbers of rows count.
-    """
+    """An open Parquet file, as `files._Table` has it."""
 
     place = ROW
 
@@ -79,15 +62,7 @@ class ParquetTable:
         self.names: list[str] = self._schema.names
 
     def check_type(self, name: str, kind: str) -> None:
-        """Raise ValueError unless a column's values have one text, of what the schema expects.
-
-        Parameters
-        ----------
-        name : str
-            The column.
-        kind : str
-            What it is read as: a type of `Schema.infer`.
-        """
+        """Raise ValueError unless a column's values have one text, of what the schema expects."""
         types = self._arrow.types
         found = self._schema.field(name).type
         if types.is_dictionary(found):
@@ -124,28 +99,7 @@ class ParquetTable:
     def blocks(
         self, names: Sequence[str], block_rows: int
     ) -> Iterator[tuple[Sequence[int], Iterator[tuple[Sequence[str | None], NDArray[np.intp]]]]]:
-        """Read the rows, and of them the wanted columns alone.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Columns wanted.
-        block_rows : int
-            Most rows of a block.
-
-        Yields
-        ------
-        places : sequence of int
-            The number of each row, from 1.
-        columns : iterator of (sequence of str or None, ndarray of int)
-            The distinct cells of each column, None for a missing value, and which of them each row
-            has; to be taken before the next block is.
-
-        Raises
-        ------
-        ValueError
-            At the end, if there were not as many rows as the file states.
-        """
+        """Read the rows, numbered from 1, and of them the distinct cells of wanted columns."""
         done = 0
         for batch in self._file.iter_batches(batch_size=block_rows, columns=list(names)):
             if batch.num_rows == 0:
@@ -188,26 +142,7 @@ def _is_text(types: Any, found: Any) -> bool:
 
 @contextmanager
 def opened(path: object, raw: IO[bytes]) -> Iterator[ParquetTable]:
-    """Read an open file as Parquet; what is wrong with it becomes a ValueError.
-
-    Parameters
-    ----------
-    path : object
-        The file's name.
-    raw : binary file
-        The file.
-
-    Yields
-    ------
-    ParquetTable
-
-    Raises
-    ------
-    ImportError
-        If pyarrow is not installed.
-    ValueError
-        If the file is not Parquet, damaged, encrypted, or no file that can be read from its end.
-    """
+    """Read an open file as Parquet; what is wrong with it becomes a ValueError."""
     arrow, _ = require()
     if not raw.seekable():
         raise ValueError(f"{path}: must be a regular file, as Parquet is read from its end")
@@ -230,19 +165,8 @@ def opened(path: object, raw: IO[bytes]) -> Iterator[ParquetTable]:
 def write(df: pd.DataFrame, handle: IO[bytes]) -> None:
     """Write a table as Parquet to an open binary file.
 
-    Parameters
-    ----------
-    df : pandas.DataFrame
-        The table. Times are written to the microsecond, which all readers know.
-    handle : binary file
-        The file.
-
-    Raises
-    ------
-    ImportError
-        If pyarrow is not installed.
-    ValueError
-        If a column holds what Parquet has no type for.
+    Times are written to the microsecond, which all readers know. What Parquet has no type for is a
+    ValueError.
     """
     arrow, parquet = require()
     try:

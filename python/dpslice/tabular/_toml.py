@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
-__all__ = ["dumps"]
-
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 _ESCAPES |= {'"': '\\"', "\\": "\\\\"}
@@ -46,9 +44,7 @@ def _value(value: object) -> str:
         if not math.isfinite(value):
             raise ValueError(f"a schema holds finite numbers only; got {value}")
         return repr(value)  # shortest text that reads back to the same double
-    if isinstance(value, datetime.datetime):  # before date: a datetime is one
-        return value.isoformat()
-    if isinstance(value, datetime.date):
+    if isinstance(value, datetime.date):  # a datetime is one
         return value.isoformat()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
@@ -70,25 +66,11 @@ def _is_tables(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
 
 
 def dumps(document: Mapping[str, object]) -> str:
-    """Write a mapping of tables (mappings inside mappings, values at the leaves) as TOML text.
+    """Write a mapping as TOML text, from which `tomllib.loads` gives back an equal one, in order.
 
-    Parameters
-    ----------
-    document : mapping
-        Strings, booleans, integers, finite floats, dates, local datetimes, lists of those, and
-        mappings of them to any depth. A list of mappings becomes an array of tables.
-
-    Returns
-    -------
-    str
-        TOML text; `tomllib.loads` gives back an equal mapping, in the same order.
-
-    Raises
-    ------
-    TypeError
-        If a value is of another kind.
-    ValueError
-        If a number is not finite or a text is not valid Unicode.
+    It may hold strings, booleans, integers, finite floats, dates, local datetimes, lists of those,
+    and mappings of them to any depth. A list of mappings becomes an array of tables. Another kind
+    of value is a TypeError; a number that is not finite, or text that is not Unicode, a ValueError.
     """
     lines: list[str] = []
 

@@ -315,11 +315,11 @@ _Cells = tuple[Sequence[str | None], NDArray[np.intp] | None]
 class _Table(Protocol):
     """An open file of some kind, as `iter_table` needs it."""
 
-    names: list[str]
-    place: str
+    names: list[str]  # of the columns, in the file's order
+    place: str  # what the numbers of rows count
 
     def check_type(self, name: str, kind: str) -> None:
-        """Raise ValueError if a column of this file cannot be read as this type."""
+        """Raise ValueError if a column of this file cannot be read as a type of `Schema.infer`."""
 
     def hint(self) -> str:
         """Say why columns may be missing, at the end of a message."""
@@ -327,7 +327,10 @@ class _Table(Protocol):
     def blocks(
         self, names: Sequence[str], block_rows: int
     ) -> Iterator[tuple[Sequence[int], Iterable[_Cells]]]:
-        """Yield where rows stand in the file, and the cells of some columns."""
+        """Yield where rows stand in the file, and the cells of some columns, each block's at once.
+
+        Cells are to be taken before the next block is.
+        """
 
 
 # First bytes of what is taken for a CSV file, and what to do about it. No table begins so.

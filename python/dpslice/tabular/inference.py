@@ -128,25 +128,7 @@ def infer_schema(
     impossible: Sequence[Rule | Mapping[str, object]] | None = None,
     rows_per_person: int = 1,
 ) -> Schema:
-    """Estimate bounds and categories from private rows; see `Schema.infer` and the module's text.
-
-    Parameters
-    ----------
-    df : pandas.DataFrame
-        The private table.
-    epsilon, delta, types, adjacency, nullable, target, prior, impossible, rows_per_person
-        As in `Schema.infer`.
-
-    Returns
-    -------
-    Schema
-        With its guarantee.
-
-    Raises
-    ------
-    TypeError, ValueError, InferenceError
-        As `Schema.infer`.
-    """
+    """Estimate bounds and categories from private rows: `Schema.infer`, and the module's text."""
     epsilon = _arrays.positive_real("epsilon", epsilon)
     delta = _arrays.open_unit("delta", delta)
     _arrays.choice("adjacency", adjacency, SUM_ADJACENCIES)
@@ -600,19 +582,7 @@ def _occupied(noisy: NDArray[np.int64], sigma: float) -> tuple[int, int] | None:
 
     Bins that stand out by themselves come first; then windows of 2, 4, 8, ... bins beyond them,
     which find thin tails that no single bin shows. The innermost window goes first, so that the
-    bounds do not reach farther out than the evidence does.
-
-    Parameters
-    ----------
-    noisy : ndarray, shape (number of bins,), int64
-        Noisy counts of consecutive bins.
-    sigma : float
-        Standard deviation of their noise.
-
-    Returns
-    -------
-    tuple of int, or None
-        None if nothing stands out.
+    bounds do not reach farther out than the evidence does. None if nothing stands out.
     """
     widths, z = _windows(len(noisy))
     running = np.concatenate([[0], np.cumsum(noisy)])

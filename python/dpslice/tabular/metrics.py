@@ -23,17 +23,15 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dpslice import _arrays
 from dpslice.tabular.columns import Boolean, Categorical, Column, Number
 from dpslice.tabular.schema import Schema
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["TableColumn", "scores", "table_columns"]
 
@@ -240,7 +238,6 @@ def _discrete(column: TableColumn, table: int) -> tuple[NDArray[Any], NDArray[An
     real, synthetic = column.values[0], column.values[table]
     if column.is_discrete:
         return real, synthetic
-    pandas = _arrays.require("pandas", extra="tabular")
     utils = _arrays.require("sdmetrics.utils", extra="tabular")
     present = column.present(0)
     if len(present):
@@ -249,7 +246,7 @@ def _discrete(column: TableColumn, table: int) -> tuple[NDArray[Any], NDArray[An
         if high - low <= 2 * DISCRETE_BINS * np.spacing(max(abs(low), abs(high))):
             real, synthetic = real - low, synthetic - low
     binned: tuple[NDArray[Any], NDArray[Any]] = utils.discretize_column(
-        pandas.Series(real), pandas.Series(synthetic), num_discrete_bins=DISCRETE_BINS
+        pd.Series(real), pd.Series(synthetic), num_discrete_bins=DISCRETE_BINS
     )
     return binned
 
@@ -258,7 +255,6 @@ def _pair_scores(
     columns: Sequence[TableColumn], pairs: Sequence[tuple[int, int]], table: int
 ) -> list[dict[str, Any]]:
     """Score pairs of columns: ContingencySimilarity, and correlations where both are numbers."""
-    pandas = _arrays.require("pandas", extra="tabular")
     column_pairs = _arrays.require("sdmetrics.column_pairs", extra="tabular")
     with _quiet():
         codes = [_discrete(column, table) for column in columns]
@@ -277,7 +273,7 @@ def _pair_scores(
         # sdmetrics wants frames; the names are ours, because two columns of a table may well be
         # called what pandas uses for its own.
         real, synthetic = (
-            pandas.DataFrame({"a": codes[first][i], "b": codes[second][i]}) for i in (0, 1)
+            pd.DataFrame({"a": codes[first][i], "b": codes[second][i]}) for i in (0, 1)
         )
         with _quiet():
             similarity = column_pairs.ContingencySimilarity.compute(real, synthetic)
@@ -288,7 +284,7 @@ def _pair_scores(
             entry["correlation_real"], entry["correlation_synthetic"] = real_rho, synthetic_rho
             if real_rho is not None and synthetic_rho is not None:
                 real, synthetic = (
-                    pandas.DataFrame({"a": a.values[t], "b": b.values[t]}) for t in (0, table)
+                    pd.DataFrame({"a": a.values[t], "b": b.values[t]}) for t in (0, table)
                 )
                 with _quiet():
                     similarity = column_pairs.CorrelationSimilarity.compute(real, synthetic)
@@ -369,11 +365,7 @@ def _classification_task(column: TableColumn) -> _Task | str:
 
 def _features(columns: Sequence[TableColumn], table: int, rows: NDArray[np.int64]) -> pd.DataFrame:
     """Feature table of some rows: codes and float64 numbers under positional names."""
-    pandas = _arrays.require("pandas", extra="tabular")
-    frame: pd.DataFrame = pandas.DataFrame(
-        {f"c{i}": column.values[table][rows] for i, column in enumerate(columns)}
-    )
-    return frame
+    return pd.DataFrame({f"c{i}": column.values[table][rows] for i, column in enumerate(columns)})
 
 
 def _model(columns: Sequence[TableColumn]) -> Any:
@@ -468,7 +460,6 @@ def _dense_features(
     test table has. Encoded here, from the training table's levels, such a level is a row of
     zeros; all else is the same matrix up to the order of its columns.
     """
-    pandas = _arrays.require("pandas", extra="tabular")
     out: tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] = ({}, {})
     for i, column in enumerate(columns):
         name = f"c{i}"
@@ -480,7 +471,7 @@ def _dense_features(
         for code in common:
             for part, frame in zip(out, (train, test), strict=True):
                 part[f"{name}_{code}"] = (frame[name] == code).to_numpy(dtype=np.float64)
-    return pandas.DataFrame(out[0]), pandas.DataFrame(out[1])
+    return pd.DataFrame(out[0]), pd.DataFrame(out[1])
 
 
 def _sdmetrics_f1(

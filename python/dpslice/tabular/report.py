@@ -15,14 +15,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dpslice import _arrays
 from dpslice._storage import replacing
 from dpslice.accounting import Guarantee
-from dpslice.accounting._guarantee import wording
+from dpslice.accounting._guarantee import leaves_of, wording
 from dpslice.tabular._charts import (
     REAL,
     SYNTHETIC,
@@ -45,9 +46,6 @@ from dpslice.tabular._numbers import (
 from dpslice.tabular.columns import Datetime, Number
 from dpslice.tabular.metrics import TableColumn, scores, table_columns
 from dpslice.tabular.schema import Schema
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["render_report", "write_report"]
 
@@ -166,13 +164,6 @@ def _facts(guarantee: Guarantee) -> list[tuple[str, str]]:
     return facts
 
 
-def _steps(guarantee: Guarantee) -> list[Guarantee]:
-    """List the steps that were composed, those inside other compositions included."""
-    if not guarantee.parts:
-        return [guarantee]
-    return [step for part in guarantee.parts for step in _steps(part)]
-
-
 def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
     """Everything the certificate section says."""
     if guarantee is None:
@@ -186,7 +177,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             "epsilon": parameter_text(part.epsilon),
             "delta": parameter_text(part.delta, 3),
         }
-        for part in (_steps(guarantee) if guarantee.parts else ())
+        for part in leaves_of(guarantee.parts)
     ]
     return {
         "given": True,
@@ -217,7 +208,7 @@ def _certificate(guarantee: Guarantee | None) -> dict[str, Any]:
             else parameter_text(guarantee.epsilon_replace_one)
         ),
         "mechanism": guarantee.mechanism,
-        "steps": [_facts(step) for step in _steps(guarantee)],
+        "steps": [_facts(step) for step in leaves_of([guarantee])],
         "parts": parts,
         "composition": _COMPOSITION.get(guarantee.composition),
         "notes": list(guarantee.notes),
