@@ -95,7 +95,7 @@ from dpslice._arrays._scalars import (
 )
 from dpslice._arrays._synthetic_rows import (
     synthetic_rows,
-    under_vmap,
+    values_hidden,
 )
 
 __all__ = [
@@ -154,6 +154,6 @@ __all__ = [
     "settled",
     "synthetic_rows",
     "text",
-    "under_vmap",
+    "values_hidden",
     "widened",
 ]

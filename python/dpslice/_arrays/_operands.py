@@ -184,16 +184,17 @@ def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) ->
 
 def _kernel_dtype(name: str, value: Any) -> np.dtype[np.floating[Any]]:
     """Return float32 or float64, in native byte order, or raise."""
-    found = _native(value.dtype)
+    dtype = value.dtype
+    # Those of torch are not looked up in a cache, of which its compiler would warn.
+    found = _native(dtype) if isinstance(dtype, np.dtype) else _KERNEL_DTYPES.get(str(dtype))
     if found is None:
         raise TypeError(f"{name} must have dtype float32 or float64; got {value.dtype}")
     return found
 
 
 @functools.lru_cache(256)  # there are not that many dtypes, but for structured ones
-def _native(dtype: Any) -> np.dtype[np.floating[Any]] | None:
-    native = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
-    return _KERNEL_DTYPES.get(str(native))
+def _native(dtype: np.dtype[Any]) -> np.dtype[np.floating[Any]] | None:
+    return _KERNEL_DTYPES.get(str(dtype.newbyteorder("=")))
 
 
 def _host_array(

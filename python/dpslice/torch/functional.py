@@ -308,7 +308,8 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
             raise TypeError(f"bandwidth must be a floating-point tensor; got {bandwidth.dtype}")
         bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
         return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
-    if hasattr(bandwidth, "__array__") and not isinstance(bandwidth, np.number):
+    # Numbers first: those that torch.compile has symbols for cannot be asked for attributes.
+    if not isinstance(bandwidth, (float, int, np.number)) and hasattr(bandwidth, "__array__"):
         raise TypeError(
             f"bandwidth must be a number or a torch tensor; got {_arrays.describe(bandwidth)}"
         )
