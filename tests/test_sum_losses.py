@@ -64,6 +64,15 @@ def _loss(name: str, rows: np.ndarray, *, sigma: float = 1.0, **options) -> Feat
     return FeatureMatching(release, function=function, **options)
 
 
+def _any_loss(name: str) -> torch.nn.Module:
+    """A loss on a map, or that of marginals, of rows of 4 entries."""
+    if name != "marginals":
+        return _loss(name, _rows(1000))
+    codes = np.random.default_rng(0).integers(0, 2, (1000, 2))
+    features = MarginalSums([2, 2], groups=[(0,), (0, 1)])
+    return MarginalMatching(SumMechanism(features=features, sigma=1.0).release(codes))
+
+
 def _averages(name: str, rows: np.ndarray) -> np.ndarray:
     """Average features by the code that makes releases, without noise."""
     features = MAPS[name]
@@ -146,14 +155,7 @@ def test_torch_func_differentiates(name: str) -> None:
 @pytest.mark.parametrize("name", [*MAPS, "marginals"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_step_is_one_graph(name: str, backend: str) -> None:
-    if name == "marginals":
-        codes = np.random.default_rng(0).integers(0, 2, (1000, 2))
-        release = SumMechanism(
-            features=MarginalSums([2, 2], groups=[(0,), (0, 1)]), sigma=1.0
-        ).release(codes)
-        loss: torch.nn.Module = MarginalMatching(release)
-    else:
-        loss = _loss(name, _rows(1000))
+    loss = _any_loss(name)
     scale = torch.full((1,), 3.0, dtype=torch.float64, requires_grad=True)
     torch.compiler.reset()
     graphs = CompileCounterWithBackend(backend)
@@ -166,6 +168,17 @@ def test_compiled_step_is_one_graph(name: str, backend: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(compiled(x), 2 * loss(scale * x))
     assert graphs.frame_count <= 3  # where the number of rows varies, and where no gradient is made
+
+
+@pytest.mark.parametrize("name", [*MAPS, "marginals"])
+def test_autocast_computes_in_float32(name: str) -> None:
+    loss = _any_loss(name)
+    x = torch.from_numpy(_rows(60, seed=1)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(x)
+    assert value == loss(x.float())
+    with pytest.raises(TypeError, match="must have dtype float32 or float64"):
+        loss(x)
 
 
 @pytest.mark.parametrize("name", MAPS)

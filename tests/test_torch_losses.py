@@ -624,8 +624,12 @@ def test_autocast_computes_in_float32(release, make):
     assert value.dtype == torch.float32
     assert torch.equal(value, loss(x.float()))
     assert torch.autograd.grad(value, x)[0].dtype == torch.bfloat16
-    with pytest.raises(TypeError, match="x_synthetic must have dtype float32 or float64"):
+    with pytest.raises(TypeError, match=r"float64; got torch.bfloat16; .* pass .float\(\)"):
         loss(x)
+
+
+def test_rows_without_values_have_a_loss_without_one(release):
+    assert SmoothedLikelihood(release)(synthetic().detach().to("meta")).is_meta
 
 
 def test_repr_shows_release_and_settings(release):
@@ -668,6 +672,8 @@ def test_wrong_rows_are_refused(release, make):
     loss = make(release, seed=0)
     with pytest.raises(TypeError, match="x_synthetic must be a torch tensor; got ndarray"):
         loss(np.zeros((3, 5)))
+    with pytest.raises(TypeError, match=r"got tuple of arrays, .* pass the rows alone, batch\[0\]"):
+        loss((synthetic(), torch.zeros(40)))
     for shape in ((3, 4), (5,), (0, 5), (1, 3, 5)):
         with pytest.raises(ValueError, match=r"x_synthetic must have shape \(c, 5\) with c >= 1"):
             loss(torch.zeros(shape))

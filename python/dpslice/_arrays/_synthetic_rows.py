@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from dpslice._arrays._finite import all_finite
+from dpslice._arrays._scalars import kind_of
 
 __all__ = [
     "synthetic_rows",
@@ -32,7 +33,7 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
     """
     torch = sys.modules["torch"]  # of the caller; the graph of torch.compile could not import it
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}")
+        raise TypeError(f"{name} must be a torch tensor; got {kind_of(x)}")
     if x.ndim != 2 or x.shape[1] != d or x.shape[0] < 1:
         raise ValueError(
             f"{name} must have shape (c, {d}) with c >= 1, as the private rows have {d} columns; "
@@ -41,7 +42,9 @@ def synthetic_rows(name: str, x: Any, *, d: int) -> Any:
     if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(x.device.type):
         x = x.float()
     if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} must have dtype float32 or float64; got {x.dtype}")
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        remedy = "; half precision is taken under autocast alone: pass .float()" if half else ""
+        raise TypeError(f"{name} must have dtype float32 or float64; got {x.dtype}{remedy}")
     # Kernels, which get the values in any case, look too; losses without one give NaN for NaN.
     if x.is_cpu and not values_hidden() and not all_finite(x):
         i, j = (int(index) for index in (~torch.isfinite(x.detach())).nonzero()[0])

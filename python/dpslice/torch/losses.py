@@ -39,7 +39,8 @@ MEDIAN_ROWS = 1024
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Switch autocast off: distances of nearby points do not survive 8 or 11 bits."""
-    if torch.is_autocast_enabled(device.type):
+    # Of other devices, such as "meta", torch may not know whether it is on.
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

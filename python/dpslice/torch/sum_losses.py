@@ -370,7 +370,8 @@ class MarginalMatching(_SumLoss):
         ----------
         x_synthetic : Tensor, shape (c, D), float32 or float64
             Rows of distributions: non-negative, the entries of each column adding up to 1; D is the
-            sum of the columns' levels.
+            sum of the columns' levels. Under autocast, float16 and bfloat16 are taken too and
+            computed with in float32.
 
         Returns
         -------
@@ -385,11 +386,9 @@ class MarginalMatching(_SumLoss):
             If its shape is wrong, or it has a single row where two halves are wanted. (NaN gives
             NaN.)
         """
-        if not isinstance(x_synthetic, Tensor):
-            got = type(x_synthetic).__name__
-            raise TypeError(f"x_synthetic must be a torch tensor; got {got}")
-        _arrays.layout("x_synthetic", x_synthetic, ("c", self.d))
-        return self._checked_misfit(x_synthetic)
+        (x,) = functional._tensors(x_synthetic=x_synthetic)
+        _arrays.layout("x_synthetic", x, ("c", self.d))
+        return self._checked_misfit(x)
 
     def _misfit(self, x: Tensor) -> Tensor:
         target, weight, share, share_weight, table, table_weight = (
@@ -542,7 +541,8 @@ class FeatureMatching(_SumLoss):
         Parameters
         ----------
         x_synthetic : Tensor, shape (c, d), float32 or float64
-            Synthetic rows, in the coordinates of the private ones.
+            Synthetic rows, in the coordinates of the private ones. Under autocast, float16 and
+            bfloat16 are taken too and computed with in float32.
 
         Returns
         -------
@@ -556,7 +556,8 @@ class FeatureMatching(_SumLoss):
         ValueError
             If its shape is wrong, it holds NaN or infinity, has a single row where two halves are
             wanted, or the function's result has another shape than (c, n_cells) or holds NaN.
-            (Under `torch.vmap`, NaN gives NaN but for kernel sums.)
+            (Under `torch.vmap` and in graphs of `torch.compile`, NaN gives NaN but for kernel
+            sums.)
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
         return self._checked_misfit(x)
