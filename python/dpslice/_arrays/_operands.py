@@ -148,7 +148,7 @@ def operand(
 
 
 def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None) -> None:
-    """Check shape and dtype alone: all that there is to check while a graph is traced.
+    """Check shape, dtype and device: all that there is to check while a graph is traced.
 
     Parameters
     ----------
@@ -158,14 +158,16 @@ def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None
         Array of any library, with or without values.
     axes : sequence of str or int
         The expected shape: an int is that size, a letter any size of at least 1.
-    like : array, optional
-        An earlier argument whose dtype this one must share.
+    like : tensor, optional
+        An earlier argument whose dtype and device this one, a tensor too, must share.
     """
     library_of(name, value)
     _check_axes(name, tuple(value.shape), axes)
     dtype = _kernel_dtype(name, value)
     if like is not None and value.dtype != like.dtype:
         raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
+    if like is not None and value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the others; got {value.device}")
 
 
 def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) -> None:
