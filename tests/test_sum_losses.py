@@ -181,6 +181,15 @@ def test_autocast_computes_in_float32(name: str) -> None:
         loss(x)
 
 
+@pytest.mark.parametrize("name", [*MAPS, "marginals"])
+def test_a_loss_cast_to_half_precision_is_refused(name: str) -> None:
+    x = torch.from_numpy(_rows(60, seed=1))
+    for cast in (torch.nn.Module.half, torch.nn.Module.bfloat16):
+        with pytest.raises(TypeError, match="must stay in float32 or float64"):
+            cast(_any_loss(name))(x)
+    assert torch.isfinite(_any_loss(name).float()(x))
+
+
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("halves", [True, False])
 def test_vmap_is_a_loop(name: str, halves: bool) -> None:

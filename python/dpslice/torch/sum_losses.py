@@ -201,6 +201,11 @@ class _SumLoss(nn.Module, ABC):
         """Return the misfit of rows that are fit for it."""
 
     def _like(self, buffer: Tensor, x: Tensor) -> Tensor:
+        if buffer.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"{type(self).__name__} must stay in float32 or float64; it was cast to "
+                f"{buffer.dtype}, which the released sums do not survive: make it anew"
+            )
         return buffer.to(dtype=x.dtype, device=x.device)
 
 
