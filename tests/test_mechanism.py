@@ -272,6 +272,11 @@ def test_other_dtypes_are_refused(dtype: str) -> None:
         (3.0, TypeError, "X must be an array of rows .* got float"),
         (None, TypeError, "X must be an array of rows .* got NoneType"),
         ([[1.0, 2.0]], TypeError, "a block of X must be a NumPy, torch or CuPy array; got list"),
+        (
+            [[np.zeros((3, 2)), np.zeros(3)]],  # as a DataLoader over a TensorDataset gives it
+            TypeError,
+            r"got list of arrays, .* pass the rows alone, batch\[0\]",
+        ),
         ([np.zeros((3, 2), int)], TypeError, "a block of X must have dtype float32 or float64"),
         ([np.zeros(2)], ValueError, r"a block of X must have shape \(n, d\); got shape \(2,\)"),
     ],

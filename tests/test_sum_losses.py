@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 from dpslice import (  # noqa: E402
     CustomFeatures,
@@ -60,6 +61,15 @@ def _loss(name: str, rows: np.ndarray, *, sigma: float = 1.0, **options) -> Feat
     release = SumMechanism(features=MAPS[name], sigma=sigma).release(rows)
     function = _waves if name == "custom" else None
     return FeatureMatching(release, function=function, **options)
+
+
+def _any_loss(name: str) -> torch.nn.Module:
+    """A loss on a map, or that of marginals, of rows of 4 entries."""
+    if name != "marginals":
+        return _loss(name, _rows(1000))
+    codes = np.random.default_rng(0).integers(0, 2, (1000, 2))
+    features = MarginalSums([2, 2], groups=[(0,), (0, 1)])
+    return MarginalMatching(SumMechanism(features=features, sigma=1.0).release(codes))
 
 
 def _averages(name: str, rows: np.ndarray) -> np.ndarray:
@@ -139,21 +149,44 @@ def test_torch_func_differentiates(name: str) -> None:
     torch.testing.assert_close(torch.func.grad(loss)(x.detach()), want)
 
 
-@pytest.mark.parametrize("name", ["kernels", "custom"])
-def test_compiled_step_breaks_once_at_the_loss(name: str) -> None:
-    loss = _loss(name, _rows(1000))
-    graphs: list[Any] = []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+# Of torch's compiler itself, which makes one while it traces.
+@pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("name", [*MAPS, "marginals"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_step_is_one_graph(name: str, backend: str) -> None:
+    loss = _any_loss(name)
+    scale = torch.full((1,), 3.0, dtype=torch.float64, requires_grad=True)
     torch.compiler.reset()
-    compiled = torch.compile(lambda x: 2 * loss(3 * x), backend=backend)
+    graphs = CompileCounterWithBackend(backend)
+    compiled = torch.compile(lambda x: 2 * loss(scale * x), backend=graphs, fullgraph=True)
     for n in (60, 60, 80, 100):
         x = torch.from_numpy(_rows(n, seed=1))
-        assert compiled(x) == 2 * loss(3 * x)
-    assert len(graphs) <= 4  # before it and after, once more where the number of rows varies
+        got, want = compiled(x), 2 * loss(scale * x)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(*(torch.autograd.grad(v, scale)[0] for v in (got, want)))
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), 2 * loss(scale * x))
+    assert graphs.frame_count <= 3  # where the number of rows varies, and where no gradient is made
+
+
+@pytest.mark.parametrize("name", [*MAPS, "marginals"])
+def test_autocast_computes_in_float32(name: str) -> None:
+    loss = _any_loss(name)
+    x = torch.from_numpy(_rows(60, seed=1)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(x)
+    assert value == loss(x.float())
+    with pytest.raises(TypeError, match="must have dtype float32 or float64"):
+        loss(x)
+
+
+@pytest.mark.parametrize("name", [*MAPS, "marginals"])
+def test_a_loss_cast_to_half_precision_is_refused(name: str) -> None:
+    x = torch.from_numpy(_rows(60, seed=1))
+    for cast in (torch.nn.Module.half, torch.nn.Module.bfloat16):
+        with pytest.raises(TypeError, match="must stay in float32 or float64"):
+            cast(_any_loss(name))(x)
+    assert torch.isfinite(_any_loss(name).float()(x))
 
 
 @pytest.mark.parametrize("name", MAPS)

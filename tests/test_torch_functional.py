@@ -802,6 +802,15 @@ def test_mixed_dtypes_are_refused(op):
 
 
 @every_op
+def test_tensors_of_which_some_have_no_values_are_refused(op):
+    first, *rest = op.tensors()
+    if rest:
+        for tensors in ((first.to("meta"), *rest), (first, rest[0].to("meta"), *rest[1:])):
+            with pytest.raises(ValueError, match="must be on"):
+                op.call(*tensors)
+
+
+@every_op
 def test_wrong_rank_and_empty_axes_are_refused(op):
     tensors = op.tensors()
     with pytest.raises(ValueError, match="must have shape"):

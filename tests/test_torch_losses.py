@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import torch_reference as reference
 from dpslice import MarginalSums, SumMechanism
@@ -396,22 +397,101 @@ def test_vmap_is_a_loop_with_one_draw(release, make):
 
 
 @every_loss
-def test_compiled_step_breaks_once_at_the_loss(release, make):
-    x = synthetic().detach()
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_step_is_one_graph_and_draws_anew(release, make, backend):
     options = {"seed": 3, "batch_size": 19}  # so that some rows are drawn again
-    loss = make(release, **options)
-    graphs: list[Any] = []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
+    loss, again = make(release, **options), make(release, **options)
+    scale = torch.full((1,), 3.0, dtype=F64, requires_grad=True)
 
     torch.compiler.reset()
-    compiled = torch.compile(lambda x: 2 * loss(3 * x), backend=backend)
-    got = [compiled(x) for _ in range(12)]
+    graphs = CompileCounterWithBackend(backend)
+    compiled = torch.compile(lambda x: 2 * loss(scale * x), backend=graphs, fullgraph=True)
+    values = []
+    for c in (40, 40, 40, 50, 60, 70):
+        x = synthetic(c).detach()
+        value = compiled(x)
+        assert_same(value, 2 * again(scale * x), scale, tol=1e-12)
+        values.append(float(value.detach()))
+    assert len(set(values)) == len(values)
+    assert graphs.frame_count <= 2  # once more where the number of rows varies
+
+
+@every_loss
+def test_compiled_loss_takes_up_its_state_and_copies_draw_for_themselves(release, make):
+    x = synthetic().detach()
+    options = {"seed": 3, "batch_size": 19}
     again = make(release, **options)
-    assert got == [2 * again(3 * x) for _ in range(12)]
-    assert len(graphs) == 2  # before and after it
+    want = [again(x) for _ in range(3)]
+    torch.compiler.reset()
+    compiled = torch.compile(lambda loss: loss(x), backend="eager", fullgraph=True)
+    loss = make(release, **options)
+    state = copy.deepcopy(loss.state_dict())
+    assert compiled(loss) == want[0]
+    copies = copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))
+    for each in (*copies, loss):
+        assert [compiled(each) for _ in range(2)] == want[1:]
+    loss.load_state_dict(state)
+    assert [compiled(loss) for _ in range(3)] == want
+
+
+def test_a_graph_serves_losses_of_other_numbers(release):
+    """Numbers that vary are symbols of a graph."""
+    x = synthetic().detach()
+    torch.compiler.reset()
+    compiled = torch.compile(lambda loss: loss(x), backend="eager", fullgraph=True)
+    noisier = make_release(gaussian_rows(60, 5), 2 * SIGMA)
+    for each in (release, noisier):
+        for make in (SlicedDivergence, SmoothedLikelihood, SlicedWasserstein):
+            assert compiled(make(each, seed=0)) == make(each, seed=0)(x)
+    loss = SlicedDivergence(noisier, ridge=0.2, seed=0)
+    assert compiled(loss) == SlicedDivergence(noisier, ridge=0.2, seed=0)(x)
+
+
+def test_one_graph_with_several_losses_or_calls(release):
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = SlicedWasserstein(release, seed=0, batch_size=19)
+            self.second = SmoothedLikelihood(release, seed=0, batch_size=19)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + 10 * self.second(x) + 100 * self.first(x + 1)
+
+    x = synthetic().detach()
+    torch.compiler.reset()
+    compiled = torch.compile(Both(), backend="aot_eager", fullgraph=True)
+    again = Both()
+    for _ in range(3):
+        torch.testing.assert_close(compiled(x), again(x))
+
+
+@every_loss
+def test_the_operator_that_draws_tells_its_sizes(release, make):
+    loss = make(release, batch_size=19)
+    given = (loss._name, 7, torch.float32)
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.dpslice.draw_of_loss, given, test_utils=tests)
+
+
+@every_loss
+def test_compiled_loss_refuses_what_is_not_finite(release, make):
+    torch.compiler.reset()
+    compiled = torch.compile(make(release), backend="eager", fullgraph=True)
+    with pytest.raises(ValueError, match="must hold finite numbers"):
+        compiled(synthetic().detach() * math.nan)
+
+
+@every_loss
+def test_compiled_loss_under_modes(release, make):
+    """Without a gradient, in inference mode, with autocast: a graph each."""
+    options = {"seed": 3, "batch_size": 19}
+    loss, again = make(release, **options), make(release, **options)
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    x = synthetic(dtype=torch.bfloat16).detach()
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.enable_grad()):
+        with mode, torch.autocast("cpu", dtype=torch.bfloat16):
+            assert compiled(x) == again(x)
 
 
 @pytest.mark.filterwarnings("error")
@@ -542,8 +622,12 @@ def test_autocast_computes_in_float32(release, make):
     assert value.dtype == torch.float32
     assert torch.equal(value, loss(x.float()))
     assert torch.autograd.grad(value, x)[0].dtype == torch.bfloat16
-    with pytest.raises(TypeError, match="x_synthetic must have dtype float32 or float64"):
+    with pytest.raises(TypeError, match=r"float64; got torch.bfloat16; .* pass .float\(\)"):
         loss(x)
+
+
+def test_rows_without_values_have_a_loss_without_one(release):
+    assert SmoothedLikelihood(release)(synthetic().detach().to("meta")).is_meta
 
 
 def test_repr_shows_release_and_settings(release):
@@ -586,6 +670,8 @@ def test_wrong_rows_are_refused(release, make):
     loss = make(release, seed=0)
     with pytest.raises(TypeError, match="x_synthetic must be a torch tensor; got ndarray"):
         loss(np.zeros((3, 5)))
+    with pytest.raises(TypeError, match=r"got tuple of arrays, .* pass the rows alone, batch\[0\]"):
+        loss((synthetic(), torch.zeros(40)))
     for shape in ((3, 4), (5,), (0, 5), (1, 3, 5)):
         with pytest.raises(ValueError, match=r"x_synthetic must have shape \(c, 5\) with c >= 1"):
             loss(torch.zeros(shape))
@@ -666,6 +752,13 @@ def test_median_bandwidth_needs_two_different_rows():
     )
     with pytest.raises(ValueError, match="bandwidth='median' is 0 on slice 0"):
         SlicedDivergence(same)
+    fresh = SlicedDivergence(same, slices="fresh")
+    with pytest.raises(ValueError, match="bandwidth='median' is 0 on slice 0"):
+        fresh(synthetic(d=3))
+    torch.compiler.reset()
+    compiled = torch.compile(fresh, backend="eager", fullgraph=True)
+    with pytest.raises(ValueError, match="bandwidth must be finite and > 0"):
+        compiled(synthetic(d=3).detach())
 
 
 @every_loss

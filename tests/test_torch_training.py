@@ -109,6 +109,15 @@ def squared(x: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------- training
 
 
+def test_autocast_around_all_steps_sees_the_weights_of_each():
+    """It keeps the weights that it has cast until it ends."""
+    want = train(net(), squared, lr=0.05).history
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = train(net(), squared, lr=0.05).history
+    assert want[-1] < 0.8 * want[0]
+    np.testing.assert_allclose(got, want, rtol=0.05)
+
+
 def test_result(release):
     loss = SmoothedLikelihood(release, batch_size=50, seed=0)
     result = train(net(), loss, steps=50, lr=0.02)
@@ -907,7 +916,7 @@ def test_wrong_arguments_are_refused(options, error, message):
 def test_wrong_generators_and_losses_are_refused():
     with pytest.raises(TypeError, match=r"generator must be a torch.nn.Module; got 3"):
         train(3, squared)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="loss must be callable; got 3"):
+    with pytest.raises(TypeError, match=r"loss must be callable, such as .*; got 3"):
         train(net(), 3)
     with pytest.raises(ValueError, match="latent_dim must be given, or be an attribute"):
         train(nn.Linear(2, 3), squared)
@@ -917,6 +926,8 @@ def test_wrong_generators_and_losses_are_refused():
         ValueError, match=r"generator must map noise of shape \(32, 2\) to a tensor"
     ):
         train(nn.Sequential(nn.Linear(2, 3), nn.Flatten(0)), squared, latent_dim=2)
+    with pytest.raises(ValueError, match=r"to a tensor of shape \(32, d\); got tuple"):
+        train(nn.RNN(2, 3), squared, latent_dim=2)
     with pytest.raises(ValueError, match=r"loss must map a tensor .* to a scalar tensor"):
         train(net(), lambda x: x)
     with pytest.raises(ValueError, match="that depends on it differentiably"):

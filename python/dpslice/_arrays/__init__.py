@@ -25,7 +25,7 @@ files, which import only what stands above them here:
 ``_private_rows``
     What touches private rows (`row_matrix`, `row_block`, `settled`, `refuse_masked`).
 ``_synthetic_rows``
-    Tensors that losses compare with a release; whether `torch.vmap` is at work.
+    Tensors that losses compare with a release; whether something hides their values.
 """
 
 from dpslice._arrays._devices import *  # noqa: F403 -- each file says what it gives

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpslice._arrays._scalars import kind_of
+
 __all__ = [
     "NUMPY_ON_CPU",
     "Place",
@@ -69,7 +71,7 @@ def library_of(name: str, value: object) -> str:
     """Tell which array library `value` belongs to: ``numpy``, ``torch`` or ``cupy``."""
     library = library_or_none(value)
     if library is None:
-        raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {type(value).__name__}")
+        raise TypeError(f"{name} must be a NumPy, torch or CuPy array; got {kind_of(value)}")
     return library
 
 

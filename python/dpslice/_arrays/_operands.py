@@ -148,7 +148,7 @@ def operand(
 
 
 def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None) -> None:
-    """Check shape and dtype alone: all that there is to check while a graph is traced.
+    """Check shape, dtype and device: all that there is to check while a graph is traced.
 
     Parameters
     ----------
@@ -158,14 +158,16 @@ def layout(name: str, value: Any, axes: Sequence[str | int], *, like: Any = None
         Array of any library, with or without values.
     axes : sequence of str or int
         The expected shape: an int is that size, a letter any size of at least 1.
-    like : array, optional
-        An earlier argument whose dtype this one must share.
+    like : tensor, optional
+        An earlier argument whose dtype and device this one, a tensor too, must share.
     """
     library_of(name, value)
     _check_axes(name, tuple(value.shape), axes)
     dtype = _kernel_dtype(name, value)
     if like is not None and value.dtype != like.dtype:
         raise TypeError(f"{name} must have dtype {like.dtype} like the others; got {dtype}")
+    if like is not None and value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the others; got {value.device}")
 
 
 def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) -> None:
@@ -184,16 +186,17 @@ def _check_axes(name: str, shape: tuple[int, ...], axes: Sequence[str | int]) ->
 
 def _kernel_dtype(name: str, value: Any) -> np.dtype[np.floating[Any]]:
     """Return float32 or float64, in native byte order, or raise."""
-    found = _native(value.dtype)
+    dtype = value.dtype
+    # Those of torch are not looked up in a cache, of which its compiler would warn.
+    found = _native(dtype) if isinstance(dtype, np.dtype) else _KERNEL_DTYPES.get(str(dtype))
     if found is None:
         raise TypeError(f"{name} must have dtype float32 or float64; got {value.dtype}")
     return found
 
 
 @functools.lru_cache(256)  # there are not that many dtypes, but for structured ones
-def _native(dtype: Any) -> np.dtype[np.floating[Any]] | None:
-    native = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
-    return _KERNEL_DTYPES.get(str(native))
+def _native(dtype: np.dtype[Any]) -> np.dtype[np.floating[Any]] | None:
+    return _KERNEL_DTYPES.get(str(dtype.newbyteorder("=")))
 
 
 def _host_array(

@@ -24,6 +24,7 @@ __all__ = [
     "finite_real",
     "instance",
     "integer",
+    "kind_of",
     "negative_real",
     "nonnegative_or_infinite",
     "nonnegative_real",
@@ -55,6 +56,14 @@ def describe(value: object) -> str:
     except ValueError:  # Python writes no integer of more than some 4,300 digits
         return f"{type(value).__name__} of too many digits to show"
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def kind_of(value: object) -> str:
+    """Name the type of what should be an array; of a batch of several, say what to do."""
+    name = type(value).__name__
+    if isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape"):
+        return f"{name} of arrays, as a DataLoader gives it: pass the rows alone, batch[0]"
+    return name
 
 
 def _with_type(value: object) -> str:

@@ -13,6 +13,8 @@ kernel sums also take ``row_weights``, for value and gradient in one sweep. Each
   ValueError.
 - A bandwidth is a number, or a tensor (m,) or () that is not differentiated: one that requires a
   gradient is an error, never a silent zero.
+- Under ``torch.compile``, each is in the graph; ``torch.func.grad`` inside what is compiled breaks
+  it, as torch knows no such operators there.
 - Each but `project` can be differentiated once. Second derivatives and forward-mode derivatives
   (``jvp``, of `project` too) raise NotImplementedError.
 - Only the gradients asked for are computed.
@@ -291,7 +293,7 @@ def _tensors(**named: Tensor | None) -> tuple[Any, ...]:
             if value.dtype in (torch.float16, torch.bfloat16):
                 cast = cast or torch.is_autocast_enabled(value.device.type)
         elif value is not None or name not in _OPTIONAL:
-            raise TypeError(f"{name} must be a torch tensor; got {type(value).__name__}")
+            raise TypeError(f"{name} must be a torch tensor; got {_arrays.kind_of(value)}")
     if not cast:
         return tuple(named.values())
     half = (torch.float16, torch.bfloat16)
@@ -308,7 +310,8 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
             raise TypeError(f"bandwidth must be a floating-point tensor; got {bandwidth.dtype}")
         bandwidth = bandwidth.to(dtype=like.dtype, device=like.device)
         return bandwidth.expand(slices) if bandwidth.ndim == 0 else bandwidth
-    if hasattr(bandwidth, "__array__") and not isinstance(bandwidth, np.number):
+    # Numbers first: those that torch.compile has symbols for cannot be asked for attributes.
+    if not isinstance(bandwidth, (float, int, np.number)) and hasattr(bandwidth, "__array__"):
         raise TypeError(
             f"bandwidth must be a number or a torch tensor; got {_arrays.describe(bandwidth)}"
         )

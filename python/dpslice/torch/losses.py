@@ -6,22 +6,24 @@ costs any privacy.
 
 Randomness (batches of released rows, fresh slices, sampled noise) comes from one generator per
 loss, which lives on the CPU on every device; its state is part of ``state_dict()``. Under
-`torch.vmap`, as for an ensemble of generators, all share one draw, whatever `randomness` says.
+`torch.vmap`, as for an ensemble of generators, all share one draw, whatever `randomness` says. A
+step under `torch.compile` is one graph (``fullgraph=True``), in which each run draws anew, the same
+as in eager mode.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
 from dpslice import _arrays
 from dpslice.divergences import Divergence, get_divergence
@@ -35,31 +37,12 @@ __all__ = ["SlicedDivergence", "SlicedWasserstein", "SmoothedLikelihood"]
 MEDIAN_ROWS = 1024
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Switch autocast off: distances of nearby points do not survive 8 or 11 bits."""
-    if torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            yield
-    else:
-        yield
-
-
-def one_graph_break(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """Keep a loss out of the graphs of `torch.compile`, around which a step is compiled.
-
-    Its draws and checks would break them many times, and they would be made again for each number
-    of rows that had to be drawn anew: such a step takes ten times as long as one in eager mode.
-    """
-    # Unlike torch.compiler.disable, this imports torch's compiler only if it is called.
-    apart: Callable[[Any, Tensor], Tensor] = _disable_dynamo(forward)
-
-    @functools.wraps(forward)
-    def called(self: Any, x_synthetic: Tensor) -> Tensor:
-        run = apart if torch.compiler.is_compiling() else forward
-        return run(self, x_synthetic)
-
-    return called
+    # Of other devices, such as "meta", torch may not know whether it is on.
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def check_kind(loss: str, release: object, kind: str) -> None:
@@ -93,6 +76,7 @@ class _ReleaseLoss(nn.Module):
     """What the losses on a release of rows share: batches, slices, random state, checks."""
 
     release: RowRelease
+    _blurs = False  # whether noise is drawn for the synthetic rows
 
     def __init__(
         self,
@@ -108,6 +92,8 @@ class _ReleaseLoss(nn.Module):
         super().__init__()
         check_kind(type(self).__name__, release, "rows")
         self.release = release
+        # A graph of torch.compile would take the arrays of a release, if it were asked, as inputs.
+        self.d, self._sigma = release.d, release.sigma
         self.slices = _arrays.choice("slices", slices, ("fixed", "fresh"))
         self.slice_dim = _arrays.positive_integer("slice_dim", slice_dim)
         if self.slice_dim > release.p:
@@ -145,8 +131,14 @@ class _ReleaseLoss(nn.Module):
             frame = release.frame  # [d, p]
         self._frame = torch.tensor(frame, dtype=torch.float64, device="cpu")
         self._frame_like: Tensor | None = None  # the frame in the dtype of the last call
+        self._name = _named(self)
 
     # ------------------------------------------------------------------------------- state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make a copy, by `copy` or `pickle`, a loss that draws for itself."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._name = _named(self)
 
     def get_extra_state(self) -> Tensor:
         """Return the state of the random generator, for ``state_dict``."""
@@ -214,9 +206,10 @@ class _ReleaseLoss(nn.Module):
         return values.reshape(-1, self.n_slices, self.slice_dim).transpose(0, 1).contiguous()
 
     def _frame_as(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            # A copy is of the graph, or the transform, only.
+            return self._frame.to(dtype=x.dtype, device=x.device)
         cached = self._frame_like
-        if torch._C._are_functorch_transforms_active():
-            return self._frame.to(dtype=x.dtype, device=x.device)  # a copy is of the transform only
         if cached is None or cached.dtype != x.dtype or cached.device != x.device:
             # What is made in inference mode could never be used to train.
             with torch.inference_mode(False):
@@ -235,26 +228,50 @@ class _ReleaseLoss(nn.Module):
         # The signs of R's diagonal make Q Haar-distributed, whatever the library's convention.
         signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0.0, -1.0, 1.0)
         q = q * signs.to(q.dtype).unsqueeze(-2)
-        side_by_side: Tensor = q.permute(1, 0, 2).reshape(p, m * k)
+        side_by_side: Tensor = q.permute(1, 0, 2).reshape(p, m * k).contiguous()
         return side_by_side
 
+    def _draw(self, c: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw all that a call needs, on the CPU; what it does not need is empty.
+
+        Returns released rows [b, p], directions of fresh slices [p, m k], and noise for c synthetic
+        rows [m, c, k].
+        """
+        rows = self._released(self._draw_rows()).to(dtype)
+        fresh = self.slices == "fresh"
+        directions = self._directions().to(dtype) if fresh else rows.new_empty(0)
+        size = (self.n_slices, c, self.slice_dim) if self._blurs else (0,)
+        return rows, directions, self._drawn(torch.randn, size, dtype=dtype)
+
+    def _drawn_sizes(self, c: int) -> tuple[tuple[int, ...], ...]:
+        """Return the sizes of what `_draw` returns."""
+        m, p, k = self.n_slices, self.release.p, self.slice_dim
+        return (
+            (self.batch_size, p),
+            (p, m * k) if self.slices == "fresh" else (0,),
+            (m, c, k) if self._blurs else (0,),
+        )
+
     def _pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a batch of released rows and the synthetic rows, sliced: [m, b, k], [m, c, k]."""
-        released = self._released(self._draw_rows()).to(dtype=x.dtype, device=x.device)  # [b, p]
+        """Return a batch of released rows and the synthetic rows, sliced: [m, b, k], [m, c, k].
+
+        Where noise is drawn, the synthetic rows come with fresh noise of the release's kind.
+        """
+        if torch.compiler.is_compiling():
+            drawn = torch.ops.dpslice.draw_of_loss(self._name, x.shape[0], x.dtype)
+        else:
+            drawn = self._draw(x.shape[0], x.dtype)
+        released, w, noise = (each.to(x.device) for each in drawn)
         frame = self._frame_as(x)
         if self.slices == "fixed":
-            return self._cut(released[:, : frame.shape[1]]), self._cut(x @ frame)
-        w = self._directions().to(dtype=x.dtype, device=x.device)  # [p, m k]
-        return self._cut(released @ w), self._cut(x @ (frame @ w))
-
-    def _noisy(self, y: Tensor) -> Tensor:
-        """Add fresh noise of the release's kind to sliced synthetic rows."""
-        noise = self._drawn(torch.randn, y.shape, dtype=y.dtype)
-        return y + self.release.sigma * noise.to(y.device)
+            released = released[:, : frame.shape[1]]
+        else:
+            released, frame = released @ w, frame @ w
+        private, synthetic = self._cut(released), self._cut(x @ frame)
+        return private, synthetic + self._sigma * noise if self._blurs else synthetic
 
     # ----------------------------------------------------------------------------------- call
 
-    @one_graph_break
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the loss of synthetic rows.
 
@@ -276,12 +293,51 @@ class _ReleaseLoss(nn.Module):
         ValueError
             If its shape is not (c, d) with c >= 1, or it holds NaN or infinity.
         """
-        x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.release.d)
+        x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
         with full_precision(x.device):
             return self._loss(x)
 
     def _loss(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+# ------------------------------------------------------------------------------ in compiled graphs
+#
+# What a loss draws depends on no tensor, so a graph of torch.compile holds it as one operator that
+# draws anew at each run. An operator takes no loss, but the name of one. It draws on the CPU, from
+# where the graph moves it: what is on the CPU cannot become part of a recorded CUDA graph.
+
+_LOSSES: weakref.WeakValueDictionary[str, _ReleaseLoss] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def _named(loss: _ReleaseLoss) -> str:
+    name = f"{type(loss).__name__}-{next(_numbers)}"
+    _LOSSES[name] = loss
+    return name
+
+
+def _draw_of_loss(name: str, c: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return _LOSSES[name]._draw(c, dtype)
+
+
+def _undrawn(name: str, c: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    sizes = _LOSSES[name]._drawn_sizes(c)
+    return tuple(torch.empty(size, dtype=dtype, device="cpu") for size in sizes)
+
+
+functional._LIBRARY.define(
+    "draw_of_loss(str name, SymInt c, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.nondeterministic_seeded),
+)
+functional._LIBRARY.impl("draw_of_loss", _draw_of_loss, "CompositeExplicitAutograd")
+torch.library.register_fake("dpslice::draw_of_loss", _undrawn, lib=functional._LIBRARY)
+
+
+def _log(size: int, like: Tensor) -> Tensor | float:
+    if torch.compiler.is_compiling():  # a number would be a constant: a graph for each size
+        return like.new_full((), size, dtype=torch.float64).log().to(like.dtype)
+    return math.log(size)
 
 
 class SmoothedLikelihood(_ReleaseLoss):
@@ -369,10 +425,10 @@ class SmoothedLikelihood(_ReleaseLoss):
         private, synthetic = self._pair(x)
         share = private.new_full(private.shape[:2], 1.0 / private[..., 0].numel())
         mean = functional.gaussian_kernel_logsumexp(
-            private, synthetic, self.release.sigma, row_weights=share
+            private, synthetic, self._sigma, row_weights=share
         ).sum()
         # (k/2) log(2 pi sigma^2) of the density and (k/2) log(2 pi e sigma^2) leave k/2.
-        return math.log(x.shape[0]) - 0.5 * self.slice_dim - mean
+        return _log(x.shape[0], x) - 0.5 * self.slice_dim - mean
 
 
 class SlicedDivergence(_ReleaseLoss):
@@ -480,6 +536,7 @@ class SlicedDivergence(_ReleaseLoss):
         self.divergence = get_divergence(divergence)
         self.ridge = _arrays.nonnegative_real("ridge", ridge)
         self.noise = _arrays.choice("noise", noise, ("analytic", "sampled"))
+        self._blurs = self.noise == "sampled"
         self.multipliers = _arrays.positive_reals("multipliers", multipliers)
         self.bandwidth: str | tuple[float, ...]
         if isinstance(bandwidth, str):
@@ -520,12 +577,13 @@ class SlicedDivergence(_ReleaseLoss):
                 f"got {private.shape[1]}: give bandwidth as a number"
             )
         medians = functional.median_distance(private)
-        zero = (medians <= 0).nonzero()
-        if len(zero):
-            raise ValueError(
-                f"bandwidth='median' is 0 on slice {int(zero[0])}: half of all pairs of released "
-                "rows coincide there; give bandwidth as a number"
-            )
+        if not torch.compiler.is_compiling():  # there, the kernel says that bandwidths must be > 0
+            zero = (medians <= 0).nonzero()
+            if len(zero):
+                raise ValueError(
+                    f"bandwidth='median' is 0 on slice {int(zero[0])}: half of all pairs of "
+                    "released rows coincide there; give bandwidth as a number"
+                )
         multipliers = torch.tensor(self.multipliers, dtype=medians.dtype, device=medians.device)
         return multipliers[:, None] * medians
 
@@ -535,9 +593,7 @@ class SlicedDivergence(_ReleaseLoss):
             bandwidths = self._medians(private)
         else:
             bandwidths = self._bandwidths.to(dtype=x.dtype, device=x.device)
-        sigma = self.release.sigma
-        if self.noise == "sampled":
-            synthetic, sigma = self._noisy(synthetic), 0.0
+        sigma = 0.0 if self._blurs else self._sigma
         return functional.density_ratio_divergence(
             private, synthetic, bandwidths, self.ridge, self.divergence, sigma=sigma
         ).mean()
@@ -597,6 +653,8 @@ class SlicedWasserstein(_ReleaseLoss):
     True
     """
 
+    _blurs = True
+
     def __init__(
         self,
         release: RowRelease,
@@ -623,8 +681,7 @@ class SlicedWasserstein(_ReleaseLoss):
         return {"order": self.order, **super()._settings()}
 
     def _loss(self, x: Tensor) -> Tensor:
-        private, synthetic = self._pair(x)
-        noisy = self._noisy(synthetic)
+        private, noisy = self._pair(x)
         return functional.sliced_wasserstein(
             private.squeeze(-1), noisy.squeeze(-1), self.order
         ).mean()

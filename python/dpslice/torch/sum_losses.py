@@ -26,7 +26,7 @@ from dpslice import _arrays
 from dpslice.features import CustomFeatures, KernelSums, MarginalSums, SecondMoments
 from dpslice.release import SumRelease
 from dpslice.torch import functional
-from dpslice.torch.losses import check_kind, full_precision, one_graph_break
+from dpslice.torch.losses import check_kind, full_precision
 
 __all__ = ["FeatureMatching", "MarginalMatching", "expected_sums"]
 
@@ -201,6 +201,11 @@ class _SumLoss(nn.Module, ABC):
         """Return the misfit of rows that are fit for it."""
 
     def _like(self, buffer: Tensor, x: Tensor) -> Tensor:
+        if buffer.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"{type(self).__name__} must stay in float32 or float64; it was cast to "
+                f"{buffer.dtype}, which the released sums do not survive: make it anew"
+            )
         return buffer.to(dtype=x.dtype, device=x.device)
 
 
@@ -370,7 +375,8 @@ class MarginalMatching(_SumLoss):
         ----------
         x_synthetic : Tensor, shape (c, D), float32 or float64
             Rows of distributions: non-negative, the entries of each column adding up to 1; D is the
-            sum of the columns' levels.
+            sum of the columns' levels. Under autocast, float16 and bfloat16 are taken too and
+            computed with in float32.
 
         Returns
         -------
@@ -385,11 +391,9 @@ class MarginalMatching(_SumLoss):
             If its shape is wrong, or it has a single row where two halves are wanted. (NaN gives
             NaN.)
         """
-        if not isinstance(x_synthetic, Tensor):
-            got = type(x_synthetic).__name__
-            raise TypeError(f"x_synthetic must be a torch tensor; got {got}")
-        _arrays.layout("x_synthetic", x_synthetic, ("c", self.d))
-        return self._checked_misfit(x_synthetic)
+        (x,) = functional._tensors(x_synthetic=x_synthetic)
+        _arrays.layout("x_synthetic", x, ("c", self.d))
+        return self._checked_misfit(x)
 
     def _misfit(self, x: Tensor) -> Tensor:
         target, weight, share, share_weight, table, table_weight = (
@@ -508,15 +512,13 @@ class FeatureMatching(_SumLoss):
             weight = noise**-2.0
         for name, array in (("target", target), ("weight", weight / self.n_cells)):
             self.register_buffer(name, torch.tensor(array), persistent=False)
-        if isinstance(features, KernelSums):
-            for name, constant in _kernel_constants(features).items():
-                self.register_buffer(name, torch.tensor(constant), persistent=False)
+        constants = _kernel_constants(features) if isinstance(features, KernelSums) else {}
+        for name, constant in constants.items():
+            self.register_buffer(name, torch.tensor(constant), persistent=False)
+        self._constants = tuple(constants)
 
     target: Tensor
     weight: Tensor
-    frame: Tensor
-    landmarks: Tensor
-    bandwidth: Tensor
 
     def _matrices(
         self, features: SecondMoments, target: Any, noise: Any
@@ -538,14 +540,14 @@ class FeatureMatching(_SumLoss):
         given = "" if self.n is None else f", n={self.n:g}"
         return f"{self.release.features!r}, cells={self.n_cells}, halves={self.halves}{given}"
 
-    @one_graph_break
     def forward(self, x_synthetic: Tensor) -> Tensor:
         """Return the misfit of synthetic rows.
 
         Parameters
         ----------
         x_synthetic : Tensor, shape (c, d), float32 or float64
-            Synthetic rows, in the coordinates of the private ones.
+            Synthetic rows, in the coordinates of the private ones. Under autocast, float16 and
+            bfloat16 are taken too and computed with in float32.
 
         Returns
         -------
@@ -559,7 +561,8 @@ class FeatureMatching(_SumLoss):
         ValueError
             If its shape is wrong, it holds NaN or infinity, has a single row where two halves are
             wanted, or the function's result has another shape than (c, n_cells) or holds NaN.
-            (Under `torch.vmap`, NaN gives NaN but for kernel sums.)
+            (Under `torch.vmap` and in graphs of `torch.compile`, NaN gives NaN but for kernel
+            sums.)
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
         return self._checked_misfit(x)
@@ -579,15 +582,15 @@ class FeatureMatching(_SumLoss):
         """Average kernel of some rows at every landmark: [n_cells]."""
         features = self.release.features
         assert isinstance(features, KernelSums)
-        constants = (self._like(c, x) for c in (self.frame, self.landmarks, self.bandwidth))
-        return _kernel_sums(features, x, *constants).flatten() / x.shape[0]
+        constants = {name: self._like(getattr(self, name), x) for name in self._constants}
+        return _kernel_sums(features, x, **constants).flatten() / x.shape[0]
 
     def _averages(self, x: Tensor) -> Tensor:
         """Average of the function over some rows: [n_cells]."""
         assert self.function is not None
         values: Tensor = self.function(x)
         _arrays.layout("the result of function", values, (x.shape[0], self.n_cells))
-        if values.is_cpu and not _arrays.under_vmap() and not _arrays.all_finite(values):
+        if values.is_cpu and not _arrays.values_hidden() and not _arrays.all_finite(values):
             raise ValueError("the result of function must hold finite numbers; got NaN or infinity")
         return _clipped(values, self.release.features.norm).mean(dim=0)
 
@@ -634,26 +637,33 @@ def _clipped(rows: Tensor, norm: float) -> Tensor:
 
 def _kernel_constants(features: KernelSums) -> dict[str, NDArray[np.float64]]:
     """Return what `_kernel_sums` takes of a map."""
-    return {
+    constants = {
         "frame": features.frame.transpose(1, 0, 2).reshape(features.d, -1),  # [d, m k]
         "landmarks": features.landmarks,
         "bandwidth": features.bandwidth,
     }
+    if features.cuts:  # [m, 1] of each slice, or [1] of all
+        each = isinstance(features.bound, np.ndarray)
+        constants["bound"] = np.array([features.bound]).T if each else np.array([features.norm])
+    return constants
 
 
 def _kernel_sums(
-    features: KernelSums, x: Tensor, frame: Tensor, landmarks: Tensor, bandwidth: Tensor
+    features: KernelSums,
+    x: Tensor,
+    frame: Tensor,
+    landmarks: Tensor,
+    bandwidth: Tensor,
+    bound: Tensor | None = None,
 ) -> Tensor:
     """Sum of the features of some rows, each bounded as private ones are: [m, c]."""
     projected = _clipped(x, features.max_norm) @ frame
-    y = projected.reshape(-1, features.n_slices, features.slice_dim).transpose(0, 1)
+    # Sizes are asked of a tensor: of an array, they would make it an input of a compiled graph.
+    y = projected.reshape(-1, landmarks.shape[0], landmarks.shape[2]).transpose(0, 1)
     weights = None
-    if features.cuts:
-        bound: Tensor | float = features.norm
+    if bound is not None:
         squares = functional.gaussian_kernel_sum(y, landmarks, bandwidth / math.sqrt(2.0))  # [m, b]
-        if isinstance(features.bound, np.ndarray):  # of each slice
-            bound = torch.tensor(features.bound, dtype=x.dtype, device=x.device)[:, None]
-        else:
+        if bound.ndim == 1:
             squares = squares.sum(dim=0)
         # Not the root of 0, which has no gradient.
         length = torch.clamp(squares, min=bound**2).sqrt()
@@ -701,12 +711,12 @@ def expected_sums(features: KernelSums, x_synthetic: Tensor, *, n: float) -> NDA
         raise TypeError(f"features must be KernelSums; got {_arrays.describe(features)}")
     records = _arrays.positive_real("n", n)
     x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=features.d).detach()
-    constants = [
-        torch.tensor(constant, dtype=x.dtype, device=x.device)
-        for constant in _kernel_constants(features).values()
-    ]
+    constants = {
+        name: torch.tensor(constant, dtype=x.dtype, device=x.device)
+        for name, constant in _kernel_constants(features).items()
+    }
     total = torch.zeros(features.landmarks.shape[:2], dtype=torch.float64, device=x.device)
     with torch.no_grad(), full_precision(x.device):
-        for part in x.split(max(1, _BLOCK_NUMBERS // constants[0].shape[1])):
-            total += _kernel_sums(features, part, *constants)
+        for part in x.split(max(1, _BLOCK_NUMBERS // constants["frame"].shape[1])):
+            total += _kernel_sums(features, part, **constants)
     return np.asarray((total * (records / x.shape[0])).cpu().numpy())

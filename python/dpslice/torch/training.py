@@ -603,7 +603,8 @@ def _one_step(
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[0] != z.shape[0]:
         raise ValueError(
             f"generator must map noise of shape {tuple(z.shape)} to a tensor of shape "
-            f"({z.shape[0]}, d); got {_arrays.describe(x)}"
+            f"({z.shape[0]}, d); "
+            f"got {_arrays.describe(x) if isinstance(x, Tensor) else type(x).__name__}"
         )
     if not _arrays.all_finite(x):
         raise TrainingError(f"{where}: the generator's output holds NaN or infinity; {saves.kept}")
@@ -632,6 +633,7 @@ def _one_step(
     if not math.isfinite(float(norm)):
         raise TrainingError(f"{where}: the gradient's norm is {float(norm)}; {saves.kept}")
     run.optimizer.step()
+    torch.clear_autocast_cache()  # where autocast is around all steps: it holds the old weights
     run.step += 1
     run.history.append(loss)
     if run.average is not None:
@@ -787,7 +789,10 @@ def fit(
     if not isinstance(generator, nn.Module):
         raise TypeError(f"generator must be a torch.nn.Module; got {_arrays.describe(generator)}")
     if not callable(loss):
-        raise TypeError(f"loss must be callable; got {_arrays.describe(loss)}")
+        raise TypeError(
+            "loss must be callable, such as SmoothedLikelihood(release); "
+            f"got {_arrays.describe(loss)}"
+        )
     steps = _arrays.integer("steps", steps, minimum=0)
     batch_size = _arrays.positive_integer("batch_size", batch_size)
     latent_dim = _latent_dim(generator, latent_dim)
