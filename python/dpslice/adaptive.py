@@ -195,18 +195,18 @@ class AdaptiveSumMechanism:
     _choices: tuple[Group, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
         if not isinstance(self.features, (MarginalSums, KernelSums)):
             raise TypeError(
                 "features must be MarginalSums or KernelSums; "
                 f"got {_arrays.describe(self.features)}"
             )
-        put("rounds", _arrays.positive_integer("rounds", self.rounds))
-        put("tables_per_round", _arrays.positive_integer("tables_per_round", self.tables_per_round))
-        for name in ("counting_share", "choosing_share"):
-            put(name, _arrays.open_unit(name, getattr(self, name)))
+        _arrays.store(
+            self,
+            rounds=_arrays.positive_integer("rounds", self.rounds),
+            tables_per_round=_arrays.positive_integer("tables_per_round", self.tables_per_round),
+            counting_share=_arrays.open_unit("counting_share", self.counting_share),
+            choosing_share=_arrays.open_unit("choosing_share", self.choosing_share),
+        )
         if not self.counting_share + self.choosing_share < 1.0:
             raise ValueError(
                 "counting_share and choosing_share must leave something for the features; got "
@@ -222,16 +222,13 @@ class AdaptiveSumMechanism:
                 f"candidates must be at least the {self._picks} {everything.groups_called} of all "
                 f"rounds; got {len(choices)}"
             )
-        put("_all", everything)
-        put("_own", own)
-        put("_choices", choices)
-        put("features", everything.take(own, self.features.weights))
+        features = everything.take(own, self.features.weights)
+        _arrays.store(self, _all=everything, _own=own, _choices=choices, features=features)
         if not isinstance(self.candidates, KernelSums):
-            put("candidates", choices)
-        for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
-            put(name, value)
+            _arrays.store(self, candidates=choices)
+        _arrays.store(self, **checked_budget(self.epsilon, self.delta, self.sigma))
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
-        put("rows_per_person", checked_rows_per_person(self.rows_per_person))
+        _arrays.store(self, rows_per_person=checked_rows_per_person(self.rows_per_person))
 
     # ------------------------------------------------------------------------------- accounting
 

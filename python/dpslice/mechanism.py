@@ -185,23 +185,20 @@ class SlicingMechanism:
     rows_per_person: int = 1
 
     def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
-        for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
-            put(name, value)
+        _arrays.store(self, **checked_budget(self.epsilon, self.delta, self.sigma))
         for name in ("n_slices", "slice_dim"):
             if getattr(self, name) is not None:
-                put(name, _arrays.positive_integer(name, getattr(self, name)))
+                size = _arrays.positive_integer(name, getattr(self, name))
+                _arrays.store(self, **{name: size})
         _arrays.choice("frame", self.frame, frames.FRAMES)
         _arrays.choice("adjacency", self.adjacency, ADJACENCIES)
-        put("max_norm", _arrays.positive_real("max_norm", self.max_norm))
+        _arrays.store(self, max_norm=_arrays.positive_real("max_norm", self.max_norm))
         if self.diameter is not None:
-            put("diameter", _arrays.positive_real("diameter", self.diameter))
+            _arrays.store(self, diameter=_arrays.positive_real("diameter", self.diameter))
         if self.seed is not None:
-            put("seed", _arrays.integer("seed", self.seed, minimum=0))
+            _arrays.store(self, seed=_arrays.integer("seed", self.seed, minimum=0))
         _arrays.boolean("amplify_by_order", self.amplify_by_order)
-        put("rows_per_person", checked_rows_per_person(self.rows_per_person))
+        _arrays.store(self, rows_per_person=checked_rows_per_person(self.rows_per_person))
         known = self.seed is not None
         if self.rows_per_person > 1:
             check_sure_norm("rows_per_person", self.frame, known=known)
@@ -538,12 +535,11 @@ class SumMechanism:
 
     def __post_init__(self) -> None:
         checked_map(self.features)
-        for name, value in checked_budget(self.epsilon, self.delta, self.sigma).items():
-            object.__setattr__(self, name, value)
+        _arrays.store(self, **checked_budget(self.epsilon, self.delta, self.sigma))
         _arrays.choice("adjacency", self.adjacency, SUM_ADJACENCIES)
         assert self.delta is not None
         rows = checked_rows_per_person(self.rows_per_person)
-        object.__setattr__(self, "rows_per_person", rows)
+        _arrays.store(self, rows_per_person=rows)
         checked_sampling_rate(self.sampling_rate, self.adjacency, self.delta, rows)
 
     def account(self, *, n: int | None = None) -> Guarantee:

@@ -39,6 +39,7 @@ __all__ = [
     "real_at_least_one",
     "require",
     "seed",
+    "store",
     "text",
 ]
 
@@ -210,6 +211,12 @@ def real_array(name: str, value: Any) -> NDArray[np.float64]:
 
 
 # ------------------------------------------------------------------------------------------- other
+
+
+def store(frozen: object, /, **checked: object) -> None:
+    """Set fields of a frozen dataclass to what a check has made of them."""
+    for name, value in checked.items():
+        object.__setattr__(frozen, name, value)
 
 
 def choice(name: str, value: object, allowed: Iterable[str]) -> str:

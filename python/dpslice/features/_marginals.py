@@ -73,11 +73,8 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
     groups_called = "tables"
 
     def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
         sizes = _arrays.elements("sizes", self.sizes)
-        put("sizes", tuple(_arrays.positive_integer("sizes", size) for size in sizes))
+        _arrays.store(self, sizes=tuple(_arrays.positive_integer("sizes", s) for s in sizes))
         groups = []
         for group in _arrays.elements("groups", self.groups):
             columns = tuple(
@@ -96,14 +93,14 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
             raise ValueError("groups must hold at least one group; got none")
         if len({tuple(sorted(group)) for group in groups}) < len(groups):
             raise ValueError("groups must be different; one occurs twice")
-        put("groups", tuple(groups))
+        _arrays.store(self, groups=tuple(groups))
         weights = _arrays.elements("weights", self.weights) or (1.0,) * len(groups)
         weights = _arrays.positive_reals("weights", weights)
         if len(weights) != len(groups):
             raise ValueError(
                 f"weights must hold one number per group ({len(groups)}); got {len(weights)}"
             )
-        put("weights", weights)
+        _arrays.store(self, weights=weights)
         if self.n_cells > MOST_CELLS:
             largest = max(self.groups, key=lambda group: math.prod(self.shape_of(group)))
             raise ValueError(

@@ -78,14 +78,12 @@ class SecondMoments(RowFeatures):
     name_in_files = "second_moments"
 
     def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
-        put("d", _arrays.positive_integer("d", self.d))
-        put("max_norm", _arrays.positive_real("max_norm", self.max_norm))
-        constant = 0.5 * self.max_norm if self.constant is None else self.constant
-        put("constant", _arrays.nonnegative_real("constant", constant))
-        for name, value in (("max_norm", self.max_norm), ("constant", self.constant)):
+        d = _arrays.positive_integer("d", self.d)
+        max_norm = _arrays.positive_real("max_norm", self.max_norm)
+        constant = 0.5 * max_norm if self.constant is None else self.constant
+        constant = _arrays.nonnegative_real("constant", constant)
+        _arrays.store(self, d=d, max_norm=max_norm, constant=constant)
+        for name, value in (("max_norm", max_norm), ("constant", constant)):
             if value and not 1e-100 <= value <= 1e100:
                 raise ValueError(f"{name} must lie between 1e-100 and 1e100; got {value}")
         if self.n_cells > MOST_CELLS // 2:

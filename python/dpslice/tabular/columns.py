@@ -63,7 +63,7 @@ def _check_common(column: Categorical | Boolean | Number | Datetime) -> None:
     weight = _arrays.positive_real(label, column.weight)
     if not _WEIGHTS[0] <= weight <= _WEIGHTS[1]:
         raise ValueError(f"{label} must be from {_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}; got {weight:g}")
-    object.__setattr__(column, "weight", weight)
+    _arrays.store(column, weight=weight)
 
 
 def _as_sequence(name: str, key: str, value: object) -> tuple[Any, ...]:
@@ -238,7 +238,7 @@ class Categorical:
                 f"column {self.name!r}: categories must not hold '' where values may be missing "
                 "(nullable): a CSV file writes both as an empty cell"
             )
-        object.__setattr__(self, "categories", categories)
+        _arrays.store(self, categories=categories)
 
     @property
     def is_text(self) -> bool:
@@ -541,11 +541,9 @@ class Number:
                 )
             if value in special[:i]:
                 raise ValueError(f"column {self.name!r}: special repeats {value!r}")
-        object.__setattr__(self, "min", low)
-        object.__setattr__(self, "max", high)
-        object.__setattr__(self, "special", special)
+        _arrays.store(self, min=low, max=high, special=special)
         if self.step is not None:
-            object.__setattr__(self, "step", self._checked_step())
+            _arrays.store(self, step=self._checked_step())
         low, high = self.regular_bounds
         first, last = (low, high) if self.step is None else step_numbers(low, high, self.step)
         if not first < last:
@@ -779,8 +777,7 @@ class Datetime:
                 f"column {self.name!r}: min must be before max; got min = {low.isoformat()}, "
                 f"max = {high.isoformat()}"
             )
-        object.__setattr__(self, "min", low)
-        object.__setattr__(self, "max", high)
+        _arrays.store(self, min=low, max=high)
 
     def _bound(self, key: str, value: object) -> datetime.date:
         return as_moment(f"column {self.name!r}: {key}", value)

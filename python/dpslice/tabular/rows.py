@@ -83,17 +83,16 @@ class TrainingOptions:
         # Checked before anything is released: the budget is not to be spent for a mistake. What is
         # kept are Python's own numbers, which a file can hold.
         hidden = _arrays.elements("hidden", self.hidden)  # lists come out of files
-        checked = {
-            "steps": _arrays.integer("steps", self.steps, minimum=0),
-            "batch_size": _arrays.positive_integer("batch_size", self.batch_size),
-            "lr": _arrays.positive_real("lr", self.lr),
-            "ema": None if self.ema is None else _arrays.open_unit("ema", self.ema),
-            "code_dim": _arrays.positive_integer("code_dim", self.code_dim),
-            "hidden": tuple(_arrays.positive_integer("hidden", width) for width in hidden),
-            "temperature": _arrays.positive_real("temperature", self.temperature),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        _arrays.store(
+            self,
+            steps=_arrays.integer("steps", self.steps, minimum=0),
+            batch_size=_arrays.positive_integer("batch_size", self.batch_size),
+            lr=_arrays.positive_real("lr", self.lr),
+            ema=None if self.ema is None else _arrays.open_unit("ema", self.ema),
+            code_dim=_arrays.positive_integer("code_dim", self.code_dim),
+            hidden=tuple(_arrays.positive_integer("hidden", width) for width in hidden),
+            temperature=_arrays.positive_real("temperature", self.temperature),
+        )
 
 
 class RowMethod:

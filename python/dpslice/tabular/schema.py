@@ -110,7 +110,7 @@ class Schema:
                     "columns must be Categorical, Boolean, Number or Datetime; got "
                     f"{_arrays.describe(column)}"
                 )
-        object.__setattr__(self, "columns", tuple(self.columns))
+        _arrays.store(self, columns=tuple(self.columns))
         if not self.columns:
             raise ValueError("columns must hold at least one column; got none")
         repeated = _repeated(self.names)
@@ -126,7 +126,7 @@ class Schema:
             raise TypeError(
                 f"guarantee must be a Guarantee; got {_arrays.describe(self.guarantee)}"
             )
-        object.__setattr__(self, "impossible", read_rules(self.impossible, self.columns))
+        _arrays.store(self, impossible=read_rules(self.impossible, self.columns))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -92,18 +92,17 @@ class MixtureOptions:
     def __post_init__(self) -> None:
         # Checked before anything is released: the budget is not to be spent for a mistake. What is
         # kept are Python's own numbers, which a file can hold.
-        checked = {
-            "steps": _arrays.integer("steps", self.steps, minimum=0),
-            "components": _arrays.positive_integer("components", self.components),
-            "lr": _arrays.positive_real("lr", self.lr),
-            "spread": _arrays.positive_real("spread", self.spread),
-            "stop_at": (
+        _arrays.store(
+            self,
+            steps=_arrays.integer("steps", self.steps, minimum=0),
+            components=_arrays.positive_integer("components", self.components),
+            lr=_arrays.positive_real("lr", self.lr),
+            spread=_arrays.positive_real("spread", self.spread),
+            stop_at=(
                 None if self.stop_at is None else _arrays.positive_real("stop_at", self.stop_at)
             ),
-            "models": _arrays.positive_integer("models", self.models),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+            models=_arrays.positive_integer("models", self.models),
+        )
         if self.components * self.models > _MOST_COMPONENTS:
             raise ValueError(
                 f"components times models must be at most {_MOST_COMPONENTS}, as all of them are "
