@@ -69,39 +69,37 @@ def naive_fused(q: Tensor, p: Tensor) -> Tensor:
     return reference.DIVERGENCES["pearson"](torch.stack(ratios).mean(0).clamp_min(0)).mean(-1)
 
 
+SUMS = ("gaussian_kernel_sum", "gaussian_kernel_logsumexp")
+
+
+def kernel_sum(name: str) -> Op:
+    ours, naive = getattr(functional, name), getattr(reference, name)
+    return Op(
+        name,
+        lambda x, y, w: ours(x, y, g_of(x), w),
+        lambda x, y, w: naive(x, y, g_of(x), w),
+        (X, Y, W),
+        lambda x, y, w: (x, y, g_of(x), w),
+    )
+
+
+def kernel_total(name: str) -> Op:
+    ours, naive = getattr(functional, name), getattr(reference, name)
+    return Op(
+        f"{name}_total",
+        lambda x, y, w, a: ours(x, y, g_of(x), w, row_weights=a),
+        lambda x, y, w, a: (a * naive(x, y, g_of(x), w)).sum(-1),
+        (X, Y, W, A),
+        lambda x, y, w, a: (x, y, g_of(x), w, a, True, True),
+        constant=frozenset({0}),
+    )
+
+
 PEARSON = get_divergence("pearson")
 
 OPS = [
-    Op(
-        "gaussian_kernel_sum",
-        lambda x, y, w: functional.gaussian_kernel_sum(x, y, g_of(x), w),
-        lambda x, y, w: reference.gaussian_kernel_sum(x, y, g_of(x), w),
-        (X, Y, W),
-        lambda x, y, w: (x, y, g_of(x), w),
-    ),
-    Op(
-        "gaussian_kernel_logsumexp",
-        lambda x, y, w: functional.gaussian_kernel_logsumexp(x, y, g_of(x), w),
-        lambda x, y, w: reference.gaussian_kernel_logsumexp(x, y, g_of(x), w),
-        (X, Y, W),
-        lambda x, y, w: (x, y, g_of(x), w),
-    ),
-    Op(
-        "gaussian_kernel_sum_total",
-        lambda x, y, w, a: functional.gaussian_kernel_sum(x, y, g_of(x), w, row_weights=a),
-        lambda x, y, w, a: (a * reference.gaussian_kernel_sum(x, y, g_of(x), w)).sum(-1),
-        (X, Y, W, A),
-        lambda x, y, w, a: (x, y, g_of(x), w, a, True, True),
-        constant=frozenset({0}),
-    ),
-    Op(
-        "gaussian_kernel_logsumexp_total",
-        lambda x, y, w, a: functional.gaussian_kernel_logsumexp(x, y, g_of(x), w, row_weights=a),
-        lambda x, y, w, a: (a * reference.gaussian_kernel_logsumexp(x, y, g_of(x), w)).sum(-1),
-        (X, Y, W, A),
-        lambda x, y, w, a: (x, y, g_of(x), w, a, True, True),
-        constant=frozenset({0}),
-    ),
+    *map(kernel_sum, SUMS),
+    *map(kernel_total, SUMS),
     Op(
         "density_ratio",
         lambda q, p: functional.density_ratio(q, p, g_of(q), 0.1, 0.3),

@@ -323,10 +323,14 @@ def _bandwidths(bandwidth: Number | Tensor, like: Tensor) -> Tensor:
     return torch.full((slices,), value, dtype=like.dtype, device=like.device)
 
 
-def _check_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
+def _check_points(
+    x_name: str, x: Tensor, y_name: str, y: Tensor, bandwidth: Tensor, *several: str
+) -> None:
+    """Raise unless these are two sets of points, and bandwidths: one of each slice, or several."""
     _arrays.layout(x_name, x, ("m", "b", "k"))
     m, _, k = x.shape
     _arrays.layout(y_name, y, (m, "c", k), like=x)
+    _arrays.layout("bandwidth", bandwidth, (*several, m), like=x)
 
 
 # --------------------------------------------------------------------------------------- project
@@ -440,6 +444,14 @@ def project(
 # ------------------------------------------------------------ gaussian_kernel_sum, …_logsumexp
 
 
+def _check_sums(
+    x: Tensor, y: Tensor, bandwidth: Tensor, weights_name: str, weights: Tensor | None
+) -> None:
+    _check_points("x", x, "y", y, bandwidth)
+    if weights is not None:
+        _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
+
+
 def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) -> None:
     """Register one of the two kernel sums: they differ in one word, and in what backward needs."""
     saved = "Tensor output, " if saves_output else ""
@@ -449,10 +461,7 @@ def _register_kernel_sum(name: str, weights_name: str, *, saves_output: bool) ->
         return kernel(_detached(x), _detached(y), _detached(bandwidth), _detached(weights))
 
     def check(x: Tensor, y: Tensor, bandwidth: Tensor, weights: Tensor | None, *rest: Any) -> None:
-        _check_pair("x", x, "y", y)
-        _arrays.layout("bandwidth", bandwidth, (x.shape[0],), like=x)
-        if weights is not None:
-            _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
+        _check_sums(x, y, bandwidth, weights_name, weights)
         for tensor in rest[:-3]:
             _arrays.layout("grad", tensor, tuple(x.shape[:2]), like=x)
 
@@ -532,10 +541,7 @@ def _register_kernel_total(name: str, weights_name: str) -> None:
         need_y: bool,
         need_weights: bool,
     ) -> tuple[Tensor, ...]:
-        _check_pair("x", x, "y", y)
-        _arrays.layout("bandwidth", bandwidth, (x.shape[0],), like=x)
-        if weights is not None:
-            _arrays.layout(weights_name, weights, tuple(y.shape[:2]), like=x)
+        _check_sums(x, y, bandwidth, weights_name, weights)
         _arrays.layout("row_weights", row_weights, tuple(x.shape[:2]), like=x)
         return (
             x.new_empty(x.shape[0]),
@@ -816,19 +822,14 @@ def _ratio_and_factors(
 
 
 def _ratio_fake(q: Tensor, p: Tensor, bandwidth: Tensor, ridge: float, sigma: float) -> Tensor:
-    _check_ratio(q, p, bandwidth)
+    _check_points("q", q, "p", p, bandwidth)
     return q.new_empty(q.shape[:2])
-
-
-def _check_ratio(q: Tensor, p: Tensor, bandwidth: Tensor) -> None:
-    _check_pair("q", q, "p", p)
-    _arrays.layout("bandwidth", bandwidth, (q.shape[0],), like=q)
 
 
 def _check_ratio_vjp(
     q: Tensor, p: Tensor, bandwidth: Tensor, ratio: Tensor, grad: Tensor, *_: Any
 ) -> None:
-    _check_ratio(q, p, bandwidth)
+    _check_points("q", q, "p", p, bandwidth)
     _arrays.layout("ratio", ratio, tuple(q.shape[:2]), like=q)
     _arrays.layout("grad", grad, tuple(q.shape[:2]), like=q)
 
@@ -1023,8 +1024,7 @@ def _divergence_fake(
     r_min: float,
     need_p: bool,
 ) -> tuple[Tensor, Tensor]:
-    _check_pair("q", q, "p", p)
-    _arrays.layout("bandwidth", bandwidth, ("G", q.shape[0]), like=q)
+    _check_points("q", q, "p", p, bandwidth, "G")
     return q.new_empty(q.shape[0]), q.new_empty(p.shape if need_p else 0)
 
 
