@@ -11,6 +11,7 @@ import datetime
 import math
 import numbers
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -55,7 +56,7 @@ def _check_flag(name: str, key: str, value: object) -> None:
         )
 
 
-def _check_common(column: Categorical | Boolean | Number | Datetime) -> None:
+def _check_common(column: Column) -> None:
     """Check name, nullable and weight, and store the weight as a float."""
     _check_name(column.name)
     _check_flag(column.name, "nullable", column.nullable)
@@ -85,22 +86,20 @@ def first_place(series: pd.Series[Any], where: NDArray[np.bool_]) -> str:
     return f" (the first at {place} {label})"
 
 
-def _check_missing(
-    name: str, nullable: bool, series: pd.Series[Any], missing: NDArray[np.bool_]
-) -> None:
-    if not nullable and missing.any():
+def _check_missing(column: Column, series: pd.Series[Any], missing: NDArray[np.bool_]) -> None:
+    if not column.nullable and missing.any():
         raise ValueError(
-            f"column {name!r}: missing values{first_place(series, missing)}, but the schema does "
-            "not declare it nullable (nullable = true)"
+            f"column {column.name!r}: missing values{first_place(series, missing)}, but the schema "
+            "does not declare it nullable (nullable = true)"
         )
 
 
-def _wholly_missing(name: str, nullable: bool, series: pd.Series[Any]) -> Numbers | None:
+def _wholly_missing(column: Column, series: pd.Series[Any]) -> Numbers | None:
     """NaN for every row if no value is there at all: such a column's dtype says nothing."""
     if len(series) and pd.api.types.is_scalar(series.iloc[0]) and pd.isna(series.iloc[0]):
         missing = series.isna().to_numpy(dtype=bool)
         if missing.all():
-            _check_missing(name, nullable, series, missing)
+            _check_missing(column, series, missing)
             return np.full(len(series), np.nan)
     return None
 
@@ -265,7 +264,7 @@ class Categorical:
             If a value is missing in a column that is not nullable, or is not among the
             categories of a column that declares no `other`.
         """
-        gone = _wholly_missing(self.name, self.nullable, series)
+        gone = _wholly_missing(self, series)
         if gone is not None:
             return gone
         if isinstance(series.dtype, pd.CategoricalDtype):
@@ -281,7 +280,7 @@ class Categorical:
             index = self._lookup(series)
             values = series
         missing = index == -2
-        _check_missing(self.name, self.nullable, series, missing)
+        _check_missing(self, series, missing)
         unknown = index == -1
         if unknown.any():
             if self.other is None:
@@ -357,17 +356,16 @@ class Categorical:
             taken = np.asarray(self.categories, dtype=object)[index]
             taken[missing] = None
             return pd.Series(taken, name=self.name, dtype=object)
-        return _integer_series(
-            self.name, np.asarray(self.categories, dtype=np.int64)[index], missing, self.nullable
-        )
+        taken = np.asarray(self.categories, dtype=np.int64)[index]
+        return _integer_series(self, taken, missing)
 
 
 def _integer_series(
-    name: str, values: NDArray[np.int64], missing: NDArray[np.bool_], nullable: bool
+    column: Column, values: NDArray[np.int64], missing: NDArray[np.bool_]
 ) -> pd.Series[Any]:
-    if nullable:
-        return pd.Series(pd.arrays.IntegerArray(values, missing), name=name)
-    return pd.Series(values, name=name)
+    if column.nullable:
+        return pd.Series(pd.arrays.IntegerArray(values, missing), name=column.name)
+    return pd.Series(values, name=column.name)
 
 
 @dataclass(frozen=True)
@@ -412,7 +410,7 @@ class Boolean:
         ValueError
             If a number is neither 0 nor 1, or a value is missing and the column not nullable.
         """
-        gone = _wholly_missing(self.name, self.nullable, series)
+        gone = _wholly_missing(self, series)
         if gone is not None:
             return gone
         dtype = series.dtype
@@ -430,7 +428,7 @@ class Boolean:
             )
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
         missing = np.isnan(values)
-        _check_missing(self.name, self.nullable, series, missing)
+        _check_missing(self, series, missing)
         strange = ~missing & ~np.isin(values, (0.0, 1.0))
         if strange.any():
             raise ValueError(
@@ -458,8 +456,60 @@ class Boolean:
         return pd.Series(flags, name=self.name)
 
 
+class _Bounded(ABC):
+    """What columns within bounds share: counts of the values that are changed."""
+
+    @abstractmethod
+    def _compared(
+        self, series: pd.Series[Any]
+    ) -> tuple[Numbers, tuple[float, float], NDArray[np.bool_]]:
+        """Return values before they are clipped, NaN where missing, bounds, and what is rounded."""
+
+    def outside(self, series: pd.Series[Any]) -> int:
+        """Count the values outside the bounds, which are clipped: for the data holder's eyes.
+
+        Parameters
+        ----------
+        series : pandas.Series, shape (n,)
+            As for `to_numbers`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `to_numbers`.
+        """
+        values, (low, high), _ = self._compared(series)
+        return int(np.count_nonzero((values < low) | (values > high)))
+
+    def rounded(self, series: pd.Series[Any]) -> int:
+        """Count the values that are rounded to the step, or cut to whole days or seconds.
+
+        Those outside the bounds are left to `outside`. For the data holder's eyes, too.
+
+        Parameters
+        ----------
+        series : pandas.Series, shape (n,)
+            As for `to_numbers`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `to_numbers`.
+        """
+        values, (low, high), changed = self._compared(series)
+        return int(np.count_nonzero((values >= low) & (values <= high) & changed))
+
+
 @dataclass(frozen=True)
-class Number:
+class Number(_Bounded):
     """A column of integers or of real numbers within public bounds.
 
     Parameters
@@ -632,59 +682,22 @@ class Number:
         """
         return self._stepped(np.clip(self._checked(series), self.min, self.max))
 
-    def outside(self, series: pd.Series[Any]) -> int:
-        """Count the values outside the bounds, which are clipped: for the data holder's eyes.
-
-        Parameters
-        ----------
-        series : pandas.Series, shape (n,)
-            Numbers.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `to_numbers`.
-        """
-        return _count_outside(self._checked(series), self.min, self.max)
-
-    def rounded(self, series: pd.Series[Any]) -> int:
-        """Count the values that are rounded to the step: for the data holder's eyes.
-
-        Those outside the bounds are left to `outside`.
-
-        Parameters
-        ----------
-        series : pandas.Series, shape (n,)
-            Numbers.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `to_numbers`.
-        """
+    def _compared(
+        self, series: pd.Series[Any]
+    ) -> tuple[Numbers, tuple[float, float], NDArray[np.bool_]]:
         values = self._checked(series)
-        inside = (values >= self.min) & (values <= self.max)
         # A number that was read from a file is not to the last bit what a multiple is.
-        return int(
-            np.count_nonzero(inside & ~np.isclose(self._stepped(values), values, 1e-12, 0.0))
-        )
+        changed = ~np.isclose(self._stepped(values), values, 1e-12, 0.0)
+        return values, (self.min, self.max), changed
 
     def _checked(self, series: pd.Series[Any]) -> Numbers:
         """Numbers as they are, NaN where missing."""
-        gone = _wholly_missing(self.name, self.nullable, series)
+        gone = _wholly_missing(self, series)
         if gone is not None:
             return gone
         values = _float_column(self.name, series, self.type)
         missing = np.isnan(values)
-        _check_missing(self.name, self.nullable, series, missing)
+        _check_missing(self, series, missing)
         infinite = np.isinf(values)
         if infinite.any():
             raise ValueError(
@@ -718,11 +731,11 @@ class Number:
             return pd.Series(values.astype(np.float64), name=self.name)
         missing = np.isnan(values)
         whole = np.rint(np.where(missing, self.min, values)).astype(np.int64)
-        return _integer_series(self.name, whole, missing, self.nullable)
+        return _integer_series(self, whole, missing)
 
 
 @dataclass(frozen=True)
-class Datetime:
+class Datetime(_Bounded):
     """A column of dates or of local times within public bounds.
 
     Parameters
@@ -832,53 +845,16 @@ class Datetime:
         seconds, _ = self._checked(series)
         return np.floor(np.clip(seconds, *self.bounds_seconds) / self.unit) * self.unit
 
-    def outside(self, series: pd.Series[Any]) -> int:
-        """Count the values outside the bounds, which are clipped: for the data holder's eyes.
-
-        Parameters
-        ----------
-        series : pandas.Series, shape (n,)
-            As for `to_numbers`.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `to_numbers`.
-        """
-        seconds, _ = self._checked(series)
-        return _count_outside(np.floor(seconds / self.unit) * self.unit, *self.bounds_seconds)
-
-    def rounded(self, series: pd.Series[Any]) -> int:
-        """Count the times that are cut to whole days, or seconds: for the data holder's eyes.
-
-        Those outside the bounds are left to `outside`.
-
-        Parameters
-        ----------
-        series : pandas.Series, shape (n,)
-            As for `to_numbers`.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `to_numbers`.
-        """
+    def _compared(
+        self, series: pd.Series[Any]
+    ) -> tuple[Numbers, tuple[float, float], NDArray[np.bool_]]:
         seconds, finer = self._checked(series)
         cut = np.floor(seconds / self.unit) * self.unit
-        low, high = self.bounds_seconds
-        return int(np.count_nonzero((cut >= low) & (cut <= high) & ((cut != seconds) | finer)))
+        return cut, self.bounds_seconds, (cut != seconds) | finer
 
     def _checked(self, series: pd.Series[Any]) -> tuple[Numbers, NDArray[np.bool_]]:
         """Whole seconds since 1970, NaN where missing, and whether more than they was there."""
-        gone = _wholly_missing(self.name, self.nullable, series)
+        gone = _wholly_missing(self, series)
         if gone is not None:
             return gone, np.zeros(len(gone), dtype=bool)
         kind = _inferred(series)
@@ -896,7 +872,7 @@ class Datetime:
                 "values (pandas.to_datetime converts strings)"
             )
         missing = series.isna().to_numpy(dtype=bool)
-        _check_missing(self.name, self.nullable, series, missing)
+        _check_missing(self, series, missing)
         if objects:
             filled = [_EPOCH if gone else v for v, gone in zip(series, missing, strict=True)]
             stamps = np.array(filled, dtype="datetime64[us]")
@@ -1052,7 +1028,3 @@ def _called(column: Column) -> str:
     if isinstance(column, Categorical):
         return "strings" if column.is_text else "integers"
     return "true or false" if isinstance(column, Boolean) else "dates or times without time zone"
-
-
-def _count_outside(values: Numbers, low: float, high: float) -> int:
-    return int(np.count_nonzero((values < low) | (values > high)))
