@@ -356,13 +356,9 @@ def _project_setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
 def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, frame = ctx.saved_tensors
     need_x, need_frame = ctx.needs_input_grad[:2]
-    return (
-        grad @ frame.mT if need_x else None,
-        x.mT @ grad if need_frame else None,
-        None,  # sigma
-        None,  # noise
-        None,  # key
-    )
+    grad_x = grad @ frame.mT if need_x else None
+    grad_frame = x.mT @ grad if need_frame else None
+    return grad_x, grad_frame, *[None] * 3  # sigma, noise, key
 
 
 def _project_vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
@@ -853,17 +849,8 @@ def _ratio_vjp_kernel(
     return _tensor_or_empty(grad_q, q), _tensor_or_empty(grad_p, q)
 
 
-def _ratio_vjp_fake(
-    q: Tensor,
-    p: Tensor,
-    bandwidth: Tensor,
-    ratio: Tensor,
-    grad: Tensor,
-    ridge: float,
-    sigma: float,
-    need_q: bool,
-    need_p: bool,
-) -> tuple[Tensor, Tensor]:
+def _ratio_vjp_fake(q: Tensor, p: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    need_q, need_p = rest[-2:]
     return q.new_empty(q.shape if need_q else 0), q.new_empty(p.shape if need_p else 0)
 
 
@@ -890,13 +877,7 @@ def _ratio_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_q, grad_p = _call("density_ratio_vjp", *arguments)
     else:
         grad_q, grad_p = _ratio_vjp_kernel(*arguments, kept)
-    return (
-        _asked(grad_q, need_q),
-        _asked(grad_p, need_p),
-        None,  # bandwidth
-        None,  # ridge
-        None,  # sigma
-    )
+    return _asked(grad_q, need_q), _asked(grad_p, need_p), *[None] * 3  # bandwidth, ridge, sigma
 
 
 _register(
@@ -1014,16 +995,9 @@ def _divergence_kernel(
 
 
 def _divergence_fake(
-    q: Tensor,
-    p: Tensor,
-    bandwidth: Tensor,
-    ridge: float,
-    sigma: float,
-    divergence: int,
-    alpha: float,
-    r_min: float,
-    need_p: bool,
+    q: Tensor, p: Tensor, bandwidth: Tensor, *numbers: Any
 ) -> tuple[Tensor, Tensor]:
+    need_p = numbers[-1]
     _check_points("q", q, "p", p, bandwidth, "G")
     return q.new_empty(q.shape[0]), q.new_empty(p.shape if need_p else 0)
 
@@ -1055,17 +1029,7 @@ def _divergence_backward(
                 "density_ratio_divergence", q, p.detach(), bandwidth, *ctx.numbers, True
             )
         grad_p = _call("density_ratio_divergence_vjp", p, gradient, grad)
-    return (
-        None,  # q
-        grad_p,
-        None,  # bandwidth
-        None,  # ridge
-        None,  # sigma
-        None,  # divergence
-        None,  # alpha
-        None,  # r_min
-        None,  # need_p
-    )
+    return None, grad_p, *[None] * 7  # q; all after p
 
 
 def _divergence_vjp(p: Tensor, gradient: Tensor, grad: Tensor) -> Tensor:
@@ -1231,13 +1195,7 @@ def _wasserstein_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | Non
     if (need_x and not made_x) or (need_y and not made_y):
         _, grad_x, grad_y = _call("sliced_wasserstein", x, y, ctx.order, need_x, need_y)
     scaled = _call("sliced_wasserstein_vjp", x, y, grad_x, grad_y, grad, need_x, need_y)
-    return (
-        _asked(scaled[0], need_x),
-        _asked(scaled[1], need_y),
-        None,  # order
-        None,  # need_x
-        None,  # need_y
-    )
+    return _asked(scaled[0], need_x), _asked(scaled[1], need_y), *[None] * 3  # order, needs
 
 
 def _wasserstein_vjp(

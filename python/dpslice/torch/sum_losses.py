@@ -103,13 +103,7 @@ class _MomentMisfit(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         grad, rows = ctx.saved_tensors
         scaled = _ScaledOnce.apply(grads[0], grad, rows)  # type: ignore[no-untyped-call]
-        return (
-            scaled,
-            None,  # targets
-            None,  # weights
-            None,  # conditions
-            None,  # halves
-        )
+        return scaled, *[None] * 4  # targets, weights, conditions, halves
 
 
 def _moment_misfit(*args: Any) -> Tensor:
