@@ -15,7 +15,8 @@ Callers say ``from dpslice import _arrays`` and ``_arrays.operand(...)``, and ne
 files, which import only what stands above them here:
 
 ``_scalars``
-    Numbers, words, flags and other single values; `describe`, optional packages (`require`).
+    Numbers, words, flags and other single values, and where they are kept (`store`); `describe`,
+    optional packages (`require`).
 ``_finite``
     Whether all numbers of an array are finite.
 ``_devices``
