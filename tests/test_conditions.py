@@ -36,6 +36,7 @@ from dpslice.tabular import (  # noqa: E402
 from dpslice.tabular._conditions import read_conditions  # noqa: E402
 from dpslice.tabular._cuts import cut  # noqa: E402
 from dpslice.tabular.discretization import FineShape  # noqa: E402
+from dpslice.tabular.rows import _nearest  # noqa: E402
 from fixed_models import fixed_synthesizer  # noqa: E402
 
 SCHEMA = Schema(
@@ -322,6 +323,16 @@ def test_of_several_numbers_rows_have_the_nearest() -> None:
     expected = np.bincount(nearest, minlength=3)
     table = [counts[[5000, 5100, 800_000]], expected]
     assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+def test_numbers_within_a_64th_of_the_scale_are_near() -> None:
+    """They become the nearest of those asked for; what is special is itself alone."""
+    column = Number("x", "real", 0.0, 64.0, special=[64.0])
+    values = np.array([9.01, 8.99, 10.74, 10.76, 12.49, 12.51, 63.5, 64.0, np.nan])
+    near, kept = _nearest(column, values, np.array([11.5, 10.0, 64.0]))
+    expected = np.array([10.0, 8.99, 10.0, 11.5, 11.5, 12.51, 63.5, 64.0, np.nan])
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(near, np.isin(expected, [10.0, 11.5, 64.0]))
 
 
 def test_values_that_noise_has_wiped_out_are_drawn_from_their_bins() -> None:
