@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import math
 import pickle
 import tracemalloc
@@ -464,6 +465,13 @@ def test_one_graph_with_several_losses_or_calls(release):
     again = Both()
     for _ in range(3):
         assert_same(compiled(x), again(x), x, tol=1e-12)
+
+
+def test_a_graph_without_its_loss_says_so(release):
+    name = SlicedWasserstein(release, seed=0)._name
+    gc.collect()
+    with pytest.raises(RuntimeError, match="which is no longer there: keep it as long"):
+        torch.ops.dpslice.draw_of_loss(name, 0, 7, F64)
 
 
 @every_loss

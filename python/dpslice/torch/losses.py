@@ -330,7 +330,13 @@ _site._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _draw_of_loss(
     name: str, site: int, c: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _LOSSES[name]._draw(c, dtype)
+    loss = _LOSSES.get(name)
+    if loss is None:
+        raise RuntimeError(
+            f"the graph draws for the loss {name}, which is no longer there: keep it as long as "
+            "the graph, and trace another graph in another process"
+        )
+    return loss._draw(c, dtype)
 
 
 def _undrawn(name: str, site: int, c: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
