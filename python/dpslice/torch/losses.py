@@ -136,7 +136,7 @@ class _ReleaseLoss(nn.Module):
     # ------------------------------------------------------------------------------- state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make a copy, by `copy` or `pickle`, a loss that draws for itself."""
+        """Give a copy, by `copy` or `pickle`, a name of its own."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._name = _named(self)
 
