@@ -307,6 +307,15 @@ def test_a_range_narrower_than_places_are_told_apart_stands_for_its_bin() -> Non
     assert sample["x"].isin([low, np.nextafter(low, 1000.0)]).all()
 
 
+@pytest.mark.parametrize("method", ["sums", "rows"])
+def test_columns_of_any_name_may_be_asked_for(method: str) -> None:
+    columns = [Number("self", "integer", 0, 9), Categorical("func", ("min", "max"))]
+    synthesizer = fixed_synthesizer(method, Schema(columns))
+    table = synthesizer.sample(20, seed=1, conditions={"self": [3, 4], "func": "min"})
+    assert table["self"].isin([3, 4]).all()
+    assert (table["func"] == "min").all()
+
+
 def test_of_several_numbers_rows_have_the_nearest() -> None:
     synthesizer = _synthesizer("rows")
     sample = synthesizer.sample(8_000, seed=2, conditions={"wealth": [5000, 5100, 800_000]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import math
 import pickle
 import tracemalloc
@@ -455,20 +456,28 @@ def test_one_graph_with_several_losses_or_calls(release):
             self.second = SmoothedLikelihood(release, seed=0, batch_size=19)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.first(x) + 10 * self.second(x) + 100 * self.first(x + 1)
+            once = self.first(x) + 10 * self.second(x)
+            return once + 100 * self.first(x + 1) + 1000 * self.first(x)
 
-    x = synthetic().detach()
+    x = synthetic()
     torch.compiler.reset()
     compiled = torch.compile(Both(), backend="aot_eager", fullgraph=True)
     again = Both()
     for _ in range(3):
-        torch.testing.assert_close(compiled(x), again(x))
+        assert_same(compiled(x), again(x), x, tol=1e-12)
+
+
+def test_a_graph_without_its_loss_says_so(release):
+    name = SlicedWasserstein(release, seed=0)._name
+    gc.collect()
+    with pytest.raises(RuntimeError, match="which is no longer there: keep it as long"):
+        torch.ops.dpslice.draw_of_loss(name, 0, 7, F64)
 
 
 @every_loss
 def test_the_operator_that_draws_tells_its_sizes(release, make):
     loss = make(release, batch_size=19)
-    given = (loss._name, 7, torch.float32)
+    given = (loss._name, 0, 7, torch.float32)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.dpslice.draw_of_loss, given, test_utils=tests)
 

@@ -237,7 +237,7 @@ def _meeting(piece: pd.DataFrame, conditions: Conditions, schema: Schema) -> pd.
         if part.kind == "one of" and isinstance(column, Number | Datetime):
             near, values = _nearest(column, values, np.array(part.numbers))
             meets &= near
-            piece = piece.assign(**{name: column.from_numbers(values)})
+            piece[name] = column.from_numbers(values)
         else:
             meets &= part.holds(values)
     return piece[meets].reset_index(drop=True)

@@ -548,8 +548,8 @@ class Synthesizer:
             mapping with ``min``, ``max`` or both (numbers and datetimes; both ends belong to it),
             with ``not`` (any value but this one, or these) or with ``missing`` (True or False).
             None may be in a list, too; missing values are in no range, and not among those that
-            ``not`` leaves. Ends may lie outside the column's bounds. Text is read as the cell of a
-            table would be.
+            ``not`` leaves. Ends may lie outside the column's bounds. Text is a category, or read as
+            the cell of a table would be.
         impossible : sequence of mappings, optional
             Rules as `Schema` takes them, in place of the schema's own: public, so they may well be
             written once a model is there. None in the list: every row is as the model has it.

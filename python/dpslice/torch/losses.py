@@ -136,7 +136,7 @@ class _ReleaseLoss(nn.Module):
     # ------------------------------------------------------------------------------- state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make a copy, by `copy` or `pickle`, a loss that draws for itself."""
+        """Give a copy, by `copy` or `pickle`, a name of its own."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._name = _named(self)
 
@@ -258,7 +258,7 @@ class _ReleaseLoss(nn.Module):
         Where noise is drawn, the synthetic rows come with fresh noise of the release's kind.
         """
         if torch.compiler.is_compiling():
-            drawn = torch.ops.dpslice.draw_of_loss(self._name, x.shape[0], x.dtype)
+            drawn = torch.ops.dpslice.draw_of_loss(self._name, _site(), x.shape[0], x.dtype)
         else:
             drawn = self._draw(x.shape[0], x.dtype)
         released, w, noise = (each.to(x.device) for each in drawn)
@@ -305,10 +305,12 @@ class _ReleaseLoss(nn.Module):
 #
 # What a loss draws depends on no tensor, so a graph of torch.compile holds it as one operator that
 # draws anew at each run. An operator takes no loss, but the name of one. It draws on the CPU, from
-# where the graph moves it: what is on the CPU cannot become part of a recorded CUDA graph.
+# where the graph moves it: what is on the CPU cannot become part of a recorded CUDA graph. Of calls
+# with equal arguments, torch's compiler makes one where there are gradients: so they are numbered.
 
 _LOSSES: weakref.WeakValueDictionary[str, _ReleaseLoss] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+_sites = itertools.count()
 
 
 def _named(loss: _ReleaseLoss) -> str:
@@ -317,17 +319,33 @@ def _named(loss: _ReleaseLoss) -> str:
     return name
 
 
-def _draw_of_loss(name: str, c: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    return _LOSSES[name]._draw(c, dtype)
+def _site() -> int:
+    return next(_sites)
 
 
-def _undrawn(name: str, c: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+# Called while a graph is traced. (torch.compiler.assume_constant_result imports the compiler.)
+_site._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _draw_of_loss(
+    name: str, site: int, c: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss = _LOSSES.get(name)
+    if loss is None:
+        raise RuntimeError(
+            f"the graph draws for the loss {name}, which is no longer there: keep it as long as "
+            "the graph, and trace another graph in another process"
+        )
+    return loss._draw(c, dtype)
+
+
+def _undrawn(name: str, site: int, c: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     sizes = _LOSSES[name]._drawn_sizes(c)
     return tuple(torch.empty(size, dtype=dtype, device="cpu") for size in sizes)
 
 
 functional._LIBRARY.define(
-    "draw_of_loss(str name, SymInt c, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    "draw_of_loss(str name, int site, SymInt c, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.nondeterministic_seeded),
 )
 functional._LIBRARY.impl("draw_of_loss", _draw_of_loss, "CompositeExplicitAutograd")
