@@ -327,20 +327,24 @@ def _site() -> int:
 _site._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _draw_of_loss(
-    name: str, site: int, c: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_of(name: str) -> _ReleaseLoss:
     loss = _LOSSES.get(name)
     if loss is None:
         raise RuntimeError(
             f"the graph draws for the loss {name}, which is no longer there: keep it as long as "
             "the graph, and trace another graph in another process"
         )
-    return loss._draw(c, dtype)
+    return loss
+
+
+def _draw_of_loss(
+    name: str, site: int, c: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _loss_of(name)._draw(c, dtype)
 
 
 def _undrawn(name: str, site: int, c: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    sizes = _LOSSES[name]._drawn_sizes(c)
+    sizes = _loss_of(name)._drawn_sizes(c)
     return tuple(torch.empty(size, dtype=dtype, device="cpu") for size in sizes)
 
 
