@@ -327,7 +327,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     # Virtual machines name processors of several generations alike: the instruction set tells more.
     machine = f"{report['processor']} {report['dpslice']['isa']} {report['cores']} cores".lower()
-    machine = re.sub(r"[^a-z0-9]+", "-", machine)
+    machine = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((?:r|tm)\)", "", machine))
     stem = args.out / f"{machine}-{report['date']}"
     # A line per row, so that two reports can be compared line by line.
     head = json.dumps({**report, "rows": []}, indent=1).removesuffix("[]\n}")
