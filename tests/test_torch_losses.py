@@ -474,6 +474,17 @@ def test_a_graph_without_its_loss_says_so(release):
         torch.ops.dpslice.draw_of_loss(name, 0, 7, F64)
 
 
+def test_names_in_graphs_tell_releases_and_settings_apart(release):
+    """A graph that is exported and loaded elsewhere must not draw from another release."""
+    other = make_release(gaussian_rows(60, 5), SIGMA, seed=1)
+
+    def mark(of, **options):
+        return SlicedWasserstein(of, **options)._name.split("-")[-1]
+
+    assert mark(release) == mark(release)
+    assert len({mark(release), mark(other), mark(release, batch_size=19)}) == 3
+
+
 @every_loss
 def test_the_operator_that_draws_tells_its_sizes(release, make):
     loss = make(release, batch_size=19)

@@ -14,6 +14,7 @@ as in eager mode.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import weakref
@@ -314,7 +315,12 @@ _sites = itertools.count()
 
 
 def _named(loss: _ReleaseLoss) -> str:
-    name = f"{type(loss).__name__}-{next(_numbers)}"
+    # In another process the number may be another loss's, which a graph that was exported must not
+    # take for its own: so the name is of the release and the settings, too.
+    first_row = np.ascontiguousarray(loss.release.projections[:1])
+    about = repr(_ReleaseLoss._settings(loss)).encode() + first_row.tobytes()
+    mark = hashlib.blake2s(about, digest_size=4).hexdigest()
+    name = f"{type(loss).__name__}-{next(_numbers)}-{mark}"
     _LOSSES[name] = loss
     return name
 
