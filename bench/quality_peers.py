@@ -46,6 +46,7 @@ from dpslice.tabular._places import (
     value_to_place,
 )
 from dpslice.tabular.discretization import Discretization
+from mbi_numpy import without_compiler
 
 # What a method needs beyond the project's own environment: a module, and what brings it.
 NEEDS = {
@@ -113,7 +114,7 @@ def smartnoise(
     kind = MSTSynthesizer if method == "mst" else AIMSynthesizer
     peer = kind(epsilon=epsilon, delta=delta, **options)
     # Standard output is for the results; mbi deprecates the tables that smartnoise gives it.
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), without_compiler():
         warnings.filterwarnings("ignore", message="Pandas dataframe inputs")
         peer.fit(codes, transformer=transformer)
         peer.synthesizer = _Independent(peer.synthesizer)
