@@ -72,7 +72,7 @@ void FirstError::rethrow() const {
 }
 
 #ifndef _OPENMP
-// Threads are started for each call: that takes some ten microseconds each, little beside what a
+// Threads are started for each call: that takes some twenty microseconds each, little beside what a
 // kernel does, and nothing waits in between that a fork would lose, or that would have to end
 // before the process does.
 void run_in_threads(int threads, void (*work)(const void*), const void* context) {
