@@ -4,7 +4,7 @@
 #
 # Nothing is run: that takes a Mac. Zig (ziglang on PyPI) brings clang, libc++ and the headers of
 # macOS; 0.16.0 has LLVM 21, and 0.11.0 LLVM 16, as Xcode 15, the oldest that CMakeLists.txt takes.
-# Not 0.17, where <cfloat> defines nothing after <cmath>. Needs Debian's package llvm.
+# Not 0.17, where <cfloat> defines nothing after <cmath>. Needs Debian's packages llvm and file.
 # Python's headers are those of PYTHON, on Linux. For macOS they differ in pyconfig.h alone, in what
 # Python's own sources ask; what the headers do (sizes of types, thread locals) is the same.
 set -euo pipefail
@@ -12,7 +12,13 @@ python=$(command -v "$1")
 python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 version=${2:-0.16.0}
 cd "$(dirname "$0")/../.."
-nm=$(command -v llvm-nm) || { echo "to look into what is linked, install: llvm" >&2; exit 2; }
+missing=()
+nm=$(command -v llvm-nm) || missing+=(llvm)
+command -v file >/dev/null || missing+=(file)
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "to look into what is linked, install: ${missing[*]}" >&2
+  exit 2
+fi
 PATH="$(dirname "$python"):$PATH"
 build=$PWD/build/macos-zig-$version
 export ZIG_GLOBAL_CACHE_DIR=$build/cache ZIG_LOCAL_CACHE_DIR=$build/cache
@@ -48,9 +54,11 @@ END
 
   module=$build/$processor/_core.so
   "$nm" --defined-only "$module" | grep ' T _PyInit__core$' >/dev/null
-  # What the linker was told to leave to the interpreter must be the interpreter's.
-  if "$nm" -m --undefined-only "$module" | grep -v '(from ' | grep -vE ' _+Py'; then
-    echo "$module: the interpreter has no such symbols" >&2
+  # What the linker was told to leave to the interpreter must be the interpreter's. What tells Intel's
+  # processors apart (__builtin_cpu_supports) is in the runtime of Apple's clang, but not in Zig's.
+  if "$nm" -m --undefined-only "$module" | grep -v '(from ' |
+    grep -vE ' _+Py| ___cpu_(model|indicator_init)$'; then
+    echo "$module: neither macOS nor Python has these" >&2
     exit 1
   fi
   # As tests/test_isa.py has it: what the linker may merge bears the name of its instruction set.
@@ -63,5 +71,5 @@ END
       fi
     done
   done
-  file "$module"
+  file "$module" | grep "Mach-O 64-bit"
 done
