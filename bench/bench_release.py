@@ -147,6 +147,8 @@ def _peak(call: Callable[[], Any]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.platform != "linux":
+        sys.exit("peaks are read from /proc, which Linux alone has")
     name, path, n, d = sys.argv[1:]
     calls = _calls(path, int(n), int(d))
     print(_peak(calls[name]))

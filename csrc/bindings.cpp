@@ -15,7 +15,11 @@ py::dict build_config() {
   config["compiler"] = std::string("gcc ") + __VERSION__;
 #endif
   config["version"] = DPSLICE_VERSION;
+#ifdef _OPENMP
   config["openmp"] = _OPENMP;
+#else
+  config["openmp"] = py::none();
+#endif
   return config;
 }
 

@@ -2,7 +2,6 @@
 // here lives in the namespace of the instruction set.
 #pragma once
 
-#include <omp.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -11,10 +10,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
-#ifdef DPSLICE_STD_THREADS
-#include <thread>
-#include <vector>
-#endif
 
 #include "threads.h"
 
@@ -88,15 +83,11 @@ void parallel_for(int64_t tasks, Body&& body, int64_t most_threads = INT64_MAX) 
       error.keep_current();
     }
   };
-#ifdef DPSLICE_STD_THREADS
-  // For ThreadSanitizer, which takes what GNU's OpenMP orders for races.
-  std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
-#else
+#ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
   work();
+#else
+  run_in_threads(threads, [](const void* task) { (*static_cast<decltype(&work)>(task))(); }, &work);
 #endif
   error.rethrow();
 }

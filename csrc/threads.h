@@ -24,4 +24,11 @@ class FirstError {
   std::exception_ptr error_;
 };
 
+#ifndef _OPENMP
+// Calls work(context) in `threads` threads, of which the caller's is one, and waits for all of
+// them. In fewer, if the system starts no more: `work` is to take what there is to do until nothing
+// is left, and must not throw. Out of line for the same reason.
+void run_in_threads(int threads, void (*work)(const void*), const void* context);
+#endif
+
 }  // namespace dpslice

@@ -1842,6 +1842,7 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
 
 
 @pytest.mark.slow  # four processes, most of which import torch
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_lost_output_is_told_and_files_are_named(
     unbuffered: str, table: Path, schema: Path, model: Path, tmp_path: Path

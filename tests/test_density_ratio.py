@@ -32,6 +32,8 @@ def problem(b: int, c: int, k: int, m: int = 2, seed: int = 0) -> tuple[Array, A
 
 def solve_long(matrix: Array, right: Array) -> Array:
     """Solve by Cholesky in long double, which LAPACK has not."""
+    if np.finfo(np.longdouble).nmant < 60:
+        pytest.skip("long double is no longer than double here")
     a = np.concatenate([matrix, right[:, None]], axis=1)
     n = len(matrix)
     for i in range(n):

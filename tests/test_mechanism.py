@@ -25,7 +25,7 @@ from dpslice.features import MarginalSums
 from dpslice.mechanism import SlicingMechanism, SumMechanism
 from dpslice.release import Release
 from gaussian_mechanism import gaussian_delta
-from peak_memory import PEAK
+from peak_memory import PEAK, reads_proc
 
 Array = NDArray[np.float64]
 
@@ -914,7 +914,7 @@ print(peak() - before - mapped, mapped)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_release_needs_one_block_beyond_its_output(tmp_path: Path, where: str) -> None:
     # 800,000 x 32 rows: 205 MB in float64, 102 MB released; a block and its output are 24 MB. In

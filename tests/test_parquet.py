@@ -35,7 +35,7 @@ from dpslice.tabular import (
     write_table,
 )
 from dpslice.tabular.files import count_rows, read_header
-from peak_memory import PEAK
+from peak_memory import PEAK, reads_proc
 from table_strategies import schemas, tables
 
 pa = pytest.importorskip("pyarrow")
@@ -276,6 +276,7 @@ def test_rows_are_read_group_by_group(tmp_path: Path) -> None:
     assert count_rows(path) == 50
 
 
+@reads_proc
 def test_a_row_group_may_be_larger_than_memory(tmp_path: Path) -> None:
     """Most files have few: of each column one buffer is read at a time."""
     rng, rows = np.random.default_rng(0), 2_000_000

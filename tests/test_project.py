@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dpslice import _core, kernels
-from peak_memory import PEAK
+from peak_memory import PEAK, reads_proc
 
 Array = NDArray[np.float64]
 KEY = bytes(range(7, 39))
@@ -334,7 +334,7 @@ print(peak() - before - out.nbytes)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 @pytest.mark.skipif("san.so" in os.environ.get("LD_PRELOAD", ""), reason="shadow memory counts")
 def test_no_noise_matrix_is_held_beside_the_output() -> None:
     # Output 102 MB; a float64 noise matrix would be 205 MB more. What is held is one number per

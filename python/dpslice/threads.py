@@ -8,7 +8,8 @@ from dpslice import _arrays, _core
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
-# A forked child has none of its parent's threads, but OpenMP would wait for them for ever.
+# A forked child has none of its parent's threads, but OpenMP would wait for them for ever. Builds
+# without OpenMP could start some; one rule for all is easier to remember.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _core.set_num_threads(1))
 

@@ -15,6 +15,8 @@ from dpslice._cli._options import JsonOption
 
 _PACKAGES = ("numpy", "torch", "pandas", "scikit-learn", "sdmetrics", "statsmodels", "typer")
 
+_MISSING = {"build": "no", "packages": "not installed"}
+
 
 @app.command(epilog=examples("dpslice info"))
 def info(json: JsonOption = False) -> None:
@@ -45,9 +47,7 @@ def info(json: JsonOption = False) -> None:
     rows = []
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            rows += [
-                [f"{name}: {key}", str(item or "not installed")] for key, item in value.items()
-            ]
+            rows += [[f"{name}: {key}", str(item or _MISSING[name])] for key, item in value.items()]
         elif isinstance(value, bool):
             rows.append([name, "yes" if value else "no"])
         else:
