@@ -3,7 +3,8 @@
 JAX compiles an estimation anew for each set of cliques, and a projection operation by operation.
 AIM has another set of cliques in each of up to some hundreds of rounds, and spends most of its
 time in the compiler. Here are mbi 1.1.0's mirror descent, step rule included, on mbi's junction
-tree, and its variable elimination.
+tree, and its variable elimination. Models agree to rounding, until that decides whether a step near
+the optimum is taken.
 
     python bench/mbi_numpy.py        compares both with mbi's (pip install mbi==1.1.0)
 """
@@ -272,6 +273,14 @@ def without_compiler() -> Iterator[None]:
         mock.patch("mbi.MarkovRandomField.project", project),
     ):
         yield
+
+
+def tree_megabytes(domain: Any, cliques: list[Clique]) -> float:
+    """Size of the junction tree, which AIM's paper bounds; smartnoise-synth counts the cliques."""
+    from mbi import junction_tree
+
+    tree = junction_tree.make_junction_tree(domain, cliques)[0]
+    return float(sum(domain.size(node) for node in tree.nodes) * 8 / 2**20)
 
 
 # -------------------------------------------------------------------------------------- comparison

@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -46,13 +47,14 @@ from dpslice.tabular._places import (
     value_to_place,
 )
 from dpslice.tabular.discretization import Discretization
-from mbi_numpy import without_compiler
+from mbi_numpy import tree_megabytes, without_compiler
 
 # What a method needs beyond the project's own environment: a module, and what brings it.
 NEEDS = {
     "mst": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
     "aim": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
     "aim, 32 rounds": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
+    "aim, 1 MB": ("snsynth", "smartnoise-synth==1.0.8 mbi==1.1.0"),
     "dpgan": ("snsynth", "smartnoise-synth==1.0.8"),
     "dpctgan": ("snsynth", "smartnoise-synth==1.0.8"),
     "pategan": ("snsynth", "smartnoise-synth==1.0.8"),
@@ -92,9 +94,13 @@ def smartnoise(
     delta: float,
     seed: int,
     method: str,
+    megabytes: float | None = None,
     **options: Any,
 ) -> Any:
     """MST or AIM of smartnoise-synth, with defaults but for `options`, on the codes of ``sums``.
+
+    `megabytes` bounds the junction tree of AIM's models, as in its paper. What smartnoise-synth
+    bounds is the tables that were measured; the tree, which estimation works on, may be any size.
 
     Numbers lie in 32 bins of the public bounds, special values and missing are levels of their own,
     and values are drawn evenly inside bins: no budget goes into preprocessing. The noise of their
@@ -112,9 +118,16 @@ def smartnoise(
 
     np.random.seed(seed)  # noqa: NPY002  (where their choices and samples come from)
     kind = MSTSynthesizer if method == "mst" else AIMSynthesizer
-    peer = kind(epsilon=epsilon, delta=delta, **options)
-    # Standard output is for the results; mbi deprecates the tables that smartnoise gives it.
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), without_compiler():
+    with contextlib.ExitStack() as stack:
+        if megabytes is not None:
+            options["max_model_size"] = megabytes
+            sizes = mock.patch("snsynth.aim.aim.hypothetical_model_size", tree_megabytes)
+            stack.enter_context(sizes)
+        peer = kind(epsilon=epsilon, delta=delta, **options)
+        # Standard output is for the results; mbi deprecates the tables that smartnoise gives it.
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(without_compiler())
         warnings.filterwarnings("ignore", message="Pandas dataframe inputs")
         peer.fit(codes, transformer=transformer)
         peer.synthesizer = _Independent(peer.synthesizer)
