@@ -172,7 +172,7 @@ class _SquaredError:
         constant = self({clique: np.zeros(shape) for clique, shape in self.shapes.items()})[1]
         vector = {clique: np.ones(shape) for clique, shape in self.shapes.items()}
         estimate = _norm(vector)
-        for _ in range(51):
+        for _ in range(50):
             vector = {clique: values / (estimate + 1e-12) for clique, values in vector.items()}
             slope = self(vector)[1]
             vector = {clique: slope[clique] - constant[clique] for clique in self.cliques}
