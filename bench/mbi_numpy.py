@@ -30,22 +30,19 @@ ITERATIONS = 1000  # mbi's default
 # ----------------------------------------------------------------------------------------- factors
 
 
-def _ordered(values: Values, names: Sequence[str], kept: Clique) -> Values:
-    return values.transpose([names.index(name) for name in kept])
-
-
 def _summed(values: Values, names: Clique, kept: Clique) -> Values:
     """Sum over all names but `kept`."""
     axes = tuple(i for i, name in enumerate(names) if name not in kept)
-    return _ordered(values.sum(axis=axes), [name for name in names if name in kept], kept)
+    left = [name for name in names if name in kept]
+    sums: Values = values.sum(axis=axes).transpose([left.index(name) for name in kept])
+    return sums
 
 
-def _log_summed(values: Values, names: Clique, kept: Clique) -> Values:
-    """Take the logarithm of the sum of exponentials over all names but `kept`."""
-    axes = tuple(i for i, name in enumerate(names) if name not in kept)
-    top = values.max(axis=axes, keepdims=True)
-    total = np.log(np.exp(values - top).sum(axis=axes)) + top.squeeze(axes)
-    return _ordered(total, [name for name in names if name in kept], kept)
+def _log_summed(values: Values, axis: int) -> Values:
+    """Take the logarithm of the sum of exponentials."""
+    top = values.max(axis=axis, keepdims=True)
+    total: Values = np.log(np.exp(values - top).sum(axis=axis)) + top.squeeze(axis)
+    return total
 
 
 def _over(values: NDArray[Any], names: Clique, wider: Sequence[str]) -> NDArray[Any]:
@@ -64,25 +61,20 @@ class _Tree:
     """Marginals by messages on a junction tree: to a root, and back."""
 
     def __init__(self, domain: Any, cliques: list[Clique]) -> None:
+        import networkx
         from mbi import junction_tree
         from mbi.clique_utils import reverse_clique_mapping
 
         tree = junction_tree.make_junction_tree(domain, cliques)[0]
-        self.cliques = cliques
-        self.shapes: dict[Clique, tuple[int, ...]] = {}  # those nearer to a root come first
-        self.parents: dict[Clique, Clique | None] = {}
-        for root in tree.nodes:
-            waiting = [] if root in self.parents else [root]
-            self.parents.setdefault(root, None)
-            while waiting:
-                node = waiting.pop()
-                self.shapes[node] = domain.project(node).shape
-                for other in tree.neighbors(node):
-                    if other not in self.parents:
-                        self.parents[other] = node
-                        waiting.append(other)
-        held = reverse_clique_mapping(list(self.shapes), cliques, domain=domain)
-        self.home = {clique: node for node in self.shapes for clique in held[node]}
+        nodes = list(networkx.dfs_preorder_nodes(tree))
+        self.shapes = {node: domain.project(node).shape for node in nodes}
+        # Of each node but roots: its parent, which comes before it, and the names that they share.
+        self.links: dict[Clique, tuple[Clique, Clique]] = {
+            node: (parent, tuple(name for name in node if name in parent))
+            for parent, node in networkx.dfs_edges(tree)
+        }
+        held = reverse_clique_mapping(nodes, cliques, domain=domain)
+        self.home = {clique: node for node in nodes for clique in held[node]}
 
         # Nodes have millions of cells and many short axes, over which NumPy is slow: they are kept
         # flat, with the place of each cell in each smaller factor.
@@ -111,15 +103,13 @@ class _Tree:
             beliefs[node] += values.reshape(-1)[self._place(node, clique)]
         told: dict[Clique, Values] = {}
         for node in reversed(self.shapes):
-            parent = self.parents[node]
-            if parent is not None:
-                shared = tuple(name for name in node if name in parent)
+            if node in self.links:
+                parent, shared = self.links[node]
                 told[node] = _logarithm(self._summed(_powers(beliefs[node]), node, shared))
                 beliefs[parent] += told[node][self._place(parent, shared)]
         for node in self.shapes:
-            parent = self.parents[node]
-            if parent is not None:
-                shared = tuple(name for name in node if name in parent)
+            if node in self.links:
+                parent, shared = self.links[node]
                 answer = _logarithm(self._summed(beliefs[parent], parent, shared)) - told[node]
                 beliefs[node] += answer[self._place(node, shared)]
             powers = _powers(beliefs[node])
@@ -257,7 +247,7 @@ def project(model: Any, attributes: str | Sequence[str]) -> Any:
         names, values = joined([part for part in factors if name in part[0]])
         left = tuple(other for other in names if other != name)
         factors = [part for part in factors if name not in part[0]]
-        factors.append((left, _log_summed(values, names, left)))
+        factors.append((left, _log_summed(values, names.index(name))))
     names, values = joined(factors)
     domain = model.potentials.domain.project(kept)
     values = np.broadcast_to(_over(values, names, kept), domain.shape)
