@@ -320,7 +320,7 @@ def test_blocks_of_rows_join_to_the_whole(n):
     blocks = list(encoding.encode_blocks(table, block_rows=3))
     assert all(len(b) <= 3 for b in blocks)
     np.testing.assert_array_equal(np.concatenate(blocks), encoding.encode(table))
-    pieces = (piece for piece in (table, table.iloc[:0], table))
+    pieces = (piece for piece in (table.iloc[:0], table, table.iloc[:0], table))
     twice = np.concatenate(list(encoding.encode_blocks(pieces, block_rows=2)))
     np.testing.assert_array_equal(twice, np.concatenate([encoding.encode(table)] * 2))
 
@@ -356,6 +356,8 @@ def test_row_index_and_column_order_do_not_matter():
         (lambda e: e.encode(np.zeros((1, 3))), TypeError, "df must be a pandas DataFrame"),
         (lambda e: list(e.encode_blocks([])), ValueError, "got no blocks"),
         (lambda e: list(e.encode_blocks(small(3).iloc[:0])), ValueError, "at least one row"),
+        (lambda e: list(e.encode_blocks([small(3)[:0]] * 2)), ValueError, "got an empty table"),
+        (lambda e: list(e.encode_blocks([small(3)[["x"]][:0]])), ValueError, "missing: 'c'"),
         (lambda e: list(e.encode_blocks([np.zeros(3)])), TypeError, "df must be a pandas"),
         (lambda e: list(e.encode_blocks(small(3), block_rows=0)), ValueError, "block_rows must"),
         (lambda e: e.decode(np.zeros((2, 5))), ValueError, r"rows must have shape \(n, 6\)"),

@@ -191,6 +191,8 @@ class Schema:
             If it has no rows, or a column is missing, unknown or doubled.
         """
         _check_frame(df, self.names)
+        if len(df) == 0:
+            raise ValueError("df must have at least one row; got an empty table")
 
     def broken_rules(self, df: pd.DataFrame) -> NDArray[np.bool_]:
         """Tell which rows of a table break which rules of `impossible`.
@@ -253,17 +255,17 @@ class Schema:
             raise TypeError(
                 f"df must be a pandas DataFrame, or an iterable of them; got {type(df).__name__}"
             )
-        empty = True
+        first_piece = empty = True
         for piece in pieces:
-            if empty or not isinstance(piece, pd.DataFrame) or len(piece) > 0:
-                self.check_columns(piece)
-            else:
-                continue  # a later piece may well be empty; the first one shows the columns
+            if first_piece or not isinstance(piece, pd.DataFrame) or len(piece) > 0:
+                _check_frame(piece, self.names)
+            first_piece = False  # only the first piece must have columns, if it has no rows
             for first in range(0, len(piece), block_rows):
                 yield piece.iloc[first : first + block_rows]
                 empty = False
         if empty:
-            raise ValueError("df must have at least one row; got no blocks")
+            got = "no blocks" if first_piece else "an empty table"
+            raise ValueError(f"df must have at least one row; got {got}")
 
     # ------------------------------------------------------------------------------- as a file
 
@@ -573,7 +575,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _check_frame(df: pd.DataFrame, names: Sequence[str]) -> None:
-    """Check that a frame has exactly these columns, once each, and at least one row."""
+    """Check that a frame has exactly these columns, once each."""
     if not isinstance(df, pd.DataFrame):
         # By its type alone: it may be a row, of an iterable of rows.
         raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
@@ -590,5 +592,3 @@ def _check_frame(df: pd.DataFrame, names: Sequence[str]) -> None:
             f"df must have no column beyond the schema's; got {_quoted(extra)} (drop it, or add "
             "it to the schema)"
         )
-    if len(df) == 0:
-        raise ValueError("df must have at least one row; got an empty table")
