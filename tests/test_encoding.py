@@ -359,6 +359,8 @@ def test_row_index_and_column_order_do_not_matter():
         (lambda e: list(e.encode_blocks([small(3)[:0]] * 2)), ValueError, "got an empty table"),
         (lambda e: list(e.encode_blocks([small(3)[["x"]][:0]])), ValueError, "missing: 'c'"),
         (lambda e: list(e.encode_blocks([np.zeros(3)])), TypeError, "df must be a pandas"),
+        (lambda e: list(e.encode_blocks(small(3)["x"])), TypeError, "of them; got Series"),
+        (lambda e: list(e.encode_blocks(np.zeros((1, 3)))), TypeError, "of them; got ndarray"),
         (lambda e: list(e.encode_blocks(small(3), block_rows=0)), ValueError, "block_rows must"),
         (lambda e: e.decode(np.zeros((2, 5))), ValueError, r"rows must have shape \(n, 6\)"),
         (lambda e: e.decode(np.zeros(3)), ValueError, r"rows must have shape \(n, 6\)"),

@@ -432,6 +432,15 @@ def test_report_is_written(fitted: Synthesizer, tmp_path: Path) -> None:
     assert "not private" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
 
 
+def test_a_report_needs_real_rows(fitted: Synthesizer, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with pytest.raises(ValueError, match="df must have at least one row; got an empty table"):
+        fitted.report(_table(3)[:0], path)
+    with pytest.raises(TypeError, match="df must be a pandas DataFrame; got int"):
+        fitted.report(3, path)  # type: ignore[arg-type]
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("method", ["sums", "rows"])
 def test_one_row_and_one_column_work(method: str) -> None:
     schema = Schema([Number("x", "real", 0.0, 1.0)])
@@ -646,6 +655,8 @@ def test_a_release_of_no_table_is_refused(fitted: Synthesizer) -> None:
 def test_bad_model_files_are_refused(fitted: Synthesizer, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such model file"):
         Synthesizer.load(tmp_path / "absent.pt")
+    with pytest.raises(IsADirectoryError, match="is a directory, no model file"):
+        Synthesizer.load(tmp_path)
     path = tmp_path / "model.pt"
     path.write_text("not a model")
     with pytest.raises(ValueError, match="not a model saved by dpslice"):

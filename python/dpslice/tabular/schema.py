@@ -251,7 +251,8 @@ class Schema:
         """
         block_rows = _arrays.positive_integer("block_rows", block_rows)
         pieces: Iterable[pd.DataFrame] = [df] if isinstance(df, pd.DataFrame) else df
-        if not isinstance(pieces, Iterable) or isinstance(pieces, (str, bytes, Mapping)):
+        no_pieces = (str, bytes, Mapping, pd.Series, np.ndarray)  # iterables, of values
+        if not isinstance(pieces, Iterable) or isinstance(pieces, no_pieces):
             raise TypeError(
                 f"df must be a pandas DataFrame, or an iterable of them; got {type(df).__name__}"
             )

@@ -688,10 +688,14 @@ class Synthesizer:
         """
         from dpslice.tabular.report import write_report
 
+        self._trained()
+        if n is None:
+            self.schema.check_columns(df)  # whose length is asked for; the rest `scores` checks
+            n = len(df)
         return write_report(
             path,
             real=df,
-            synthetic=self.sample(n if n is not None else len(df), seed=self.seed),
+            synthetic=self.sample(n, seed=self.seed),
             schema=self.schema,
             guarantee=self.guarantee,
             target=target,
@@ -754,10 +758,16 @@ class Synthesizer:
         ------
         FileNotFoundError
             If there is no such file.
+        IsADirectoryError
+            If it is a directory, as a release is.
         ValueError
             If it is no model of dpslice, is damaged, or was written by a newer version.
         """
         path = Path(path)
+        if path.is_dir():
+            raise IsADirectoryError(
+                f"{path} is a directory, no model file (a release must be trained on first)"
+            )
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such model file")
         try:
