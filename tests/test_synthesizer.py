@@ -768,6 +768,18 @@ def test_what_no_memory_holds_is_refused(fitted: Synthesizer) -> None:
     assert MixtureOptions(models=1024).components == 1024
 
 
+def test_a_schema_of_too_many_levels_is_refused() -> None:
+    names = [f"code {i}" for i in range(12_000)]
+    wide = Schema([Categorical("town", names[:9_000]), Boolean("b"), Categorical("job", names)])
+    why = r"got 2100\d, most .* in 'job' \(12000\), 'town' \(9000\), 'b' \(2\): drop or coarsen"
+    with pytest.raises(ValueError, match=rf"at most 20000 levels over all columns .* {why}"):
+        Synthesizer(wide, epsilon=1.0, delta=1e-6)
+    table = pd.DataFrame({"town": [names[0]], "b": [True], "job": [names[0]]})
+    rows = Synthesizer(wide, epsilon=1.0, delta=1e-6, method="rows")
+    with pytest.raises(ValueError, match=rf"rows of at most 20000 entries, .* {why}"):
+        rows.publish(table)
+
+
 def test_an_interrupted_fit_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     synthesizer = _synthesizer("sums")
     train = functools.partial(

@@ -299,8 +299,7 @@ class Discretization:
             named = ", ".join(f"{name!r} ({size})" for size, name in widest)
             raise ValueError(
                 f"schema must have at most {MOST_LEVELS} levels over all columns to count pairs "
-                f"of them; got {sum(coarse)}, most of them in {named}: drop or coarsen such "
-                "columns, or use method='rows'"
+                f"of them; got {sum(coarse)}, most of them in {named}: drop or coarsen such columns"
             )
 
     def _groups_of(self, columns: int) -> list[tuple[int, ...]]:

@@ -30,6 +30,9 @@ __all__ = ["RowMethod", "TrainingOptions"]
 # made it; of several numbers, the nearest. Bins of sums are as wide on both sides together.
 _NEAR: Final = 1.0 / 64.0
 
+# Of an encoded row: its frame has their square, gigabytes, and takes many minutes to make.
+_MOST_ENTRIES: Final = 20_000
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -141,6 +144,14 @@ class RowMethod:
             raise ValueError(
                 "schema must allow at least two different rows; each of its columns has one "
                 "possible value, so there is nothing to release"
+            )
+        if self.encoding.d > _MOST_ENTRIES:
+            widest = sorted(self.encoding.blocks, key=lambda b: b.start - b.stop)[:3]
+            named = ", ".join(f"{b.column!r} ({b.stop - b.start})" for b in widest)
+            raise ValueError(
+                f"schema must encode rows of at most {_MOST_ENTRIES} entries, as a release of rows "
+                f"has a frame of their square; got {self.encoding.d}, most of them in {named}: "
+                "drop or coarsen such columns"
             )
         mechanism = SlicingMechanism(
             epsilon=epsilon,
