@@ -533,6 +533,10 @@ class TestProject:
             kernels.project(self.x, self.frame, 1.0, key=(1, 2))
         with pytest.raises(ValueError, match="sigma must be > 0 with noise='secure'"):
             kernels.project(self.x, self.frame, 0.0)
+        wide = np.ones((2, 3)), np.ones((3, 1))
+        for far, shown in ((1e-300, "1e-300"), (1e300, r"1e\+300")):
+            with pytest.raises(ValueError, match=f"between 1e-270 and 1e270 .*; got {shown}$"):
+                kernels.project(*wide, far)
 
     @pytest.mark.parametrize("sigma", [-1.0, np.nan, np.inf])
     def test_sigma(self, sigma: float) -> None:

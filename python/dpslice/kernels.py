@@ -41,6 +41,7 @@ Array = Any
 
 _KEY_WORD: Final = 2**64
 _LARGEST_NORMAL: Final = 1e3  # far above what any noise gives: 13.4
+_SECURE_SIGMA: Final = (1e-270, 1e270)  # within, the grid and its inverse are normal numbers
 
 
 def project(
@@ -110,6 +111,10 @@ def project(
             raise ValueError("key must be None with noise='secure', whose keys nobody may choose")
         if sigma == 0:
             raise ValueError("sigma must be > 0 with noise='secure'; got 0")
+        if not _SECURE_SIGMA[0] < sigma < _SECURE_SIGMA[1]:
+            raise ValueError(
+                f"sigma must be between 1e-270 and 1e270 with noise='secure'; got {sigma}"
+            )
         out = core.project_secure(
             rows.array,
             _arrays.widened(directions.array, rows.place),
