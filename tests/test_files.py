@@ -6,6 +6,7 @@ import bz2
 import datetime
 import errno
 import gzip
+import io
 import lzma
 import os
 
@@ -455,3 +456,6 @@ def test_arguments_of_other_kinds_are_refused(tmp_path):
     with pytest.raises(TypeError, match="schema must be a Schema, or a mapping"):
         read_table(path, ["job"])
     assert read_table(path, {"job": "categorical"}, missing={"NA", ""})["job"].tolist() == ["A"]
+    for other in (3, None, io.BytesIO(b"job\nA\n")):
+        with pytest.raises(TypeError, match="path must be a string or a path; got"):
+            read_table(other, {"job": "categorical"})

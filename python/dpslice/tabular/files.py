@@ -132,7 +132,7 @@ def read_table(
     ImportError
         If the file is Parquet, and pyarrow is not installed.
     TypeError
-        If `schema`, `missing`, `encoding` or `drop` is of the wrong kind.
+        If `path`, `schema`, `missing`, `encoding` or `drop` is of the wrong kind.
     ValueError
         If the file is not text in its encoding, not the gzip or Parquet file its name says
         (``.gz``, ``.parquet``), damaged, encrypted, empty, or a header alone; if its columns are
@@ -346,6 +346,8 @@ _OTHER_FILES = {
 @contextmanager
 def _opened(path: str | os.PathLike[str], separator: str, encoding: str) -> Iterator[_Table]:
     """Open a file as what it is; what is wrong with it becomes a ValueError."""
+    if not isinstance(path, (str, os.PathLike)):  # a number would be an open file's, closed then
+        raise TypeError(f"path must be a string or a path; got {_arrays.describe(path)}")
     with open(path, "rb") as raw, contextlib.ExitStack() as stack:
         head = raw.peek(16)
         for magic, called in _OTHER_FILES.items():
