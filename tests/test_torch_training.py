@@ -459,10 +459,10 @@ KILLED = """
 """
 
 
-def killed_script(tmp_path: Path) -> Path:
+def script_of(tmp_path: Path, text: str) -> Path:
     script = tmp_path / "train.py"
     paths = [str(Path(__file__).parent), str(Path(dpslice.__file__).parents[1])]
-    script.write_text(textwrap.dedent(KILLED).format(paths=paths))
+    script.write_text(textwrap.dedent(text).format(paths=paths))
     return script
 
 
@@ -482,7 +482,7 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> int:
 
 @pytest.mark.slow  # three processes that import torch
 def test_a_killed_run_resumes_exactly(tmp_path):
-    script = killed_script(tmp_path)
+    script = script_of(tmp_path, KILLED)
     rng = np.random.default_rng(0)
     path, result = tmp_path / "c.pt", tmp_path / "result"
     for low, high in ((5, 20), (25, 50)):  # killed twice, at random moments
@@ -500,6 +500,63 @@ def test_a_killed_run_resumes_exactly(tmp_path):
     (resumed, history), (whole, whole_history) = torch.load(result, weights_only=True)
     assert_equal_weights(whole, resumed)
     assert torch.equal(whole_history, history)
+
+
+SHARED = """
+    import sys
+
+    sys.path[:0] = {paths}
+    import torch
+    from torch import distributed, nn
+
+    from dpslice.torch import SmoothedLikelihood, fit
+    from releases import gaussian_rows, make_release
+
+    rank, folder = int(sys.argv[1]), sys.argv[2]
+    distributed.init_process_group("gloo", f"file://{{folder}}/meet", rank=rank, world_size=2)
+    release = make_release(gaussian_rows(200, 3), 0.3)
+
+
+    def train(*steps, **options):
+        torch.manual_seed(0)
+        net = nn.parallel.DistributedDataParallel(nn.Linear(2, 3))
+        for number in steps:
+            loss = SmoothedLikelihood(release, batch_size=40, seed=rank)
+            how = dict(batch_size=32, latent_dim=2, schedule="constant", seed=rank, progress=False)
+            result = fit(net, loss, steps=number, **how, **options)
+        return [p.detach() for p in net.parameters()], result.history[-1]
+
+
+    whole, last = train(8)
+    parts, _ = train(5, 8, checkpoint=f"{{folder}}/{{rank}}.pt")
+    assert all(map(torch.equal, whole, parts))
+    others = [torch.empty_like(whole[0]) for _ in range(2)]
+    distributed.all_gather(others, whole[0])
+    losses = [None, None]
+    distributed.all_gather_object(losses, last)
+    assert torch.equal(*others) and losses[0] != losses[1], (others, losses)
+    distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow  # two processes that import torch
+@pytest.mark.skipif(sys.platform != "linux", reason="names the loopback device of Linux")
+def test_processes_share_a_generator(tmp_path):
+    """Each has a loss with draws of its own; gradients, and so weights, are common to them."""
+    script = script_of(tmp_path, SHARED)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    commands = [[sys.executable, str(script), str(rank), str(tmp_path)] for rank in range(2)]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        for command in commands
+    ]
+    try:
+        for process in processes:
+            said = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
