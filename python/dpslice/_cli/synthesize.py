@@ -79,7 +79,13 @@ def synthesize(
     rounds: RoundsOption = 0,
     amplify_by_order: OrderOption = False,
     rows: Annotated[
-        int | None, typer.Option("--rows", "-n", help="Synthetic rows. Default: as in the table.")
+        int | None,
+        typer.Option(
+            "--rows",
+            "-n",
+            help="Synthetic rows. Default: as in the table, or under add_remove, as estimated from "
+            "the release.",
+        ),
     ] = None,
     report: Annotated[
         Path | None,
