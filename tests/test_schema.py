@@ -743,7 +743,7 @@ def test_steps_leave_no_negative_zero():
 @pytest.mark.parametrize(
     ("rows", "kind"),
     [
-        (lambda t: t.to_records(), "record"),
+        (lambda t: t.to_records(), "recarray"),
         (lambda t: t.itertuples(), "Pandas"),
         (lambda t: t.to_dict("records"), "dict"),
         (lambda t: t.to_numpy(), "ndarray"),
