@@ -498,6 +498,14 @@ def test_what_is_no_sequence_of_a_marginal_map(name: str, value: object) -> None
         MarginalSums((3, 2), [(0,), 1])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize(("constant", "most"), [(0.0, 16383), (1.0, 16382)])
+def test_second_moments_that_no_memory_holds(constant: float, most: int) -> None:
+    assert SecondMoments(most, constant=constant).n_cells <= 2**27
+    told = f"d must be at most {most} columns, .* got {most + 1} columns with 13422592"
+    with pytest.raises(ValueError, match=told):
+        SecondMoments(most + 1, constant=constant)
+
+
 # --------------------------------------------------------------------------------- any function
 
 

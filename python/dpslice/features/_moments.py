@@ -87,9 +87,10 @@ class SecondMoments(RowFeatures):
             if value and not 1e-100 <= value <= 1e100:
                 raise ValueError(f"{name} must lie between 1e-100 and 1e100; got {value}")
         if self.n_cells > MOST_CELLS // 2:
+            size = (math.isqrt(4 * MOST_CELLS + 1) - 1) // 2  # the largest with so many pairs
             raise ValueError(
-                f"d must be at most {math.isqrt(MOST_CELLS) - 1} columns, whose second moments "
-                f"are {MOST_CELLS // 2} sums; got {self.d} columns with {self.n_cells}: take "
+                f"d must be at most {size - (constant > 0.0)} columns, as second moments must be "
+                f"at most {MOST_CELLS // 2} sums; got {self.d} columns with {self.n_cells}: take "
                 "fewer columns, or KernelSums on slices of them"
             )
 
