@@ -362,6 +362,16 @@ def test_any_table_survives_a_file(tmp_path_factory, pair):
     pd.testing.assert_frame_equal(schema.validate(read_table(path, schema)), table)
 
 
+@pytest.mark.parametrize("dtype", ["object", "string", "category"])
+def test_carriage_returns_survive_a_file(tmp_path, dtype):
+    """Of columns of any type, and behind a NUL, up to which pandas compares texts."""
+    for texts in (["a", "b\rc"], ["a\0b", "a\0\r"]):
+        values = pd.Series(pd.Categorical.from_codes([0, 1], texts)).astype(dtype)
+        write_table(pd.DataFrame({"job": values, "age": [1, 2]}), tmp_path / "t.csv")
+        back = read_table(tmp_path / "t.csv", {"job": "categorical", "age": "integer"})
+        assert back["job"].tolist() == texts
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = write(tmp_path / "t.csv", "old")
 
