@@ -1911,6 +1911,21 @@ def test_summary_in_an_encoding_that_lacks_its_letters(
     assert rb"Z\xfcrich" in result.stdout
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_templates_on_standard_output_are_utf8(encoding: str, tmp_path: Path) -> None:
+    """As schema files are, and as `--out` writes them."""
+    table, out = tmp_path / "t.csv", tmp_path / "t.toml"
+    table.write_text("Größe,Ort\n1,Bern\n", encoding="utf-8")
+    succeed("schema", "template", table, "--out", out)
+    result = subprocess.run(
+        [sys.executable, "-m", "dpslice", "schema", "template", str(table)],
+        capture_output=True,
+        env={**_environment(), "PYTHONIOENCODING": encoding},
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout == out.read_bytes()
+
+
 def test_closed_streams(model: Path, tmp_path: Path) -> None:
     def run(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "dpslice", *map(str, arguments)]
