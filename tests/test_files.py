@@ -405,6 +405,17 @@ def test_the_directory_is_flushed_once_the_file_has_its_name(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["t.csv"]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, mode):
+    """From the first byte on: it may have been a report, which is for the data holder alone."""
+    path = write(tmp_path / "t.csv", "old")
+    path.chmod(mode)
+    with replacing(path) as handle:
+        assert os.fstat(handle.fileno()).st_mode & 0o777 == mode
+        handle.write(b"new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", mode)
+
+
 def test_an_interrupt_leaves_the_old_file(tmp_path):
     path = write(tmp_path / "t.csv", "old")
 
