@@ -78,13 +78,17 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
                 partial.chmod(mode)
             flush_to_disk(partial)
             refuse_existing(target, overwrite=overwrite)
-            if target.exists():
+            if overwrite and target.exists():
                 _exchange(partial, target)  # the old one is now called `partial`
                 # What someone else has put there in the meantime is kept.
                 for name in set(os.listdir(partial)) - replaced - set(os.listdir(target)):
                     os.rename(partial / name, target / name)
             else:
-                os.rename(partial, target)
+                try:
+                    os.rename(partial, target)
+                except OSError:  # perhaps as something has appeared there just now
+                    refuse_existing(target, overwrite=overwrite)
+                    raise
             flush_to_disk(target.parent)
         finally:
             # After success only an overwritten directory is left under this name, if any.
