@@ -776,6 +776,32 @@ def test_schema_infer_keeps_what_was_found_where_a_column_shows_nothing(tmp_path
     assert "4000 rows" in succeed("schema", "check", out, big).stdout
 
 
+@pytest.mark.parametrize("nullable", [False, True])
+@pytest.mark.parametrize("found", [False, True])
+def test_schema_infer_reads_of_its_own_files_which_booleans_may_be_missing(
+    tmp_path: Path, found: bool, nullable: bool
+) -> None:
+    """Both of a schema and of the file that is kept where a column shows nothing."""
+    rows = [[*row, "x" if found else ""] for row in _rows(4000)]
+    big = _write(tmp_path / "big.csv", rows, [*HEADER, "note"])
+    first, second, third = (tmp_path / f"{name}.toml" for name in ("first", "second", "third"))
+    first.write_text(
+        '[columns.age]\ntype = "integer"\n[columns.town]\ntype = "categorical"\n'
+        f'[columns.smoker]\ntype = "boolean"\nnullable = {str(nullable).lower()}\n'
+        '[columns.income]\ntype = "real"\n[columns.note]\ntype = "categorical"\n'
+    )
+    infer = ["schema", "infer", big, "--epsilon", 1, "-q", "--types"]
+    if found:
+        succeed(*infer, first, "--out", second)
+    else:
+        refuse("'note'", *infer, first, "--out", second)
+        note = '[columns.note]\ntype = "categorical"\n'
+        text = second.read_text(encoding="utf-8")
+        second.write_text(text.replace(note, f'{note}categories = ["x"]\n'), encoding="utf-8")
+    succeed(*infer, second, "--out", third)
+    assert Schema.load(third)["smoker"].nullable == nullable
+
+
 def test_schema_infer_takes_sdv_metadata(tmp_path: Path) -> None:
     big = _write(tmp_path / "big.csv", [[row[0], row[1]] for row in _rows(4000)], HEADER[:2])
     types = tmp_path / "metadata.json"
@@ -1883,6 +1909,21 @@ def test_summary_in_an_encoding_that_lacks_its_letters(
     )
     assert (result.returncode, result.stderr) == (0, b"")
     assert rb"Z\xfcrich" in result.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_templates_on_standard_output_are_utf8(encoding: str, tmp_path: Path) -> None:
+    """As schema files are, and as `--out` writes them."""
+    table, out = tmp_path / "t.csv", tmp_path / "t.toml"
+    table.write_text("Größe,Ort\n1,Bern\n", encoding="utf-8")
+    succeed("schema", "template", table, "--out", out)
+    result = subprocess.run(
+        [sys.executable, "-m", "dpslice", "schema", "template", str(table)],
+        capture_output=True,
+        env={**_environment(), "PYTHONIOENCODING": encoding},
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout == out.read_bytes()
 
 
 def test_closed_streams(model: Path, tmp_path: Path) -> None:

@@ -363,6 +363,16 @@ def test_any_table_survives_a_file(tmp_path_factory, pair):
     pd.testing.assert_frame_equal(schema.validate(read_table(path, schema)), table)
 
 
+@pytest.mark.parametrize("dtype", ["object", "string", "category"])
+def test_carriage_returns_survive_a_file(tmp_path, dtype):
+    """Of columns of any type, and behind a NUL, up to which pandas compares texts."""
+    for texts in (["a", "b\rc"], ["a\0b", "a\0\r"]):
+        values = pd.Series(pd.Categorical.from_codes([0, 1], texts)).astype(dtype)
+        write_table(pd.DataFrame({"job": values, "age": [1, 2]}), tmp_path / "t.csv")
+        back = read_table(tmp_path / "t.csv", {"job": "categorical", "age": "integer"})
+        assert back["job"].tolist() == texts
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = write(tmp_path / "t.csv", "old")
 
@@ -394,6 +404,17 @@ def test_the_directory_is_flushed_once_the_file_has_its_name(tmp_path, monkeypat
     assert flushed == [(False, "old"), (True, "a\n1\n")]
     assert path.read_text() == "a\n1\n"
     assert os.listdir(tmp_path) == ["t.csv"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, mode):
+    """From the first byte on: it may have been a report, which is for the data holder alone."""
+    path = write(tmp_path / "t.csv", "old")
+    path.chmod(mode)
+    with replacing(path) as handle:
+        assert os.fstat(handle.fileno()).st_mode & 0o777 == mode
+        handle.write(b"new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", mode)
 
 
 def test_an_interrupt_leaves_the_old_file(tmp_path):

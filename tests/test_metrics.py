@@ -563,6 +563,20 @@ def test_all_values_missing_in_a_feature():
     assert results["auc_synthetic"] is not None
 
 
+def test_squares_of_numbers_may_be_beyond_float64():
+    rng = np.random.default_rng(0)
+    plain = [pd.DataFrame({"x": rng.normal(size=200), "y": rng.random(200) < 0.3}) for _ in "ab"]
+    for table in plain:
+        table["x"] = np.clip(table["x"] + 3 * table["y"], -9, 9)
+    large = [table.assign(x=table["x"] * 1e299) for table in plain]
+    expected, found = (
+        scores(*tables, Schema((Number("x", "real", -9 * unit, 9 * unit), Boolean("y"))), "y")
+        for tables, unit in ((plain, 1.0), (large, 1e299))
+    )
+    for name in USE:
+        assert found[name] == pytest.approx(expected[name], abs=1e-9)
+
+
 # -------------------------------------------------------------------------------------- errors
 
 

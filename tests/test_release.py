@@ -619,6 +619,28 @@ def test_what_appears_at_the_target_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["of someone else"]
 
 
+def test_what_appears_at_the_last_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes that release to one place, one is told; neither's release is replaced."""
+    target = tmp_path / "x.dpslice"
+    look, looks = _storage.refuse_existing, []
+
+    def looked(path: Path, *, overwrite: bool) -> None:
+        look(path, overwrite=overwrite)
+        looks.append(path)
+        if len(looks) == 2:  # before and after the release is made
+            target.mkdir()
+            (target / "certificate.json").write_text("of the other")
+
+    monkeypatch.setattr(_storage, "refuse_existing", looked)
+    with pytest.raises(FileExistsError, match="exists already"):
+        make().save(target)
+    assert len(looks) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert (target / "certificate.json").read_text() == "of the other"
+
+
 def test_rows_are_not_read_if_the_target_exists(saved: Path) -> None:
     def blocks() -> Iterator[Any]:
         raise AssertionError("private rows were read")

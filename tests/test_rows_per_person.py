@@ -527,6 +527,14 @@ def test_numbers_of_a_person_may_be_of_any_type() -> None:
     assert sum(map(len, limit(pieces, "person", 3))) == 3
 
 
+@pytest.mark.parametrize("dtype", ["object", "string"])
+def test_people_are_told_apart_by_whole_texts(dtype: str) -> None:
+    """Of a text with NULs in it, pandas' own tables of texts take what is before the first."""
+    people = ["17\0a", "17\0b", "17", "17\0a", "17\0"]
+    table = pd.DataFrame({"person": pd.Series(people, dtype=dtype), "age": range(5)})
+    assert limit(table, "person", 1)["age"].tolist() == [0, 1, 2, 4]
+
+
 def test_people_without_a_number_are_refused() -> None:
     """NaN is like no NaN of another piece, and not missing to pandas in columns of some types."""
     zero = pd.Series([0.0, 0.0], dtype="Float64")

@@ -625,6 +625,23 @@ def test_datetimes_are_cut_to_whole_steps():
     ]
 
 
+def test_dates_may_be_of_pyarrow_and_zones_of_its_times_are_seen():
+    pa = pytest.importorskip("pyarrow")
+    day, noon = datetime.date(2020, 5, 6), TIME(2020, 5, 6, 12, tzinfo=datetime.UTC)
+    days = Datetime("t", "2020-05-07", "2021-01-01", nullable=True)
+    values = pd.Series([day, None, datetime.date(2020, 5, 8)], dtype=pd.ArrowDtype(pa.date32()))
+    assert days.from_numbers(days.to_numbers(values)).astype(str).tolist() == [
+        "2020-05-07",
+        "NaT",
+        "2020-05-08",
+    ]
+    assert (days.outside(values), days.rounded(values)) == (1, 0)
+    for several in ([noon], [noon, None]):
+        zoned = pd.Series(several, dtype=pd.ArrowDtype(pa.timestamp("us", "UTC")))
+        with pytest.raises(TypeError, match="'t': datetimes must be without time zone"):
+            days.to_numbers(zoned)
+
+
 def test_parts_of_seconds_are_counted_as_rounded():
     """As whatever else is finer than the column; a value that has none is not."""
     column = Datetime("t", "1960-01-01T00:00:00", "2021-01-01T00:00:00", nullable=True)

@@ -78,13 +78,17 @@ def publishing(target: Path, *, overwrite: bool) -> Iterator[Path]:
                 partial.chmod(mode)
             flush_to_disk(partial)
             refuse_existing(target, overwrite=overwrite)
-            if target.exists():
+            if overwrite and target.exists():
                 _exchange(partial, target)  # the old one is now called `partial`
                 # What someone else has put there in the meantime is kept.
                 for name in set(os.listdir(partial)) - replaced - set(os.listdir(target)):
                     os.rename(partial / name, target / name)
             else:
-                os.rename(partial, target)
+                try:
+                    os.rename(partial, target)
+                except OSError:  # perhaps as something has appeared there just now
+                    refuse_existing(target, overwrite=overwrite)
+                    raise
             flush_to_disk(target.parent)
         finally:
             # After success only an overwritten directory is left under this name, if any.
@@ -131,8 +135,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` only once it is complete.
 
     The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed;
-    then the directory is flushed. After an error or an interrupt the old file, if any, is still
-    there and nothing else is.
+    then the directory is flushed. The permissions of an old file are kept. After an error or an
+    interrupt the old file, if any, is still there and nothing else is.
 
     Parameters
     ----------
@@ -164,6 +168,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with telling_of_full_disk(target), open(temporary, "xb") as handle:
+            # Who may not read the old file, such as a report, may not read the new one either.
+            with suppress(OSError):
+                os.chmod(temporary, target.stat().st_mode & 0o777)
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,12 +70,15 @@ def schema_template(
     from dpslice._storage import replacing
     from dpslice.tabular.files import read_header
 
-    text = _template(read_header(table, **reading_header(separator, encoding, drop)))
+    text = _template(read_header(table, **reading_header(separator, encoding, drop))).encode()
     if path is None:
-        print(text, end="")
+        if sys.stdout is None:
+            raise ValueError("standard output is closed: open it, or name a file by --out")
+        with telling():
+            sys.stdout.buffer.write(text)  # UTF-8, as schema files are, whatever the locale's is
         return
     with replacing(path) as handle:
-        handle.write(text.encode())
+        handle.write(text)
 
 
 _TEMPLATE_HEAD = """\

@@ -166,9 +166,10 @@ def write_text(df: pd.DataFrame, handle: Any) -> None:
     # The writer quotes a carriage return only where it is part of the line's end.
     texts = [
         pd.Series(df.columns),
-        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if pd.api.types.is_object_dtype(t)),
+        *(df.iloc[:, i] for i, t in enumerate(df.dtypes) if not pd.api.types.is_numeric_dtype(t)),
     ]
-    returns = any("\r" in str(value) for column in texts for value in column.unique())
+    # Distinct values by Python's equality: to pandas, texts that are alike up to a NUL are equal.
+    returns = any("\r" in str(value) for column in texts for value in dict.fromkeys(column))
     text = io.TextIOWrapper(handle, encoding="utf-8", newline="", write_through=True)
     df.to_csv(text, index=False, lineterminator="\r\n" if returns else "\n")
     text.detach()

@@ -99,7 +99,14 @@ def write_document(
 ) -> None:
     """Write a schema file, or one of types, whole or not at all."""
     document: dict[str, Any] = {"table": table} if table else {}
-    document["columns"] = columns
+    # Where nullable is not said, it is true in a file of types and false in a schema. A boolean is
+    # complete in both, and a schema may be read as types: so it says.
+    document["columns"] = {
+        name: {**keys, "nullable": keys.get("nullable", False)}
+        if keys["type"] == "boolean"
+        else keys
+        for name, keys in columns.items()
+    }
     if impossible:
         document["impossible"] = impossible
     if guarantee is not None:

@@ -858,10 +858,9 @@ class Datetime(_Bounded):
         if gone is not None:
             return gone, np.zeros(len(gone), dtype=bool)
         kind = _inferred(series)
-        objects = pd.api.types.is_object_dtype(series.dtype)
-        if isinstance(series.dtype, pd.DatetimeTZDtype) or (
-            objects and any(getattr(value, "tzinfo", None) is not None for value in series)
-        ):
+        stamps = series.to_numpy()
+        objects = stamps.dtype == object  # as those of pyarrow's types are that NumPy lacks
+        if objects and any(getattr(value, "tzinfo", None) is not None for value in stamps):
             raise TypeError(
                 f"column {self.name!r}: datetimes must be without time zone; convert with "
                 "pandas.to_datetime(..., utc=True).dt.tz_localize(None)"
@@ -874,10 +873,8 @@ class Datetime(_Bounded):
         missing = series.isna().to_numpy(dtype=bool)
         _check_missing(self, series, missing)
         if objects:
-            filled = [_EPOCH if gone else v for v, gone in zip(series, missing, strict=True)]
+            filled = [_EPOCH if gone else v for v, gone in zip(stamps, missing, strict=True)]
             stamps = np.array(filled, dtype="datetime64[us]")
-        else:
-            stamps = series.to_numpy()
         whole = stamps.astype("datetime64[s]")  # rounded down, before 1970 too
         seconds = np.where(missing, np.nan, whole.astype(np.int64).astype(np.float64))
         return seconds, (stamps != whole) & ~missing

@@ -44,6 +44,8 @@ MAX_CLASSES = 20
 MAX_FEATURE_LEVELS = 100
 # sdmetrics works on a dense matrix and copies it several times: 160 MB of float64 each.
 MAX_DENSE_CELLS = 20_000_000
+# Classifiers add up squares of numbers, which are to be well below 2**1024.
+_LARGEST_EXPONENT = 400
 # Bins of sdmetrics' ContingencySimilarity for numbers: its own default.
 DISCRETE_BINS = 10
 
@@ -365,7 +367,17 @@ def _classification_task(column: TableColumn) -> _Task | str:
 
 def _features(columns: Sequence[TableColumn], table: int, rows: NDArray[np.int64]) -> pd.DataFrame:
     """Feature table of some rows: codes and float64 numbers under positional names."""
-    return pd.DataFrame({f"c{i}": column.values[table][rows] for i, column in enumerate(columns)})
+    return pd.DataFrame(
+        {f"c{i}": _in_reach(column, column.values[table][rows]) for i, column in enumerate(columns)}
+    )
+
+
+def _in_reach(column: TableColumn, values: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in another unit, if their squares would leave float64."""
+    if not isinstance(column.schema, Number):
+        return values
+    exponent = math.frexp(max(abs(column.schema.min), abs(column.schema.max)))[1]
+    return np.ldexp(values, -exponent) if exponent > _LARGEST_EXPONENT else values
 
 
 def _model(columns: Sequence[TableColumn]) -> Any:

@@ -110,8 +110,11 @@ def _kept(piece: pd.DataFrame, person: str, limit: int, seen: dict[Hashable, int
             f"column {person!r}: missing values{first_place(whose, missing)}, so that nobody can "
             "tell whose rows these are"
         )
+    # By Python's own equality: pandas' factorize reads texts as far as their first NUL, so that
+    # people whose texts begin alike would be one, and whose rows are kept would depend on others'.
+    people: dict[Hashable, int] = {}
     try:
-        number, people = pd.factorize(whose)
+        number = np.array([people.setdefault(each, len(people)) for each in whose], dtype=np.intp)
     except TypeError:
         raise TypeError(
             f"column {person!r}: must hold values that can be hashed, such as text or numbers"
