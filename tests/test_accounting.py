@@ -980,16 +980,23 @@ def test_rounding_of_norms_and_frames_is_charged(kind: str, mu: float) -> None:
         assert promise.delta * (1 - mp.mpf(10) ** -9) <= total <= promise.delta
 
 
-def test_rounding_of_all_that_is_composed_is_charged() -> None:
-    """Of many numbers, at the epsilon that is stated for all of them."""
-    one = accounting.sum_guarantee(sigma=2.0, delta=1e-7, cells=10**6, norm=1.0, diameter=1.4)
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("sigma", "delta"), [(2.0, 1e-7), (5.0, 1e-13)])
+def test_rounding_of_all_that_is_composed_is_charged(
+    sigma: float, delta: float, times: int
+) -> None:
+    """Of many numbers, at the epsilon of all; and of sums that rounds have counted twice."""
+    one = accounting.sum_guarantee(
+        sigma=sigma, delta=delta, cells=times * 10**6, norm=1.0, diameter=1.4
+    )
+    one = dataclasses.replace(one, p=10**6)
     total = Guarantee.compose(one, one, one)
     rounding = mp.mpf(total.epsilon_numerical)
     assert total.composition == "joint"
-    farther = mp.sqrt(3) / 2 * (1 + mp.mpf(10) ** -9)
+    farther = mp.sqrt(3) / sigma * (1 + mp.mpf(10) ** -9)
     exact = oracle.gaussian_delta(mp.mpf(total.epsilon) - rounding, farther)
-    lost = 3 * 10**6 * (1 + mp.exp(total.epsilon)) * mp.mpf(2) ** -74
-    assert mp.exp(rounding) * exact + lost <= 3e-7
+    lost = 3 * times * 10**6 * (1 + mp.exp(total.epsilon)) * mp.mpf(2) ** -74
+    assert mp.exp(rounding) * exact + lost <= 3 * delta
 
 
 @pytest.mark.parametrize("frame", FRAMES)

@@ -539,10 +539,13 @@ def _sums_of(leaf: Guarantee, adjacency: str) -> Slicing | None:
     return Slicing(sigma=leaf.sigma, d=1, p=1, sensitivity=reach)
 
 
-def _rounded_numbers(leaf: Guarantee) -> int:
-    """Count the released numbers that one person's records are in."""
-    rows = leaf.rows_per_person if leaf.mechanism == "slicing" else 1
-    return rows * (leaf.p or 0)
+def _rounded_numbers(leaf: Guarantee, at_least: bool) -> int:
+    """Count the rounded numbers that one person's records are in: at most, or at least."""
+    times = leaf.rows_per_person
+    if leaf.mechanism != "slicing":
+        # A released sum that was chosen in a round may be the average of two.
+        times = 1 if at_least else 2
+    return times * (leaf.p or 0)
 
 
 def _joint_epsilon(
@@ -591,5 +594,5 @@ def _counted_together(
         return composed_epsilon(left, parts, others=pairs) if left > least else math.inf
 
     rounding = math.fsum(leaf.epsilon_numerical for leaf in gaussian)
-    numbers = sum(_rounded_numbers(leaf) for leaf in gaussian)
+    numbers = sum(_rounded_numbers(leaf, at_least) for leaf in gaussian)
     return computed_epsilon(exact, whole, rounding, numbers, at_least=at_least)[0]
