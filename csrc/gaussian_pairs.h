@@ -311,7 +311,9 @@ struct Rows : Companions<T> {  // [padded size]
   }
 };
 
-// Calls body.template operator()<K>() with K = k where that has a kernel of its own, else 0.
+// Calls body.template operator()<K>() with K = k where that has a kernel of its own, else 0. With
+// DPSLICE_FEW_DIMS few have one: builds with sanitizers would take minutes to compile the others,
+// which have the same source.
 template <class Body>
 inline void with_dims(int64_t k, Body&& body) {
   static_assert(kDirectDims == 8);
@@ -319,11 +321,13 @@ inline void with_dims(int64_t k, Body&& body) {
     case 1: return body.template operator()<1>();
     case 2: return body.template operator()<2>();
     case 3: return body.template operator()<3>();
+#ifndef DPSLICE_FEW_DIMS
     case 4: return body.template operator()<4>();
     case 5: return body.template operator()<5>();
     case 6: return body.template operator()<6>();
     case 7: return body.template operator()<7>();
     case 8: return body.template operator()<8>();
+#endif
     default: return body.template operator()<0>();
   }
 }

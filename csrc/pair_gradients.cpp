@@ -25,6 +25,9 @@ inline V joint_exponent(V log_kernel, V column_high, V column_low, R row_high, R
     return log_kernel + row_high + column_high + column_low;
 }
 
+// Whether either cloud adds to the exponents, and then, whose are the rows.
+enum class Offsets { none, rows_are_x, columns_are_x };
+
 // Adds what some rows gave to the sums of the columns at `column_sums`, where K is their k.
 template <class T, int K>
 inline void store_down(const Vec<T>* down, int64_t stride, T* column_sums) {
@@ -36,9 +39,8 @@ inline void store_down(const Vec<T>* down, int64_t stride, T* column_sums) {
 }
 
 // Row totals, by differences: totals[r] = sum_j f_j E_rj (y_j - x_r, 1). With kColumnSums also
-// column_sums[t][j] += sum_r f_r E_rj (y_j - x_r, 1): note the sign. kOffsets: whether either cloud
-// has any.
-template <class T, int K, bool kRowsAreX, bool kColumnSums, bool kOffsets>
+// column_sums[t][j] += sum_r f_r E_rj (y_j - x_r, 1): note the sign.
+template <class T, int K, Offsets kOffsets, bool kColumnSums>
 inline void sweep_by_differences(PairScratch<T>& scratch) {
   constexpr int lanes = kLanes<T>, at_once = kRowsAtOnce<K>;
   const Measure<T>& measure = scratch.measure;
@@ -75,11 +77,12 @@ inline void sweep_by_differences(PairScratch<T>& scratch) {
       for_stages<T>(j0, j1, [&](int64_t first, int64_t last) {
         stage.fill(first, last, [&](int q, int64_t j) {
           const Vec<T> log_kernel = group.log_kernel(q, coordinates + j, stride, k, factor);
-          if constexpr (kOffsets)
-            return joint_exponent<kRowsAreX>(log_kernel, load(column_high + j),
-                                             load(column_low + j), group.high[q], group.low[q]);
-          else
+          if constexpr (kOffsets == Offsets::none)
             return log_kernel;
+          else
+            return joint_exponent<kOffsets == Offsets::rows_are_x>(
+                log_kernel, load(column_high + j), load(column_low + j), group.high[q],
+                group.low[q]);
         });
         stage.exponentiate(last - first);
         for (int64_t j = first; j < last; j += lanes) {
@@ -450,10 +453,11 @@ inline void sweep_rows(PairScratch<T>& scratch, bool offsets, Write&& write) {
     return;
   }
   with_dims(k, [&]<int K>() {
+    constexpr Offsets both = kRowsAreX ? Offsets::rows_are_x : Offsets::columns_are_x;
     if (offsets)
-      sweep_by_differences<T, K, kRowsAreX, kColumnSums, true>(scratch);
+      sweep_by_differences<T, K, both, kColumnSums>(scratch);
     else
-      sweep_by_differences<T, K, kRowsAreX, kColumnSums, false>(scratch);
+      sweep_by_differences<T, K, Offsets::none, kColumnSums>(scratch);
   });
   for (int64_t r = 0; r < rows.size; ++r) {
     const double* const total = scratch.row_totals.data() + r * (k + 1);

@@ -151,8 +151,10 @@ def test_torch_func_differentiates(name: str) -> None:
 
 # Of torch's compiler itself, which makes one while it traces.
 @pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("name", [*MAPS, "marginals"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("kernels", "eager"), *((name, "aot_eager") for name in (*MAPS, "marginals"))],
+)
 def test_compiled_step_is_one_graph(name: str, backend: str) -> None:
     loss = _any_loss(name)
     scale = torch.full((1,), 3.0, dtype=torch.float64, requires_grad=True)
