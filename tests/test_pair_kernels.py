@@ -148,7 +148,11 @@ def test_batch_equals_loop(kernel: Kernel, k: int, dtype: str) -> None:
 
 @pytest.mark.usefixtures("isa", "keep_threads")
 @pytest.mark.parametrize(
-    "shape", [(1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2), (4, 300, 530, 520)]
+    "shape",
+    [
+        *((1, 300, 200, 3), (1, 300, 200, 20), (7, 65, 33, 2)),
+        pytest.param((4, 300, 530, 520), marks=pytest.mark.slow),  # with sanitizers
+    ],
 )
 @DTYPES
 def test_threads_change_nothing(
