@@ -33,7 +33,7 @@ TIME = datetime.datetime
         (lambda: Number("age", "integer", 90, 17), ValueError, "'age': min must be less than max"),
         (lambda: Number("age", "integer", 17, 17), ValueError, "'age': min must be less than max"),
         (lambda: Number("age", "integer", 17.5, 90), ValueError, "'age': min must be whole"),
-        (lambda: Number("x", "integer", 0, 2**53 + 1), ValueError, r"'x': max must lie within"),
+        (lambda: Number("x", "integer", 0, 2**52), ValueError, r"'x': max must lie within ±\(2"),
         (lambda: Number("x", "real", 0, float("inf")), ValueError, "'x': max must be a finite"),
         (lambda: Number("x", "real", float("nan"), 1), ValueError, "'x': min must be a finite"),
         (lambda: Number("x", "real", -1e308, 1e308), ValueError, "'x': max - min must be a finite"),
@@ -709,7 +709,7 @@ HUGE = 10**400
             "'x': step must be at least 1e-280, an",
         ),
         (lambda: Number("x", "real", 0, 1e-300, step=5e-324), "'x': step must be at least 1e-280"),
-        (lambda: Number("x", "real", 0, 1e10, step=1e-7), "'x': step must be .*max within 2..53"),
+        (lambda: Number("x", "real", 0, 1e10, step=1e-7), "'x': step must be .*max within 2..50"),
         (lambda: Categorical("x", ["", "a"], nullable=True), "'x': categories must not hold '' "),
     ],
 )
