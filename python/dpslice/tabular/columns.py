@@ -38,6 +38,7 @@ _MOST_STEPS = 2**50
 _MOST_SHOWN = 10  # unknown categories in a message
 _WEIGHTS = (1e-6, 1e6)  # beyond, squares of weights and shares of them lose their digits
 _FINEST_STEP = 1e-280  # so that its decimal places can be counted in floats
+_STEP_TOLERANCE = 1e-12  # of a multiple
 _EPOCH = datetime.datetime(1970, 1, 1)
 _FRACTION = re.compile(r":\d\d[.,]\d*[1-9]")  # of a second
 _SECONDS_PER_DAY = 86_400.0
@@ -620,7 +621,7 @@ class Number(_Bounded):
                     f"column {self.name!r}: step must be at least {_FINEST_STEP:g}, and {key} "
                     f"within 2**50 of them; got step = {step!r}, {key} = {bound!r}"
                 )
-            if not math.isclose(round(bound / step) * step, bound, rel_tol=1e-12, abs_tol=0.0):
+            if not math.isclose(round(bound / step) * step, bound, rel_tol=_STEP_TOLERANCE):
                 raise ValueError(
                     f"column {self.name!r}: {key} must be a multiple of step ({step!r}); "
                     f"got {bound!r}"
@@ -695,9 +696,18 @@ class Number(_Bounded):
         self, series: pd.Series[Any]
     ) -> tuple[Numbers, tuple[float, float], NDArray[np.bool_]]:
         values = checked_numbers(self, series)
-        # A number that was read from a file is not to the last bit what a multiple is.
-        changed = ~np.isclose(self._stepped(values), values, 1e-12, 0.0)
-        return values, (self.min, self.max), changed
+        changed = np.abs(self._stepped(values) - values) > self._slack(values)
+        low, high = np.array([self.min, self.max], dtype=np.float64)
+        return values, (low - self._slack(low), high + self._slack(high)), changed
+
+    def _slack(self, values: Numbers) -> Numbers:
+        """Return how far off numbers may be that stand for multiples of a fractional step.
+
+        Those that were read from a file, and bounds, need not be one to the last bit.
+        """
+        if self.step is None or self.type == "integer":
+            return np.zeros_like(values)
+        return np.asarray(np.minimum(_STEP_TOLERANCE * np.abs(values), self.step / 4.0))
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
         """Return numbers as a column, rounded if integer, and to the step if there is one.
