@@ -599,7 +599,17 @@ def _one_step(
     for group, lr in zip(run.optimizer.param_groups, run.base_lrs, strict=True):
         group["lr"] = lr * lr_factor
     run.optimizer.zero_grad(set_to_none=True)
-    x = run.generator(z)
+    try:
+        x = run.generator(z)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if run.history:
+            raise
+        raise ValueError(
+            f"generator must take noise of shape (batch_size, latent_dim) = {tuple(z.shape)}; "
+            f"it failed: {error}"
+        ) from error
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[0] != z.shape[0]:
         raise ValueError(
             f"generator must map noise of shape {tuple(z.shape)} to a tensor of shape "
