@@ -96,6 +96,7 @@ def write_document(
     guarantee: Guarantee | None,
     *,
     impossible: Sequence[Mapping[str, Any]] = (),
+    overwrite: bool = True,
 ) -> None:
     """Write a schema file, or one of types, whole or not at all."""
     document: dict[str, Any] = {"table": table} if table else {}
@@ -112,5 +113,5 @@ def write_document(
     if guarantee is not None:
         # TOML has no null; the certificate has. So it travels as JSON text.
         document["guarantee"] = {"json": json.dumps(guarantee.to_dict())}
-    with replacing(path) as handle:
+    with replacing(path, overwrite=overwrite) as handle:
         handle.write(_toml.dumps(document).encode())

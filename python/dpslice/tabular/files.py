@@ -42,7 +42,7 @@ __all__ = [
 # -------------------------------------------------------------------------------------- writing
 
 
-def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_table(df: pd.DataFrame, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
     """Write a table as a file, whole or not at all.
 
     Parameters
@@ -50,9 +50,12 @@ def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     df : pandas.DataFrame
         The table; the index is not written.
     path : str or path-like
-        The file, replaced if it exists. Parquet if its name ends in ``.parquet``; else UTF-8 CSV,
+        The file. Parquet if its name ends in ``.parquet``; else UTF-8 CSV,
         in which a missing value is an empty cell, and compressed if the name ends in ``.gz``.
         Capital letters are as good. Equal tables give equal bytes.
+    overwrite : bool
+        Whether an existing file is replaced. If not, and there is one, the new one is written
+        beside it, as ``x-1.csv``, and a FileExistsError says so.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
     check_written(path)
-    with replacing(path) as raw:
+    with replacing(path, overwrite=overwrite) as raw:
         if _parquet.is_named(path):
             _parquet.write(df, raw)
         else:

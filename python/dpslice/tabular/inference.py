@@ -242,15 +242,24 @@ class InferenceError(ValueError):
         self.types, self.nullable, self.guarantee = dict(types), list(nullable), guarantee
         self.impossible = tuple(impossible)
 
-    def save_types(self, path: str | os.PathLike[str], *, target: str | None = None) -> None:
+    def save_types(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: str | None = None,
+        overwrite: bool = True,
+    ) -> None:
         """Write a file of types for ``dpslice schema infer``; a schema, once it is completed.
 
         Parameters
         ----------
         path : str or path-like
-            The file; an existing one is replaced.
+            The file.
         target : str, optional
             Target column to note in it.
+        overwrite : bool
+            Whether an existing file is replaced. If not, and there is one, the new one is written
+            beside it, as ``x-1.toml``, and a FileExistsError says so.
 
         Raises
         ------
@@ -269,6 +278,7 @@ class InferenceError(ValueError):
             columns,
             self.guarantee,
             impossible=[rule.to_dict() for rule in self.impossible],
+            overwrite=overwrite,
         )
 
 
