@@ -180,7 +180,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
     OSError
         If the disk is full or cannot be written.
     """
-    target, overwrite = Path(path), _arrays.boolean("overwrite", overwrite)
+    target, overwrite = _arrays.path("path", path), _arrays.boolean("overwrite", overwrite)
     # Said here, for the system's own words would be about the temporary name.
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a directory; a file cannot take its place")

@@ -60,7 +60,7 @@ def write_table(df: pd.DataFrame, path: str | os.PathLike[str], *, overwrite: bo
     Raises
     ------
     TypeError
-        If `df` is no DataFrame.
+        If `df` is no DataFrame, or `path` no path.
     ValueError
         If a column holds what Parquet has no type for.
     ImportError
@@ -70,6 +70,7 @@ def write_table(df: pd.DataFrame, path: str | os.PathLike[str], *, overwrite: bo
     """
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
+    path = _arrays.path("path", path)
     check_written(path)
     with replacing(path, overwrite=overwrite) as raw:
         if _parquet.is_named(path):
@@ -247,7 +248,8 @@ def count_rows(
     FileNotFoundError, ImportError, ValueError
         As in `read_table`; and if `path` is no regular file.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
+    path = _arrays.path("path", path)
+    if path.exists() and not path.is_file():
         raise ValueError(f"{path}: must be a regular file, as it is read twice to count its rows")
     with _opened(path, separator, encoding) as table:
         return sum(len(places) for places, _ in table.blocks([], 4096))
@@ -349,9 +351,7 @@ _OTHER_FILES = {
 @contextmanager
 def _opened(path: str | os.PathLike[str], separator: str, encoding: str) -> Iterator[_Table]:
     """Open a file as what it is; what is wrong with it becomes a ValueError."""
-    if not isinstance(path, (str, os.PathLike)):  # a number would be an open file's, closed then
-        raise TypeError(f"path must be a string or a path; got {_arrays.describe(path)}")
-    with open(path, "rb") as raw, contextlib.ExitStack() as stack:
+    with open(_arrays.path("path", path), "rb") as raw, contextlib.ExitStack() as stack:
         head = raw.peek(16)
         for magic, called in _OTHER_FILES.items():
             if head.startswith(magic):

@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -526,7 +525,7 @@ def write_report(
     OSError
         If the page cannot be written; an existing one is then untouched.
     """
-    place = Path(path)
+    place = _arrays.path("path", path)
     # Said before the work, which may take a minute, rather than after it.
     if place.is_dir():
         raise IsADirectoryError(f"path must name a file; got the directory {place}")

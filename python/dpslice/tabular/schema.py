@@ -400,7 +400,7 @@ class Schema:
         OSError
             If the file cannot be read; FileNotFoundError if there is none.
         TypeError
-            If `overrides` is no mapping.
+            If `path` is no path, or `overrides` no mapping.
         ValueError
             If the file is not UTF-8, not TOML or JSON, or no consistent schema; or if `overrides`
             are given for a TOML file.

@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -766,7 +765,7 @@ class Synthesizer:
         ValueError
             If it is no model of dpslice, is damaged, or was written by a newer version.
         """
-        path = Path(path)
+        path = _arrays.path("path", path)
         if path.is_dir():
             raise IsADirectoryError(
                 f"{path} is a directory, no model file (a release must be trained on first)"

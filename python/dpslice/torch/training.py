@@ -488,7 +488,7 @@ def checkpoint_path(checkpoint: str | os.PathLike[str] | None) -> Path | None:
     """Return the path of a checkpoint that is there or can be, or raise."""
     if checkpoint is None:
         return None
-    path = Path(checkpoint)
+    path = _arrays.path("checkpoint", checkpoint)
     if path.is_dir():
         raise ValueError(f"checkpoint must be the path of a file; got the directory {str(path)!r}")
     if not path.absolute().parent.is_dir():
