@@ -1025,7 +1025,7 @@ class TestRefusals:
     def test_not_a_model(self, table: Path, released: Path, tmp_path: Path) -> None:
         refuse("not a model", "sample", table, "-n", 5)
         refuse("no such model", "sample", tmp_path / "no.pt", "-n", 5)
-        refuse("no such model", "sample", released, "-n", 5)
+        refuse("is a directory, no model file", "sample", released, "-n", 5)
 
     def test_release_that_is_not_of_a_table(self, tmp_path: Path) -> None:
         rows = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
