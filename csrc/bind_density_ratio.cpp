@@ -106,19 +106,19 @@ py::tuple divergence_arrays(int code, double alpha, const Array<T>& t) {
 template <class T>
 void register_for(py::module_& m) {
   using py::arg;
-  m.def("density_ratio", &density_ratio_array<T>, arg("q").noconvert(), arg("p").noconvert(),
-        arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
-        "Regularised density ratio at q, [m, b].");
-  m.def("density_ratio_vjp", &density_ratio_vjp_arrays<T>, arg("q").noconvert(),
-        arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
-        arg("ratio").noconvert(), arg("grad").noconvert(), arg("need_q"), arg("need_p"),
-        "Gradients in q and p, None where not needed.");
-  m.def("density_ratio_divergence", &density_ratio_divergence_arrays<T>, arg("q").noconvert(),
-        arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
-        arg("divergence"), arg("alpha"), arg("r_min"), arg("need_p"),
-        "f-divergence of each slice and its gradient in p.");
-  m.def("divergence", &divergence_arrays<T>, arg("divergence"), arg("alpha"), arg("t").noconvert(),
-        "Value and derivative of f at t.");
+  define(m, "density_ratio", &density_ratio_array<T>, arg("q").noconvert(), arg("p").noconvert(),
+         arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
+         "Regularised density ratio at q, [m, b].");
+  define(m, "density_ratio_vjp", &density_ratio_vjp_arrays<T>, arg("q").noconvert(),
+         arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
+         arg("ratio").noconvert(), arg("grad").noconvert(), arg("need_q"), arg("need_p"),
+         "Gradients in q and p, None where not needed.");
+  define(m, "density_ratio_divergence", &density_ratio_divergence_arrays<T>, arg("q").noconvert(),
+         arg("p").noconvert(), arg("bandwidth").noconvert(), arg("ridge"), arg("sigma"),
+         arg("divergence"), arg("alpha"), arg("r_min"), arg("need_p"),
+         "f-divergence of each slice and its gradient in p.");
+  define(m, "divergence", &divergence_arrays<T>, arg("divergence"), arg("alpha"),
+         arg("t").noconvert(), "Value and derivative of f at t.");
 }
 
 }  // namespace

@@ -58,13 +58,13 @@ Array<int64_t> kernel_feature_sums_array(const Array<double>& y, const Array<dou
 
 void register_feature_sums(py::module_& m) {
   using py::arg;
-  m.def("bounded_rows", &bounded_rows_array<float>, arg("x").noconvert(), arg("max_norm"),
-        arg("step"), "Rows clipped to max_norm, in multiples of step if that is not 0, [n, d].");
-  m.def("bounded_rows", &bounded_rows_array<double>, arg("x").noconvert(), arg("max_norm"),
-        arg("step"), "Rows clipped to max_norm, in multiples of step if that is not 0, [n, d].");
-  m.def("kernel_feature_sums", &kernel_feature_sums_array, arg("y").noconvert(),
-        arg("landmarks").noconvert(), arg("factors").noconvert(), arg("scale"), arg("bound"),
-        "Sums of floor(scale K) over rows at the landmarks of each slice, [m, c].");
+  define(m, "bounded_rows", &bounded_rows_array<float>, arg("x").noconvert(), arg("max_norm"),
+         arg("step"), "Rows clipped to max_norm, in multiples of step if that is not 0, [n, d].");
+  define(m, "bounded_rows", &bounded_rows_array<double>, arg("x").noconvert(), arg("max_norm"),
+         arg("step"), "Rows clipped to max_norm, in multiples of step if that is not 0, [n, d].");
+  define(m, "kernel_feature_sums", &kernel_feature_sums_array, arg("y").noconvert(),
+         arg("landmarks").noconvert(), arg("factors").noconvert(), arg("scale"), arg("bound"),
+         "Sums of floor(scale K) over rows at the landmarks of each slice, [m, c].");
 }
 
 }  // namespace dpslice

@@ -170,34 +170,34 @@ Array<T> exp2_array(const Array<T>& x) {
 template <class T>
 void register_for(py::module_& m) {
   using py::arg;
-  m.def("gaussian_kernel_sum", &kernel_sum_array<T>, arg("x").noconvert(), arg("y").noconvert(),
-        arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
-        "sum_j w_j K(x_i, y_j), [m, b].");
-  m.def("gaussian_kernel_sum_vjp", &kernel_sum_vjp_arrays<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
-        arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_weights"),
-        "Gradients in x, y and weights, None where not needed.");
-  m.def("gaussian_kernel_logsumexp", &logsumexp_array<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("bandwidth").noconvert(),
-        arg("log_weights").noconvert().none(true), "log sum_j exp(l_j) K(x_i, y_j), [m, b].");
-  m.def("gaussian_kernel_logsumexp_vjp", &logsumexp_vjp_arrays<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("bandwidth").noconvert(),
-        arg("log_weights").noconvert().none(true), arg("logsumexp").noconvert(),
-        arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_log_weights"),
-        "Gradients in x, y and log_weights, None where not needed.");
-  m.def("gaussian_kernel_sum_total", &kernel_sum_total_arrays<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
-        arg("row_weights").noconvert(), arg("need_y"), arg("need_weights"),
-        "Totals [m] weighted by row_weights, the sums [m, b], gradients in y and weights.");
-  m.def("gaussian_kernel_logsumexp_total", &logsumexp_total_arrays<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("bandwidth").noconvert(),
-        arg("log_weights").noconvert().none(true), arg("row_weights").noconvert(), arg("need_y"),
-        arg("need_log_weights"),
-        "Totals [m] weighted by row_weights, the log sums [m, b], gradients in y and log_weights.");
-  m.def("reach", &reach_number<T>, arg("points").noconvert(), arg("bandwidth").noconvert(),
-        "Largest |coordinate| over bandwidth; NaN where one of either is not usable.");
-  m.def("exp2", &exp2_array<T>, arg("x").noconvert(),
-        "2 to the power of each number as kernels compute it, for tests.");
+  define(m, "gaussian_kernel_sum", &kernel_sum_array<T>, arg("x").noconvert(), arg("y").noconvert(),
+         arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
+         "sum_j w_j K(x_i, y_j), [m, b].");
+  define(m, "gaussian_kernel_sum_vjp", &kernel_sum_vjp_arrays<T>, arg("x").noconvert(),
+         arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
+         arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_weights"),
+         "Gradients in x, y and weights, None where not needed.");
+  define(m, "gaussian_kernel_logsumexp", &logsumexp_array<T>, arg("x").noconvert(),
+         arg("y").noconvert(), arg("bandwidth").noconvert(),
+         arg("log_weights").noconvert().none(true), "log sum_j exp(l_j) K(x_i, y_j), [m, b].");
+  define(m, "gaussian_kernel_logsumexp_vjp", &logsumexp_vjp_arrays<T>, arg("x").noconvert(),
+         arg("y").noconvert(), arg("bandwidth").noconvert(),
+         arg("log_weights").noconvert().none(true), arg("logsumexp").noconvert(),
+         arg("grad").noconvert(), arg("need_x"), arg("need_y"), arg("need_log_weights"),
+         "Gradients in x, y and log_weights, None where not needed.");
+  define(m, "gaussian_kernel_sum_total", &kernel_sum_total_arrays<T>, arg("x").noconvert(),
+         arg("y").noconvert(), arg("bandwidth").noconvert(), arg("weights").noconvert().none(true),
+         arg("row_weights").noconvert(), arg("need_y"), arg("need_weights"),
+         "Totals [m] weighted by row_weights, the sums [m, b], gradients in y and weights.");
+  define(
+      m, "gaussian_kernel_logsumexp_total", &logsumexp_total_arrays<T>, arg("x").noconvert(),
+      arg("y").noconvert(), arg("bandwidth").noconvert(), arg("log_weights").noconvert().none(true),
+      arg("row_weights").noconvert(), arg("need_y"), arg("need_log_weights"),
+      "Totals [m] weighted by row_weights, the log sums [m, b], gradients in y and log_weights.");
+  define(m, "reach", &reach_number<T>, arg("points").noconvert(), arg("bandwidth").noconvert(),
+         "Largest |coordinate| over bandwidth; NaN where one of either is not usable.");
+  define(m, "exp2", &exp2_array<T>, arg("x").noconvert(),
+         "2 to the power of each number as kernels compute it, for tests.");
 }
 
 }  // namespace

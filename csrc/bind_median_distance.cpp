@@ -42,10 +42,10 @@ Array<T> median_distance_vjp_array(const Array<T>& x, const Array<T>& grad) {
 template <class T>
 void register_for(py::module_& m) {
   using py::arg;
-  m.def("median_distance", &median_distance_array<T>, arg("x").noconvert(),
-        "Median pairwise distance of each slice, [m].");
-  m.def("median_distance_vjp", &median_distance_vjp_array<T>, arg("x").noconvert(),
-        arg("grad").noconvert(), "Gradient in x.");
+  define(m, "median_distance", &median_distance_array<T>, arg("x").noconvert(),
+         "Median pairwise distance of each slice, [m].");
+  define(m, "median_distance_vjp", &median_distance_vjp_array<T>, arg("x").noconvert(),
+         arg("grad").noconvert(), "Gradient in x.");
 }
 
 }  // namespace

@@ -153,13 +153,13 @@ void shuffle_rows_of(py::array array, const py::buffer& key_bytes) {
 
 template <class T>
 void register_dtype(py::module_& m) {
-  m.def("project_secure", &project_secure_rows<T>, py::arg("x").noconvert(),
-        py::arg("frame").noconvert(), py::arg("sigma"), py::arg("key"), py::arg("first_row"),
-        py::arg("max_norm"), py::arg("dtype"),
-        "Clipped rows times frame plus ChaCha20 noise, on the grid of the release.");
-  m.def("project_fast", &project_fast_rows<T>, py::arg("x").noconvert(),
-        py::arg("frame").noconvert(), py::arg("sigma"), py::arg("key"), py::arg("first_row"),
-        "Rows times frame plus Philox noise: reproducible, not private.");
+  define(m, "project_secure", &project_secure_rows<T>, py::arg("x").noconvert(),
+         py::arg("frame").noconvert(), py::arg("sigma"), py::arg("key"), py::arg("first_row"),
+         py::arg("max_norm"), py::arg("dtype"),
+         "Clipped rows times frame plus ChaCha20 noise, on the grid of the release.");
+  define(m, "project_fast", &project_fast_rows<T>, py::arg("x").noconvert(),
+         py::arg("frame").noconvert(), py::arg("sigma"), py::arg("key"), py::arg("first_row"),
+         "Rows times frame plus Philox noise: reproducible, not private.");
 }
 
 }  // namespace
@@ -167,14 +167,14 @@ void register_dtype(py::module_& m) {
 void register_project(py::module_& m) {
   register_dtype<float>(m);
   register_dtype<double>(m);
-  m.def("shuffle_rows", &shuffle_rows_of, py::arg("array").noconvert(), py::arg("key"),
-        "Put the rows of an array into uniformly random order, in place.");
+  define(m, "shuffle_rows", &shuffle_rows_of, py::arg("array").noconvert(), py::arg("key"),
+         "Put the rows of an array into uniformly random order, in place.");
   m.def("chacha20_block", &chacha20_block_bytes, py::arg("key"), py::arg("counter"),
         py::arg("nonce"), "One block of the ChaCha20 key stream (RFC 8439).");
   m.def("philox4x32", &philox4x32_words, py::arg("counter"), py::arg("key"),
         "One block of Philox4x32-10.");
-  m.def("secure_normals", &secure_normals_from, py::arg("words").noconvert(),
-        "Pairs of standard normals, each from six uniform random words.");
+  define(m, "secure_normals", &secure_normals_from, py::arg("words").noconvert(),
+         "Pairs of standard normals, each from six uniform random words.");
 }
 
 }  // namespace dpslice

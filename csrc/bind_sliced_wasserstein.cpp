@@ -51,11 +51,11 @@ py::tuple sliced_wasserstein_gradient_arrays(const Array<T>& x, const Array<T>& 
 template <class T>
 void register_for(py::module_& m) {
   using py::arg;
-  m.def("sliced_wasserstein", &sliced_wasserstein_array<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("order"), "W_q^q of each slice, [m].");
-  m.def("sliced_wasserstein_gradient", &sliced_wasserstein_gradient_arrays<T>, arg("x").noconvert(),
-        arg("y").noconvert(), arg("order"), arg("need_x"), arg("need_y"),
-        "W_q^q of each slice [m], and its gradients in x and y, None where not needed.");
+  define(m, "sliced_wasserstein", &sliced_wasserstein_array<T>, arg("x").noconvert(),
+         arg("y").noconvert(), arg("order"), "W_q^q of each slice, [m].");
+  define(m, "sliced_wasserstein_gradient", &sliced_wasserstein_gradient_arrays<T>,
+         arg("x").noconvert(), arg("y").noconvert(), arg("order"), arg("need_x"), arg("need_y"),
+         "W_q^q of each slice [m], and its gradients in x and y, None where not needed.");
 }
 
 }  // namespace

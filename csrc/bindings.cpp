@@ -24,6 +24,33 @@ py::dict build_config() {
 }
 
 }  // namespace
+
+std::string shape_text(const std::string& name, const py::array& array) {
+  return name + " of shape " + std::string(py::str(array.attr("shape")));
+}
+
+void raise_no_memory(const char* function, std::initializer_list<std::string> arrays) {
+  std::string wanted;
+  try {
+    throw;
+  } catch (const NoMemory& error) {
+    wanted = ": " + std::to_string(error.bytes) + " bytes were wanted at once";
+  } catch (const std::bad_alloc&) {
+  } catch (const py::error_already_set& error) {  // as of NumPy, for a result
+    if (!error.matches(PyExc_MemoryError)) throw;
+    wanted = ": " + std::string(py::str(error.value()));
+  }
+  std::string text = std::string(function) + " got no memory" + wanted;
+  const char* before = ", for ";
+  for (const std::string& each : arrays) {
+    if (each.empty()) continue;
+    text += before + each;
+    before = ", ";
+  }
+  PyErr_SetString(PyExc_MemoryError, text.c_str());
+  throw py::error_already_set();
+}
+
 }  // namespace dpslice
 
 PYBIND11_MODULE(_core, m) {

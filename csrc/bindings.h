@@ -12,6 +12,8 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 namespace dpslice {
 
@@ -60,6 +62,43 @@ template <class Args>
 void run(void (*kernel)(const Args&), const Args& args) {
   py::gil_scoped_release unlocked;
   kernel(args);
+}
+
+// Says of an argument that is an array which shape it has: "x of shape (2, 3)"; "" of others.
+std::string shape_text(const std::string& name, const py::array& array);
+template <class A>
+std::string shape_text(const std::string& name, const A& argument) {
+  if constexpr (std::is_base_of_v<py::array, A>)
+    return shape_text(name, static_cast<const py::array&>(argument));
+  return "";
+}
+
+// Raises MemoryError for the exception that is being handled, if it is of lacking memory, or throws
+// it on.
+[[noreturn]] void raise_no_memory(const char* function, std::initializer_list<std::string> arrays);
+
+// Registers a function of a kernel. Where it gets no memory, the error names the function and the
+// shapes that it was called with, which say how much it needs.
+template <class Result, class... Arguments, class... Extra>
+void define(py::module_& m, const char* name, Result (*function)(Arguments...),
+            const Extra&... extra) {
+  std::vector<std::string> names;
+  const auto keep_name = [&](const auto& each) {
+    if constexpr (std::is_base_of_v<py::arg, std::decay_t<decltype(each)>>)
+      names.push_back(each.name);
+  };
+  (keep_name(extra), ...);
+  m.def(
+      name,
+      [function, name, names](Arguments... arguments) -> Result {
+        try {
+          return function(arguments...);
+        } catch (...) {
+          size_t i = 0;
+          raise_no_memory(name, {shape_text(names[i++], arguments)...});
+        }
+      },
+      extra...);
 }
 
 void register_kernel_sum(py::module_& m);

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <new>
 
 #include "threads.h"
 
@@ -36,7 +35,7 @@ class Buffer {
     const size_t unit = wanted >= kHugeFrom ? kHugePage : kCacheLine;
     const size_t bytes = (wanted + unit - 1) / unit * unit;
     data_ = static_cast<T*>(std::aligned_alloc(unit, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (data_ == nullptr) throw_no_memory(bytes);
 #ifdef MADV_HUGEPAGE
     if (unit == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // may be refused: no matter
 #endif

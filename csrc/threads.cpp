@@ -71,6 +71,12 @@ void FirstError::rethrow() const {
   if (error_) std::rethrow_exception(error_);
 }
 
+void throw_no_memory(size_t bytes) {
+  NoMemory error;
+  error.bytes = bytes;
+  throw error;
+}
+
 #ifndef _OPENMP
 // Threads are started for each call: that takes some twenty microseconds each, little beside what a
 // kernel does, and nothing waits in between that a fork would lose, or that would have to end

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <exception>
+#include <new>
 
 namespace dpslice {
 
@@ -24,10 +26,16 @@ class FirstError {
   std::exception_ptr error_;
 };
 
+// Thrown where there is not the memory that is wanted.
+struct NoMemory : std::bad_alloc {
+  size_t bytes = 0;
+};
+[[noreturn]] void throw_no_memory(size_t bytes);  // out of line for the same reason
+
 #ifndef _OPENMP
 // Calls work(context) in `threads` threads, of which the caller's is one, and waits for all of
 // them. In fewer, if the system starts no more: `work` is to take what there is to do until nothing
-// is left, and must not throw. Out of line for the same reason.
+// is left, and must not throw. Out of line as well.
 void run_in_threads(int threads, void (*work)(const void*), const void* context);
 #endif
 

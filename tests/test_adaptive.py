@@ -436,9 +436,10 @@ def test_kinds_of_arguments_are_checked() -> None:
     [
         ([], "a sequence of 6 arrays"),
         (None, "a sequence of 6 arrays"),
-        ([np.zeros((9, 9))] * 6, r"finite counts of shape \(2, 3\) for the columns \(0, 1\)"),
-        ([np.full((2, 3), np.nan)] * 6, "finite counts"),
-        (["x"] * 6, "finite counts"),
+        ([np.zeros((9, 9))] * 6, r"finite real counts of shape \(2, 3\) for the columns \(0, 1\)"),
+        ([np.full((2, 3), np.nan)] * 6, "finite real counts"),
+        (["x"] * 6, "finite real counts"),
+        ([np.ones((2, 3), dtype=complex)] * 6, "finite real counts .* dtype complex128"),
     ],
 )
 def test_what_a_model_expects_is_checked(answer: object, message: str) -> None:

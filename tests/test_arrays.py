@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpslice import _arrays, kernels
+from dpslice import Release, SlicingMechanism, SumMechanism, _arrays, kernels
+from dpslice.features import SecondMoments
 from dpslice.kernels import gaussian_kernel_logsumexp, gaussian_kernel_sum
 
 torch = pytest.importorskip("torch", reason="torch tensors are one of the kinds tested")
@@ -655,3 +656,64 @@ def test_sequences() -> None:
     for value in (None, 3, "ab", len):
         with pytest.raises(TypeError, match=r"^weights must be a sequence; got "):
             _arrays.elements("weights", value)
+
+
+# ------------------------------------------------------------------------------------------- paths
+
+
+def _with_tables(name: str) -> Callable[[Any], Any]:
+    """Return what takes a path and needs the packages for tables."""
+    pd = pytest.importorskip("pandas")
+    from dpslice import tabular
+    from dpslice.tabular import files
+
+    schema = tabular.Schema([tabular.Boolean("a"), tabular.Boolean("b")])
+    table = pd.DataFrame({"a": [True, False] * 20, "b": [True, True] * 20})
+    tables = {"real": table, "synthetic": table, "schema": schema, "guarantee": None}
+    synthesizer = tabular.Synthesizer(schema, epsilon=1.0, delta=1e-5)
+    return {
+        "read_table": lambda path: tabular.read_table(path, schema),
+        "iter_table": lambda path: next(tabular.iter_table(path, schema)),
+        "read_header": files.read_header,
+        "count_rows": files.count_rows,
+        "write_table": lambda path: tabular.write_table(table, path),
+        "write_report": lambda path: tabular.write_report(path, **tables),
+        "Schema.load": tabular.Schema.load,
+        "Schema.save": schema.save,
+        "Synthesizer.load": tabular.Synthesizer.load,
+        "Synthesizer.publish": lambda path: synthesizer.publish(table, path=path),
+        "Synthesizer.fit": lambda path: synthesizer.fit(table, checkpoint=path),
+    }[name]
+
+
+def _fit(path: Any) -> None:
+    from dpslice.torch import fit
+
+    fit(torch.nn.Linear(2, 3), torch.mean, steps=1, batch_size=4, latent_dim=2, checkpoint=path)
+
+
+ROWS = RNG.normal(size=(20, 3))
+SUMS = SumMechanism(features=SecondMoments(3), sigma=1.0)
+PATHS: dict[str, Callable[[Any], Any]] = {
+    "Release.load": Release.load,
+    "Release.save": lambda path: SUMS.release(ROWS).save(path),
+    "SlicingMechanism.release": lambda path: SlicingMechanism(sigma=1.0).release(ROWS, path=path),
+    "SumMechanism.release": lambda path: SUMS.release(ROWS, path=path),
+    "fit": _fit,
+}
+TABLE_PATHS = (
+    *("read_table", "iter_table", "read_header", "count_rows", "write_table", "write_report"),
+    *("Schema.load", "Schema.save", "Synthesizer.load", "Synthesizer.publish", "Synthesizer.fit"),
+)
+
+
+@pytest.mark.parametrize("name", [*PATHS, *TABLE_PATHS])
+def test_what_is_no_path_is_refused(name: str) -> None:
+    """By the argument's name, and no number for an open file's."""
+    call = PATHS[name] if name in PATHS else _with_tables(name)
+    argument = "checkpoint" if name.endswith("fit") else "path"
+    for other, shown in ((3, "int 3"), (b"x.csv", "bytes b'x.csv'"), (["x"], r"list \['x'\]")):
+        with pytest.raises(
+            TypeError, match=f"^{argument} must be a string or a path; got {shown}$"
+        ):
+            call(other)

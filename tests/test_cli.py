@@ -1025,7 +1025,7 @@ class TestRefusals:
     def test_not_a_model(self, table: Path, released: Path, tmp_path: Path) -> None:
         refuse("not a model", "sample", table, "-n", 5)
         refuse("no such model", "sample", tmp_path / "no.pt", "-n", 5)
-        refuse("no such model", "sample", released, "-n", 5)
+        refuse("is a directory, no model file", "sample", released, "-n", 5)
 
     def test_release_that_is_not_of_a_table(self, tmp_path: Path) -> None:
         rows = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
@@ -1085,6 +1085,66 @@ def test_output_that_appears_meanwhile_is_kept(
     monkeypatch.setattr("dpslice._cli.release.check_outputs", lambda *_, **__: None)
     options = ["--schema", schema, "--epsilon", 5, "--out", released]
     refuse("exists already; pass --overwrite to replace it", "release", table, *options)
+
+
+def test_files_that_appear_meanwhile_are_kept_and_results_are_beside_them(
+    table: Path,
+    schema: Path,
+    released: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them, and in the end the command fails and says where they are."""
+    for command in ("synthesize", "train", "sample", "report", "schema", "demo"):
+        monkeypatch.setattr(f"dpslice._cli.{command}.check_outputs", lambda *_, **__: None)
+    old = tmp_path / "old.x"
+    old.write_text("mine")
+    options = ["--schema", schema, "--epsilon", 5]
+    for count, command in enumerate(
+        [
+            ["train", released, *TINY],
+            ["sample", model, "-n", 3],
+            ["report", table, "--real", table, "--schema", schema],
+            ["schema", "template", table],
+            ["schema", "infer", table, "--types", schema, "--epsilon", 1],
+            ["synthesize", table, *options, *TINY],
+        ],
+        start=1,
+    ):
+        place = tmp_path / f"old-{count}.x"
+        said = f"error: {old} exists already and is kept; .* is in {place}"
+        refuse(said, *command, "--out", old, *([] if command[1] == "template" else ["--quiet"]))
+        assert place.stat().st_size > 0
+    assert old.read_text() == "mine"
+    for ending in ("csv", "pt", "html"):
+        (tmp_path / f"s.{ending}").write_text("mine")
+    outputs = ["--model", tmp_path / "s.pt", "--report", tmp_path / "s.html"]
+    places = [tmp_path / f"s-1.{ending}" for ending in ("csv", "pt", "html")]
+    refuse(
+        f"{places[0]}; .* {places[1]}; .* {places[2]} The table was released: epsilon and delta "
+        f"are spent. The synthetic table is there: {places[0]}$",
+        *("synthesize", table, *options, *TINY, "--quiet", "--out", tmp_path / "s.csv", *outputs),
+    )
+    assert len(read_table(places[0], Schema.load(schema))) == ROWS
+    assert len(Synthesizer.load(places[1]).sample(5)) == 5
+    assert "<html" in places[2].read_text()
+
+
+def test_what_an_inference_has_found_is_kept_beside_a_file_that_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpslice._cli.schema.check_outputs", lambda *_, **__: None)
+    table = tmp_path / "t.csv"
+    table.write_text("a,b\n" + "".join(f"w{i},{i % 7}\n" for i in range(500)))
+    types, out = tmp_path / "types.toml", tmp_path / "s.toml"
+    types.write_text("[columns.a]\ntype = 'categorical'\n[columns.b]\ntype = 'integer'\n")
+    out.write_text("mine")
+    command = ["schema", "infer", table, "--types", types, "--epsilon", 3, "--out", out]
+    place = tmp_path / "s-1.toml"
+    refuse(f"has cost: {out} exists already and is kept; .* is in {place}: describe", *command)
+    assert out.read_text() == "mine"
+    assert "guarantee" in place.read_text()
 
 
 def test_nothing_beside_a_release_is_lost(
@@ -1658,6 +1718,10 @@ def test_hopeless_noise_is_said(method: str, schema: Path, tmp_path: Path) -> No
     options = ["--epsilon", 0.5, "--method", method, "--out", tmp_path / "p"]
     errors = succeed("release", table, "--schema", schema, *options).stderr
     assert "% of what all 4 rows together can make" in errors
+    if method == "sums":  # where their number is an estimate
+        options += ["--adjacency", "add_remove", "--overwrite"]
+        errors = succeed("release", table, "--schema", schema, *options).stderr
+        assert re.search(r"% of what all rows, about \d+ of them, together can make", errors)
 
 
 def test_conditions_on_columns_whose_names_hold_an_equals_sign(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import re
+import subprocess
+import sys
 from typing import Any
 
 import mpmath
@@ -694,6 +698,55 @@ def test_private_rows_far_apart_decouple() -> None:
 
 
 # ---------------------------------------------------------------------------- arguments, errors
+
+_LITTLE_MEMORY = """
+import resource
+import numpy as np
+import dpslice
+from dpslice import _core, kernels
+
+rng = np.random.default_rng(0)
+q, p = rng.normal(size=(2, 60_000, 1)), rng.normal(size=(2, 4, 1))
+few = kernels.density_ratio(q[:, :50], p, 1.0, 0.1)
+calls = [
+    lambda: kernels.density_ratio(q, p, 1.0, 0.1),
+    lambda: kernels.density_ratio(q.astype(np.float32), p.astype(np.float32), 1.0, 0.1),
+    lambda: _core.density_ratio_divergence(q, p, np.ones((1, 2)), 0.1, 0.0, 0, 0.0, 0.0, True),
+    lambda: kernels.project(np.ones((10**7, 1)), np.ones((1, 300)), 0.1, "fast"),
+]
+for threads in (1, 2):
+    dpslice.set_num_threads(threads)
+    kernels.density_ratio(q[:, :50], p, 1.0, 0.1)  # starts them
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**30, resource.RLIM_INFINITY))
+    for call in calls:
+        try:
+            call()
+        except MemoryError as error:
+            print(error)
+    assert np.array_equal(kernels.density_ratio(q[:, :50], p, 1.0, 0.1), few)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="it ends the process")
+def test_lack_of_memory_names_the_kernel_the_shapes_and_the_bytes() -> None:
+    """On one thread and on several; what comes afterwards works."""
+    done = subprocess.run([sys.executable, "-c", _LITTLE_MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shapes = r"q of shape \(2, 60000, 1\), p of shape \(2, 4, 1\), bandwidth of shape"
+    wanted = r"got no memory: \d{10,} bytes were wanted at once, for"
+    expected = 2 * [
+        rf"density_ratio {wanted} {shapes} \(2,\)",
+        rf"density_ratio {wanted} {shapes} \(2,\)",
+        rf"density_ratio_divergence {wanted} {shapes} \(1, 2\)",
+        r"project_fast got no memory: Unable to allocate .*, for x of shape \(10000000, 1\), .*",
+    ]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected)
+    assert all(re.fullmatch(*pair) for pair in zip(expected, lines, strict=True)), done.stdout
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -128,6 +128,41 @@ def test_fractions_of_steps_are_bins_of_their_own(low: float, high: float, step:
     pd.testing.assert_frame_equal(decoded, table)
 
 
+@pytest.mark.parametrize(
+    ("low", "step"),
+    [
+        (1 - 2**52, None),
+        (2**52 - 34, None),
+        (2**50 - 33, 1),
+        (-0.1 * 2**50, 0.1),
+        (0.7 * (2**50 - 33), 0.7),
+        (1e4 * (2**50 - 33), 1e4),
+        (1e-280 * (2**50 - 33), 1e-280),
+    ],
+)
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("bins", [33, 5])
+def test_the_largest_numbers_are_bins_of_their_own(
+    low: float, step: float | None, scale: str, bins: int
+) -> None:
+    """Where bins end halfway between two values, float64 has the middle still."""
+    unit = step or 1
+    kind = "integer" if isinstance(unit, int) else "real"
+    column = Number("x", kind, low, low + 33 * unit, scale=scale, step=step)
+    discretization = Discretization(Schema([column]), coarse_bins=bins, fine_bins=bins)
+    table = pd.DataFrame({"x": low + unit * np.arange(34)})
+    table["x"] = column.from_numbers(column.to_numbers(table["x"]))
+    assert table["x"].is_unique
+    codes = discretization.encode(table)
+    sizes = np.bincount(codes[:, 0])
+    assert sizes.sum() == 34
+    assert sizes.min() >= 1
+    drawn = np.random.default_rng(0).integers(0, 34, 2000)
+    decoded = discretization.decode(codes[drawn], {}, np.random.default_rng(0))
+    np.testing.assert_array_equal(discretization.encode(decoded), codes[drawn])
+    assert set(decoded["x"]) == set(table["x"])
+
+
 def test_negative_counts_and_empty_bins() -> None:
     found = Discretization(Schema([Number("x", "real", 0.0, 1.0)]), coarse_bins=2, fine_bins=4)
     shape = found.shapes({0: np.array([-3.0, 6.0, -1.0, -2.0])})[0]

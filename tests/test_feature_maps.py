@@ -286,6 +286,11 @@ def test_number_of_records_is_estimated_where_it_is_protected() -> None:
         _ = bare.release(_rows(500, 4)).estimated_n
 
 
+def test_norms_at_the_ends_of_their_range_need_no_constant() -> None:
+    assert SecondMoments(2, max_norm=1e-100).constant == 1e-100
+    assert SecondMoments(2, max_norm=1e100).constant == 0.5e100
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -293,6 +298,8 @@ def test_number_of_records_is_estimated_where_it_is_protected() -> None:
         ({"d": 2, "max_norm": -1.0}, "max_norm must be"),
         ({"d": 2, "constant": math.inf}, "constant must be"),
         ({"d": 2, "max_norm": 1e200}, "max_norm must lie between"),
+        ({"d": 2, "max_norm": 0.9e-100}, "max_norm must lie between"),
+        ({"d": 2, "constant": 0.9e-100}, "constant must lie between"),
         ({"d": 100_000}, "take fewer columns, or KernelSums"),
     ],
 )

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from dpslice._storage import replacing
+from dpslice._storage import FileKeptError, replacing
 from dpslice.tabular import (
     Boolean,
     Categorical,
@@ -415,6 +415,39 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, mode):
         assert os.fstat(handle.fileno()).st_mode & 0o777 == mode
         handle.write(b"new")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", mode)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("t.csv", "t-{}.csv"), ("t.csv.gz", "t-{}.csv.gz"), (".t", ".t-{}"), ("v 1.2", "v 1-{}.2")],
+)
+def test_a_file_that_appears_is_kept_and_the_new_one_is_beside_it(
+    tmp_path, monkeypatch, links, name, beside
+):
+    """On file systems without links, too."""
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    with replacing(tmp_path / name, overwrite=False) as handle:
+        handle.write(b"first")
+    for i in (1, 2):
+        place = tmp_path / beside.format(i)
+        said = f"{tmp_path / name} exists already and is kept; what .* is in {place}$"
+        with (
+            pytest.raises(FileKeptError, match=said) as caught,
+            replacing(tmp_path / name, overwrite=False) as handle,
+        ):
+            handle.write(b"new")
+        assert caught.value.beside == place
+        assert place.read_text() == "new"
+    assert (tmp_path / name).read_text() == "first"
+    assert len(os.listdir(tmp_path)) == 3
+    with pytest.raises(TypeError, match="overwrite must be True or False; got 'no'"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / name, overwrite="no")
 
 
 def test_an_interrupt_leaves_the_old_file(tmp_path):

@@ -518,7 +518,7 @@ def test_even_values_stay_linear():
         (0, Number("x", "integer", 0, 1)),
         (1, Number("x", "integer", 1, 2)),
         (-1, Number("x", "integer", -1, 0)),
-        (2**53, Number("x", "integer", 15 * 2**49, 2**53 - 1)),
+        (2**53, Number("x", "integer", 15 * 2**48, 2**52 - 1)),
     ],
 )
 def test_constant_columns(value, expected):

@@ -457,9 +457,9 @@ def test_columns_at_the_ends_of_what_numbers_and_dates_can_be():
         (
             Datetime("end", "1000-01-01", "9999-12-31"),
             Datetime("time", "0001-01-01T00:00:00", "9999-12-31T23:59:59"),
-            Number("code", "integer", 0, 2**53),
+            Number("code", "integer", 0, 2**52 - 1),
             Number("far", "real", 1e16, 1e16 + 4),
-            Number("last", "integer", 2**53 - 3, 2**53),
+            Number("last", "integer", 2**52 - 4, 2**52 - 1),
         )
     )
     day = datetime.datetime(9999, 12, 31)
@@ -469,7 +469,7 @@ def test_columns_at_the_ends_of_what_numbers_and_dates_can_be():
             "time": pd.Series(np.array([day] * 6, dtype="datetime64[s]")),
             "code": [4 * 10**15] * 6,
             "far": [1e16] * 6,
-            "last": [2**53] * 6,
+            "last": [2**52 - 1] * 6,
         }
     )
     page = render_report(

@@ -338,6 +338,11 @@ def test_torch_tensors_come_back_as_tensors() -> None:
             ValueError,
             r"y must hold finite .*nan at index \(1, 0\)",
         ),
+        (
+            {"x": np.array([[1.0, 2.0], [1.0, 1e155]])},
+            ValueError,
+            r"x and y must be .* to the power 2 fit float64; got numbers up to 1e\+155 in slice 1",
+        ),
         ({"order": 0.5}, ValueError, "order must be .*>= 1; got 0.5"),
         ({"order": np.inf}, ValueError, "order must be a finite number"),
         ({"order": "2"}, TypeError, "order must be a finite number"),
@@ -347,6 +352,28 @@ def test_refusals(change: dict[str, Any], error: type[Exception], message: str) 
     arguments: dict[str, Any] = {"x": np.ones((2, 3)), "y": np.ones((2, 4)), "order": 2.0}
     with pytest.raises(error, match=message):
         kernels.sliced_wasserstein(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "order", "largest"),
+    [(np.float32, 2.0, 9e18), (np.float64, 2.0, 6e153), (np.float32, 4.0, 2e9), ("f8", 1.0, 8e307)],
+)
+def test_the_largest_numbers(dtype: type, order: float, largest: float) -> None:
+    """Results and gradients are finite, or the numbers are refused; in torch as well."""
+    torch = pytest.importorskip("torch")
+    from dpslice.torch import functional
+
+    for size in (2, 3):  # as many on the other side, or not
+        x = largest * np.array([[-1.0, 1.0]], dtype=dtype)
+        y = -largest * np.ones((1, size), dtype=dtype)
+        assert np.isfinite(kernels.sliced_wasserstein(x, y, order)).all()
+        tensor = torch.from_numpy(x).requires_grad_()
+        functional.sliced_wasserstein(tensor, torch.from_numpy(y), order).sum().backward()
+        assert tensor.grad.isfinite().all()
+        with pytest.raises(ValueError, match="x and y must be of a size whose distances"):
+            kernels.sliced_wasserstein(2 * x, 2 * y, order)
+        with pytest.raises(ValueError, match="x and y must be of a size whose distances"):
+            functional.sliced_wasserstein(2 * tensor, 2 * torch.from_numpy(y), order)
 
 
 def test_extension_guards_its_bounds() -> None:

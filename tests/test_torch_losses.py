@@ -705,6 +705,16 @@ def test_wrong_rows_are_refused(release, make):
             loss(x)
 
 
+@every_loss
+def test_rows_that_are_too_large_are_refused_by_their_name(release, make):
+    loss = make(release, seed=0)
+    for factor in (1e30, 1e38):
+        with pytest.raises(
+            ValueError, match=r"^x_synthetic, sliced, must (lie|be of) .* in slice \d$"
+        ):
+            loss(factor * synthetic(dtype=torch.float32))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -985,6 +985,10 @@ def test_wrong_generators_and_losses_are_refused():
         train(nn.Sequential(nn.Linear(2, 3), nn.Flatten(0)), squared, latent_dim=2)
     with pytest.raises(ValueError, match=r"to a tensor of shape \(32, d\); got tuple"):
         train(nn.RNN(2, 3), squared, latent_dim=2)
+    wide = r"noise of shape \(batch_size, latent_dim\) = \(32, 3\); it failed: mat1 and mat2"
+    with pytest.raises(ValueError, match=wide) as caught:
+        train(net(), squared, latent_dim=3)
+    assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(ValueError, match=r"loss must map a tensor .* to a scalar tensor"):
         train(net(), lambda x: x)
     with pytest.raises(ValueError, match="that depends on it differentiably"):

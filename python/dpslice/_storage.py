@@ -11,6 +11,7 @@ import ctypes
 import errno
 import hashlib
 import io
+import itertools
 import os
 import secrets
 import shutil
@@ -130,8 +131,24 @@ def telling_of_full_disk(target: Path) -> Iterator[None]:
         ) from error
 
 
+class FileKeptError(FileExistsError):
+    """Something was in the place of a file, and is kept: the file was written beside it.
+
+    Attributes
+    ----------
+    beside : Path
+        Where it was written.
+    """
+
+    def __init__(self, target: Path, beside: Path) -> None:
+        super().__init__(
+            f"{target} exists already and is kept; what was to be written there is in {beside}"
+        )
+        self.beside = beside
+
+
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` only once it is complete.
 
     The bytes go to a temporary name in the same directory, are flushed to disk, and are renamed;
@@ -142,6 +159,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     ----------
     path : str or path-like
         The file to replace or create.
+    overwrite : bool
+        Whether an existing file is replaced, also one that appears while the new one is written.
+        If not, the new one goes to the first free name beside it: what was long in the making is
+        not lost.
 
     Yields
     ------
@@ -150,6 +171,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     Raises
     ------
+    FileKeptError
+        If the file was written beside an existing one.
     IsADirectoryError
         If `path` is a directory.
     FileNotFoundError
@@ -157,7 +180,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     OSError
         If the disk is full or cannot be written.
     """
-    target = Path(path)
+    target, overwrite = _arrays.path("path", path), _arrays.boolean("overwrite", overwrite)
     # Said here, for the system's own words would be about the temporary name.
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a directory; a file cannot take its place")
@@ -174,7 +197,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, target)
+        place = target
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            place = _put_aside(temporary, target)
     except BaseException:  # Ctrl-C too must leave no half-written file behind
         temporary.unlink(missing_ok=True)
         raise
@@ -182,6 +209,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     # flushed, the file is in its place all the same: that is no error.
     with suppress(OSError):
         flush_to_disk(target.absolute().parent)
+    if place != target:
+        raise FileKeptError(target, place)
+
+
+def _put_aside(file: Path, target: Path) -> Path:
+    """Give a file the name of its target, or the first one like it that is free: x-1.csv."""
+    ending = "".join(target.suffixes)
+    stem = target.name.removesuffix(ending)
+    place = target
+    for i in itertools.count(1):
+        try:
+            os.link(file, place)  # which, unlike a renaming, replaces nothing
+            file.unlink()
+            break
+        except FileExistsError:
+            pass
+        except OSError:  # a file system that has no links
+            if not os.path.lexists(place):
+                os.rename(file, place)
+                break
+        place = target.with_name(f"{stem}-{i}{ending}")
+    return place
 
 
 def flush_to_disk(path: Path) -> None:

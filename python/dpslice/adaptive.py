@@ -450,12 +450,12 @@ class AdaptiveSumMechanism:
         whole = []
         for group, given in zip(groups, sums, strict=True):
             try:
-                guess = np.asarray(given, dtype=np.float64)
-            except (TypeError, ValueError, RuntimeError):  # of torch, where there is a gradient
+                guess = _arrays.real_array("estimate", given)
+            except TypeError:
                 guess = np.full(1, np.nan)
             if guess.shape != self._all.shape_of(group) or not np.isfinite(guess).all():
                 raise ValueError(
-                    f"estimate must return finite {self._all.described(group)}; "
+                    f"estimate must return finite real {self._all.described(group)}; "
                     f"got {_arrays.describe(given)}"
                 )
             bound = np.clip(guess, -_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)

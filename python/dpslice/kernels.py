@@ -4,8 +4,9 @@ Shapes are those of the whole library: m slices of dimension k, with b and c poi
 are in the dtype of the arguments, float32 or float64, and are made with as many threads as
 ``dpslice.set_num_threads`` says. Arrays of any strides and byte order are taken; what the kernels
 cannot read as it lies is copied first. No axis may be empty. Points in float32 must lie within 1e17
-bandwidths of the origin, in float64 within 1e150. What breaks one of these rules is a ValueError,
-and a masked array a TypeError. Ctrl-C is heeded when a call ends.
+bandwidths of the origin, in float64 within 1e150, and Wasserstein distances to the power of their
+order must fit the dtype. What breaks one of these rules is a ValueError, and a masked array a
+TypeError. Ctrl-C is heeded when a call ends.
 
 CUDA tensors and CuPy arrays are worked on where they lie, on the current stream of their device, if
 this build has CUDA kernels (``dpslice info`` says so; else NotImplementedError). Their values are
@@ -375,7 +376,8 @@ def sliced_wasserstein(x: Array, y: Array, order: float = 2.0) -> Array:
     TypeError
         If an input is not an array, or kinds or dtypes are unsupported or differ.
     ValueError
-        If shapes or devices disagree, an axis is empty, values are not finite, or `order` < 1.
+        If shapes or devices disagree, an axis is empty, values are not finite or so far apart that
+        a result is beyond their dtype, or `order` < 1.
 
     References
     ----------
@@ -391,7 +393,9 @@ def sliced_wasserstein(x: Array, y: Array, order: float = 2.0) -> Array:
     first, second = value_operands(x, y)
     order = _arrays.real_at_least_one("order", order)
     core = _arrays.backend_for(first.place)
-    return _arrays.same_kind(core.sliced_wasserstein(first.array, second.array, order), first.place)
+    values = core.sliced_wasserstein(first.array, second.array, order)
+    _arrays.power_values(values, first, second, order)
+    return _arrays.same_kind(values, first.place)
 
 
 def median_distance(x: Array) -> Array:

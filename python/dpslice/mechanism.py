@@ -380,7 +380,8 @@ class SlicingMechanism:
             )
         if path is None:
             return self._release_in_memory(pieces, n, facts, progress)
-        return self._release_to_disk(pieces, n, Path(path), overwrite, facts, progress)
+        place = _arrays.path("path", path)
+        return self._release_to_disk(pieces, n, place, overwrite, facts, progress)
 
     def _release_in_memory(
         self,
@@ -664,8 +665,9 @@ def made_at(
     """Make a release, and save it if there is a path: refused beforehand if that is not free."""
     if path is None:
         return make()
-    _release.refuse_foreign(Path(path))
-    with _storage.publishing(Path(path), overwrite=overwrite) as directory:
+    place = _arrays.path("path", path)
+    _release.refuse_foreign(place)
+    with _storage.publishing(place, overwrite=overwrite) as directory:
         release = make()
         release.write_files(directory)
     return release

@@ -208,7 +208,7 @@ class Release(ABC):
         Raises
         ------
         TypeError
-            If `overwrite` is no bool.
+            If `path` is no path, or `overwrite` no bool.
         FileExistsError
             If `path` exists and is not to be (or cannot be) overwritten.
         FileNotFoundError
@@ -218,7 +218,7 @@ class Release(ABC):
         ReleaseError
             If `path` is a directory that holds something else than a release.
         """
-        target = Path(path)
+        target = _arrays.path("path", path)
         refuse_foreign(target)
         with _storage.publishing(target, overwrite=overwrite) as directory:
             self.write_files(directory)
@@ -257,14 +257,14 @@ class Release(ABC):
         Raises
         ------
         TypeError
-            If `mmap` or `verify` is no bool.
+            If `path` is no path, or `mmap` or `verify` no bool.
         ReleaseError
             If there is no release at `path`, or it is incomplete, damaged, altered, inconsistent,
             of a newer format, or of another kind than the class.
         """
         mmap = _arrays.boolean("mmap", mmap)
         verify = _arrays.boolean("verify", verify)
-        directory = Path(path)
+        directory = _arrays.path("path", path)
         certificate = _read_certificate(directory)
         kind = {"rows": RowRelease, "sums": SumRelease}[certificate["kind"]]
         if not issubclass(kind, cls):

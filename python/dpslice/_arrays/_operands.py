@@ -21,7 +21,7 @@ from dpslice._arrays._devices import (
     on_device,
     place_of,
 )
-from dpslice._arrays._finite import FloatArray, finite_values
+from dpslice._arrays._finite import FloatArray, all_finite, finite_values
 from dpslice._arrays._scalars import nonnegative_real, positive_real
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "log_weight_values",
     "operand",
     "point_pair",
+    "power_values",
     "ratio_values",
 ]
 
@@ -335,6 +336,18 @@ def log_weight_values(name: str, weights: Operand) -> None:
         raise ValueError(
             f"{name} must hold finite numbers or -inf; got {weights.array[where]} at index {where}"
         )
+
+
+def power_values(values: Any, first: Operand, second: Operand, order: float) -> None:
+    """Refuse numbers x and y where a slice's mean distance to a power has left the number range."""
+    if on_device(first.place) or all_finite(values):
+        return
+    slice_ = int(np.argmin(np.isfinite(values)))
+    largest = max(float(np.abs(each.array[slice_]).max()) for each in (first, second))
+    raise ValueError(
+        f"x and y must be of a size whose distances to the power {order:g} fit {first.dtype}; "
+        f"got numbers up to {largest:g} in slice {slice_}"
+    )
 
 
 def ratio_values(name: str, value: Any) -> Operand:

@@ -9,7 +9,9 @@ import importlib
 import math
 import numbers
 import operator
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ __all__ = [
     "nonnegative_real",
     "open_unit",
     "optional_callable",
+    "path",
     "positive_integer",
     "positive_real",
     "positive_reals",
@@ -236,6 +239,16 @@ def text(name: str, value: object) -> str:
     if not value.strip():
         raise ValueError(f"{name} must not be empty; got {value!r}")
     return value
+
+
+def path(name: str, value: object) -> Path:
+    """Return `value` as a path, or raise unless it is a string or a path-like object of one."""
+    # Numbers would be those of open files, and bytes have no ending to tell what a file is.
+    if isinstance(value, (str, os.PathLike)):
+        place = os.fspath(value)
+        if isinstance(place, str):
+            return Path(place)
+    raise TypeError(f"{name} must be a string or a path; got {_with_type(value)}")
 
 
 def boolean(name: str, value: object) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dpslice import release as releases
+from dpslice._storage import FileKeptError
 
 STANDARD_OUTPUT = "; standard output is --out -"
 
@@ -55,6 +56,28 @@ def check_outputs(
             raise NotADirectoryError(f"{option}: there is no directory {parent}")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(f"{option}: the directory {parent} cannot be written to")
+
+
+class PutOff:
+    """Errors of files that were written beside others, raised after all files are written."""
+
+    def __init__(self) -> None:
+        self._errors: list[FileKeptError] = []
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        try:
+            yield
+        except FileKeptError as error:
+            self._errors.append(error)
+
+    def place(self, path: Path) -> Path:
+        """Return where a file is that was just written, or beside it."""
+        return self._errors[-1].beside if self._errors else path
+
+    def tell(self) -> None:
+        if self._errors:
+            raise FileExistsError("; ".join(map(str, self._errors)))
 
 
 def _is_device(path: Path) -> bool:

@@ -104,6 +104,8 @@ def _warn_of_delta(guarantee: Guarantee, n: int, *, quiet: bool) -> None:
 def _warn_of_noise(release: Release, *, quiet: bool) -> None:
     """Say so where noise is about as large as all there is; told from public numbers alone."""
     n = release.estimated_n
+    counted = release.guarantee.adjacency != "add_remove"
+    rows = f"all {n} rows" if counted else f"all rows, about {n} of them,"
     if isinstance(release, SumRelease):
         share, what = float(np.min(release.noise)) / n, "each count"
     else:
@@ -111,8 +113,8 @@ def _warn_of_noise(release: Release, *, quiet: bool) -> None:
         share, what = release.sigma / math.sqrt(n) / whole, "the average row"
     if share > _HOPELESS:
         _console.remark(
-            f"warning: the noise on {what} is {share:.0%} of what all {n:.0f} rows together can "
-            "make: what is learned from this release will be little else",
+            f"warning: the noise on {what} is {share:.0%} of what {rows} together can make: what "
+            "is learned from this release will be little else",
             quiet=quiet,
         )
 

@@ -24,7 +24,7 @@ from dpslice._cli._options import (
     StepsOption,
     training_options,
 )
-from dpslice._cli._outputs import check_outputs, real_path, refuse_in_release, telling
+from dpslice._cli._outputs import PutOff, check_outputs, real_path, refuse_in_release, telling
 from dpslice._cli._reports import SCORES, check_report_packages, print_scores
 from dpslice._cli._run import print_summary, publish, run_training, sizes_of, summary_of, timed
 
@@ -78,12 +78,12 @@ def demo(
     from dpslice.tabular.synthesizer import Synthesizer
 
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(paths["schema"]) as handle:
+    with replacing(paths["schema"], overwrite=overwrite) as handle:
         handle.write(embedded.schema_text().encode())
     schema = Schema.load(paths["schema"])
     private, held_out = embedded.load_tables()
-    write_table(private, paths["table"])
-    write_table(held_out, paths["held-out rows"])
+    write_table(private, paths["table"], overwrite=overwrite)
+    write_table(held_out, paths["held-out rows"], overwrite=overwrite)
     synthesizer = Synthesizer(
         schema,
         epsilon=epsilon,
@@ -99,10 +99,13 @@ def demo(
     with timed(seconds, "training"):
         kept = f"The release is kept: go on with dpslice train {paths['release']}"
         run_training(synthesizer, checkpoint=None, quiet=quiet, kept=kept)
+    put_off = PutOff()
     with timed(seconds, "sampling"):
         synthetic = synthesizer.sample(release.estimated_n)
-        synthesizer.save(paths["model"])
-        write_table(synthetic, paths["synthetic table"])
+        with put_off.caught():
+            synthesizer.save(paths["model"], overwrite=overwrite)
+        with put_off.caught():
+            write_table(synthetic, paths["synthetic table"], overwrite=overwrite)
     _console.remark("writing the report", quiet=quiet)
     with timed(seconds, "report"):
         results = write_report(
@@ -114,7 +117,9 @@ def demo(
             holdout=held_out,
             seed=seed,
             training=synthesizer.training_facts(),
+            overwrite=overwrite,
         )
+    put_off.tell()
     summary = summary_of(
         "demo",
         synthesizer.guarantee,

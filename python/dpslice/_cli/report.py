@@ -94,6 +94,7 @@ def report(
         target=target,
         holdout=None if holdout is None else read_table(holdout, description, **how),
         seed=seed,
+        overwrite=overwrite,
     )
     with telling(out):
         if json:

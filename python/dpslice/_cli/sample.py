@@ -95,7 +95,7 @@ def sample(
         with telling():
             write_text(synthetic, sys.stdout.buffer)
     else:
-        write_table(synthetic, path)
+        write_table(synthetic, path, overwrite=overwrite)
     tell_of_rules(synthesizer, rules, conditions=bool(conditions), quiet=quiet)
     if path is None:
         return

@@ -77,7 +77,7 @@ def schema_template(
         with telling():
             sys.stdout.buffer.write(text)  # UTF-8, as schema files are, whatever the locale's is
         return
-    with replacing(path) as handle:
+    with replacing(path, overwrite=overwrite) as handle:
         handle.write(text)
 
 
@@ -157,6 +157,7 @@ def schema_infer(
     public.
     """
     check_outputs({"--out": out}, [table, types], overwrite=overwrite)
+    from dpslice._storage import FileKeptError
     from dpslice.tabular.inference import InferenceError
     from dpslice.tabular.schema import Schema
 
@@ -180,13 +181,14 @@ def schema_infer(
         )
     except InferenceError as error:
         # Paid for: not to be lost.
-        error.save_types(out, target=target)
-        error.add_note(
-            f"What was found in other columns, and what it has cost, is in {out}: describe these "
-            "there, or give it as --types with more epsilon."
-        )
+        kept = f"What was found in other columns, and what it has cost, is in {out}"
+        try:
+            error.save_types(out, target=target, overwrite=overwrite)
+        except FileKeptError as beside:
+            kept = f"What was found in other columns, and what it has cost: {beside}"
+        error.add_note(f"{kept}: describe these there, or give it as --types with more epsilon.")
         raise
-    inferred.save(out)
+    inferred.save(out, overwrite=overwrite)
     cost = inferred.guarantee
     with telling(out):
         if json:

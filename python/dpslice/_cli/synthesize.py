@@ -40,7 +40,7 @@ from dpslice._cli._options import (
     reading,
     training_options,
 )
-from dpslice._cli._outputs import check_outputs, telling
+from dpslice._cli._outputs import PutOff, check_outputs, telling
 from dpslice._cli._reports import check_report_packages
 from dpslice._cli._run import (
     having_spent,
@@ -165,6 +165,7 @@ def synthesize(
         kept = f"The release is kept: go on with dpslice train {release_path}"
     with timed(seconds, "training"), having_spent(kept):
         run_training(synthesizer, checkpoint=None, quiet=quiet, kept=kept)
+    put_off = PutOff()
     with timed(seconds, "sampling"):
         with having_spent(kept):
             count = rows if rows is not None else release.estimated_n
@@ -177,7 +178,10 @@ def synthesize(
                 # Rules that leave nothing are seen only now, and paid for is what they refuse.
                 refused = error
                 synthetic = synthesizer.sample(count, impossible=())
-            write_table(synthetic, out)  # first: what was paid for is there, whatever else fails
+            # First: what was paid for is there, whatever else fails.
+            with put_off.caught():
+                write_table(synthetic, out, overwrite=overwrite)
+        out = put_off.place(out)
         if model is not None or report is not None:
             _console.remark(f"written: {out}", quiet=quiet)
         kept = f"The synthetic table is there: {out}"
@@ -185,7 +189,8 @@ def synthesize(
             kept += ", drawn without the rules"
         with having_spent(kept):
             if model is not None:
-                synthesizer.save(model)
+                with put_off.caught():
+                    synthesizer.save(model, overwrite=overwrite)
             if refused is not None:
                 raise refused
             share = tell_of_rules(synthesizer, None, quiet=quiet)
@@ -193,7 +198,7 @@ def synthesize(
         from dpslice.tabular.report import write_report
 
         _console.remark("writing the report", quiet=quiet)
-        with timed(seconds, "report"), having_spent(kept):
+        with timed(seconds, "report"), having_spent(kept), put_off.caught():
             write_report(
                 report,
                 real=source,
@@ -202,7 +207,10 @@ def synthesize(
                 guarantee=synthesizer.guarantee,
                 seed=seed,
                 training=synthesizer.training_facts(broken_share=share),
+                overwrite=overwrite,
             )
+    with having_spent(kept):
+        put_off.tell()
     summary = summary_of(
         "synthesize",
         synthesizer.guarantee,

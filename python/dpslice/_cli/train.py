@@ -76,7 +76,7 @@ def train(
             run_training(synthesizer, checkpoint=state, quiet=quiet, kept=kept)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace("resume=False", "--restart")) from None
-    synthesizer.save(out)
+    synthesizer.save(out, overwrite=overwrite)
     if checkpoint is None:
         state.unlink(missing_ok=True)
     assert synthesizer.result is not None

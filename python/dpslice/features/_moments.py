@@ -80,7 +80,8 @@ class SecondMoments(RowFeatures):
     def __post_init__(self) -> None:
         d = _arrays.positive_integer("d", self.d)
         max_norm = _arrays.positive_real("max_norm", self.max_norm)
-        constant = 0.5 * max_norm if self.constant is None else self.constant
+        # Half of the smallest norm is a constant that is too small.
+        constant = max(0.5 * max_norm, 1e-100) if self.constant is None else self.constant
         constant = _arrays.nonnegative_real("constant", constant)
         _arrays.store(self, d=d, max_norm=max_norm, constant=constant)
         for name, value in (("max_norm", max_norm), ("constant", constant)):

@@ -6,7 +6,6 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dpslice import _arrays
@@ -37,7 +36,7 @@ def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
     Returned with the document is whether it is JSON, hence SDV metadata. The file's content decides
     that, not its name: JSON starts with a brace.
     """
-    raw = Path(path).read_bytes()
+    raw = _arrays.path("path", path).read_bytes()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,6 +95,7 @@ def write_document(
     guarantee: Guarantee | None,
     *,
     impossible: Sequence[Mapping[str, Any]] = (),
+    overwrite: bool = True,
 ) -> None:
     """Write a schema file, or one of types, whole or not at all."""
     document: dict[str, Any] = {"table": table} if table else {}
@@ -112,5 +112,5 @@ def write_document(
     if guarantee is not None:
         # TOML has no null; the certificate has. So it travels as JSON text.
         document["guarantee"] = {"json": json.dumps(guarantee.to_dict())}
-    with replacing(path) as handle:
+    with replacing(path, overwrite=overwrite) as handle:
         handle.write(_toml.dumps(document).encode())

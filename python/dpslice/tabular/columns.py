@@ -29,11 +29,16 @@ Numbers = NDArray[np.float64]
 
 LINE, ROW = "line", "row"  # names of an index that tells where rows stand in a file
 
-# Float64 holds every integer up to here; encoding and decoding go through float64.
-_LARGEST_INTEGER = 2**53
+# Encoding and decoding go through float64, which holds every integer up to the first of these, and
+# what lies halfway between two up to the second. Of a step with a fraction, multiples round, and
+# so does what lies halfway: up to the third, they stay apart.
+LARGEST_CATEGORY = 2**53
+LARGEST_INTEGER = 2**52 - 1
+_MOST_STEPS = 2**50
 _MOST_SHOWN = 10  # unknown categories in a message
 _WEIGHTS = (1e-6, 1e6)  # beyond, squares of weights and shares of them lose their digits
 _FINEST_STEP = 1e-280  # so that its decimal places can be counted in floats
+_STEP_TOLERANCE = 1e-12  # of a multiple
 _EPOCH = datetime.datetime(1970, 1, 1)
 _FRACTION = re.compile(r":\d\d[.,]\d*[1-9]")  # of a second
 _SECONDS_PER_DAY = 86_400.0
@@ -224,7 +229,7 @@ class Categorical:
             if category in seen:
                 raise ValueError(f"column {self.name!r}: categories repeat {category!r}")
             seen.add(category)
-        if integers and any(abs(c) > _LARGEST_INTEGER for c in categories):
+        if integers and any(abs(c) > LARGEST_CATEGORY for c in categories):
             raise ValueError(f"column {self.name!r}: categories must lie within ±2**53")
         if self.other is not None and (
             isinstance(self.other, bool) or self.other not in seen  # True == 1 is not a level
@@ -519,7 +524,8 @@ class Number(_Bounded):
     type : {"integer", "real"}
         Kind of the numbers; decoded integers are whole.
     min, max : float or int
-        Public bounds; values outside are clipped. Whole, and within ±2**53, for integers.
+        Public bounds; values outside are clipped. Whole, and within ±(2**52 - 1), for
+        integers.
     nullable : bool
         Whether values may be missing.
     special : sequence of float or int
@@ -533,7 +539,8 @@ class Number(_Bounded):
     step : float or int, optional
         Distance of the values that are recorded, such as 100 for amounts in hundreds, as far as
         that is publicly known: all but special values are rounded to its multiples, and so are
-        synthetic ones. It divides `min` and `max`, and is whole for integers.
+        synthetic ones. It divides `min` and `max`, which lie within 2**50 steps, and is whole for
+        integers.
 
     Raises
     ------
@@ -609,12 +616,12 @@ class Number(_Bounded):
                 f"column {self.name!r}: step must be positive and at most max - min; got {step!r}"
             )
         for key, bound in (("min", self.min), ("max", self.max)):
-            if step < _FINEST_STEP or abs(bound) > step * _LARGEST_INTEGER:
+            if step < _FINEST_STEP or abs(bound) > step * _MOST_STEPS:
                 raise ValueError(
                     f"column {self.name!r}: step must be at least {_FINEST_STEP:g}, and {key} "
-                    f"within 2**53 of them; got step = {step!r}, {key} = {bound!r}"
+                    f"within 2**50 of them; got step = {step!r}, {key} = {bound!r}"
                 )
-            if not math.isclose(round(bound / step) * step, bound, rel_tol=1e-12, abs_tol=0.0):
+            if not math.isclose(round(bound / step) * step, bound, rel_tol=_STEP_TOLERANCE):
                 raise ValueError(
                     f"column {self.name!r}: {key} must be a multiple of step ({step!r}); "
                     f"got {bound!r}"
@@ -638,8 +645,11 @@ class Number(_Bounded):
         exact = int(value) if isinstance(value, numbers.Integral) else number
         if exact != int(exact):
             raise ValueError(f"{label} must be whole (type = 'integer'); got {value!r}")
-        if abs(exact) > _LARGEST_INTEGER:
-            raise ValueError(f"{label} must lie within ±2**53; got {value!r}")
+        if abs(exact) > LARGEST_INTEGER:
+            raise ValueError(
+                f"{label} must lie within ±(2**52 - 1) (type = 'integer'); got {value!r}; declare "
+                "type = 'real', or categories"
+            )
         return int(exact)
 
     @property
@@ -680,38 +690,24 @@ class Number(_Bounded):
             If a value is infinite, not whole in an integer column, or missing in a column that
             is not nullable.
         """
-        return self._stepped(np.clip(self._checked(series), self.min, self.max))
+        return self._stepped(np.clip(checked_numbers(self, series), self.min, self.max))
 
     def _compared(
         self, series: pd.Series[Any]
     ) -> tuple[Numbers, tuple[float, float], NDArray[np.bool_]]:
-        values = self._checked(series)
-        # A number that was read from a file is not to the last bit what a multiple is.
-        changed = ~np.isclose(self._stepped(values), values, 1e-12, 0.0)
-        return values, (self.min, self.max), changed
+        values = checked_numbers(self, series)
+        changed = np.abs(self._stepped(values) - values) > self._slack(values)
+        low, high = np.array([self.min, self.max], dtype=np.float64)
+        return values, (low - self._slack(low), high + self._slack(high)), changed
 
-    def _checked(self, series: pd.Series[Any]) -> Numbers:
-        """Numbers as they are, NaN where missing."""
-        gone = _wholly_missing(self, series)
-        if gone is not None:
-            return gone
-        values = _float_column(self.name, series, self.type)
-        missing = np.isnan(values)
-        _check_missing(self, series, missing)
-        infinite = np.isinf(values)
-        if infinite.any():
-            raise ValueError(
-                f"column {self.name!r}: holds infinite values{first_place(series, infinite)}; "
-                "numbers must be finite"
-            )
-        broken = ~missing & (np.rint(values) != values)
-        if self.type == "integer" and broken.any():
-            raise ValueError(
-                f"column {self.name!r}: holds numbers that are not whole"
-                f"{first_place(series, broken)}, but the schema says type = 'integer'; declare "
-                "type = 'real'"
-            )
-        return values
+    def _slack(self, values: Numbers) -> Numbers:
+        """Return how far off numbers may be that stand for multiples of a fractional step.
+
+        Those that were read from a file, and bounds, need not be one to the last bit.
+        """
+        if self.step is None or self.type == "integer":
+            return np.zeros_like(values)
+        return np.asarray(np.minimum(_STEP_TOLERANCE * np.abs(values), self.step / 4.0))
 
     def from_numbers(self, values: Numbers) -> pd.Series[Any]:
         """Return numbers as a column, rounded if integer, and to the step if there is one.
@@ -953,13 +949,38 @@ def column_to_dict(column: Column) -> dict[str, Any]:
     return keys
 
 
+def checked_numbers(column: Number, series: pd.Series[Any]) -> Numbers:
+    """Return the numbers as they are, NaN where missing, or raise as `Number.to_numbers`."""
+    gone = _wholly_missing(column, series)
+    if gone is not None:
+        return gone
+    values = _float_column(column.name, series, column.type)
+    missing = np.isnan(values)
+    _check_missing(column, series, missing)
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise ValueError(
+            f"column {column.name!r}: holds infinite values{first_place(series, infinite)}; "
+            "numbers must be finite"
+        )
+    broken = ~missing & (np.rint(values) != values)
+    if column.type == "integer" and broken.any():
+        raise ValueError(
+            f"column {column.name!r}: holds numbers that are not whole"
+            f"{first_place(series, broken)}, but the schema says type = 'integer'; declare "
+            "type = 'real'"
+        )
+    return values
+
+
 def step_numbers(low: float, high: float, step: float) -> tuple[int, int]:
     """Return the numbers of the first and the last multiple of a step within some bounds.
 
-    Where something is not whole, the bounds are multiples themselves, but for rounding: as floats,
-    0.3 / 0.1 is less than 3.
+    Where something is not whole, or rounded, the bounds are multiples themselves, but for rounding:
+    as floats, 0.3 / 0.1 is less than 3.
     """
-    if all(float(value).is_integer() for value in (low, high, step)):
+    exact = (float(value).is_integer() and abs(value) <= 2**53 for value in (low, high, step))
+    if all(exact):
         return -(-int(low) // int(step)), int(high) // int(step)
     return round(low / step), round(high / step)
 

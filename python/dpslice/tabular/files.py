@@ -42,7 +42,7 @@ __all__ = [
 # -------------------------------------------------------------------------------------- writing
 
 
-def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_table(df: pd.DataFrame, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
     """Write a table as a file, whole or not at all.
 
     Parameters
@@ -50,14 +50,17 @@ def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     df : pandas.DataFrame
         The table; the index is not written.
     path : str or path-like
-        The file, replaced if it exists. Parquet if its name ends in ``.parquet``; else UTF-8 CSV,
+        The file. Parquet if its name ends in ``.parquet``; else UTF-8 CSV,
         in which a missing value is an empty cell, and compressed if the name ends in ``.gz``.
         Capital letters are as good. Equal tables give equal bytes.
+    overwrite : bool
+        Whether an existing file is replaced. If not, and there is one, the new one is written
+        beside it, as ``x-1.csv``, and a FileExistsError says so.
 
     Raises
     ------
     TypeError
-        If `df` is no DataFrame.
+        If `df` is no DataFrame, or `path` no path.
     ValueError
         If a column holds what Parquet has no type for.
     ImportError
@@ -67,8 +70,9 @@ def write_table(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"df must be a pandas DataFrame; got {type(df).__name__}")
+    path = _arrays.path("path", path)
     check_written(path)
-    with replacing(path) as raw:
+    with replacing(path, overwrite=overwrite) as raw:
         if _parquet.is_named(path):
             _parquet.write(df, raw)
         else:
@@ -244,7 +248,8 @@ def count_rows(
     FileNotFoundError, ImportError, ValueError
         As in `read_table`; and if `path` is no regular file.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
+    path = _arrays.path("path", path)
+    if path.exists() and not path.is_file():
         raise ValueError(f"{path}: must be a regular file, as it is read twice to count its rows")
     with _opened(path, separator, encoding) as table:
         return sum(len(places) for places, _ in table.blocks([], 4096))
@@ -346,9 +351,7 @@ _OTHER_FILES = {
 @contextmanager
 def _opened(path: str | os.PathLike[str], separator: str, encoding: str) -> Iterator[_Table]:
     """Open a file as what it is; what is wrong with it becomes a ValueError."""
-    if not isinstance(path, (str, os.PathLike)):  # a number would be an open file's, closed then
-        raise TypeError(f"path must be a string or a path; got {_arrays.describe(path)}")
-    with open(path, "rb") as raw, contextlib.ExitStack() as stack:
+    with open(_arrays.path("path", path), "rb") as raw, contextlib.ExitStack() as stack:
         head = raw.peek(16)
         for magic, called in _OTHER_FILES.items():
             if head.startswith(magic):

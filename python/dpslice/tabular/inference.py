@@ -69,11 +69,14 @@ from dpslice.release import with_earlier_costs
 from dpslice.tabular._documents import write_document
 from dpslice.tabular._noise import discrete_gaussian, discrete_gaussian_tail
 from dpslice.tabular.columns import (
+    LARGEST_CATEGORY,
+    LARGEST_INTEGER,
     Boolean,
     Categorical,
     Column,
     Datetime,
     Number,
+    checked_numbers,
     column_to_dict,
     first_place,
 )
@@ -100,7 +103,7 @@ _TYPES = (
 # Bins per octave. More would find tighter bounds in large tables and lose the tails in small ones.
 _BINS_PER_OCTAVE = 8
 _REAL_OCTAVES = (-40, 60)  # 1e-12 to 1e18
-_INTEGER_OCTAVES = (0, 53)  # as far as float64 counts
+_INTEGER_OCTAVES = (0, 52)  # as far as bounds of integers lie
 _FIRST_YEAR, _LAST_YEAR = 1800, 2199
 
 # Probability that any bin without data is taken for one with data: costs accuracy, not privacy.
@@ -239,15 +242,24 @@ class InferenceError(ValueError):
         self.types, self.nullable, self.guarantee = dict(types), list(nullable), guarantee
         self.impossible = tuple(impossible)
 
-    def save_types(self, path: str | os.PathLike[str], *, target: str | None = None) -> None:
+    def save_types(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: str | None = None,
+        overwrite: bool = True,
+    ) -> None:
         """Write a file of types for ``dpslice schema infer``; a schema, once it is completed.
 
         Parameters
         ----------
         path : str or path-like
-            The file; an existing one is replaced.
+            The file.
         target : str, optional
             Target column to note in it.
+        overwrite : bool
+            Whether an existing file is replaced. If not, and there is one, the new one is written
+            beside it, as ``x-1.toml``, and a FileExistsError says so.
 
         Raises
         ------
@@ -266,6 +278,7 @@ class InferenceError(ValueError):
             columns,
             self.guarantee,
             impossible=[rule.to_dict() for rule in self.impossible],
+            overwrite=overwrite,
         )
 
 
@@ -528,7 +541,8 @@ def _infer_categories(
 ) -> Categorical:
     """Publish the categories whose noisy count reaches the threshold."""
     if kind == "categorical_integer":
-        checked = Number(name, "integer", -(2**53), 2**53, nullable=nullable).to_numbers(series)
+        whole = Number(name, "integer", 0, 1, nullable=nullable)
+        checked = np.clip(checked_numbers(whole, series), -LARGEST_CATEGORY, LARGEST_CATEGORY)
         missing = np.isnan(checked)
         present: NDArray[Any] = checked[~missing].astype(np.int64)
     else:
@@ -634,7 +648,7 @@ def _infer_bounds(
     series: pd.Series[Any], name: str, kind: str, nullable: bool, rows: int, noise: _Noise
 ) -> Number:
     """Read bounds, scale and a special zero from a noisy histogram of magnitudes."""
-    widest = float(2**53) if kind == "integer" else 1e300
+    widest = float(LARGEST_INTEGER) if kind == "integer" else 1e300
     values = Number(name, kind, -widest, widest, nullable=nullable).to_numbers(series)
     missing = np.isnan(values)
     present = rows - noise.number_missing(missing, nullable)

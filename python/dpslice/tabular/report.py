@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -484,6 +483,7 @@ def write_report(
     title: str | None = None,
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
+    overwrite: bool = True,
 ) -> dict[str, Any]:
     """Compare a synthetic table with the real one, and write the result as one HTML page.
 
@@ -493,7 +493,7 @@ def write_report(
     Parameters
     ----------
     path : str or os.PathLike
-        The page; an existing one is replaced once the new one is complete, not before.
+        The page.
     real, synthetic : DataFrame
         The tables to compare; any number of rows each.
     schema : Schema
@@ -507,6 +507,9 @@ def write_report(
     training : mapping, optional
         What to say about the training: a number or text is listed under its key, a sequence of
         numbers (such as the loss of every step) is drawn as a curve.
+    overwrite : bool
+        Whether an existing page is replaced, once the new one is complete. If not, and there is
+        one, the new one is written beside it, as ``x-1.html``, and a FileExistsError says so.
 
     Returns
     -------
@@ -522,7 +525,7 @@ def write_report(
     OSError
         If the page cannot be written; an existing one is then untouched.
     """
-    place = Path(path)
+    place = _arrays.path("path", path)
     # Said before the work, which may take a minute, rather than after it.
     if place.is_dir():
         raise IsADirectoryError(f"path must name a file; got the directory {place}")
@@ -544,7 +547,7 @@ def write_report(
         title=title,
         training=training,
     )
-    with replacing(place) as handle:
+    with replacing(place, overwrite=overwrite) as handle:
         # A lone surrogate in a name has no UTF-8 form; it becomes a question mark.
         handle.write(page.encode("utf-8", errors="replace"))
     return results

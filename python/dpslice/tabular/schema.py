@@ -348,13 +348,16 @@ class Schema:
         except TypeError as error:
             raise ValueError(str(error)) from error
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Write the schema as a TOML file, whole or not at all.
 
         Parameters
         ----------
         path : str or path-like
-            The file; an existing one is replaced.
+            The file.
+        overwrite : bool
+            Whether an existing file is replaced. If not, and there is one, the new one is written
+            beside it, as ``x-1.toml``, and a FileExistsError says so.
 
         Raises
         ------
@@ -363,7 +366,14 @@ class Schema:
         """
         columns = {column.name: column_to_dict(column) for column in self}
         rules = [rule.to_dict() for rule in self.impossible]
-        write_document(path, self._table_dict(), columns, self.guarantee, impossible=rules)
+        write_document(
+            path,
+            self._table_dict(),
+            columns,
+            self.guarantee,
+            impossible=rules,
+            overwrite=overwrite,
+        )
 
     @classmethod
     def load(
@@ -390,7 +400,7 @@ class Schema:
         OSError
             If the file cannot be read; FileNotFoundError if there is none.
         TypeError
-            If `overrides` is no mapping.
+            If `path` is no path, or `overrides` no mapping.
         ValueError
             If the file is not UTF-8, not TOML or JSON, or no consistent schema; or if `overrides`
             are given for a TOML file.

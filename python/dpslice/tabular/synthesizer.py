@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -706,13 +705,16 @@ class Synthesizer:
 
     # ------------------------------------------------------------------------------- files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Save the trained synthesizer: weights, schema, guarantee; no row, real or released.
 
         Parameters
         ----------
         path : path
-            File to write, under a temporary name first. An existing file is replaced.
+            File to write, under a temporary name first.
+        overwrite : bool
+            Whether an existing file is replaced. If not, and there is one, the new one is written
+            beside it, as ``model-1.pt``, and a FileExistsError says so.
 
         Raises
         ------
@@ -737,7 +739,7 @@ class Synthesizer:
             "guarantee": self.guarantee.to_dict(),
         }
         data = sealed({"header": json.dumps(header), "state": state}, dpslice_model=_MODEL_FORMAT)
-        with replacing(path) as temporary:
+        with replacing(path, overwrite=overwrite) as temporary:
             temporary.write(data)
 
     @classmethod
@@ -763,7 +765,7 @@ class Synthesizer:
         ValueError
             If it is no model of dpslice, is damaged, or was written by a newer version.
         """
-        path = Path(path)
+        path = _arrays.path("path", path)
         if path.is_dir():
             raise IsADirectoryError(
                 f"{path} is a directory, no model file (a release must be trained on first)"

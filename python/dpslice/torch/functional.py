@@ -1162,9 +1162,11 @@ def _wasserstein_kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     first, second = kernels.value_operands(_detached(x), _detached(y))
     core = _arrays.backend_for(first.place, later=True)
+    order = _arrays.real_at_least_one("order", order)
     value, grad_x, grad_y = core.sliced_wasserstein_gradient(
-        first.array, second.array, _arrays.real_at_least_one("order", order), need_x, need_y
+        first.array, second.array, order, need_x, need_y
     )
+    _arrays.power_values(value, first, second, order)
     return _tensor(value), _tensor_or_empty(grad_x, x), _tensor_or_empty(grad_y, x)
 
 
@@ -1256,7 +1258,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
     TypeError
         If an input is no tensor, or dtypes are unsupported or differ.
     ValueError
-        If shapes disagree, values are not finite, or `order` is below 1.
+        If shapes disagree, values are not finite or so far apart that a result is beyond their
+        dtype, or `order` is below 1.
 
     Notes
     -----

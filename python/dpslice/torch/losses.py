@@ -19,7 +19,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -78,6 +78,7 @@ class _ReleaseLoss(nn.Module):
 
     release: RowRelease
     _blurs = False  # whether noise is drawn for the synthetic rows
+    _called: ClassVar[str]  # what the functional calls the synthetic rows, sliced
 
     def __init__(
         self,
@@ -292,11 +293,21 @@ class _ReleaseLoss(nn.Module):
         TypeError
             If `x_synthetic` is not a tensor of a supported dtype.
         ValueError
-            If its shape is not (c, d) with c >= 1, or it holds NaN or infinity.
+            If its shape is not (c, d) with c >= 1, it holds NaN or infinity, or numbers so large
+            that the loss is beyond its dtype.
         """
         x = _arrays.synthetic_rows("x_synthetic", x_synthetic, d=self.d)
         with full_precision(x.device):
-            return self._loss(x)
+            if torch.compiler.is_compiling():
+                return self._loss(x)
+            try:
+                return self._loss(x)
+            except ValueError as error:
+                # All else has been checked: what is wrong now is wrong with these rows.
+                subject, must, rule = str(error).partition(" must ")
+                if subject != self._called or not must:
+                    raise
+                raise ValueError(f"x_synthetic, sliced, must {rule}") from None
 
     def _loss(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -448,6 +459,8 @@ class SmoothedLikelihood(_ReleaseLoss):
             rows=rows,
             seed=seed,
         )
+
+    _called = "y"
 
     def _loss(self, x: Tensor) -> Tensor:
         private, synthetic = self._pair(x)
@@ -615,6 +628,8 @@ class SlicedDivergence(_ReleaseLoss):
         multipliers = torch.tensor(self.multipliers, dtype=medians.dtype, device=medians.device)
         return multipliers[:, None] * medians
 
+    _called = "p"
+
     def _loss(self, x: Tensor) -> Tensor:
         private, synthetic = self._pair(x)
         if self._bandwidths is None:
@@ -682,6 +697,7 @@ class SlicedWasserstein(_ReleaseLoss):
     """
 
     _blurs = True
+    _called = "x and y"
 
     def __init__(
         self,

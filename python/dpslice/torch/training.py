@@ -488,7 +488,7 @@ def checkpoint_path(checkpoint: str | os.PathLike[str] | None) -> Path | None:
     """Return the path of a checkpoint that is there or can be, or raise."""
     if checkpoint is None:
         return None
-    path = Path(checkpoint)
+    path = _arrays.path("checkpoint", checkpoint)
     if path.is_dir():
         raise ValueError(f"checkpoint must be the path of a file; got the directory {str(path)!r}")
     if not path.absolute().parent.is_dir():
@@ -599,7 +599,17 @@ def _one_step(
     for group, lr in zip(run.optimizer.param_groups, run.base_lrs, strict=True):
         group["lr"] = lr * lr_factor
     run.optimizer.zero_grad(set_to_none=True)
-    x = run.generator(z)
+    try:
+        x = run.generator(z)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if run.history:
+            raise
+        raise ValueError(
+            f"generator must take noise of shape (batch_size, latent_dim) = {tuple(z.shape)}; "
+            f"it failed: {error}"
+        ) from error
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[0] != z.shape[0]:
         raise ValueError(
             f"generator must map noise of shape {tuple(z.shape)} to a tensor of shape "
