@@ -223,7 +223,7 @@ class AdaptiveSumMechanism:
                 f"candidates must be at least the {self._picks} {everything.groups_called} of all "
                 f"rounds; got {len(choices)}"
             )
-        features = everything.take(own, self.features.weights)
+        features = everything.take(own, self.features.group_weights)
         _arrays.store(self, _all=everything, _own=own, _choices=choices, features=features)
         if not isinstance(self.candidates, KernelSums):
             _arrays.store(self, candidates=choices)
@@ -419,7 +419,7 @@ class AdaptiveSumMechanism:
                 metadata=metadata,
             )
 
-        count(self._own, self.features.weights)
+        count(self._own, self.features.group_weights)
         left = list(self._choices)
         columns = self._all.columns_of
         everywhere = frozenset.intersection(*map(columns, left))
