@@ -311,6 +311,40 @@ def test_candidates_need_not_be_among_the_features() -> None:
     assert {f.tobytes() for f in release.features.frame[3:]} == {f.tobytes() for f in others.frame}
 
 
+def test_number_of_records_is_counted_once_where_it_is_among_the_features() -> None:
+    counting = KernelSums(SLICES.frame, SLICES.landmarks, SLICES.bandwidth, constant=2.0)
+    told: list = []
+    estimates: list = []
+
+    def guess(release: Release, groups: list[int]) -> np.ndarray:
+        told.extend(groups)
+        estimates.append(release.estimated_n)
+        return _nothing(release, groups)
+
+    for candidates in (SLICES, counting):  # which may be chosen, the number is not
+        mechanism = _mechanism(
+            features=counting.take([-1, 0, 1, 2]), candidates=candidates, adjacency="add_remove",
+            epsilon=None, sigma=4.0, tables_per_round=2,
+        )  # fmt: skip
+        plain = _mechanism(epsilon=None, sigma=4.0, tables_per_round=2)
+        ratio = math.hypot(FIRST.norm, 2.0) / FIRST.norm
+        assert mechanism.features.norm == pytest.approx(math.hypot(FIRST.norm, 2.0), rel=1e-12)
+        assert mechanism._weight == pytest.approx(plain._weight * ratio, rel=1e-12)
+        release = mechanism.release(_rows(400), guess)
+        assert release.features.constant == 2.0
+        assert release.features.groups[0] == -1
+        assert 3 <= release.features.n_slices <= 7
+        assert release.p == 1 + 6 * release.features.n_slices
+        assert release.noise[0] == 2.0
+        exact = _sums(release.features.take(range(3)), _rows(400)).ravel()
+        assert (
+            np.abs((release.sums - [400.0, *exact, *release.sums[19:]]) / release.noise).max() < 7
+        )
+        estimates.append(release.estimated_n)
+    assert set(told) == set(range(8))
+    assert np.abs(np.array(estimates) - 400).max() < 7 * 2.0
+
+
 # --------------------------------------------------------------------------------------- noise
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from dpslice.tabular import (  # noqa: E402
     Number,
     Schema,
 )
+from dpslice.tabular import discretization as discretization_module  # noqa: E402
 from table_strategies import schemas, tables  # noqa: E402
 
 SCHEMA = Schema(
@@ -205,6 +209,126 @@ def test_pairs_are_counted_on_each_level_of_the_target() -> None:
     words = tuple(f"w{i}" for i in range(19_000))  # pairs of it fit, on two levels they do not
     wide = Schema([Categorical("word", words), Boolean("yes"), Boolean("other")], target="yes")
     assert {len(group) for group in Discretization(wide).features().groups} == {1, 2}
+
+
+# ---------------------------------------------------------------- what rounds choose from
+
+
+def _mixed(columns: int, target: str | None = None) -> Schema:
+    """A boolean, a number of 32 bins and a categorical column in turn."""
+    kinds = [
+        lambda j: Boolean(f"b{j}"),
+        lambda j: Number(f"n{j}", "real", 0.0, 1.0),
+        lambda j: Categorical(f"c{j}", tuple(range(4 + j % 7))),
+    ]
+    return Schema([kinds[j % 3](j) for j in range(columns)], target=target)
+
+
+def _all_small(found: Discretization, most: int = 10_000) -> list[tuple[int, ...]]:
+    """Tables of three columns of at most `most` cells, one after the other."""
+    sizes, columns = found.sizes[: found.n_columns], range(found.n_columns)
+    return [
+        (a, b, c)
+        for a in columns
+        for b in columns[a + 1 :]
+        for c in columns[b + 1 :]
+        if sizes[a] * sizes[b] * sizes[c] <= most
+    ]
+
+
+@pytest.mark.parametrize("columns", [2, 3, 12, 25])
+def test_all_tables_of_three_columns_are_candidates_where_they_fit(columns: int) -> None:
+    found = Discretization(_mixed(columns))
+    tables = _all_small(found)
+    assert list(found.candidates()) == tables
+    if columns > 9:
+        assert len(tables) < math.comb(columns, 3)  # three numbers have 32768 cells
+    # Of a target of more than four levels, tables are those without one.
+    assert Discretization(_mixed(columns, target="n1")).candidates() == found.candidates()
+    if columns > 3:
+        on_target = Discretization(_mixed(columns, target="b0")).candidates()
+        rest = {group for group in _all_small(found, 5_000) if 0 not in group}
+        assert set(on_target) == {(0, *group) for group in rest}
+        assert len(on_target) == len(rest)
+
+
+@pytest.mark.parametrize("target", ["b0", None])
+def test_too_many_cells_leave_candidates_of_every_column_and_size(
+    target: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the smallest tables alone would take all the cells."""
+    monkeypatch.setattr(discretization_module, "MOST_CELLS_OF_CANDIDATES", 1 << 20)
+    schema = _mixed(60, target)
+    found = Discretization(schema)
+    picked = found.candidates()
+    assert picked == Discretization(schema).candidates()
+    assert len(set(picked)) == len(picked)
+    assert list(picked) == sorted(picked)
+    sizes = [[found.sizes[j] for j in group] for group in picked]
+    cells = np.array([math.prod(size) for size in sizes])
+    assert cells.max() <= 10_000
+    assert 2**20 - 10_000 < cells.sum() <= 2**20
+    groups = [group[1:] if target else group for group in picked]
+    assert target is None or {group[0] for group in picked} == {0}
+    for group in groups:
+        assert len(group) == len(set(group)) == 3
+    # Turns are even: a column is in at least the tables that it brings.
+    held = Counter(j for group in groups for j in group)
+    others = [j for j in range(60) if target is None or j]
+    assert min(held[j] for j in others) >= len(picked) // len(others)
+    # Of the kinds of tables that are small enough, each has some, and the large not the most.
+    kinds = Counter("".join(sorted(schema.names[j][0] for j in group)) for group in groups)
+    assert set(kinds) >= {"bbb", "bbn", "bbc", "bcn", "bcc", "ccc", "bnn", "ccn"}
+    assert kinds["bbc"] > kinds["bbn"] > kinds["bnn"] > 10
+    # Most pairs of columns are in some table: the smallest tables alone have none of numbers.
+    pairs = {pair for group in groups for pair in itertools.combinations(group, 2)}
+    assert len(pairs) > 0.8 * math.comb(len(others), 2)
+
+
+def test_too_many_small_tables_are_thinned_out_evenly() -> None:
+    """Binomial, of a part of all: six standard deviations."""
+    found = Discretization(Schema([Boolean(f"b{j}") for j in range(130)]))
+    picked = found.candidates()
+    assert len(picked) == len(set(picked)) == 200_000
+    held = Counter(j for group in picked for j in group)
+    mean, part = 200_000 * 3 / 130, 200_000 / math.comb(130, 3)
+    assert all(abs(held[j] - mean) < 6.0 * math.sqrt(mean * (1.0 - part)) for j in range(130))
+
+
+def test_a_target_is_in_every_second_candidate_that_is_picked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discretization_module, "MOST_CANDIDATES", 300)
+    for name, least, most in (("n1", 150, 200), (None, 5, 60)):
+        picked = Discretization(_mixed(40, target=name)).candidates()
+        assert len(picked) == 300
+        assert least <= sum(1 in group for group in picked) <= most
+
+
+def test_a_column_whose_tables_are_used_up_leaves_its_turns_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The target is in C(9, 2) tables only, some of them too large."""
+    found = Discretization(_mixed(10, target="n1"))
+    tables = _all_small(found)
+    monkeypatch.setattr(discretization_module, "MOST_CANDIDATES", len(tables) - 1)
+    picked = found.candidates()
+    assert len(picked) == len(tables) - 1
+    assert set(picked) < set(tables)
+    assert {group for group in tables if 1 in group} <= set(picked)
+
+
+def test_of_more_triples_than_can_be_listed_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discretization_module, "_MOST_TRIPLES", 5000)
+    schema = Schema([Boolean(f"b{j}") for j in range(60)], target="b7")
+    picked = Discretization(schema).candidates()
+    assert picked == Discretization(schema).candidates()
+    assert 3500 < len(picked) == len(set(picked)) < 5000  # of 5000, less those drawn twice
+    assert {group[0] for group in picked} == {7}
+    assert all(7 != a < b < c != 7 != b for _, a, b, c in picked)
+    held = Counter(j for _, *group in picked for j in group)
+    assert len(held) == 59
+    assert min(held.values()) > 100
 
 
 def test_settings_make_the_same_codes() -> None:

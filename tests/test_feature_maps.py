@@ -38,6 +38,8 @@ WEIGHTED = KernelSums(
     weights=(1.0, 3.0, 0.25, 0.5, 2.0),
 )
 
+COUNTING = KernelSums(KERNELS.frame, KERNELS.landmarks, KERNELS.bandwidth, constant=0.75)
+
 
 def _cubes(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows**3, np.abs(rows)], axis=1)
@@ -68,7 +70,13 @@ def _kernels(features: KernelSums, rows: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * squares / features.bandwidth[None, :, None] ** 2)
 
 
-MAPS = {"moments": MOMENTS, "kernels": KERNELS, "weighted kernels": WEIGHTED, "custom": CUSTOM}
+MAPS = {
+    "moments": MOMENTS,
+    "kernels": KERNELS,
+    "weighted kernels": WEIGHTED,
+    "counting kernels": COUNTING,
+    "custom": CUSTOM,
+}
 
 
 # --------------------------------------------------------------------------------- common to all
@@ -282,8 +290,11 @@ def test_number_of_records_is_estimated_where_it_is_protected() -> None:
     bare = SumMechanism(
         features=SecondMoments(4, constant=0.0), sigma=1.0, delta=1e-6, adjacency="add_remove"
     )
-    with pytest.raises(ValueError, match="does not count records"):
+    with pytest.raises(ValueError, match=r"does not count records.*release them with a constant"):
         _ = bare.release(_rows(500, 4)).estimated_n
+    custom = SumMechanism(features=CUSTOM, sigma=1.0, delta=1e-6, adjacency="add_remove")
+    with pytest.raises(ValueError, match="return a constant c as well, and give n as its released"):
+        _ = custom.release(_rows(5, 3)).estimated_n
 
 
 def test_norms_at_the_ends_of_their_range_need_no_constant() -> None:
@@ -365,6 +376,63 @@ def test_kernel_sums_beyond_a_declared_bound_are_scaled_down() -> None:
         np.testing.assert_allclose(cut, expected, atol=2.1 * 2.0**-30)
         assert np.linalg.norm(cut) <= tight.norm * (1.0 + 1e-12)
     assert any(np.linalg.norm(_weighted(free, row)) > tight.norm for row in rows)
+
+
+@pytest.mark.parametrize("constant", [0.25, 3.0])
+@pytest.mark.parametrize("each", [False, True])
+def test_a_constant_counts_records_within_the_bounds(constant: float, each: bool) -> None:
+    """Both are attained, by records at landmarks that are far from each other."""
+    features = KernelSums(
+        np.eye(2)[None, :, :1],
+        np.array([[-1.0], [1.0]]),
+        0.01,
+        bound=np.array([1.0]) if each else 1.0,
+        weights=(2.0,) if each else (),
+        constant=constant,
+    )
+    weight = 2.0 if each else 1.0
+    assert features.n_cells == 3
+    one, two = (_weighted(features, np.array([x, 0.0])) for x in (-1.0, 1.0))
+    np.testing.assert_array_equal(one, [constant, weight, 0.0])
+    np.testing.assert_array_equal(two, [constant, 0.0, weight])
+    assert features.norm == pytest.approx(math.hypot(weight, constant), rel=1e-15)
+    assert np.linalg.norm(one) == pytest.approx(features.norm, rel=1e-15)
+    assert np.linalg.norm(one - two) == pytest.approx(features.diameter, rel=1e-15)
+    assert _sums(features, np.zeros((7, 2)))[0] == 7.0
+
+
+def test_a_constant_changes_nothing_else() -> None:
+    rows = _rows(100, 6)
+    np.testing.assert_array_equal(COUNTING.sum(rows)[1:], KERNELS.sum(rows))
+    assert COUNTING.diameter == KERNELS.diameter
+    assert COUNTING.groups == (-1, *KERNELS.groups)
+    assert COUNTING.take([-1, 3, 1], [5.0, 1.0, 2.0]) == KernelSums(
+        KERNELS.frame[[3, 1]],
+        KERNELS.landmarks[[3, 1]],
+        KERNELS.bandwidth[[3, 1]],
+        bound=KERNELS.take([3, 1]).bound,
+        weights=(1.0, 2.0),
+        constant=5.0,
+    )
+    assert COUNTING.take([-1, 2]).constant == 0.75
+    assert COUNTING.take([2]) == KERNELS.take([2])
+    for bad in ([-1], [0, -1], [-1, -1, 0], [-1, 5], [-2]):
+        with pytest.raises(ValueError, match="groups must"):
+            COUNTING.take(bad)
+    with pytest.raises(ValueError, match="weights must"):
+        COUNTING.take([-1, 0], [0.0, 1.0])
+    on_slices = KernelSums.on_random_slices(6, n_slices=2, seed=0, constant=0.5)
+    assert on_slices.constant == 0.5
+    # What versions without constants wrote, and read, is written as it was.
+    assert set(KERNELS.to_dict()) == {
+        "map", "frame", "landmarks", "bandwidth", "max_norm", "bound"
+    }  # fmt: skip
+
+
+def test_kernel_sums_estimate_a_number_that_is_protected() -> None:
+    mechanism = SumMechanism(features=COUNTING, sigma=1.0, delta=1e-6, adjacency="add_remove")
+    found = [mechanism.release(_rows(500, 6)).estimated_n for _ in range(100)]
+    assert abs(np.mean(found) - 500) < 6.0 / 0.75 / math.sqrt(100)
 
 
 def test_slices_with_weights_are_bounded_each_by_itself() -> None:
@@ -465,6 +533,8 @@ def test_kernel_sums_of_weight_one_are_described_as_they_were() -> None:
         ({"frame": 1e90 * np.eye(3)[None, :, :1], "max_norm": 1e90}, "frame must have slices"),
         ({"max_norm": 0.0}, "max_norm must be"),
         ({"bound": -1.0}, "bound must be"),
+        ({"constant": -1.0}, "constant must be"),
+        ({"constant": 1e200}, "constant must lie between 1e-100 and 1e100; got 1e"),
         ({"bound": np.ones(2)}, r"bound must be a number or have shape \(1,\)"),
         ({"bound": np.zeros(1)}, "bound must be"),
         ({"bound": 1.0, "weights": [2.0]}, "bound must be one for each slice where they have"),

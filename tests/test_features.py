@@ -27,13 +27,18 @@ def _weighted(features: MarginalSums, record: np.ndarray) -> np.ndarray:
     return features.sum(record[None]) * features.cell_weights()
 
 
-def test_counts_agree_with_a_loop() -> None:
+# Groups that begin with the whole one before, with a part of it, with none, or end within it.
+NESTED = MarginalSums(FEATURES.sizes, [(0,), (0, 1), (0, 1, 2), (0, 2), (2, 1), (1,), (2,)])
+
+
+@pytest.mark.parametrize("features", [FEATURES, NESTED])
+def test_counts_agree_with_a_loop(features: MarginalSums) -> None:
     codes = _codes(50)
-    counts = FEATURES.sum(codes)
+    counts = features.sum(codes)
     assert counts.dtype == np.int64
     expected = []
-    for group in FEATURES.groups:
-        table = np.zeros(FEATURES.shape_of(group), dtype=int)
+    for group in features.groups:
+        table = np.zeros(features.shape_of(group), dtype=int)
         for record in codes:
             table[tuple(record[list(group)])] += 1
         expected.append(table.ravel())

@@ -17,6 +17,7 @@ from dpslice import MarginalSums, SlicingMechanism, SumMechanism, SumRelease  # 
 from dpslice import mechanism as mechanism_module  # noqa: E402
 from dpslice.tabular import ProductMixture  # noqa: E402
 from dpslice.tabular.discretization import FineShape  # noqa: E402
+from dpslice.tabular.sums import _expected  # noqa: E402
 from dpslice.torch import MarginalMatching, SmoothedLikelihood, fit, sum_losses  # noqa: E402
 
 SIZES = (3, 2, 4)
@@ -64,6 +65,24 @@ def test_rows_are_distributions() -> None:
         torch.testing.assert_close(part.sum(dim=1), torch.ones(5))
     for part, double in zip(rows.split(SIZES, dim=1), mixture.probabilities(), strict=True):
         np.testing.assert_allclose(part.detach().numpy(), double, rtol=1e-5)
+
+
+def test_expected_tables_are_those_of_all_components() -> None:
+    """Of tables that share runs of columns, on either side; by the joint distribution."""
+    sizes = (3, 2, 4, 2, 5)
+    rng = np.random.default_rng(0)
+    parts = [rng.dirichlet(np.ones(size), size=7) for size in sizes]
+    groups = [
+        (0, 1), (4, 0), (0, 1, 2), (1, 2, 3), (0, 2, 3), (4, 1, 3), (1, 3, 4), (0, 3, 4),
+        (3, 0, 1, 2), (1, 0, 3, 4), (4, 3, 2, 1, 0),
+    ]  # fmt: skip
+    found = _expected(parts, groups)
+    assert len(found) == len(groups)
+    for group, table in zip(groups, found, strict=True):
+        letters = "abcde"[: len(group)]
+        whole = ",".join(f"z{letter}" for letter in letters)
+        expected = np.einsum(f"{whole}->{letters}", *(parts[j] for j in group)) / 7
+        np.testing.assert_allclose(table, expected, rtol=1e-12)
 
 
 def test_start_has_the_given_shares() -> None:

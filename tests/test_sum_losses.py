@@ -258,6 +258,14 @@ def test_sample_and_protected_numbers_are_scaled() -> None:
         FeatureMatching(hidden)
     known = FeatureMatching(hidden, n=50_000, halves=False)
     assert float(known(torch.from_numpy(rows))) < 3.0  # 54 cells: ten deviations above 1
+    for bound in (features.bound, 0.5 * features.norm):
+        counting = KernelSums(
+            features.frame, features.landmarks, features.bandwidth, bound=bound, constant=1.0
+        )
+        protected = SumMechanism(features=counting, sigma=5.0, adjacency="add_remove").release(rows)
+        of_count = FeatureMatching(protected, halves=False)
+        assert of_count.n_cells == features.n_cells
+        assert float(of_count(torch.from_numpy(rows))) < 3.0
     counted = SumMechanism(features=SecondMoments(4), sigma=5.0, adjacency="add_remove")
     estimated = FeatureMatching(counted.release(rows), halves=False)
     assert float(estimated(torch.from_numpy(rows))) < 8.0

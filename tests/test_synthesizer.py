@@ -23,11 +23,13 @@ from dpslice.tabular import (  # noqa: E402
     Boolean,
     Categorical,
     Datetime,
+    Discretization,
     Encoding,
     Number,
     Schema,
     Synthesizer,
 )
+from dpslice.tabular import discretization as discretization_module  # noqa: E402
 from dpslice.tabular.sums import _EachByItself  # noqa: E402
 from dpslice.tabular.synthesizer import MixtureOptions, TrainingOptions  # noqa: E402
 from dpslice.torch.sum_losses import MarginalMatching  # noqa: E402
@@ -354,6 +356,21 @@ def test_rounds_count_what_pairs_do_not_tell(adjacency: str, tmp_path: Path) -> 
     facts = again.training_facts()
     assert facts is not None
     assert "misfit over noise, worst table 1" in facts
+
+
+def test_rounds_of_more_tables_than_can_be_candidates(monkeypatch) -> None:
+    """What was left out is not chosen; the guarantee is what it is with all of them."""
+    promised = _synthesizer("sums", schema=WIDER, rounds=2).publish(_wider_table(300)).guarantee
+    monkeypatch.setattr(discretization_module, "MOST_CANDIDATES", 3)
+    told: list = []
+    synthesizer = _synthesizer("sums", schema=WIDER, rounds=2)
+    release = synthesizer.publish(_wider_table(300), on_round=lambda _, some: told.extend(some))
+    kept = Discretization(WIDER).candidates()
+    assert len(kept) == 3
+    assert len(told) == 2
+    assert set(told) <= {tuple(WIDER.names[j] for j in group) for group in kept}
+    assert release.guarantee.sigma == pytest.approx(promised.sigma, rel=1e-5)
+    assert release.guarantee.epsilon == promised.epsilon
 
 
 def test_rounds_that_cannot_be_are_refused() -> None:

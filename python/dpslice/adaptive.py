@@ -21,6 +21,7 @@ import itertools
 import math
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -222,7 +223,7 @@ class AdaptiveSumMechanism:
                 f"candidates must be at least the {self._picks} {everything.groups_called} of all "
                 f"rounds; got {len(choices)}"
             )
-        features = everything.take(own, self.features.weights)
+        features = everything.take(own, self.features.group_weights)
         _arrays.store(self, _all=everything, _own=own, _choices=choices, features=features)
         if not isinstance(self.candidates, KernelSums):
             _arrays.store(self, candidates=choices)
@@ -236,12 +237,12 @@ class AdaptiveSumMechanism:
     def _picks(self) -> int:
         return self.rounds * self.tables_per_round
 
-    @property
+    @functools.cached_property
     def _norm(self) -> float:
         """Norm of the features, of what is chosen and an allowance for the choices together."""
         return self.features.norm / math.sqrt(1.0 - self.counting_share - self.choosing_share)
 
-    @property
+    @functools.cached_property
     def _weight(self) -> float:
         """Weight of a chosen group of norm 1."""
         return self._norm * math.sqrt(self.counting_share / self._picks)
@@ -418,7 +419,7 @@ class AdaptiveSumMechanism:
                 metadata=metadata,
             )
 
-        count(self._own, self.features.weights)
+        count(self._own, self.features.group_weights)
         left = list(self._choices)
         columns = self._all.columns_of
         everywhere = frozenset.intersection(*map(columns, left))
@@ -488,7 +489,13 @@ def _choose(
     exponential and the floor change a weight by 2e-12 of it, which `accounting.choice_range` allows
     for.
     """
-    own = [columns(group) - everywhere for group in candidates]
+    pairs = [
+        list(itertools.combinations(sorted(columns(group) - everywhere), 2)) for group in candidates
+    ]
+    holders = defaultdict(list)  # of a pair of columns: candidates are many
+    for place, held in enumerate(pairs):
+        for pair in held:
+            holders[pair].append(place)
     left = list(range(len(candidates)))
     picked: list[int] = []
     while left and len(picked) < count:
@@ -501,5 +508,6 @@ def _choose(
         ends = itertools.accumulate(weights)
         chosen = next(place for place, end in zip(left, ends, strict=True) if draw < end)
         picked.append(chosen)
-        left = [place for place in left if place != chosen and len(own[place] & own[chosen]) < 2]
+        out = {chosen}.union(*(holders[pair] for pair in pairs[chosen]))
+        left = [place for place in left if place not in out]
     return [candidates[place] for place in picked]

@@ -47,6 +47,7 @@ class FeatureMap(ABC):
     """
 
     name_in_files: str
+    _how_to_count: ClassVar[str] = "release a constant with the features"  # for messages
     _known: ClassVar[dict[str, type[FeatureMap]]] = {}  # by that name
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -169,7 +170,10 @@ class FeatureMap(ABC):
         ValueError
             If the map does not count records.
         """
-        raise ValueError(f"{type(self).__name__} does not count records; give n where it is public")
+        raise ValueError(
+            f"{type(self).__name__} does not count records: give n where it is public; where it is "
+            f"protected, {self._how_to_count}"
+        )
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -281,6 +285,11 @@ class GroupedSums(FeatureMap, Generic[_Group]):
     groups: tuple[_Group, ...]
     weights: tuple[float, ...]
 
+    @property
+    def group_weights(self) -> tuple[float, ...]:
+        """Weight of each group."""
+        return self.weights
+
     groups_called: str
     unit_exponent: int = 0
 
@@ -291,7 +300,7 @@ class GroupedSums(FeatureMap, Generic[_Group]):
     def cell_weights(self) -> Numbers:
         """Return the weight of each released number, shape (n_cells,)."""
         repeats = [math.prod(self.shape_of(group)) for group in self.groups]
-        return np.repeat(np.array(self.weights), repeats)
+        return np.repeat(np.array(self.group_weights), repeats)
 
     def cut(self, numbers: NDArray[_Number]) -> Iterator[tuple[_Group, NDArray[_Number]]]:
         """Cut an array with a number for each cell into those of the groups.

@@ -57,6 +57,11 @@ class CustomFeatures(RowFeatures):
     the number of records is public, for then neighbouring tables have their rows in the same
     places; under ``add_remove`` `SumMechanism` calls the function with one row at a time.
 
+    These features do not count records. Where their number is protected, training needs one that
+    does: let the function return a constant c as well, declare a norm of
+    :math:`\sqrt{B^2 + c^2}`, B being the largest norm of the others (where rows are cut, so is c),
+    and give `dpslice.torch.FeatureMatching` the constant's released sum over c as `n`.
+
     Examples
     --------
     >>> features = CustomFeatures(np.abs, d=3, n_cells=3, norm=1.0, name="sizes")
@@ -66,6 +71,9 @@ class CustomFeatures(RowFeatures):
     """
 
     name_in_files = "custom"
+    _how_to_count = (
+        "have the function return a constant c as well, and give n as its released sum over c"
+    )
 
     def __init__(
         self,

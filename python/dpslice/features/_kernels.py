@@ -105,6 +105,11 @@ class KernelSums(RowFeatures, GroupedSums[int]):
     Sums are, up to a factor, the kernel density estimates of every slice at its landmarks. Features
     are rounded down to multiples of 2**-30, so that sums are exact.
 
+    With a `constant` c > 0, the number of records is released as well, before the slices, with
+    noise sigma / c: features are :math:`(\phi(x), c)`, of norm :math:`\sqrt{B^2 + c^2}` at most,
+    and two records are no farther apart than without. Training needs it where the number is
+    protected.
+
     Slices may have weights. They are released as plain sums all the same, with noise sigma / w_s
     in each of slice s: more weight, less noise for this slice and more for all others.
 
@@ -127,13 +132,16 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         where it cuts. (How many rows it cuts is private and never shown.)
     weights : sequence of float, optional
         One per slice, finite and positive. Default: all 1. Others need a bound for each slice.
+    constant : float
+        c >= 0: weight of the number of records. 0 does not release it.
 
     Attributes
     ----------
     d, n_slices, slice_dim, n_landmarks : int
         Columns of a row, slices m, their dimension k, and landmarks of a slice.
     groups : tuple of int
-        Numbers of the slices: 0 to m - 1.
+        Numbers of the slices, 0 to m - 1; before them -1, which is the number of records, where
+        there is a constant.
     cuts : bool
         Whether `bound` is so small that rows may exceed it.
 
@@ -158,6 +166,7 @@ class KernelSums(RowFeatures, GroupedSums[int]):
     max_norm: float = 1.0
     bound: float | Numbers | None = None  # of all slices together, or [m]
     weights: tuple[float, ...] = ()
+    constant: float = 0.0
 
     if TYPE_CHECKING:  # what the fields are made of
 
@@ -169,9 +178,11 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             max_norm: float = 1.0,
             bound: ArrayLike | None = None,
             weights: Sequence[float] = (),
+            constant: float = 0.0,
         ) -> None: ...
 
     name_in_files = "kernel_sums"
+    _how_to_count = "release them with a constant"
     groups_called = "slices"
     unit_exponent = -FEATURE_BITS
 
@@ -202,6 +213,9 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         put("landmarks", landmarks)
         put("bandwidth", bandwidth)
         put("max_norm", _arrays.positive_real("max_norm", self.max_norm))
+        put("constant", _arrays.nonnegative_real("constant", self.constant))
+        if self.constant and not 1e-100 <= self.constant <= 1e100:
+            raise ValueError(f"constant must lie between 1e-100 and 1e100; got {self.constant}")
         if self.n_cells > MOST_FEATURES:
             raise ValueError(
                 f"landmarks of all slices must be at most {MOST_FEATURES}; got {self.n_cells}"
@@ -268,7 +282,7 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         """Whether `bound` is so small that rows may exceed it."""
         if isinstance(self.bound, np.ndarray):
             return bool((self.bound < self._longest * (1.0 - 1e-9)).any())
-        return self.norm < math.hypot(*self._longest) * (1.0 - 1e-9)
+        return self._kernel_norm < math.hypot(*self._longest) * (1.0 - 1e-9)
 
     @classmethod
     def on_random_slices(
@@ -280,6 +294,7 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         n_landmarks: int = 32,
         max_norm: float = 1.0,
         seed: int | None = None,
+        constant: float = 0.0,
     ) -> KernelSums:
         """Choose random orthonormal slices, and landmarks on a grid where projections fall.
 
@@ -302,6 +317,8 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             Bound on the norm of a row.
         seed : int, optional
             Public seed of the directions. Default: fresh entropy of the operating system.
+        constant : float
+            Weight of the number of records.
 
         Returns
         -------
@@ -331,7 +348,11 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         grid = np.stack(np.meshgrid(*[axis] * k, indexing="ij"), axis=-1).reshape(-1, k)
         inside = np.linalg.norm(grid, axis=1) <= norm  # corners of the grid may be out of reach
         return cls(
-            frames.haar_columns((m, d, k), rng), grid[inside], axis[1] - axis[0], max_norm=norm
+            frames.haar_columns((m, d, k), rng),
+            grid[inside],
+            axis[1] - axis[0],
+            max_norm=norm,
+            constant=constant,
         )
 
     @property
@@ -356,12 +377,22 @@ class KernelSums(RowFeatures, GroupedSums[int]):
 
     @property
     def n_cells(self) -> int:
-        """Released numbers: slices times landmarks."""
-        return self.n_slices * self.n_landmarks
+        """Released numbers: slices times landmarks, and one more with a constant."""
+        return self.n_slices * self.n_landmarks + self._counts
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the number of records is released."""
+        return self.constant > 0.0
 
     @property
     def norm(self) -> float:
-        """Largest norm of the weighted features of a record."""
+        """Largest norm of the weighted features of a record, the constant included."""
+        return math.hypot(self._kernel_norm, self.constant)
+
+    @property
+    def _kernel_norm(self) -> float:
+        """Largest norm of the weighted kernels of a record."""
         if isinstance(self.bound, np.ndarray):
             return math.hypot(*(self.bound * self.weights))
         assert self.bound is not None
@@ -369,8 +400,11 @@ class KernelSums(RowFeatures, GroupedSums[int]):
 
     @property
     def diameter(self) -> float:
-        """Largest distance of two records' features, none of which is negative."""
-        return math.sqrt(2.0) * self.norm
+        """Largest distance of two records' features, none of which is negative.
+
+        A constant is the same in both.
+        """
+        return math.sqrt(2.0) * self._kernel_norm
 
     def sum(self, block: FloatArray) -> Integers:
         """Add up the kernels of a checked block, without noise: private; see `FeatureMap.sum`."""
@@ -382,13 +416,21 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             projected = _core.project_fast(rows, directions, 0.0, (0, 0), 0)  # no noise: sigma is 0
             points = projected.reshape(-1, self.n_slices, self.slice_dim)
             if not isinstance(self.bound, np.ndarray):
-                total += self._bounded_sums(points, slice(None), self.norm)
+                total += self._bounded_sums(points, slice(None), self._kernel_norm)
                 continue
             by_slice = np.ascontiguousarray(points.transpose(1, 0, 2))
             for s, bound in enumerate(self.bound.tolist()):
                 one = slice(s, s + 1)
                 total[one] += self._bounded_sums(by_slice[s][:, None, :], one, bound)
-        return total.ravel()
+        if not self._counts:
+            return total.ravel()
+        return np.append(np.int64(len(block) << FEATURE_BITS), total)
+
+    def estimate_n(self, sums: Numbers, noise: Numbers) -> float:
+        """Estimate the number of records, as `FeatureMap.estimate_n`: a constant counts them."""
+        if not self._counts:
+            return super().estimate_n(sums, noise)
+        return max(1.0, float(sums[0]))
 
     def _bounded_sums(self, points: Numbers, slices: slice, bound: float) -> Integers:
         """Add up the kernels of projected rows on some slices, bounded together: [slices, c]."""
@@ -405,12 +447,17 @@ class KernelSums(RowFeatures, GroupedSums[int]):
 
     @property
     def groups(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Numbers of the slices."""
-        return tuple(range(self.n_slices))
+        """Numbers of the slices, after -1 where the number of records is released."""
+        return tuple(range(-1 if self._counts else 0, self.n_slices))
+
+    @property
+    def group_weights(self) -> tuple[float, ...]:
+        """Weight of each group: the constant is that of the number of records."""
+        return (self.constant, *self.weights) if self._counts else self.weights
 
     def shape_of(self, group: int) -> tuple[int, ...]:
-        """Shape of the sums of a slice."""
-        return (self.n_landmarks,)
+        """Shape of the sums of a slice, or of the number of records."""
+        return (self.n_landmarks if group >= 0 else 1,)
 
     def described(self, group: int) -> str:
         """Say what a model has to tell about a slice, for messages."""
@@ -428,13 +475,13 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         if self.cuts:
             raise ValueError(
                 "bound must be one for each slice where they are released apart; got "
-                f"{self.norm:.6g} for all together, less than their largest norm"
+                f"{self._kernel_norm:.6g} for all together, less than their largest norm"
             )
         return self._longest
 
     def group_norm(self, group: int) -> float:
         """Largest norm of a record's natural features of a slice."""
-        return float(self._bounds[group])
+        return float(self._bounds[group]) if group >= 0 else 1.0
 
     @functools.cached_property
     def _totals(self) -> list[int]:
@@ -452,7 +499,7 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         the norm's bound times :math:`\sqrt{c}` at most, and where landmarks overlap, the sum of
         Gaussians is bounded by a search of the whole slice.
         """
-        return self._totals[group]
+        return self._totals[group] if group >= 0 else 1 << FEATURE_BITS
 
     def take(self, groups: Sequence[int], weights: Sequence[float] = ()) -> KernelSums:
         """Return some slices, each with a bound of its own, with other weights if given.
@@ -460,7 +507,8 @@ class KernelSums(RowFeatures, GroupedSums[int]):
         Parameters
         ----------
         groups : sequence of int
-            Numbers of slices, at least one.
+            Numbers of slices, at least one; before them -1 to keep the number of records, if the
+            map releases it.
         weights : sequence of float, optional
             One for each. Default: their own.
 
@@ -478,16 +526,28 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             for all together that cuts.
         """
         given = _arrays.elements("groups", groups)
-        picked = [_arrays.integer("groups", group, minimum=0) for group in given]
-        if not picked or max(picked) >= self.n_slices:
-            raise ValueError(f"groups must be slices from 0 to {self.n_slices - 1}; got {groups}")
+        lowest = -1 if self._counts else 0
+        picked = [_arrays.integer("groups", group, minimum=lowest) for group in given]
+        chosen = _arrays.elements("weights", weights) or tuple(
+            self.group_weights[group - lowest] for group in picked if group < self.n_slices
+        )
+        constant = 0.0
+        if picked[:1] == [-1] and chosen:
+            constant = _arrays.positive_real("weights", chosen[0])
+            chosen, picked = chosen[1:], picked[1:]
+        if not picked or max(picked) >= self.n_slices or min(picked) < 0:
+            first = ", after -1 at most" if self._counts else ""
+            raise ValueError(
+                f"groups must be slices from 0 to {self.n_slices - 1}{first}; got {groups}"
+            )
         return KernelSums(
             self.frame[picked],
             self.landmarks[picked],
             self.bandwidth[picked],
             self.max_norm,
             self._bounds[picked],
-            _arrays.elements("weights", weights) or tuple(self.weights[s] for s in picked),
+            chosen,
+            constant,
         )
 
     def joined(self, candidates: Any) -> tuple[KernelSums, tuple[int, ...], tuple[int, ...]]:
@@ -519,8 +579,10 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             np.concatenate([candidates.bandwidth, self.bandwidth[more]]),
             self.max_norm,
             np.concatenate([bounds, self._bounds[more]]),
+            constant=float(self._counts),
         )
-        return together, tuple(own), candidates.groups
+        # The number of records is none of the slices to choose from.
+        return together, (*self.groups[: self._counts], *own), tuple(range(candidates.n_slices))
 
     def apart(self) -> KernelSums:
         """Return the slices, each with a bound of its own, or raise unless they are different.
@@ -554,7 +616,9 @@ class KernelSums(RowFeatures, GroupedSums[int]):
     def __repr__(self) -> str:
         return (
             f"KernelSums(n_slices={self.n_slices}, d={self.d}, slice_dim={self.slice_dim}, "
-            f"n_landmarks={self.n_landmarks}, max_norm={self.max_norm:.6g}, bound={self.norm:.6g})"
+            f"n_landmarks={self.n_landmarks}, max_norm={self.max_norm:.6g}, "
+            f"bound={self._kernel_norm:.6g}"
+            + (f", constant={self.constant:.6g})" if self._counts else ")")
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -565,6 +629,7 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             "landmarks": _packed(self.landmarks),
             "bandwidth": _packed(self.bandwidth),
             "max_norm": self.max_norm,
+            **({"constant": self.constant} if self._counts else {}),
             **(
                 {"bound": _packed(self.bound), "weights": list(self.weights)}
                 if isinstance(self.bound, np.ndarray)
@@ -575,6 +640,8 @@ class KernelSums(RowFeatures, GroupedSums[int]):
     @classmethod
     def _from_entries(cls, record: Mapping[str, Any]) -> KernelSums:
         weights: tuple[float, ...] = ()
+        record = dict(record)
+        constant = record.pop("constant", 0.0)  # of releases without a number of records: none
         if "weights" in record:  # each slice has a bound of its own
             weights = tuple(record["weights"])
             record = {key: value for key, value in record.items() if key != "weights"}
@@ -583,5 +650,11 @@ class KernelSums(RowFeatures, GroupedSums[int]):
             record, "frame", "landmarks", "bandwidth", "max_norm", "bound"
         )
         return cls(
-            _unpacked(frame), _unpacked(landmarks), _unpacked(bandwidth), max_norm, bound, weights
+            _unpacked(frame),
+            _unpacked(landmarks),
+            _unpacked(bandwidth),
+            max_norm,
+            bound,
+            weights,
+            constant,
         )

@@ -233,12 +233,17 @@ class MarginalSums(GroupedSums[tuple[int, ...]]):
         """
         counts = []
         columns = np.ascontiguousarray(block.T).astype(np.int64)  # [columns, rows]
+        before: tuple[int, ...] = ()
+        cells: list[Integers] = []  # of the table before, of its first column, first two, ...
         for group in self.groups:
-            shape = self.shape_of(group)
-            cell = columns[group[0]]
-            for column, size in zip(group[1:], shape[1:], strict=True):
-                cell = cell * size + columns[column]
-            counts.append(np.bincount(cell, minlength=math.prod(shape)))
+            # Tables in order share their first columns with the one before.
+            same = next((i for i, j in enumerate(group) if before[i : i + 1] != (j,)), len(group))
+            del cells[same:]
+            for column in group[same:]:
+                codes = columns[column]
+                cells.append(cells[-1] * self.sizes[column] + codes if cells else codes)
+            counts.append(np.bincount(cells[-1], minlength=math.prod(self.shape_of(group))))
+            before = group
         return np.concatenate(counts)
 
     def tables(

@@ -76,6 +76,7 @@ class SecondMoments(RowFeatures):
     constant: float | None = None
 
     name_in_files = "second_moments"
+    _how_to_count = "release them with a constant"
 
     def __post_init__(self) -> None:
         d = _arrays.positive_integer("d", self.d)

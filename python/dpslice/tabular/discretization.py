@@ -54,10 +54,12 @@ FINE_BINS = 4096  # of a number, where it is counted alone
 # Levels of a target that pairs are counted on: each brings noise of its own to every pair.
 MOST_TARGET_LEVELS = 4
 
-# Cells of a table that the rounds of a release may choose, and of all of them together.
+# Cells of a table that the rounds of a release may choose, and of all of them together; and how
+# many they may be, which is what time goes by where tables are small.
 MOST_CANDIDATE_CELLS = 10_000
 MOST_CELLS_OF_CANDIDATES = 1 << 24
-MOST_CANDIDATES = 200_000  # about 100 columns
+MOST_CANDIDATES = 200_000  # all of about 107 columns
+_MOST_TRIPLES = 1 << 21  # that candidates are picked from: all of about 230 columns
 
 # Coarse levels of all columns together: models of pairs hold some square matrices over them.
 MOST_LEVELS = 20_000
@@ -257,7 +259,7 @@ class Discretization:
         groups: list[tuple[int, ...]] = [(j,) for j in range(self.n_columns)]
         groups += [(position,) for position in self.fine_codes.values()]
         weights = weight + [weight[j] for j in self.fine_codes]
-        pairs = self._groups_of(2)
+        pairs = self._pairs()
         return MarginalSums(
             self.sizes,
             (*groups, *pairs),
@@ -268,29 +270,56 @@ class Discretization:
         """Return what the rounds of a sum release choose from: tables of three columns.
 
         They are counted on each level of the target, if the pairs are. Tables with more cells than
-        ``MOST_CANDIDATE_CELLS`` are left out, and so are the largest where there are too many.
+        ``MOST_CANDIDATE_CELLS`` are left out.
+
+        If the others are more than ``MOST_CANDIDATES``, or have more than
+        ``MOST_CELLS_OF_CANDIDATES`` cells together, some are picked. Columns take turns to bring in
+        a table, so that all are in many, however wide they are; the target, if tables are not on
+        its levels, every second one. A column brings its tables in a fixed random order, the key of
+        each being its cells times a uniform number: small ones come sooner, and yet the large ones
+        get their part of the cells.
 
         Returns
         -------
         tuple of tuples of int
-            Groups of columns, by position.
-
-        Raises
-        ------
-        ValueError
-            If there are more than ``MOST_CANDIDATES`` groups of three columns.
+            Groups of columns, by position. They follow from the schema alone.
         """
-        if math.comb(self.n_columns, 3) > MOST_CANDIDATES:
-            raise ValueError(
-                f"rounds need at most {MOST_CANDIDATES} tables of three columns to choose from; "
-                f"{self.n_columns} columns have {math.comb(self.n_columns, 3)}: use rounds=0"
-            )
-        tables = self._groups_of(3)
-        cells = [math.prod(self.sizes[j] for j in group) for group in tables]
-        order = np.argsort(cells, kind="stable")
-        sizes = np.array(cells, dtype=np.int64)[order]
-        fits = (sizes <= MOST_CANDIDATE_CELLS) & (np.cumsum(sizes) <= MOST_CELLS_OF_CANDIDATES)
-        return tuple(tables[i] for i in np.sort(order[fits]))
+        target = self._target()
+        lead = () if target is None else (target,)
+        tables = _triples([j for j in range(self.n_columns) if j != target])
+        sizes = np.array(self.sizes[: self.n_columns])
+        cells = sizes[tables].prod(axis=1) * math.prod(self.sizes[j] for j in lead)
+        small = cells <= MOST_CANDIDATE_CELLS
+        tables, cells = tables[small], cells[small]
+        if len(tables) > MOST_CANDIDATES or cells.sum() > MOST_CELLS_OF_CANDIDATES:
+            tables = tables[self._by_turns(tables, cells)]
+        return tuple(lead + tuple(table) for table in tables.tolist())
+
+    def _by_turns(self, tables: Codes, cells: Codes) -> Codes:
+        """Pick tables where there are too many, as `candidates` says; return their places."""
+        order = np.argsort(_public_random().random(len(tables)) * cells, kind="stable")
+        of_columns = tables[order].ravel()
+        places = np.repeat(order, tables.shape[1])[np.argsort(of_columns, kind="stable")]
+        ends = np.cumsum(np.bincount(of_columns, minlength=self.n_columns))
+        queues = [iter(queue.tolist()) for queue in np.split(places, ends[:-1])]
+        names = self.schema.names
+        turns: list[int] = []
+        for j, name in enumerate(names):
+            if name != self.schema.target:
+                turns.append(j)
+                if self._target() is None and self.schema.target is not None:
+                    turns.append(names.index(self.schema.target))
+        picked: set[int] = set()
+        left = MOST_CELLS_OF_CANDIDATES
+        for j in itertools.cycle(turns):  # not all tables fit, so that there is an end
+            place = next((place for place in queues[j] if place not in picked), None)
+            if place is None:
+                continue
+            left -= int(cells[place])
+            if left < 0 or len(picked) == MOST_CANDIDATES:
+                break
+            picked.add(place)
+        return np.sort(np.array(list(picked), dtype=np.int64))
 
     def _check_levels(self) -> None:
         coarse = self.sizes[: self.n_columns]
@@ -302,12 +331,12 @@ class Discretization:
                 f"of them; got {sum(coarse)}, most of them in {named}: drop or coarsen such columns"
             )
 
-    def _groups_of(self, columns: int) -> list[tuple[int, ...]]:
-        """Return all groups of some columns, on the levels of the target if that is to be."""
+    def _pairs(self) -> list[tuple[int, ...]]:
+        """Return all pairs of columns, on the levels of the target if that is to be."""
         target = self._target()
         lead = () if target is None else (target,)
         others = [j for j in range(self.n_columns) if j != target]
-        return [lead + some for some in itertools.combinations(others, columns)]
+        return [lead + some for some in itertools.combinations(others, 2)]
 
     def _target(self) -> int | None:
         """Return the column on whose levels pairs are counted, if any."""
@@ -510,6 +539,24 @@ class Discretization:
 
 
 # ---------------------------------------------------------------------------------------- helpers
+
+
+def _public_random() -> np.random.Generator:
+    """Return the same random numbers at every call: what is drawn with them is public."""
+    return np.random.default_rng(0)
+
+
+def _triples(columns: Sequence[int]) -> Codes:
+    """Return all groups of three columns in lexical order, [groups, 3]; a fixed sample of many."""
+    count = len(columns)
+    if math.comb(count, 3) <= _MOST_TRIPLES:
+        every = itertools.combinations(columns, 3)
+        return np.fromiter(itertools.chain.from_iterable(every), np.int64).reshape(-1, 3)
+    drawn = np.sort(_public_random().integers(0, count, (_MOST_TRIPLES, 3)), axis=1)
+    drawn = drawn[(np.diff(drawn, axis=1) > 0).all(axis=1)]
+    numbers = np.unique(np.ravel_multi_index(tuple(drawn.T), (count,) * 3))
+    places = np.stack(np.unravel_index(numbers, (count,) * 3), axis=1)
+    return np.asarray(np.array(columns)[places], dtype=np.int64)
 
 
 def _runs(ends: Numbers, wanted: int) -> Codes:

@@ -29,7 +29,7 @@ from dpslice.tabular._cuts import cut
 from dpslice.tabular.discretization import Discretization, FineShape
 from dpslice.tabular.mixture import ProductMixture
 from dpslice.tabular.schema import Schema
-from dpslice.torch.sum_losses import MarginalMatching, balanced, shares
+from dpslice.torch.sum_losses import MarginalMatching, balanced
 from dpslice.torch.training import FitResult, TrainingState, fit
 
 __all__ = ["MixtureOptions", "SumMethod"]
@@ -302,7 +302,7 @@ class SumMethod:
                 raise KeyboardInterrupt
             n = release.features.estimate_n(release.sums, release.noise)
             probabilities = mixture.probabilities()
-            return [n * _expected(probabilities, group) for group in groups]
+            return [n * table for table in _expected(probabilities, groups)]
 
         return estimate
 
@@ -387,11 +387,15 @@ class SumMethod:
         assert isinstance(release.features, MarginalSums)
         sums, noise = release.sums, release.noise
         n = release.features.estimate_n(sums, noise)
-        probabilities = model.probabilities()
-        return {
-            group: float(np.mean((n * _expected(probabilities, group) - table) ** 2) / deviation**2)
+        tables = [
+            (group, table, deviation)
             for group, table, deviation in release.features.tables(sums, noise)
             if len(group) > 1
+        ]
+        expected = _expected(model.probabilities(), [group for group, *_ in tables])
+        return {
+            group: float(np.mean((n * guess - table) ** 2) / deviation**2)
+            for (group, table, deviation), guess in zip(tables, expected, strict=True)
         }
 
 
@@ -412,8 +416,33 @@ def _columns_weight(release: SumRelease) -> float:
     return min(10.0, 1.0 + 20.0 * float(np.mean(noise))) if noise else 1.0
 
 
-def _expected(probabilities: Sequence[Numbers], group: Group) -> Numbers:
-    """Share of the rows in each cell of a table, of a mixture's distributions: [levels, ...]."""
+def _expected(probabilities: Sequence[Numbers], groups: Sequence[Group]) -> list[Numbers]:
+    """Share of the rows in each cell of some tables, of a mixture's distributions.
+
+    Each table, of two columns or more, is a product of the joint distributions of two runs of its
+    columns. Of many tables most of the time would go into the longer run, so each of these is made
+    once, for all that share it.
+    """
     sizes = [probability.shape[1] for probability in probabilities]
-    table = shares(probabilities, *balanced(group, sizes))
-    return np.asarray(table.reshape([sizes[column] for column in group]))
+    parts = [np.ascontiguousarray(probability.T) for probability in probabilities]
+
+    def joint(run: Iterable[int]) -> Numbers:  # [cells, components]
+        first, *others = (parts[column] for column in run)
+        for part in others:
+            first = (first[:, None, :] * part).reshape(-1, part.shape[1])
+        return first
+
+    sharing: dict[Group, list[tuple[int, Group, bool]]] = {}
+    for i, group in enumerate(groups):
+        left, right = map(tuple, balanced(group, sizes))
+        turned = math.prod(sizes[j] for j in left) > math.prod(sizes[j] for j in right)
+        longer, shorter = (left, right) if turned else (right, left)
+        sharing.setdefault(longer, []).append((i, shorter, turned))
+    tables: list[Numbers] = [np.empty(0)] * len(groups)
+    for longer, those in sharing.items():
+        shared = joint(longer)
+        for i, shorter, turned in those:
+            other = joint(shorter)
+            table = shared @ other.T if turned else other @ shared.T
+            tables[i] = table.reshape([sizes[j] for j in groups[i]]) / shared.shape[1]
+    return tables

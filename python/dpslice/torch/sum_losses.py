@@ -432,7 +432,8 @@ class FeatureMatching(_SumLoss):
         features (c, n_cells).
     n : float, optional
         Number of records in the table. Default: ``release.estimated_n``; needed where the number is
-        protected and the features do not count records.
+        protected and the features do not count records, as `SecondMoments` and `KernelSums` with a
+        constant do. `CustomFeatures` say how they can.
     halves : bool
         Whether to compare two independent halves of the batch with the release, each with its own
         misfit: M is an average over the batch, so its square is too large by the variance of that
@@ -504,6 +505,9 @@ class FeatureMatching(_SumLoss):
             target, weight = self._matrices(features, target, noise)
         else:
             weight = noise**-2.0
+        if isinstance(features, KernelSums):  # the number of records is no feature of a generator
+            self.n_cells = features.n_slices * features.n_landmarks
+            target, weight = target[-self.n_cells :], weight[-self.n_cells :]
         for name, array in (("target", target), ("weight", weight / self.n_cells)):
             self.register_buffer(name, torch.tensor(array), persistent=False)
         constants = _kernel_constants(features) if isinstance(features, KernelSums) else {}
@@ -638,7 +642,7 @@ def _kernel_constants(features: KernelSums) -> dict[str, NDArray[np.float64]]:
     }
     if features.cuts:  # [m, 1] of each slice, or [1] of all
         each = isinstance(features.bound, np.ndarray)
-        constants["bound"] = np.array([features.bound]).T if each else np.array([features.norm])
+        constants["bound"] = np.array([features.bound]).T if each else np.array([features.bound])
     return constants
 
 
