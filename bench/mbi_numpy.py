@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 Clique = tuple[str, ...]
+Message = tuple[Clique, Values]
 ITERATIONS = 1000  # mbi's default
 
 
@@ -31,17 +33,48 @@ ITERATIONS = 1000  # mbi's default
 
 
 def _summed(values: Values, names: Clique, kept: Clique) -> Values:
-    """Sum over all names but `kept`."""
-    axes = tuple(i for i, name in enumerate(names) if name not in kept)
-    left = [name for name in names if name in kept]
-    sums: Values = values.sum(axis=axes).transpose([left.index(name) for name in kept])
-    return sums
+    """Sum over all names but `kept`, one by one: NumPy is slow over short axes among others."""
+    left = list(names)
+    for name in names:
+        if name not in kept:
+            i = left.index(name)
+            before, after = values.shape[:i], values.shape[i + 1 :]
+            size, run = values.shape[i], math.prod(after)
+            if run > 16:
+                sums = values.reshape(-1, size, run).sum(axis=1)
+            else:
+                sums = values.reshape(-1, size * run) @ np.tile(np.eye(run), (size, 1))
+            values = sums.reshape(before + after)
+            left.remove(name)
+    ordered: Values = values.transpose([left.index(name) for name in kept])
+    return ordered
 
 
-def _log_summed(values: Values, axis: int) -> Values:
-    """Take the logarithm of the sum of exponentials."""
-    top = values.max(axis=axis, keepdims=True)
-    total: Values = np.log(np.exp(values - top).sum(axis=axis)) + top.squeeze(axis)
+def _add(values: Values, names: Clique, added: Values, own: Clique) -> None:
+    """Add a factor of fewer names, in place."""
+    added = added.transpose(sorted(range(len(own)), key=lambda i: names.index(own[i])))
+    missing = [i for i, name in enumerate(names) if name not in own]
+    # Repeated along all but the first of the axes that it lacks, the last ones first.
+    for i in missing[:0:-1]:
+        size, run = values.shape[i], math.prod(values.shape[i + 1 :])
+        if run > 16:
+            added = np.repeat(added.reshape(-1, 1, run), size, axis=1)
+        else:
+            added = added.reshape(-1, run) @ np.tile(np.eye(run), size)
+    if missing:
+        i = missing[0]
+        run = math.prod(values.shape[i + 1 :])
+        view = values.reshape(-1, values.shape[i], run)
+        view += added.reshape(-1, 1, run)
+    else:
+        values += added.reshape(values.shape)
+
+
+def _log_summed(values: Values) -> Values:
+    """Take the logarithm of the sum of exponentials, over the first axis."""
+    top = values.max(axis=0)
+    values -= top
+    total: Values = np.log(np.exp(values, out=values).sum(axis=0)) + top
     return total
 
 
@@ -57,6 +90,112 @@ def _over(values: NDArray[Any], names: Clique, wider: Sequence[str]) -> NDArray[
 # -------------------------------------------------------------------------------------- estimation
 
 
+class _Side:
+    """Some names of a node, whose joint values are the rows (or the columns) of its matrix."""
+
+    def __init__(self, names: Clique, sizes: dict[str, int], cliques: Iterable[Clique]) -> None:
+        self.names = names
+        self.shape = tuple(sizes[name] for name in names)
+        self.cells = math.prod(self.shape)
+        self.own = [clique for clique in cliques if set(clique) <= set(names)]
+        # What other cliques share with these names: an indicator of each of its values.
+        parts = {self.part(clique) for clique in cliques if clique not in self.own}
+        self.spans: dict[Clique, slice] = {}
+        indicators: list[Values] = [np.zeros((self.cells, 0))]
+        width = 0
+        for part in sorted(parts - {()}):
+            shape = tuple(sizes[name] for name in part)
+            indicators.append(np.eye(math.prod(shape))[self._place(part, shape)])
+            self.spans[part] = slice(width, width + indicators[-1].shape[1])
+            width = self.spans[part].stop
+        self.indicators = np.hstack(indicators)
+
+    def part(self, clique: Clique) -> Clique:
+        return tuple(name for name in clique if name in self.names)
+
+    def _place(self, part: Clique, shape: tuple[int, ...]) -> NDArray[Any]:
+        """For each joint value, the number of that of a part."""
+        numbers = np.arange(math.prod(shape)).reshape(shape)
+        place = np.broadcast_to(_over(numbers, part, self.names), self.shape)
+        return np.ascontiguousarray(place).reshape(-1)
+
+    def potential(self, potentials: dict[Clique, Values]) -> Values:
+        """Add up the potentials of the cliques that lie within these names."""
+        values = np.zeros(self.shape)
+        for clique in self.own:
+            values += _over(potentials[clique], clique, self.names)
+        return values.reshape(-1)
+
+
+class _Node:
+    """A node of the tree: a matrix of powers, of the values of some names by those of the others.
+
+    Cliques within the rows' names or the columns' are sums of a row or a column. Of all others the
+    potentials are one product with indicators of values, and the marginals another. So a cell
+    takes two products, however many cliques there are, and one exponential.
+    """
+
+    def __init__(self, names: Clique, sizes: dict[str, int], cliques: list[Clique]) -> None:
+        self.names = names
+        self.shape = tuple(sizes[name] for name in names)
+        half = math.prod(self.shape) ** 0.5
+        first = min(
+            range(len(names) + 1), key=lambda i: abs(math.log(math.prod(self.shape[:i]) / half))
+        )
+        self.rows = _Side(names[:first], sizes, cliques)
+        self.columns = _Side(names[first:], sizes, cliques)
+        self.own = [*self.rows.own, *self.columns.own]
+        self.crossing = [clique for clique in cliques if clique not in self.own]
+        self.sizes = {clique: tuple(sizes[name] for name in clique) for clique in cliques}
+        self.powers = np.empty((self.rows.cells, self.columns.cells))
+
+    def _parts(self, clique: Clique) -> tuple[Clique, slice, slice]:
+        row, column = self.rows.part(clique), self.columns.part(clique)
+        return row + column, self.rows.spans[row], self.columns.spans[column]
+
+    def set_potentials(self, potentials: dict[Clique, Values], told: list[Message]) -> None:
+        """Set the powers to those of potentials and messages, the largest to 1."""
+        rows, columns = self.rows, self.columns
+        table = np.zeros((rows.indicators.shape[1], columns.indicators.shape[1]))
+        for clique in self.crossing:
+            names, i, j = self._parts(clique)
+            ordered = _over(potentials[clique], clique, names)
+            table[i, j] += ordered.reshape(table[i, j].shape)
+        ones = np.ones
+        left = [rows.indicators @ table, rows.potential(potentials), ones(rows.cells)]
+        right = [columns.indicators, ones(columns.cells), columns.potential(potentials)]
+        np.matmul(np.column_stack(left), np.column_stack(right).T, out=self.powers)
+        for kept, message in told:
+            _add(self.powers.reshape(self.shape), self.names, message, kept)
+        self.powers -= self.powers.max()
+        np.exp(self.powers, out=self.powers)
+
+    def summed(self, kept: Clique) -> Values:
+        return _summed(self.powers.reshape(self.shape), self.names, kept)
+
+    def hear(self, kept: Clique, answer: Values) -> None:
+        """Multiply by the powers of an answer."""
+        values = self.powers.reshape(self.shape)
+        values *= _over(_powers(answer), kept, self.names)
+
+    def marginals(self, total: float) -> dict[Clique, Values]:
+        rows, columns = self.rows, self.columns
+        by_row = self.powers @ np.column_stack([columns.indicators, np.ones(columns.cells)])
+        table = rows.indicators.T @ by_row[:, :-1]
+        row_sums, column_sums = by_row[:, -1], self.powers.sum(axis=0)
+        scale = total / row_sums.sum()
+        found = {}
+        for side, sums in ((rows, row_sums), (columns, column_sums)):
+            for clique in side.own:
+                found[clique] = _summed(sums.reshape(side.shape), side.names, clique) * scale
+        for clique in self.crossing:
+            names, i, j = self._parts(clique)
+            sizes = dict(zip(clique, self.sizes[clique], strict=True))
+            ordered = table[i, j].reshape([sizes[name] for name in names])
+            found[clique] = _over(ordered, names, clique) * scale
+        return found
+
+
 class _Tree:
     """Marginals by messages on a junction tree: to a root, and back."""
 
@@ -66,58 +205,44 @@ class _Tree:
         from mbi.clique_utils import reverse_clique_mapping
 
         tree = junction_tree.make_junction_tree(domain, cliques)[0]
-        nodes = list(networkx.dfs_preorder_nodes(tree))
-        self.shapes = {node: domain.project(node).shape for node in nodes}
+        names = list(networkx.dfs_preorder_nodes(tree))
+        held = reverse_clique_mapping(names, cliques, domain=domain)
+        sizes = dict(zip(domain.attributes, domain.shape, strict=True))
         # Of each node but roots: its parent, which comes before it, and the names that they share.
         self.links: dict[Clique, tuple[Clique, Clique]] = {
             node: (parent, tuple(name for name in node if name in parent))
             for parent, node in networkx.dfs_edges(tree)
         }
-        held = reverse_clique_mapping(nodes, cliques, domain=domain)
-        self.home = {clique: node for node in nodes for clique in held[node]}
+        shared_by: dict[Clique, list[str]] = {node: [] for node in names}
+        for node, (parent, shared) in self.links.items():
+            shared_by[node] += shared
+            shared_by[parent] += shared
 
-        # Nodes have millions of cells and many short axes, over which NumPy is slow: they are kept
-        # flat, with the place of each cell in each smaller factor.
-        self.places: dict[tuple[Clique, Clique], NDArray[np.intp]] = {}
-        self.sizes = {clique: domain.project(clique).shape for clique in cliques}
+        def ordered(node: Clique) -> Clique:
+            """Long runs of memory: names that messages sum over come first."""
+            times = Counter(shared_by[node])
+            return tuple(sorted(node, key=lambda name: (times[name], sizes[name])))
 
-    def _place(self, node: Clique, kept: Clique) -> NDArray[np.intp]:
-        if (node, kept) not in self.places:
-            sizes = dict(zip(node, self.shapes[node], strict=True))
-            shape = tuple(sizes[name] for name in kept)
-            numbers = np.arange(math.prod(shape)).reshape(shape)
-            place = np.broadcast_to(_over(numbers, kept, node), self.shapes[node])
-            self.places[node, kept] = np.ascontiguousarray(place).reshape(-1)
-        return self.places[node, kept]
-
-    def _summed(self, values: Values, node: Clique, kept: Clique) -> Values:
-        sums: Values = np.asarray(
-            np.bincount(self._place(node, kept), weights=values), dtype=np.float64
-        )
-        return sums
+        self.nodes = {node: _Node(ordered(node), sizes, held[node]) for node in names}
 
     def marginals(self, potentials: dict[Clique, Values], total: float) -> dict[Clique, Values]:
-        beliefs = {node: np.zeros(math.prod(shape)) for node, shape in self.shapes.items()}
-        for clique, values in potentials.items():
-            node = self.home[clique]
-            beliefs[node] += values.reshape(-1)[self._place(node, clique)]
-        told: dict[Clique, Values] = {}
-        for node in reversed(self.shapes):
-            if node in self.links:
-                parent, shared = self.links[node]
-                told[node] = _logarithm(self._summed(_powers(beliefs[node]), node, shared))
-                beliefs[parent] += told[node][self._place(parent, shared)]
-        for node in self.shapes:
-            if node in self.links:
-                parent, shared = self.links[node]
-                answer = _logarithm(self._summed(beliefs[parent], parent, shared)) - told[node]
-                beliefs[node] += answer[self._place(node, shared)]
-            powers = _powers(beliefs[node])
-            beliefs[node] = powers * (total / powers.sum())
-        return {
-            clique: self._summed(beliefs[node], node, clique).reshape(self.sizes[clique])
-            for clique, node in self.home.items()
-        }
+        told: dict[Clique, list[Message]] = {name: [] for name in self.nodes}
+        sent: dict[Clique, Values] = {}
+        for name in reversed(self.nodes):
+            node = self.nodes[name]
+            node.set_potentials(potentials, told[name])
+            if name in self.links:
+                parent, shared = self.links[name]
+                sent[name] = _logarithm(node.summed(shared))
+                told[parent].append((shared, sent[name]))
+        found: dict[Clique, Values] = {}
+        for name, node in self.nodes.items():
+            if name in self.links:
+                parent, shared = self.links[name]
+                answer = _logarithm(self.nodes[parent].summed(shared)) - sent[name]
+                node.hear(shared, answer)
+            found |= node.marginals(total)
+        return found
 
 
 def _powers(logarithms: Values) -> Values:
@@ -239,16 +364,22 @@ def project(model: Any, attributes: str | Sequence[str]) -> Any:
     cliques = [names for names, _ in factors]
     order, _ = junction_tree.greedy_order(active, [*cliques, kept], elim=active.invert(kept))
 
-    def joined(parts: list[tuple[Clique, Values]]) -> tuple[Clique, Values]:
-        names = tuple(dict.fromkeys(name for own, _ in parts for name in own))
-        return names, sum((_over(values, own, names) for own, values in parts), np.zeros(()))
+    sizes = dict(zip(active.attributes, active.shape, strict=True))
+
+    def joined(parts: list[tuple[Clique, Values]], first: Clique) -> tuple[Clique, Values]:
+        # Long runs of memory: what is summed over comes first, the most values last.
+        every = {name for own, _ in parts for name in own}
+        names = tuple(sorted(every, key=lambda name: (name not in first, sizes[name], name)))
+        values = np.zeros([sizes[name] for name in names])
+        for own, part in parts:
+            _add(values, names, part, own)
+        return names, values
 
     for name in order:
-        names, values = joined([part for part in factors if name in part[0]])
-        left = tuple(other for other in names if other != name)
+        names, values = joined([part for part in factors if name in part[0]], (name,))
         factors = [part for part in factors if name not in part[0]]
-        factors.append((left, _log_summed(values, names.index(name))))
-    names, values = joined(factors)
+        factors.append((names[1:], _log_summed(values)))
+    names, values = joined(factors, kept)
     domain = model.potentials.domain.project(kept)
     values = np.broadcast_to(_over(values, names, kept), domain.shape)
     powers = np.exp(values - values.max())
