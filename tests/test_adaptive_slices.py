@@ -508,11 +508,14 @@ def test_candidates_that_are_no_slices_are_refused() -> None:
         (np.float64(3.0), "a sequence of 8 arrays"),
         (np.array(3.0), "a sequence of 8 arrays"),
         (np.zeros((6, 8)), "a sequence of 8 arrays"),
-        (np.zeros(8), r"finite sums of shape \(6,\) for slice 0"),
-        (np.zeros((8, 5)), r"finite sums of shape \(6,\) for slice 0"),
-        (np.full((8, 6), math.nan), "finite sums of shape"),
-        ([*np.zeros((7, 6)), np.full(6, math.inf)], r"finite sums of shape \(6,\) for slice 7"),
-        (["x"] * 8, "finite sums of shape"),
+        (np.zeros(8), r"finite real sums of shape \(6,\) for slice 0"),
+        (np.zeros((8, 5)), r"finite real sums of shape \(6,\) for slice 0"),
+        (np.full((8, 6), math.nan), "finite real sums of shape"),
+        (
+            [*np.zeros((7, 6)), np.full(6, math.inf)],
+            r"finite real sums of shape \(6,\) for slice 7",
+        ),
+        (["x"] * 8, "finite real sums of shape"),
     ],
 )
 def test_what_a_model_expects_is_checked(answer: object, message: str) -> None:
