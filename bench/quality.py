@@ -26,7 +26,7 @@ Methods
     The two of smartnoise-synth (McKenna et al.), on the same bins as ``sums``; `mbi_numpy.py` makes
     their models. AIM goes through up to 16 rounds for each column, on junction trees of at most
     80 MB: that is its default, and what its paper bounds (smartnoise-synth bounds the tables that
-    were measured, and the tree may be any size). An hour or more for each run.
+    were measured, and the tree may be any size). Half an hour or more for each run.
 ``aim, 1 MB``
     The same on junction trees of at most 1 MB: some minutes.
 ``aim, 32 rounds``

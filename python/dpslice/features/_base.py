@@ -284,14 +284,13 @@ class GroupedSums(FeatureMap, Generic[_Group]):
 
     groups: tuple[_Group, ...]
     weights: tuple[float, ...]
+    groups_called: str
+    unit_exponent: int = 0
 
     @property
     def group_weights(self) -> tuple[float, ...]:
         """Weight of each group."""
         return self.weights
-
-    groups_called: str
-    unit_exponent: int = 0
 
     def unit_exponents(self) -> Integers:
         """Return the exponent of each sum's unit, shape (n_cells,): the same for all."""

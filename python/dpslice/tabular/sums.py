@@ -426,7 +426,8 @@ def _expected(probabilities: Sequence[Numbers], groups: Sequence[Group]) -> list
     sizes = [probability.shape[1] for probability in probabilities]
     parts = [np.ascontiguousarray(probability.T) for probability in probabilities]
 
-    def joint(run: Iterable[int]) -> Numbers:  # [cells, components]
+    # As in the losses' `shares`, but [cells, components]: of narrow columns much quicker.
+    def joint(run: Iterable[int]) -> Numbers:
         first, *others = (parts[column] for column in run)
         for part in others:
             first = (first[:, None, :] * part).reshape(-1, part.shape[1])

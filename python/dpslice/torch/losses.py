@@ -439,6 +439,8 @@ class SmoothedLikelihood(_ReleaseLoss):
     True
     """
 
+    _called = "y"
+
     def __init__(
         self,
         release: RowRelease,
@@ -459,8 +461,6 @@ class SmoothedLikelihood(_ReleaseLoss):
             rows=rows,
             seed=seed,
         )
-
-    _called = "y"
 
     def _loss(self, x: Tensor) -> Tensor:
         private, synthetic = self._pair(x)
@@ -549,6 +549,8 @@ class SlicedDivergence(_ReleaseLoss):
     True
     """
 
+    _called = "p"
+
     def __init__(
         self,
         release: RowRelease,
@@ -627,8 +629,6 @@ class SlicedDivergence(_ReleaseLoss):
                 )
         multipliers = torch.tensor(self.multipliers, dtype=medians.dtype, device=medians.device)
         return multipliers[:, None] * medians
-
-    _called = "p"
 
     def _loss(self, x: Tensor) -> Tensor:
         private, synthetic = self._pair(x)

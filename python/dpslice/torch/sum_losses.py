@@ -641,8 +641,7 @@ def _kernel_constants(features: KernelSums) -> dict[str, NDArray[np.float64]]:
         "bandwidth": features.bandwidth,
     }
     if features.cuts:  # [m, 1] of each slice, or [1] of all
-        each = isinstance(features.bound, np.ndarray)
-        constants["bound"] = np.array([features.bound]).T if each else np.array([features.bound])
+        constants["bound"] = np.array([features.bound]).T
     return constants
 
 
